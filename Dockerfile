@@ -1,0 +1,49 @@
+# BASE_IMAGE can be a mirror's copy: docker compose build --build-arg BASE_IMAGE=...
+ARG BASE_IMAGE=python:3.12-slim
+
+FROM ${BASE_IMAGE} AS builder
+WORKDIR /app
+COPY requirements.lock .
+# pip stays outside the environment. What only compilers and test runners read is dropped; the .pyc files
+# stay, because the root file system is read-only at run time and importing without them doubles the start.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python -m venv --without-pip /opt/holdfast \
+    && python -m pip --python /opt/holdfast/bin/python install --disable-pip-version-check --no-input \
+        --root-user-action=ignore --require-hashes --only-binary=:all: -r requirements.lock \
+    && find /opt/holdfast/lib -type d \( -name tests -o -name test \) -prune -exec rm -rf {} + \
+    && find /opt/holdfast/lib -type f \( -name '*.c' -o -name '*.cpp' -o -name '*.h' -o -name '*.hpp' \
+        -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' \) -delete
+COPY dbos-config.yaml .
+COPY services services
+# A checkout made under a strict umask must be readable for the image's user, too.
+RUN chmod -R a+rX . \
+    && python -m compileall -q services \
+    && echo /app > "$(echo /opt/holdfast/lib/python3*/site-packages)/holdfast.pth" \
+    && printf '#!/opt/holdfast/bin/python\nfrom services.cli.main import app\napp()\n' > /opt/holdfast/bin/holdfast \
+    && chmod 755 /opt/holdfast/bin/holdfast \
+    && rm requirements.lock
+
+FROM ${BASE_IMAGE}
+# Named volumes take the owner of the directory that they are first mounted on.
+RUN groupadd --gid 10001 holdfast \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /app --shell /usr/sbin/nologin holdfast \
+    && install -d -o 10001 -g 10001 -m 0700 /run/holdfast /secrets/migrate /secrets/api /secrets/worker \
+    && install -d -o 10001 -g 10001 -m 0755 /secrets/postgres
+COPY --from=builder /opt/holdfast /opt/holdfast
+COPY --from=builder /app /app
+WORKDIR /app
+ENV PATH=/opt/holdfast/bin:/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HOLDFAST_BIND_HOST=0.0.0.0 \
+    HOLDFAST_DATABASE_HOST=postgres \
+    HOLDFAST_DATABASE_PORT=5432 \
+    HOLDFAST_DATABASE_NAME=holdfast \
+    HOLDFAST_DATABASE_USER=holdfast_api \
+    HOLDFAST_DATABASE_PASSFILE=/run/holdfast/pgpass
+USER 10001:10001
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=2s --timeout=3s --retries=5 --start-period=60s \
+    CMD ["python", "-IS", "/app/services/cli/healthcheck.py", "8000"]
+CMD ["python", "-m", "services.api"]

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Brings the roles to what roles.sql and the secrets say, through the local socket.
+#   roles.sh            applies; the image's entry point runs it so at the first start
+#   roles.sh --applied  exit status 0 if nothing has changed since
+# The record is what makes an interrupted first start, new secrets and a new roles.sql heal at the next start.
+set -euo pipefail
+
+here=/etc/holdfast
+export HOLDFAST_ROLE_SECRETS=${HOLDFAST_ROLE_SECRETS:-/run/secrets/holdfast}
+record=$PGDATA/holdfast-roles.sha256
+wanted=$(cat "$here/roles.sql" "$HOLDFAST_ROLE_SECRETS"/*.scram | sha256sum)
+
+if [ "${1:-}" = --applied ]; then
+    [ "$(cat "$record" 2>/dev/null)" = "$wanted" ]
+    exit
+fi
+PGHOST='' PGHOSTADDR='' psql --no-psqlrc --quiet --output=/dev/null --username=postgres --dbname=postgres \
+    --file="$here/roles.sql"
+echo "$wanted" >"$record"

