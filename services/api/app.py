@@ -1,0 +1,93 @@
+"""The API's HTTP application: routes, rules for every request, errors as problem documents."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+from starlette.responses import HTMLResponse
+
+from services.api import (
+    openapi,
+    problems,
+    routes_executors,
+    routes_fibonacci,
+    routes_schedule,
+    routes_scope,
+    routes_users,
+    routes_workflows,
+)
+from services.api.context import Places
+from services.api.events import Feeds
+from services.api.middleware import RequestBody, RequestContext
+from services.runtime import metrics, ops_http
+
+if TYPE_CHECKING:
+    from services.runtime.process import Process
+
+STREAM_LIMIT = 100
+WAITER_LIMIT = 100
+
+INDEX = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>Holdfast</title>
+<h1>Holdfast</h1>
+<p>Durable work that survives its containers. The calls are described at <a href="/docs">/docs</a>;
+this process's state is at <a href="/readyz">/readyz</a>, the executors at
+<a href="/executors">/executors</a>.</p>
+"""
+
+
+def create_app(process: Process) -> FastAPI:
+    """The application for `process`, whose life is the application's lifespan."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with process.life():
+            yield
+
+    app = FastAPI(
+        title="Holdfast",
+        version=_version(),
+        description="Durable workflows with takeover between peers. Errors are RFC 9457 problem documents.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    app.state.process = process
+    app.state.feeds = Feeds(process, STREAM_LIMIT)
+    app.state.waiters = Places(WAITER_LIMIT)
+    problems.install(app)
+    openapi.install(app)
+    # The last one added is the outermost.
+    app.add_middleware(RequestBody, max_body_bytes=process.settings.max_body_bytes)
+    app.add_middleware(RequestContext, observe=_observe)
+    for module in (
+        routes_scope,
+        routes_users,
+        routes_fibonacci,
+        routes_workflows,
+        routes_executors,
+        routes_schedule,
+    ):
+        app.include_router(module.router)
+    app.include_router(ops_http.router(process))
+    app.add_api_route("/", _index, include_in_schema=False, response_class=HTMLResponse)
+    return app
+
+
+async def _index() -> HTMLResponse:
+    return HTMLResponse(INDEX)
+
+
+def _observe(method: str, route: str, status: int, seconds: float) -> None:
+    metrics.HTTP_REQUESTS.labels(method=method, route=route, status=str(status)).inc()
+    metrics.HTTP_SECONDS.labels(method=method, route=route).observe(seconds)
+
+
+def _version() -> str:
+    try:
+        return version("holdfast")
+    except PackageNotFoundError:  # run from a checkout
+        return "0"

@@ -1,0 +1,290 @@
+"""Shapes of requests and answers. Requests are strict: no unknown field, no number from text or bool."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import Header, Path
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.domain.fibonacci import DOUBLING_LIMIT
+
+WORKFLOW_ID = r"^[A-Za-z0-9._:+-]{1,200}$"
+"""Ids of ours, of children and of ticks (`sched-pulse-2026-11-22T12:38:00+00:00`)."""
+NAME = r"^[A-Za-z0-9._-]{1,100}$"
+
+Status = Literal[
+    "DELAYED", "ENQUEUED", "PENDING", "SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
+]
+TERMINAL = frozenset({"SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"})
+
+WorkflowId = Annotated[str, Path(pattern=WORKFLOW_ID, description="id of a workflow")]
+ExecutorId = Annotated[str, Path(pattern=NAME, description="id of an executor")]
+InstanceName = Annotated[str, Path(pattern=NAME, description='"alpha" or "beta"')]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="the same key and body give the same workflow, the same key with another body 409",
+    ),
+]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class ScopeRequest(_Request):
+    """A scope workflow: `steps` steps of `step_seconds` each."""
+
+    steps: int = Field(default=30, ge=1, le=1000)
+    step_seconds: float = Field(default=0.5, ge=0, le=60, allow_inf_nan=False)
+    wait: bool = Field(default=False, description="answer with the report when the workflow has ended")
+
+
+class UsersRequest(_Request):
+    """User processing: `pages` pages of `page_size` users each."""
+
+    pages: int = Field(default=5, ge=1, le=100)
+    page_size: int = Field(default=3, ge=1, le=100)
+    wait: bool = Field(default=False, description="answer with the report when the workflow has ended")
+
+
+class NestedRequest(_Request):
+    """Root, child and grandchild: enqueued one by the other, or called directly."""
+
+    queued: bool = Field(default=True, description="children wait in queues; false: their parent calls them")
+    wait: bool = Field(default=False, description="answer with the report when the workflow has ended")
+
+
+class BatchRequest(_Request):
+    """A Fibonacci batch: `numbers`, or the first `count` numbers, never both.
+
+    With `count`, number i is i; by recursion it stops growing at HOLDFAST_FIBONACCI_MAX_N.
+    """
+
+    count: int | None = Field(default=None, ge=1, le=10_000, description="how many; 50 by default")
+    numbers: list[Annotated[int, Field(ge=0, le=DOUBLING_LIMIT)]] | None = Field(
+        default=None, min_length=1, max_length=10_000, description="the numbers themselves, in this order"
+    )
+    method: Literal["recursive", "doubling"] = "recursive"
+    sequential: bool = Field(default=False, description="enqueue each after the former's result")
+
+
+class ForkRequest(_Request):
+    """Where the copy of a workflow begins: the steps before keep their recorded results."""
+
+    start_step: int = Field(default=1, ge=1, le=1_000_000)
+
+
+class WorkflowFilter(BaseModel):
+    """Filters of the workflow listing; several values of one are alternatives."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: list[Status] = Field(default=[], max_length=7)
+    name: list[Annotated[str, Field(pattern=NAME)]] = Field(default=[], max_length=20)
+    queue: list[Annotated[str, Field(pattern=NAME)]] = Field(default=[], max_length=20)
+    executor_id: list[Annotated[str, Field(pattern=NAME)]] = Field(default=[], max_length=20)
+    limit: int = Field(default=50, ge=1, le=200)
+    offset: int = Field(default=0, ge=0, le=1_000_000)
+
+
+class Page(BaseModel):
+    """A part of a list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int = Field(default=200, ge=1, le=1000)
+    offset: int = Field(default=0, ge=0, le=1_000_000)
+
+
+class Accepted(BaseModel):
+    """Work that was accepted; `Location` says where to look at it."""
+
+    workflow_id: str
+    status: Status
+
+
+class AcceptedBatch(Accepted):
+    """A batch that was accepted."""
+
+    total: int = Field(description="numbers in the batch")
+
+
+class Finished(BaseModel):
+    """A workflow that was waited for and has ended."""
+
+    workflow_id: str
+    status: Status
+    report: Any = Field(default=None, description="the workflow's result, when status is SUCCESS")
+    error: str | None = Field(default=None, description="why there is no report")
+
+
+class NumberResult(BaseModel):
+    """One number of a batch, finished or not."""
+
+    index: int = Field(description="its place in the request, from 0")
+    n: int
+    status: Status | None = Field(default=None, description="null until its workflow is enqueued")
+    result: str | None = Field(
+        default=None, description="F(n) in decimal; null while unfinished, or when too long"
+    )
+    digits: int | None = None
+    sha256: str | None = Field(default=None, description="of the decimal digits")
+    short: str | None = Field(default=None, description="first and last digits of a long result")
+    executor_id: str | None = Field(default=None, description="the executor that computes or computed it")
+    attempts: int | None = None
+    started_at: str | None = None
+    seconds: float | None = None
+    error: str | None = None
+
+
+class Batch(BaseModel):
+    """A Fibonacci batch and its numbers, in the order of the request."""
+
+    workflow_id: str
+    status: Status
+    total: int
+    completed: int = Field(description="numbers with a result")
+    results: list[NumberResult]
+    error: str | None = None
+
+
+class Workflow(BaseModel):
+    """A stored workflow without its payloads. Times are ISO 8601 in UTC."""
+
+    workflow_id: str
+    name: str
+    status: Status
+    class_name: str | None
+    instance_name: str | None
+    application: str | None
+    application_version: str | None
+    queue_name: str | None
+    executor_id: str | None
+    attempts: int | None
+    parent_workflow_id: str | None
+    forked_from: str | None
+    created_at: str | None
+    started_at: str | None
+    completed_at: str | None
+
+
+class WorkflowDetail(Workflow):
+    """A stored workflow with its payloads, each cut to 4 kB of JSON text."""
+
+    input: Any = None
+    input_shortened: bool = False
+    output: Any = None
+    output_shortened: bool = False
+    error: str | None = None
+
+
+class WorkflowList(BaseModel):
+    """Workflows, newest first."""
+
+    workflows: list[Workflow]
+    next_offset: int | None = Field(description="offset of the next page; null at the end")
+
+
+class Step(BaseModel):
+    """A recorded step of a workflow."""
+
+    step_id: int
+    name: str
+    child_workflow_id: str | None
+    started_at: str | None
+    completed_at: str | None
+    seconds: float | None
+    output: Any = None
+    output_shortened: bool = False
+    error: str | None = None
+
+
+class StepList(BaseModel):
+    """Recorded steps in their order."""
+
+    workflow_id: str
+    steps: list[Step]
+    next_offset: int | None = Field(description="offset of the next page; null at the end")
+
+
+class Executor(BaseModel):
+    """A process that runs, or ran, workflows."""
+
+    executor_id: str
+    application: str
+    role: str
+    state: str
+    hostname: str
+    pid: int
+    heartbeat_age_seconds: float | None
+    slots: int
+    in_flight: int
+    taken_over_by: str | None
+    reason: str | None
+
+
+class ExecutorList(BaseModel):
+    """Every executor the registry knows."""
+
+    executors: list[Executor]
+
+
+class ExecutorOrder(BaseModel):
+    """What an executor was told."""
+
+    executor_id: str
+    desired_state: str
+
+
+class Pulse(BaseModel):
+    """One tick of the 5-second schedule."""
+
+    scheduled_at: str
+    started_at: str | None
+    lateness_seconds: float | None
+    executor_id: str | None
+    status: str = Field(description='"run", or "skipped" when it came too late')
+    queue_depth: int | None
+    live_executors: int | None
+
+
+class Gap(BaseModel):
+    """Ticks in a row that are missing between the first and the last one shown."""
+
+    first: str
+    last: str
+    missed: int
+
+
+class Schedule(BaseModel):
+    """The last ticks, newest first, and the gaps between them."""
+
+    pulses: list[Pulse]
+    gaps: list[Gap]
+    missed: int
+
+
+class Cache(BaseModel):
+    """This process's credential cache, without the secret."""
+
+    executor_id: str
+    pid: int
+    hits: int
+    misses: int
+    fetches: int
+    errors: int
+    age_seconds: float | None
+    expires_in_seconds: float | None
+    fingerprint: str | None
+
+
+class Stopping(BaseModel):
+    """This process drains and ends."""
+
+    status: Literal["draining"] = "draining"
+    executor_id: str

@@ -1,0 +1,48 @@
+"""The OpenAPI document: FastAPI's, with problem documents in place of its own error shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from services.api.problems import MEDIA_TYPE, FieldError, Problem
+
+
+def install(app: FastAPI) -> None:
+    """Make `app.openapi()` (and /docs) describe problems as they are sent."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _document(app)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    document = get_openapi(
+        title=app.title, version=app.version, description=app.description, routes=app.routes
+    )
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    for own in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(own, None)
+    reference = "#/components/schemas/{model}"
+    schemas["FieldError"] = FieldError.model_json_schema(ref_template=reference)
+    schemas["Problem"] = Problem.model_json_schema(ref_template=reference)
+    schemas["Problem"].pop("$defs", None)
+    for path in document["paths"].values():
+        for operation in path.values():
+            for status, response in operation["responses"].items():
+                if status >= "400":
+                    problem = {"schema": {"$ref": "#/components/schemas/Problem"}}
+                    # /readyz answers 503 with its checks; what a route documents itself stays.
+                    if not response.get("content") or _is_fastapis(response):
+                        response["content"] = {MEDIA_TYPE: problem}
+    return document
+
+
+def _is_fastapis(response: dict[str, Any]) -> bool:
+    schema = response["content"].get("application/json", {}).get("schema", {})
+    return str(schema.get("$ref", "")).endswith("HTTPValidationError")

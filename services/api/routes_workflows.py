@@ -1,0 +1,208 @@
+"""Stored workflows: listing them, looking into one, and the operator's three orders."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from dbos import DBOSClient, SetWorkflowID, StepInfo, WorkflowStatus
+from fastapi import APIRouter, Body, Depends, Query, Request
+from starlette.responses import JSONResponse, Response
+
+from services.api.context import accepting, process_of
+from services.api.models import (
+    Accepted,
+    ForkRequest,
+    IdempotencyKey,
+    Page,
+    StepList,
+    WorkflowDetail,
+    WorkflowFilter,
+    WorkflowId,
+    WorkflowList,
+)
+from services.api.problems import documented
+from services.api.submit import claim, find
+from services.api.views import step, workflow, workflow_detail
+from services.domain.errors import Conflict, InvalidRequest, UnknownWorkflow
+from services.settings import Settings
+from services.workflows.names import QUEUE_OF, ROLE_OF
+
+router = APIRouter(tags=["workflows"])
+
+ENDED = ("SUCCESS", "ERROR", "CANCELLED")
+RESUMABLE = ("CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
+
+
+@router.get("/workflows", responses=documented(422, 500, 503))
+async def list_workflows(request: Request, wanted: Annotated[WorkflowFilter, Query()]) -> WorkflowList:
+    """Workflows of both applications, newest first, without their payloads."""
+    process = process_of(request)
+    filters: dict[str, Any] = {
+        "status": list(wanted.status) or None,
+        "name": wanted.name or None,
+        "queue_name": wanted.queue or None,
+        "executor_id": wanted.executor_id or None,
+    }
+    rows = await process.gateway.call(
+        process.gateway.client.list_workflows,
+        application_name=process.settings.application_names,
+        # One more than asked for tells whether there is a next page.
+        limit=wanted.limit + 1,
+        offset=wanted.offset or None,
+        sort_desc=True,
+        load_input=False,
+        load_output=False,
+        **filters,
+    )
+    more = len(rows) > wanted.limit
+    return WorkflowList(
+        workflows=[workflow(row) for row in rows[: wanted.limit]],
+        next_offset=wanted.offset + wanted.limit if more else None,
+    )
+
+
+@router.get("/workflows/{workflow_id}", responses=documented(404, 422, 500, 503))
+async def show_workflow(request: Request, workflow_id: WorkflowId) -> WorkflowDetail:
+    """One workflow with input, output and error, shortened."""
+    return workflow_detail(await _existing(request, workflow_id, payload=True))
+
+
+@router.get("/workflows/{workflow_id}/steps", responses=documented(404, 422, 500, 503))
+async def list_steps(request: Request, workflow_id: WorkflowId, page: Annotated[Page, Query()]) -> StepList:
+    """Its recorded steps with their outputs, shortened."""
+    process = process_of(request)
+
+    def read(client: DBOSClient) -> list[StepInfo]:
+        _require(find(client, process.settings.application_names, workflow_id))
+        return client.list_workflow_steps(workflow_id, limit=page.limit + 1, offset=page.offset or None)
+
+    rows = await process.gateway.call(read, process.gateway.client)
+    more = len(rows) > page.limit
+    return StepList(
+        workflow_id=workflow_id,
+        steps=[step(row) for row in rows[: page.limit]],
+        next_offset=page.offset + page.limit if more else None,
+    )
+
+
+@router.post(
+    "/workflows/{workflow_id}/cancel", responses=documented(400, 404, 408, 409, 413, 415, 422, 500, 503)
+)
+async def cancel(request: Request, workflow_id: WorkflowId) -> Accepted:
+    """Cancel it and its children. A running Fibonacci step ends within 1.5 s; other steps finish first."""
+    process = process_of(request)
+
+    def order(client: DBOSClient) -> str:
+        row = _require(find(client, process.settings.application_names, workflow_id))
+        if row.status in ENDED:
+            raise Conflict(f"This workflow has ended with {row.status}; there is nothing to cancel.")
+        client.cancel_workflow(workflow_id, cancel_children=True)
+        # It may have ended in between; what is stored now is the truth.
+        return _require(find(client, process.settings.application_names, workflow_id)).status
+
+    status = await process.gateway.call(order, process.gateway.client)
+    if status in ENDED and status != "CANCELLED":
+        raise Conflict(f"This workflow ended with {status} before it could be cancelled.")
+    return Accepted.model_validate({"workflow_id": workflow_id, "status": status})
+
+
+@router.post(
+    "/workflows/{workflow_id}/resume",
+    status_code=202,
+    responses=documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
+)
+async def resume(request: Request, workflow_id: WorkflowId) -> Accepted:
+    """Put a cancelled or parked workflow back into its queue; it goes on after its recorded steps."""
+    process = process_of(request)
+
+    row = await _existing(request, workflow_id)
+    if row.status not in RESUMABLE:
+        raise Conflict(
+            f"This workflow is {row.status}. Only those that are {' or '.join(RESUMABLE)} can be resumed."
+        )
+    queue = _queue(row)
+    # Before it runs again: a crash that follows at once must count.
+    await process.gateway.ops("forget_crashes", workflow_id=workflow_id)
+    await process.gateway.call(process.gateway.client.resume_workflow, workflow_id, queue_name=queue)
+    return Accepted(workflow_id=workflow_id, status="ENQUEUED")
+
+
+@router.post(
+    "/workflows/{workflow_id}/fork",
+    status_code=202,
+    dependencies=[Depends(accepting)],
+    responses={
+        202: {"model": Accepted, "description": "the copy; Location says where to look"},
+        **documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
+    },
+)
+async def fork(
+    request: Request,
+    workflow_id: WorkflowId,
+    body: Annotated[ForkRequest, Body(default_factory=ForkRequest)],
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Run a copy of it from `start_step` on, under an id of its own."""
+    process = process_of(request)
+    row = await _existing(request, workflow_id)
+    queue = _queue(row)
+    forked_id = await claim(request, body, "fork", idempotency_key)
+
+    def order(client: DBOSClient) -> str:
+        found = find(client, process.settings.application_names, forked_id)
+        if found is not None:
+            return found.status
+        _require_step(client, workflow_id, body.start_step)
+        with SetWorkflowID(forked_id):
+            client.fork_workflow(
+                workflow_id,
+                body.start_step,
+                application_version=_version(process.settings, row),
+                queue_name=queue,
+            )
+        return "ENQUEUED"
+
+    status = await process.gateway.call(order, process.gateway.client)
+    return JSONResponse(
+        {"workflow_id": forked_id, "status": status}, 202, headers={"Location": f"/workflows/{forked_id}"}
+    )
+
+
+async def _existing(request: Request, workflow_id: str, *, payload: bool = False) -> WorkflowStatus:
+    process = process_of(request)
+    return _require(
+        await process.gateway.call(
+            find,
+            process.gateway.client,
+            process.settings.application_names,
+            workflow_id,
+            payload=payload,
+        )
+    )
+
+
+def _require(row: WorkflowStatus | None) -> WorkflowStatus:
+    if row is None:
+        raise UnknownWorkflow
+    return row
+
+
+def _queue(row: WorkflowStatus) -> str:
+    """The queue it goes to: DBOS's default is its internal queue, without our limits."""
+    if row.name not in QUEUE_OF:
+        raise Conflict(f"This release does not know workflows named {row.name}; it could not run this one.")
+    return QUEUE_OF[row.name]
+
+
+def _version(settings: Settings, row: WorkflowStatus) -> str:
+    return settings.version_name(ROLE_OF[row.name])
+
+
+def _require_step(client: DBOSClient, workflow_id: str, start_step: int) -> None:
+    """Raises `InvalidRequest` for a step after the first unrecorded one."""
+    before = start_step - 1
+    if before and not client.list_workflow_steps(workflow_id, load_output=False, limit=1, offset=before - 1):
+        raise InvalidRequest(
+            "start_step: the steps before it are not all recorded. GET …/steps lists those that are.",
+            field="start_step",
+        )

@@ -1,0 +1,192 @@
+"""Starting work: once a key, on a queue of ours, for the application that owns the workflow."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import time
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dbos import DBOSClient, EnqueueOptions, WorkflowHandle, WorkflowStatus
+from fastapi import Request
+from pydantic import BaseModel
+from starlette.responses import JSONResponse, Response
+
+from services.api.context import process_of
+from services.api.models import TERMINAL, Accepted, Finished
+from services.api.problems import request_id_of
+from services.api.views import error_text
+from services.domain.errors import DatabaseUnavailable, IdempotencyConflict
+from services.settings import Settings
+from services.workflows.names import QUEUE_OF, ROLE_OF
+
+if TYPE_CHECKING:
+    from services.runtime.process import Process
+
+logger = logging.getLogger("holdfast.api")
+
+WAIT_SECONDS = 600.0
+WAIT_OUTAGE_SECONDS = 30.0
+FIRST_LOOK_SECONDS = 0.1
+LAST_LOOK_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Work:
+    """A workflow to start: its durable name, its JSON arguments, and a readable prefix for its id."""
+
+    workflow_name: str
+    args: tuple[Any, ...]
+    prefix: str
+    class_name: str | None = None
+    instance_name: str | None = None
+
+
+def fingerprint(request: Request, body: BaseModel) -> str:
+    """What an Idempotency-Key stands for: address and body as sent, whatever its spacing and order."""
+    sent = [request.method, request.url.path, body.model_dump(mode="json", exclude_unset=True)]
+    return hashlib.sha256(json.dumps(sent, sort_keys=True).encode()).hexdigest()
+
+
+async def claim(request: Request, body: BaseModel, prefix: str, key: str | None) -> str:
+    """The workflow id for this request: a new one, or the one that the key stands for.
+
+    The id follows from the key, so a crash between claim and enqueue heals when the request is
+    repeated. Raises `IdempotencyConflict` when the key came with another body before.
+    """
+    if key is None:
+        return f"{prefix}-{uuid.uuid4().hex}"
+    mark = fingerprint(request, body)
+    workflow_id = f"{prefix}-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
+    gateway = process_of(request).gateway
+    rows = await gateway.ops("claim_request", key=key, fingerprint=mark, workflow_id=workflow_id)
+    if rows[0]["fingerprint"] != mark:
+        raise IdempotencyConflict
+    return str(rows[0]["workflow_id"])
+
+
+async def submit(request: Request, work: Work, body: BaseModel, key: str | None) -> Accepted:
+    """Enqueue `work`, or find what the key already started. Raises `DatabaseUnavailable`."""
+    process = process_of(request)
+    workflow_id = await claim(request, body, work.prefix, key)
+    options = enqueue_options(process.settings, work, workflow_id)
+    status = await process.gateway.call(
+        _enqueue,
+        process.gateway.client,
+        process.settings.application_names,
+        options,
+        work.args,
+        key is not None,
+    )
+    logger.info(
+        "workflow submitted: %s",
+        work.workflow_name,
+        extra={
+            "action": "workflow.submitted",
+            "workflow_id": workflow_id,
+            "workflow_name": work.workflow_name,
+            "request_id": request_id_of(request.scope),
+        },
+    )
+    return Accepted.model_validate({"workflow_id": workflow_id, "status": status})
+
+
+def enqueue_options(settings: Settings, work: Work, workflow_id: str) -> EnqueueOptions:
+    """Everything an enqueue must name: left out, the row waits for ever under the wrong owner."""
+    role = ROLE_OF[work.workflow_name]
+    options: EnqueueOptions = {
+        "workflow_name": work.workflow_name,
+        "queue_name": QUEUE_OF[work.workflow_name],
+        "application_name": settings.application_name(role),
+        # Without a version only executors of the latest one take the row, which strands it after a roll back.
+        "app_version": settings.version_name(role),
+        "workflow_id": workflow_id,
+    }
+    if work.class_name is not None:
+        options["class_name"] = work.class_name
+    if work.instance_name is not None:
+        options["instance_name"] = work.instance_name
+    return options
+
+
+def _enqueue(
+    client: DBOSClient,
+    applications: list[str],
+    options: EnqueueOptions,
+    args: tuple[Any, ...],
+    repeated: bool,
+) -> str:
+    handle: WorkflowHandle[Any] = client.enqueue(options, *args)
+    # A repeated key may stand for a workflow that ran long ago: DBOS then returns it as it is.
+    row = find(client, applications, handle.workflow_id) if repeated else None
+    return "ENQUEUED" if row is None else row.status
+
+
+def find(
+    client: DBOSClient, applications: list[str], workflow_id: str, *, payload: bool = False
+) -> WorkflowStatus | None:
+    """One stored workflow, with input and output only on demand. Blocks."""
+    rows = client.list_workflows(
+        workflow_ids=[workflow_id],
+        application_name=applications,
+        load_input=payload,
+        load_output=payload,
+        limit=1,
+    )
+    return rows[0] if rows else None
+
+
+async def answer(
+    request: Request, accepted: Accepted, *, wait: bool, location: str | None = None
+) -> Response:
+    """200 with the report when `wait` sees the end, else 202 with a Location."""
+    ended = await outcome(request, accepted.workflow_id) if wait else None
+    if ended is not None:
+        report = Finished(
+            workflow_id=ended.workflow_id,
+            status=ended.status,
+            report=ended.output,
+            error=error_text(ended.error),
+        )
+        return JSONResponse(report.model_dump(mode="json"))
+    location = location or f"/workflows/{accepted.workflow_id}"
+    return JSONResponse(accepted.model_dump(mode="json"), 202, headers={"Location": location})
+
+
+async def outcome(request: Request, workflow_id: str) -> WorkflowStatus | None:
+    """The ended workflow; None when waiting ends first: by the limit, a long outage, or a drain.
+
+    A None changes nothing for the work itself: it is stored and goes on here or elsewhere.
+    """
+    waiters = request.app.state.waiters
+    if not waiters.take():
+        return None
+    try:
+        return await _poll(process_of(request), workflow_id)
+    finally:
+        waiters.give_back()
+
+
+async def _poll(process: Process, workflow_id: str) -> WorkflowStatus | None:
+    gateway, applications = process.gateway, process.settings.application_names
+    began = answered = time.monotonic()
+    pause = FIRST_LOOK_SECONDS
+    while process.state == "live" and time.monotonic() - began < WAIT_SECONDS:
+        try:
+            row = await gateway.call(find, gateway.client, applications, workflow_id)
+            if row is not None and row.status in TERMINAL:
+                return await gateway.call(find, gateway.client, applications, workflow_id, payload=True)
+            answered = time.monotonic()
+        except DatabaseUnavailable:
+            if time.monotonic() - answered > WAIT_OUTAGE_SECONDS:
+                return None
+        try:
+            await asyncio.wait_for(process.wait_stopping(), pause)
+        except TimeoutError:
+            # Someone who waits long won't notice half a second; the database notices ten looks a second.
+            pause = min(LAST_LOOK_SECONDS, max(FIRST_LOOK_SECONDS, (time.monotonic() - began) / 20))
+    return None

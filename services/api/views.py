@@ -1,0 +1,94 @@
+"""From DBOS's rows to the shapes in `models`."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from dbos import StepInfo, WorkflowStatus
+
+from services.api.models import Step, Workflow, WorkflowDetail
+
+SHOWN_BYTES = 4096
+
+
+def iso(milliseconds: int | None) -> str | None:
+    """Epoch milliseconds as ISO 8601 in UTC."""
+    return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat()
+
+
+def shortened(value: Any) -> tuple[Any, bool]:
+    """A value as it is, or the first 4 kB of its JSON text and True."""
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        # Not JSON (a foreign object, NaN): its text is all that an answer can hold.
+        text = value = repr(value)
+    if len(text) <= SHOWN_BYTES:
+        return value, False
+    return text[:SHOWN_BYTES], True
+
+
+def error_text(error: Any) -> str | None:
+    """An error of a workflow or step in one bounded sentence."""
+    if error is None:
+        return None
+    text = f"{getattr(error, 'name', None) or type(error).__name__}: {error}"
+    return text[:1000].encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _columns(row: WorkflowStatus) -> dict[str, Any]:
+    return {
+        "workflow_id": row.workflow_id,
+        "name": row.name,
+        "status": row.status,
+        "class_name": row.class_name,
+        "instance_name": row.config_name,
+        "application": row.application_name,
+        "application_version": row.app_version,
+        "queue_name": row.queue_name,
+        "executor_id": row.executor_id,
+        "attempts": row.recovery_attempts,
+        "parent_workflow_id": row.parent_workflow_id,
+        "forked_from": row.forked_from,
+        "created_at": iso(row.created_at),
+        "started_at": iso(row.dequeued_at),
+        "completed_at": iso(row.completed_at),
+    }
+
+
+def workflow(row: WorkflowStatus) -> Workflow:
+    """A listed workflow."""
+    return Workflow(**_columns(row))
+
+
+def workflow_detail(row: WorkflowStatus) -> WorkflowDetail:
+    """One workflow with its payloads, shortened."""
+    given, given_cut = shortened(row.input)
+    output, output_cut = shortened(row.output)
+    return WorkflowDetail(
+        **_columns(row),
+        input=given,
+        input_shortened=given_cut,
+        output=output,
+        output_shortened=output_cut,
+        error=error_text(row.error),
+    )
+
+
+def step(row: StepInfo) -> Step:
+    """A recorded step, its output shortened."""
+    output, cut = shortened(row["output"])
+    started, completed = row["started_at_epoch_ms"], row["completed_at_epoch_ms"]
+    return Step(
+        step_id=row["function_id"],
+        name=row["function_name"],
+        child_workflow_id=row["child_workflow_id"],
+        started_at=iso(started),
+        completed_at=iso(completed),
+        seconds=None if started is None or completed is None else (completed - started) / 1000,
+        output=output,
+        output_shortened=cut,
+        error=error_text(row["error"]),
+    )
