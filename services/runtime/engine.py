@@ -1,0 +1,109 @@
+"""DBOS as Holdfast runs it: configured, woken, stopped. The one place that touches its private names.
+
+Private to DBOS 3.4.0 and used here, each held by a contract test (tests/integration/test_contracts.py):
+``_dbos_global_instance``'s ``background_thread_stop_events`` and ``_active_workflows_set``, and the
+scheduler's ``_enqueue_scheduled_workflow``.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dbos._scheduler
+from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
+
+from services.runtime.database import TCP_OPTIONS
+from services.runtime.executors import Identity
+from services.runtime.schema import sqlalchemy_url
+from services.runtime.waking import Waker, WakingActiveSet, cap_retry_sleep
+from services.settings import Settings
+
+log = logging.getLogger("holdfast.engine")
+
+
+class Engine:
+    """One launched DBOS application in this process."""
+
+    def __init__(self, settings: Settings, identity: Identity, waker: Waker) -> None:
+        """Constructs DBOS without connecting. Configured instances may be built after this."""
+        cap_retry_sleep()
+        waker.install()
+        self._waker = waker
+        config: DBOSConfig = {
+            "name": identity.application,
+            "application_version": identity.version,
+            "executor_id": identity.executor_id,
+            "system_database_url": sqlalchemy_url(settings.database_url),
+            "sys_db_pool_size": settings.database_pool_size,
+            "db_engine_kwargs": {
+                "connect_args": {"application_name": identity.purpose("dbos"), **TCP_OPTIONS}
+            },
+            "serializer": DBOSPortableJSONSerializer(),
+            # Only the migrate container runs DDL; launch checks the schema's version instead.
+            "run_migrations": False,
+            "log_level": settings.log_level,
+            "scheduler_polling_interval_sec": 5.0,
+        }
+        self._dbos: Any = DBOS(config=config)
+        self._dbos._active_workflows_set = WakingActiveSet(waker)
+
+    def launch(self) -> None:
+        """Connects, and starts queue and scheduler threads.
+
+        Call from a thread without an event loop, or DBOS runs async workflows on that loop.
+        """
+        DBOS.launch()
+
+    def active(self) -> list[str]:
+        """Ids of the workflows that run here."""
+        return list(self._dbos._active_workflows_set.activeList())
+
+    def stop_dequeuing(self) -> None:
+        """Claims nothing more and fires no schedule; what runs goes on."""
+        for event in self._dbos.background_thread_stop_events:
+            event.set()
+        self._waker.ring_all()
+
+    def destroy(self, timeout_seconds: float) -> None:
+        """Ends DBOS's threads, and waits for that at most so long."""
+        thread = threading.Thread(target=DBOS.destroy, name="dbos-destroy", daemon=True)
+        thread.start()
+        thread.join(timeout_seconds)
+
+
+def guard_schedule(database_now: Callable[[], datetime], *, early_seconds: float, late_seconds: float) -> None:
+    """Drops ticks whose time is far from the database's: a wrong clock schedules nothing.
+
+    DBOS computes ticks from the local clock, and a process that was paused fires every tick it
+    missed, however many. ``database_now`` must not depend on the local wall clock.
+    """
+    original = dbos._scheduler._enqueue_scheduled_workflow
+
+    def enqueue(sys_db: Any, workflow_name: str, scheduled_at: datetime, *args: Any, **kwargs: Any) -> None:
+        late = database_now() - scheduled_at
+        if timedelta(seconds=-early_seconds) <= late <= timedelta(seconds=late_seconds):
+            original(sys_db, workflow_name, scheduled_at, *args, **kwargs)
+            return
+        log.error(
+            "tick %s not scheduled: %.1f s from the database's clock",
+            scheduled_at.isoformat(),
+            late.total_seconds(),
+            extra={"action": "schedule.dropped"},
+        )
+
+    dbos._scheduler._enqueue_scheduled_workflow = enqueue
+
+
+def catch_up(schedule: str, *, last: datetime | None, now: datetime, window_seconds: float) -> int:
+    """Schedules the ticks missed since the last one, at most ``window_seconds`` back; returns their number.
+
+    Idempotent, also across processes: a tick's id is its time.
+    """
+    if last is None:
+        return 0
+    start = max(last.astimezone(UTC), now.astimezone(UTC) - timedelta(seconds=window_seconds))
+    return len(DBOS.backfill_schedule(schedule, start, now.astimezone(UTC)))

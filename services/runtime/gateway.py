@@ -1,0 +1,91 @@
+"""How HTTP handlers reach PostgreSQL: through clients that fail fast, never through DBOS's patient retries."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
+
+import psycopg2
+import sqlalchemy as sa
+from dbos import DBOSClient, DBOSPortableJSONSerializer
+
+from services.domain.errors import DatabaseUnavailable
+from services.runtime.database import TCP_OPTIONS, OpsPool, Row
+from services.runtime.schema import sqlalchemy_url
+from services.settings import Settings
+
+log = logging.getLogger("holdfast.gateway")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_POOL = 8
+
+
+class Gateway:
+    """A lazy DBOS client and named ops statements, each call bounded in time.
+
+    ``database_up`` says whether the executor's heartbeat goes through: while it does not, calls
+    fail at once instead of queueing up behind each other.
+    """
+
+    def __init__(self, settings: Settings, *, purpose: str, database_up: Callable[[], bool]) -> None:
+        self._timeout_seconds = settings.database_timeout_seconds
+        self._database_up = database_up
+        self._threads = ThreadPoolExecutor(max_workers=2 * _POOL, thread_name_prefix="gateway")
+        self._engine = sa.create_engine(
+            sqlalchemy_url(settings.database_url),
+            pool_size=_POOL,
+            max_overflow=0,
+            pool_timeout=self._timeout_seconds,
+            pool_pre_ping=True,
+            connect_args={
+                "application_name": f"{purpose}/client",
+                **TCP_OPTIONS,
+                "connect_timeout": 2,
+                "options": f"-c statement_timeout={int(self._timeout_seconds * 1000)}",
+            },
+        )
+        self.client = DBOSClient(
+            system_database_engine=self._engine,
+            serializer=DBOSPortableJSONSerializer(),
+            lazy=True,
+            retry_connection_errors=False,
+        )
+        self.pool = OpsPool(settings, purpose=f"{purpose}/ops", size=4, wait_seconds=self._timeout_seconds)
+
+    async def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs a blocking function that talks to PostgreSQL, in a thread.
+
+        Raises ``DatabaseUnavailable`` when PostgreSQL is away or does not answer within
+        ``database_timeout_seconds``; the thread then ends by its own statement timeout.
+        """
+        if not self._database_up():
+            raise DatabaseUnavailable
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                return await loop.run_in_executor(self._threads, partial(function, *args, **kwargs))
+        except TimeoutError as error:
+            raise DatabaseUnavailable from error
+        except (psycopg2.OperationalError, psycopg2.InterfaceError, sa.exc.TimeoutError) as error:
+            raise DatabaseUnavailable from error
+        except sa.exc.DBAPIError as error:
+            if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError) or error.connection_invalidated:
+                raise DatabaseUnavailable from error
+            raise
+
+    async def ops(self, statement: str, /, **params: Any) -> list[Row]:
+        """Runs a named ops statement; raises ``DatabaseUnavailable`` as :meth:`call` does."""
+        return await self.call(self.pool.run, statement, **params)
+
+    def close(self) -> None:
+        """Closes every connection."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.client.destroy()
+        self._engine.dispose()
+        self.pool.close()

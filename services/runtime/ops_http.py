@@ -1,0 +1,38 @@
+"""The probes and metrics that every container answers."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from services.runtime import metrics
+from services.runtime.process import Process
+
+
+def router(process: Process) -> APIRouter:
+    """``/livez``, ``/readyz`` and ``/metrics`` of a process."""
+    routes = APIRouter(tags=["operations"])
+
+    @routes.get("/livez", summary="The process runs and its event loop turns")
+    async def livez() -> dict[str, str]:
+        return {"status": "ok", "executor_id": process.executor_id}
+
+    @routes.get("/readyz", summary="The process should get work", responses={503: {"description": "Not ready"}})
+    async def readyz() -> JSONResponse:
+        ready, checks = process.ready()
+        body = {"status": "ok" if ready else "unready", "executor_id": process.executor_id, "checks": checks}
+        return JSONResponse(body, 200 if ready else 503, None if ready else {"Retry-After": "1"})
+
+    @routes.get("/metrics", summary="Prometheus metrics", response_class=Response)
+    def metrics_() -> Response:
+        metrics.UP.set(process.ready()[0])
+        if process.pool is not None:
+            states = process.pool.states()
+            for state, number in states.items():
+                metrics.CPU_POOL.labels(state=state).set(number)
+            metrics.WORKER_SLOTS.labels(state="busy").set(states.get("busy", 0))
+            metrics.WORKER_SLOTS.labels(state="total").set(process.identity.slots)
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    return routes

@@ -1,0 +1,309 @@
+"""The life of a process: start → ready → serve → drain → hand over → exit, in that order.
+
+Every exit is deliberate: 0 after an orderly stop, 1 when the start failed, 75 when a peer declared
+this executor dead. ``os._exit`` ends it, since a step in a thread would hold up Python's own exit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+import psycopg2
+
+from services.domain.poison import Verdict
+from services.runtime import logs, metrics
+from services.runtime.cpu_pool import CpuPool
+from services.runtime.database import OpsPool, connect, query, transaction
+from services.runtime.engine import Engine, guard_schedule
+from services.runtime.executors import Identity, Lease, Sweep, release
+from services.runtime.gateway import Gateway
+from services.runtime.ledger import EffectLedger
+from services.runtime.resources import Resources, provide
+from services.runtime.waking import Listener, Waker
+from services.settings import Role, Settings
+
+log = logging.getLogger("holdfast.process")
+
+EXIT_FENCED = 75
+
+
+class Application(Protocol):
+    """What a role runs; ``services.workflows.composition`` has the two."""
+
+    role: Role
+    suspects_queue: str
+    leaf_queues: frozenset[str]
+    uses_cpu_pool: bool
+
+    def prepare(self, settings: Settings) -> None:
+        """Imports workflows and builds configured instances: after DBOS exists, before its launch."""
+
+    def register(self, settings: Settings, resources: Resources) -> None:
+        """Registers queues and schedules, after the launch."""
+
+    def close(self) -> None:
+        """Clears process-wide state at the end."""
+
+
+class Process:
+    """One incarnation of the API or of a worker."""
+
+    def __init__(self, settings: Settings, application: Application, *, port: int) -> None:
+        self.settings = settings
+        self.application = application
+        self.role = application.role
+        hostname = socket.gethostname()
+        self.executor_id = f"{self.role}-{hostname[:24]}-{secrets.token_hex(4)}"
+        self.identity = Identity(
+            executor_id=self.executor_id,
+            application=settings.application_name(self.role),
+            version=settings.version_name(self.role),
+            role=self.role,
+            hostname=hostname,
+            pid=os.getpid(),
+            port=port,
+            slots=settings.slots if application.uses_cpu_pool else 0,
+            suspects_queue=application.suspects_queue,
+            leaf_queues=application.leaf_queues,
+        )
+        self.state = "starting"
+        self.waker = Waker()
+        self.lease = Lease(
+            settings,
+            self.identity,
+            on_fenced=self._fenced,
+            on_desired=self._desired,
+            in_flight=lambda: len(self.active()),
+        )
+        self.sweep = Sweep(
+            settings,
+            self.identity,
+            settled_seconds=lambda: self.lease.settled_seconds,
+            on_takeover=_count_takeover,
+        )
+        self.listener = Listener(settings, self.waker, purpose=self.identity.purpose("listener"))
+        self.gateway = Gateway(
+            settings, purpose=self.identity.purpose("http"), database_up=lambda: self.lease.database_up
+        )
+        self.ops = OpsPool(settings, purpose=self.identity.purpose("steps"), size=4, wait_seconds=5)
+        self.pool: CpuPool | None = None
+        self._engine: Engine | None = None
+        self._stopping = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._hurry = False
+
+    # --- what others ask -------------------------------------------------------------------
+
+    def active(self) -> list[str]:
+        """Ids of the workflows that run here."""
+        return self._engine.active() if self._engine else []
+
+    def ready(self) -> tuple[bool, dict[str, str]]:
+        """Whether this process should get work, and what each check says ("ok" or the trouble)."""
+        off = abs(self.lease.clock_difference_seconds)
+        checks = {
+            "state": "ok" if self.state == "live" else self.state,
+            "database": "ok" if self.lease.database_up else "no heartbeat goes through",
+            "clock": "ok"
+            if off <= self.settings.clock_tolerance_seconds
+            else f"{off:.1f} s from the database's clock",
+        }
+        return all(text == "ok" for text in checks.values()), checks
+
+    def request_stop(self, reason: str) -> None:
+        """Begins an orderly stop, from any thread; a second call ends the wait for running steps."""
+        if self._stopping.is_set():
+            self._hurry = True
+            return
+        log.info("stopping: %s", reason, extra={"action": "executor.draining"})
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stopping.set)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a stop has begun; event streams end on it."""
+        return self._stopping.is_set()
+
+    async def wait_stopping(self) -> None:
+        """Returns when a stop begins."""
+        await self._stopping.wait()
+
+    # --- start -----------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def life(self) -> AsyncIterator[None]:
+        """Start to end, for an application's lifespan. Raises what the start raises."""
+        self._loop = asyncio.get_running_loop()
+        await asyncio.to_thread(self._start)
+        try:
+            yield
+        finally:
+            await self.drain()
+            await asyncio.to_thread(self._end)
+
+    def _start(self) -> None:
+        if self.application.uses_cpu_pool:
+            self.pool = CpuPool(self.settings.slots)
+        self._wait_for_database()
+        self._engine = Engine(self.settings, self.identity, self.waker)
+        self.application.prepare(self.settings)
+        ledger = (
+            EffectLedger(self.settings, purpose=self.identity.purpose("effects"))
+            if self.application.uses_cpu_pool
+            else None
+        )
+        resources = Resources(self.settings, self.executor_id, self.ops, self.waker, self.pool, ledger)
+        provide(resources)
+        self.lease.start()
+        guard_schedule(
+            self._database_now,
+            early_seconds=self.settings.clock_tolerance_seconds,
+            late_seconds=self.settings.pulse_catch_up_seconds + 5,
+        )
+        self.listener.start()
+        self._engine.launch()
+        self.application.register(self.settings, resources)
+        self.sweep.start()
+        self.state = "live"
+        log.info(
+            "ready with %d slots, version %s",
+            self.identity.slots,
+            self.identity.version,
+            extra={"action": "executor.started"},
+        )
+
+    def _wait_for_database(self) -> None:
+        deadline = time.monotonic() + self.settings.database_wait_seconds
+        while True:
+            try:
+                connection = connect(self.settings, purpose=self.identity.purpose("start"))
+                try:
+                    query(connection, "schema_version")
+                    return
+                finally:
+                    connection.close()
+            except psycopg2.Error as error:
+                text = str(error).strip().splitlines()[0]
+                if self.stopping or time.monotonic() > deadline:
+                    log.error(  # noqa: TRY400
+                        "PostgreSQL not usable after %g s: %s",
+                        self.settings.database_wait_seconds,
+                        text,
+                        extra={"action": "executor.no_database"},
+                    )
+                    raise
+                log.warning("waiting for PostgreSQL: %s", text, extra={"action": "executor.waiting"})
+                time.sleep(0.5)
+
+    def _database_now(self) -> datetime:
+        # Rests on the monotonic clock, so that a wall clock that jumps between two beats is noticed.
+        time_then, monotonic_then = self.lease.database_clock
+        return datetime.fromtimestamp(time_then, UTC) + timedelta(seconds=time.monotonic() - monotonic_then)
+
+    # --- stop ------------------------------------------------------------------------------
+
+    async def drain(self) -> None:
+        """Stops taking work, waits for running steps, hands the rest over. Idempotent."""
+        if self.state != "live":
+            return
+        begun = time.monotonic()
+        self._stopping.set()
+        self.state = self.lease.state = "draining"
+        assert self._engine is not None
+        await asyncio.to_thread(self._engine.stop_dequeuing)
+        handed: set[str] = set()
+        while True:
+            # Parents that only wait for children never finish here: their children may run elsewhere.
+            handed |= {v.work.workflow_id for v in await asyncio.to_thread(self._hand_over, True)}
+            running = [w for w in self.active() if w not in handed]
+            elapsed = time.monotonic() - begun
+            metrics.DRAIN_SECONDS.set(elapsed)
+            if not running or elapsed >= self.settings.drain_seconds or self._hurry:
+                break
+            await asyncio.sleep(min(0.1, max(0.01, self.settings.drain_seconds - elapsed)))
+        left = await asyncio.to_thread(self._hand_over, False)
+        self.state = "stopped"
+        log.info(
+            "drained in %.2f s, handed over %d workflows",
+            time.monotonic() - begun,
+            len(left) + len(handed),
+            extra={"action": "executor.drained"},
+        )
+
+    def _hand_over(self, only_waiting: bool) -> list[Verdict]:
+        """Gives work back to the queues; the last call also signs this executor off, all in one transaction."""
+        try:
+            connection = connect(self.settings, purpose=self.identity.purpose("drain"))
+        except psycopg2.Error as error:
+            log.warning("cannot hand over: %s", str(error).strip(), extra={"action": "executor.hand_over_failed"})
+            return []
+        try:
+            with transaction(connection):
+                verdicts = release(
+                    connection,
+                    self.identity,
+                    self.executor_id,
+                    kind="handover",
+                    reason="drain",
+                    crash_limit=self.settings.crash_limit,
+                    only_waiting=only_waiting,
+                )
+                if not only_waiting:
+                    query(connection, "leave", executor_id=self.executor_id, reason="drained")
+        except psycopg2.Error as error:
+            # Peers then take the work over by the lease.
+            log.warning("hand over failed: %s", str(error).strip(), extra={"action": "executor.hand_over_failed"})
+            return []
+        finally:
+            connection.close()
+        metrics.HANDED_OVER.inc(len(verdicts))
+        return verdicts
+
+    def _end(self) -> None:
+        # The work is no longer ours, so nothing that the children's end breaks can be recorded.
+        if self.pool is not None:
+            self.pool.close()
+        self.sweep.stop()
+        self.lease.stop()
+        self.listener.stop()
+        self.application.close()
+        if self._engine is not None:
+            self._engine.destroy(timeout_seconds=1.0)
+        provide(None)
+        self.gateway.close()
+        self.ops.close()
+
+    # --- what peers and operators decide ---------------------------------------------------
+
+    def _fenced(self) -> None:
+        if self.pool is not None:
+            self.pool.close()
+        logs.flush()
+        os._exit(EXIT_FENCED)
+
+    def _desired(self, state: str) -> None:
+        if state == "draining":
+            if not self.stopping:
+                self.request_stop("an operator asked for it")
+        elif self.settings.chaos:
+            log.critical("crashing on an operator's order", extra={"action": "executor.crash"})
+            logs.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _count_takeover(reason: str, verdicts: list[Verdict], seconds: float) -> None:
+    metrics.TAKEOVERS.labels(reason=reason).inc()
+    metrics.TAKEOVER_WORKFLOWS.inc(len(verdicts))
+    metrics.PARKED.inc(sum(v.action == "park" for v in verdicts))
+    if seconds > 0:
+        metrics.TAKEOVER_DELAY.observe(seconds)

@@ -1,0 +1,77 @@
+"""Prepares what a Holdfast database needs beyond DBOS's own tables: the ``ops`` schema and rights.
+
+Runs as ``python -m services.runtime.schema`` after ``dbos migrate`` (dbos-config.yaml names it
+there). Nothing else in Holdfast runs DDL.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from importlib import resources
+
+import psycopg2
+from dbos import SQLAlchemyDatasource
+
+from services.runtime.database import connect
+from services.settings import Settings, get_settings
+
+log = logging.getLogger("holdfast.schema")
+
+_MIGRATION_LOCK = 7031
+
+
+def migrate(settings: Settings) -> list[str]:
+    """Brings the ``ops`` schema up to date and returns the names of the migrations that ran.
+
+    Safe to run twice and by two at once: the second waits for the first. Raises
+    ``psycopg2.Error`` when the role may not create schemas or a statement fails; each migration
+    is one transaction.
+    """
+    # The datasource's marker table for the effect ledger; DBOS owns its shape.
+    SQLAlchemyDatasource.migrate(sqlalchemy_url(settings.database_url), schema="dbos")
+    folder = resources.files("services.runtime.sql")
+    connection = connect(settings, purpose="migrate", statement_timeout_seconds=300)
+    try:
+        cursor = connection.cursor()
+        cursor.execute("SELECT pg_advisory_lock(%s, 0)", (_MIGRATION_LOCK,))
+        cursor.execute("CREATE SCHEMA IF NOT EXISTS ops")
+        cursor.execute(
+            "CREATE TABLE IF NOT EXISTS ops.migrations "
+            "(name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT clock_timestamp())"
+        )
+        cursor.execute("SELECT name FROM ops.migrations")
+        known = {row["name"] for row in cursor.fetchall()}
+        ran = []
+        for file in sorted((folder / "migrations").iterdir(), key=lambda f: f.name):
+            if not file.name.endswith(".sql") or file.name in known:
+                continue
+            cursor.execute(
+                "BEGIN;" + file.read_text("utf-8") + "INSERT INTO ops.migrations (name) VALUES (%s);COMMIT",
+                (file.name,),
+            )
+            ran.append(file.name)
+        cursor.execute((folder / "grants.sql").read_text("utf-8"))
+        return ran
+    finally:
+        connection.close()
+
+
+def sqlalchemy_url(url: str) -> str:
+    """The libpq URL as SQLAlchemy wants it: with psycopg 3 named as the driver."""
+    return url.replace("postgresql://", "postgresql+psycopg://", 1)
+
+
+def main() -> int:
+    """Entry point; exit code 0 once the schema is up to date."""
+    try:
+        ran = migrate(get_settings())
+    except psycopg2.Error as error:
+        print(f"ops schema: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    print(f"ops schema: {', '.join(ran) or 'already up to date'}")  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""Runs a process behind uvicorn: signals ask for a stop, the drain comes first, then the server ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Generator
+from typing import Any
+
+import uvicorn
+from pydantic import ValidationError
+
+from services.runtime import logs
+from services.runtime.process import Application, Process
+from services.settings import Settings, get_settings
+
+log = logging.getLogger("holdfast.serve")
+
+# Open requests get this long after the drain; uvicorn's graceful timeout < drain < stop grace.
+_GRACEFUL_SECONDS = 2
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without signal handlers of its own: a stop starts with the drain, not with the sockets."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+def serve(application: Application, create_app: Callable[[Process], Any]) -> None:
+    """Runs until a stop is asked for, then ends the Python process; never returns.
+
+    Exit code 0 after an orderly stop, 1 when the start failed (wrong settings, port taken, no
+    database), 75 when a peer declared this executor dead.
+    """
+    try:
+        settings = get_settings()
+    except ValidationError as error:
+        for problem in error.errors():
+            where = ".".join(str(part) for part in problem["loc"]) or "settings"
+            print(f"{where}: {problem['msg']}", file=sys.stderr)  # noqa: T201
+        os._exit(1)
+    code = 1
+    try:
+        code = asyncio.run(_serve(settings, application, create_app))
+    except SystemExit as error:
+        code = int(error.code or 0) or 1
+    except Exception:
+        log.exception("failed", extra={"action": "executor.failed"})
+    logs.flush()
+    os._exit(code)
+
+
+async def _serve(settings: Settings, application: Application, create_app: Callable[[Process], Any]) -> int:
+    port = settings.api_port if application.role == "api" else settings.worker_port
+    logs.configure(settings, role=application.role, executor_id="-")
+    listener = uvicorn.Config("", host=settings.bind_host, port=port, log_config=None).bind_socket()
+    process = Process(settings, application, port=listener.getsockname()[1])
+    logs.configure(settings, role=application.role, executor_id=process.executor_id)
+    server = _Server(
+        uvicorn.Config(
+            create_app(process),
+            log_config=None,
+            lifespan="on",
+            timeout_graceful_shutdown=_GRACEFUL_SECONDS,
+            timeout_keep_alive=15,
+            server_header=False,
+        )
+    )
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, process.request_stop, signal.Signals(number).name)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    stopping = asyncio.create_task(process.wait_stopping())
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    # The drain waits while requests are still answered: liveness, readiness 503, progress.
+    while not (server.started or serving.done()):
+        # uvicorn skips the lifespan's end when it is told to exit before it has started.
+        await asyncio.sleep(0.02)
+    await process.drain()
+    server.should_exit = True
+    await serving
+    return 0 if process.stopping and process.state == "stopped" else 1

@@ -1,0 +1,79 @@
+-- Executors: who is alive. Every statement uses the database's clock alone.
+
+-- name: register_executor
+-- A new incarnation appears together with its lock, in one transaction: nobody sees the row without it.
+INSERT INTO ops.executors
+    (executor_id, application, application_version, role, hostname, pid, port, slots)
+VALUES (%(executor_id)s, %(application)s, %(version)s, %(role)s, %(hostname)s, %(pid)s, %(port)s, %(slots)s)
+RETURNING lock_key
+
+-- name: take_lock
+-- The first signal of life: the kernel ends it with the process. Class 7031 is Holdfast's.
+SELECT pg_try_advisory_lock(7031, %(lock_key)s) AS held
+
+-- name: database_uptime
+SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())::float8 AS seconds
+
+-- name: beat
+-- The second signal of life. No row: this executor was declared dead and must stop at once.
+UPDATE ops.executors SET heartbeat_at = clock_timestamp(), in_flight = %(in_flight)s, state = %(state)s
+WHERE executor_id = %(executor_id)s AND state IN ('live', 'draining')
+RETURNING desired_state, extract(epoch FROM clock_timestamp())::float8 AS database_time
+
+-- name: look
+-- Every executor that should be alive, in both applications, with what its two signals say.
+SELECT e.executor_id, e.application, e.lock_key, l.pid AS lock_pid,
+       extract(epoch FROM clock_timestamp() - e.heartbeat_at)::float8 AS heartbeat_age_seconds
+FROM ops.executors e
+LEFT JOIN pg_locks l ON l.locktype = 'advisory' AND l.classid = 7031 AND l.objid = e.lock_key::oid
+    AND l.objsubid = 2 AND l.granted
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+WHERE e.state IN ('live', 'draining')
+
+-- name: mark_dead
+-- Declares an executor dead, unless it has come back since the look: its lock is held again, or its
+-- heartbeat is fresh. One of several sweepers wins; the others get no row.
+UPDATE ops.executors e
+SET state = 'dead', ended_at = clock_timestamp(), taken_over_by = %(by)s, taken_over_at = clock_timestamp(),
+    reason = %(reason)s, in_flight = 0,
+    lost_at = CASE WHEN %(reason)s = 'lock lost'
+        THEN clock_timestamp() - make_interval(secs => %(missing_seconds)s) ELSE e.heartbeat_at END
+WHERE e.executor_id = %(executor_id)s AND e.state IN ('live', 'draining')
+  AND CASE WHEN %(reason)s = 'lock lost'
+      THEN NOT EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.classid = 7031
+          AND l.objid = e.lock_key::oid AND l.objsubid = 2 AND l.granted
+          AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+      ELSE e.heartbeat_at < clock_timestamp() - make_interval(secs => %(lease_seconds)s) END
+RETURNING lost_at, extract(epoch FROM clock_timestamp() - lost_at)::float8 AS seconds_since_loss
+
+-- name: end_sessions
+-- Cuts what a dead executor still holds open (a paused process keeps its row locks): all its
+-- connections carry its id in their application_name.
+SELECT count(pg_terminate_backend(pid)) AS ended FROM pg_stat_activity
+WHERE datname = current_database() AND usename = current_user
+  AND application_name LIKE 'holdfast/' || %(executor_id)s || '%%' AND pid <> pg_backend_pid()
+
+-- name: leave
+-- The end of an orderly stop.
+UPDATE ops.executors SET state = 'drained', ended_at = clock_timestamp(), reason = %(reason)s, in_flight = 0
+WHERE executor_id = %(executor_id)s AND state IN ('live', 'draining')
+RETURNING executor_id
+
+-- name: list_executors
+-- Everyone alive, and who ended lately.
+SELECT executor_id, application, application_version, role, state, desired_state, hostname, pid, slots, in_flight,
+       extract(epoch FROM clock_timestamp() - heartbeat_at)::float8 AS heartbeat_age_seconds,
+       started_at, ended_at, taken_over_by, taken_over_at, reason
+FROM ops.executors
+WHERE state IN ('live', 'draining') OR ended_at > clock_timestamp() - make_interval(mins => 60)
+ORDER BY started_at DESC LIMIT 500
+
+-- name: request_drain
+UPDATE ops.executors SET desired_state = 'draining'
+WHERE executor_id = %(executor_id)s AND state IN ('live', 'draining') AND desired_state <> 'crashed'
+RETURNING executor_id, application, state
+
+-- name: request_crash
+UPDATE ops.executors SET desired_state = 'crashed'
+WHERE executor_id = %(executor_id)s AND state IN ('live', 'draining')
+RETURNING executor_id, application, state

@@ -1,0 +1,94 @@
+-- Moving work away from an executor that will not finish it. All of it runs in one transaction with
+-- the verdict on the executor, so that a sweeper that dies in the middle leaves nothing half done.
+
+-- name: unfinished_work
+-- What an executor was running, locked; with what the verdict on poison needs. A workflow with
+-- unfinished children is only waiting for them.
+SELECT w.workflow_uuid AS workflow_id, w.name, w.queue_name, c.queue_name AS home_queue,
+       coalesce(c.crashes, 0) AS crashes, coalesce(c.steps_recorded, 0) AS steps_at_last_crash,
+       (SELECT count(*) FROM dbos.operation_outputs o WHERE o.workflow_uuid = w.workflow_uuid) AS steps_recorded,
+       EXISTS (SELECT FROM dbos.workflow_status child WHERE child.parent_workflow_id = w.workflow_uuid
+               AND child.status IN ('ENQUEUED', 'PENDING', 'DELAYED')) AS waits_for_children
+FROM dbos.workflow_status w
+LEFT JOIN ops.crashes c ON c.workflow_id = w.workflow_uuid
+WHERE w.status = 'PENDING' AND w.executor_id = %(executor_id)s
+  AND w.application_name = %(application)s AND w.application_version = %(version)s
+ORDER BY w.created_at
+FOR UPDATE OF w
+
+-- name: release_work
+-- Back to a queue, as DBOS's own recovery does it (SystemDatabase.reenqueue_for_recovery, 3.4.0; a
+-- contract test holds the two together), for many rows and with a queue for each.
+UPDATE dbos.workflow_status w
+SET status = 'ENQUEUED', owner_xid = NULL, started_at_epoch_ms = NULL,
+    updated_at = (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
+    queue_name = r.queue_name
+FROM unnest(%(workflow_ids)s::text[], %(queues)s::text[]) AS r (workflow_id, queue_name)
+WHERE w.workflow_uuid = r.workflow_id AND w.status = 'PENDING' AND w.executor_id = %(executor_id)s
+RETURNING w.workflow_uuid AS workflow_id
+
+-- name: park_work
+-- Poison leaves the queue, as DBOS's dead letter does it (SystemDatabase.dead_letter_workflows, 3.4.0).
+UPDATE dbos.workflow_status
+SET status = 'MAX_RECOVERY_ATTEMPTS_EXCEEDED', owner_xid = NULL, deduplication_id = NULL,
+    started_at_epoch_ms = NULL, queue_name = NULL,
+    updated_at = (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
+    completed_at = (extract(epoch FROM clock_timestamp()) * 1000)::bigint
+WHERE workflow_uuid = ANY (%(workflow_ids)s) AND status = 'PENDING' AND executor_id = %(executor_id)s
+RETURNING workflow_uuid AS workflow_id
+
+-- name: count_crashes
+INSERT INTO ops.crashes AS c (workflow_id, crashes, steps_recorded, queue_name, parked_at)
+SELECT r.workflow_id, r.crashes, r.steps, r.queue_name, CASE WHEN r.parked THEN clock_timestamp() END
+FROM unnest(%(workflow_ids)s::text[], %(crashes)s::int[], %(steps)s::int[], %(queues)s::text[], %(parked)s::bool[])
+    AS r (workflow_id, crashes, steps, queue_name, parked)
+ON CONFLICT (workflow_id) DO UPDATE SET crashes = excluded.crashes, steps_recorded = excluded.steps_recorded,
+    last_crash_at = clock_timestamp(), parked_at = excluded.parked_at,
+    queue_name = coalesce(c.queue_name, excluded.queue_name)
+
+-- name: forget_crashes
+-- An operator resumed the workflow: it gets a fresh count.
+DELETE FROM ops.crashes WHERE workflow_id = %(workflow_id)s RETURNING queue_name
+
+-- name: record_handovers
+INSERT INTO ops.handovers
+    (workflow_id, workflow_name, kind, reason, from_executor, released_by, lost_at)
+SELECT r.workflow_id, r.workflow_name, %(kind)s, %(reason)s, %(executor_id)s, %(by)s,
+       coalesce(%(lost_at)s, clock_timestamp())
+FROM unnest(%(workflow_ids)s::text[], %(workflow_names)s::text[]) AS r (workflow_id, workflow_name)
+
+-- name: orphans
+-- The anti-join: running work whose executor is not alive by any account.
+SELECT DISTINCT w.executor_id
+FROM dbos.workflow_status w
+WHERE w.status = 'PENDING' AND w.application_name = %(application)s AND w.application_version = %(version)s
+  AND NOT EXISTS (SELECT FROM ops.executors e
+                  WHERE e.executor_id = w.executor_id AND e.state IN ('live', 'draining'))
+
+-- name: stranded
+-- Unfinished work of versions that nobody alive runs. Work without a version waits for the latest one.
+SELECT w.application_name AS application, w.application_version, w.status, count(*) AS workflows
+FROM dbos.workflow_status w
+WHERE w.status IN ('ENQUEUED', 'PENDING') AND w.application_version IS NOT NULL
+  AND NOT EXISTS (SELECT FROM ops.executors e
+                  WHERE e.application = w.application_name AND e.application_version = w.application_version
+                    AND e.state IN ('live', 'draining'))
+GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+
+-- name: adopt
+-- Gives stranded work to another version of its application, under its own id (a fork would change it).
+-- Only what nobody alive could run: the same anti-join as above.
+UPDATE dbos.workflow_status w
+SET status = 'ENQUEUED', application_version = %(to_version)s, owner_xid = NULL, started_at_epoch_ms = NULL,
+    updated_at = (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
+    queue_name = coalesce(w.queue_name, '_dbos_internal_queue')
+WHERE w.status IN ('ENQUEUED', 'PENDING') AND w.application_name = %(application)s
+  AND w.application_version = %(from_version)s
+  AND NOT EXISTS (SELECT FROM ops.executors e
+                  WHERE e.application = w.application_name AND e.application_version = w.application_version
+                    AND e.state IN ('live', 'draining'))
+RETURNING w.workflow_uuid AS workflow_id, w.name AS workflow_name, coalesce(w.executor_id, '') AS executor_id
+
+-- name: workflow_handovers
+SELECT workflow_id, kind, reason, from_executor, released_by, to_executor, lost_at, released_at, claimed_at
+FROM ops.handovers WHERE workflow_id = %(workflow_id)s ORDER BY handover_id LIMIT 200

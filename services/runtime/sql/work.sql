@@ -1,0 +1,75 @@
+-- Pulses, requests, effects and what /metrics reads.
+
+-- name: claim_request
+-- The first to come with a key owns it; everyone gets the owner's row.
+WITH mine AS (
+    INSERT INTO ops.requests (key, fingerprint, workflow_id)
+    VALUES (%(key)s, %(fingerprint)s, %(workflow_id)s)
+    ON CONFLICT (key) DO UPDATE SET key = excluded.key
+    RETURNING fingerprint, workflow_id)
+SELECT fingerprint, workflow_id FROM mine
+
+-- name: record_pulse
+-- One row a tick, whoever runs it and however often.
+INSERT INTO ops.pulses
+    (scheduled_at, workflow_id, executor_id, lateness_seconds, status, queue_depth, live_executors)
+SELECT %(scheduled_at)s, %(workflow_id)s, %(executor_id)s,
+       extract(epoch FROM clock_timestamp() - %(scheduled_at)s::timestamptz)::float8,
+       CASE WHEN clock_timestamp() - %(scheduled_at)s::timestamptz > make_interval(secs => %(late_seconds)s)
+            THEN 'skipped' ELSE 'run' END,
+       (SELECT count(*) FROM dbos.workflow_status WHERE status = 'ENQUEUED' AND queue_name = %(queue_name)s),
+       (SELECT count(*) FROM ops.executors WHERE state IN ('live', 'draining'))
+ON CONFLICT (scheduled_at) DO NOTHING
+RETURNING status, lateness_seconds
+
+-- name: recent_pulses
+SELECT scheduled_at, started_at, lateness_seconds, executor_id, status, queue_depth, live_executors
+FROM ops.pulses ORDER BY scheduled_at DESC LIMIT %(limit)s
+
+-- name: last_pulse
+SELECT max(scheduled_at) AS scheduled_at, clock_timestamp() AS now FROM ops.pulses
+
+-- name: children_state
+-- How many children of a workflow are still going.
+SELECT count(*) FILTER (WHERE status IN ('ENQUEUED', 'PENDING', 'DELAYED')) AS unfinished, count(*) AS children
+FROM dbos.workflow_status WHERE parent_workflow_id = %(workflow_id)s
+
+-- name: workflow_terminal
+SELECT status NOT IN ('ENQUEUED', 'PENDING', 'DELAYED') AS terminal
+FROM dbos.workflow_status WHERE workflow_uuid = %(workflow_id)s
+
+-- name: unfinished_by_status
+-- Unfinished and parked work by name and queue; served by DBOS's partial indexes.
+SELECT status, name AS workflow_name, coalesce(queue_name, '') AS queue_name, count(*) AS workflows
+FROM dbos.workflow_status WHERE status IN ('ENQUEUED', 'PENDING') GROUP BY 1, 2, 3
+UNION ALL
+SELECT status, name, coalesce(queue_name, ''), count(*)
+FROM dbos.workflow_status WHERE status = 'MAX_RECOVERY_ATTEMPTS_EXCEEDED' GROUP BY 1, 2, 3
+
+-- name: queue_ages
+SELECT queue_name, count(*) AS depth,
+       (extract(epoch FROM clock_timestamp()) - min(created_at) / 1000.0)::float8 AS oldest_age_seconds
+FROM dbos.workflow_status WHERE status = 'ENQUEUED' AND queue_name IS NOT NULL GROUP BY 1
+
+-- name: executors_by_state
+SELECT application, state, count(*) AS executors FROM ops.executors
+WHERE state IN ('live', 'draining') GROUP BY 1, 2
+
+-- name: orphaned_count
+SELECT count(*) AS workflows FROM dbos.workflow_status w
+WHERE w.status = 'PENDING' AND NOT EXISTS (
+    SELECT FROM ops.executors e WHERE e.executor_id = w.executor_id AND e.state IN ('live', 'draining'))
+
+-- name: pulse_health
+-- Age of the last tick, and ticks that never ran: skipped rows and holes between the first and last.
+SELECT extract(epoch FROM clock_timestamp() - max(scheduled_at))::float8 AS last_tick_age_seconds,
+       coalesce((extract(epoch FROM max(scheduled_at) - min(scheduled_at)) / 5 + 1)::bigint
+           - count(*) FILTER (WHERE status = 'run'), 0) AS missed
+FROM ops.pulses
+
+-- name: ping
+SELECT extract(epoch FROM clock_timestamp())::float8 AS database_time
+
+-- name: schema_version
+-- Fails while the database is not prepared.
+SELECT count(*) AS migrations FROM ops.migrations

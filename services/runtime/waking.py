@@ -1,0 +1,192 @@
+"""Waking DBOS's queue threads instead of polling fast, and keeping its waits short after an outage.
+
+DBOS's queue thread sleeps on a stop event between two polls. Here it gets one that can also be rung:
+by a NOTIFY that a trigger sends when work waits, and when a workflow ends here and frees its place.
+Polling at one second stays as the net. What is private to DBOS 3.4.0 and used here has contract
+tests: ``dbos._queue.queue_worker_thread``, ``ActiveWorkflowById``, ``db_retry``'s ``time.sleep``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import select
+import threading
+import time
+from collections import defaultdict
+from typing import Any
+
+import dbos._queue
+import dbos._sys_db
+import psycopg2
+from dbos._core import ActiveWorkflowById
+
+from services.runtime.database import Connection, connect
+from services.settings import Settings
+
+log = logging.getLogger("holdfast.waking")
+
+QUEUE_CHANNEL = "holdfast_queue"
+DONE_CHANNEL = "holdfast_done"
+
+RETRY_CAP_SECONDS = 1.0
+
+
+class _Bell(threading.Event):
+    """Stands in for the stop event of one queue thread; ringing ends its wait early."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        super().__init__()
+        self._stop_event = stop
+
+    def is_set(self) -> bool:
+        return self._stop_event.is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if not self._stop_event.is_set():
+            super().wait(timeout)
+        self.clear()
+        return self._stop_event.is_set()
+
+
+class Waker:
+    """The bells of this process's queues, and the parents that wait for their children."""
+
+    def __init__(self) -> None:
+        self._bells: dict[str, _Bell] = {}
+        self._waiting: dict[str, set[tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = defaultdict(set)
+        self._lock = threading.Lock()
+
+    def install(self) -> None:
+        """Lets DBOS's queue threads wait on bells. Call before ``DBOS.launch``, once a process."""
+        original = dbos._queue.queue_worker_thread
+
+        def with_bell(stop_event: threading.Event, instance: Any, queue: Any) -> None:
+            bell = _Bell(stop_event)
+            with self._lock:
+                self._bells[queue.name] = bell
+            original(bell, instance, queue)
+
+        dbos._queue.queue_worker_thread = with_bell
+
+    def ring(self, queue_name: str) -> None:
+        """Makes the queue look for work now; unknown queues are somebody else's."""
+        if bell := self._bells.get(queue_name):
+            bell.set()
+
+    def ring_all(self) -> None:
+        """Makes every queue look, and every waiting parent check: after missed notices, and at a stop."""
+        with self._lock:
+            bells = list(self._bells.values())
+            parents = list(self._waiting)
+        for bell in bells:
+            bell.set()
+        for parent in parents:
+            self.child_done(parent)
+
+    def child_done(self, parent_id: str) -> None:
+        """Wakes whoever waits for children of that workflow."""
+        with self._lock:
+            waiting = list(self._waiting.get(parent_id, ()))
+        for loop, event in waiting:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(event.set)
+
+    async def wait_child_done(self, parent_id: str, timeout_seconds: float = 1.0) -> None:
+        """Waits until a child of that workflow ends, or the timeout, the net under a missed notice."""
+        entry = (asyncio.get_running_loop(), asyncio.Event())
+        with self._lock:
+            self._waiting[parent_id].add(entry)
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await entry[1].wait()
+        except TimeoutError:
+            pass
+        finally:
+            with self._lock:
+                self._waiting[parent_id].discard(entry)
+                if not self._waiting[parent_id]:
+                    del self._waiting[parent_id]
+
+
+class WakingActiveSet(ActiveWorkflowById):
+    """DBOS's set of running workflows, which also rings the queue whose place became free."""
+
+    def __init__(self, waker: Waker) -> None:
+        super().__init__()
+        self._waker = waker
+
+    def _remove(self, key: str, bucket: Any) -> None:
+        super()._remove(key, bucket)
+        if bucket is not None:
+            self._waker.ring(bucket[0])
+
+
+class Listener:
+    """A thread that turns PostgreSQL's notices into bells."""
+
+    def __init__(self, settings: Settings, waker: Waker, *, purpose: str) -> None:
+        self._settings = settings
+        self._waker = waker
+        self._purpose = purpose
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="listener", daemon=True)
+
+    def start(self) -> None:
+        """Starts to listen; reconnects by itself."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stops listening within a fraction of a second."""
+        self._stop.set()
+        self._thread.join(timeout=2)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                connection = connect(self._settings, purpose=self._purpose)
+                try:
+                    with connection.cursor() as cursor:
+                        cursor.execute(f"LISTEN {QUEUE_CHANNEL}; LISTEN {DONE_CHANNEL}")
+                    self._waker.ring_all()
+                    self._listen(connection)
+                finally:
+                    connection.close()
+            except psycopg2.Error as error:
+                log.warning("listener lost its session: %s", str(error).strip(), extra={"action": "listener.lost"})
+                self._stop.wait(random.uniform(0.1, 0.4))  # noqa: S311
+
+    def _listen(self, connection: Connection) -> None:
+        while not self._stop.is_set():
+            if not select.select([connection], [], [], 0.3)[0]:
+                continue
+            connection.poll()
+            while connection.notifies:
+                notice = connection.notifies.pop(0)
+                if notice.channel == QUEUE_CHANNEL:
+                    self._waker.ring(notice.payload)
+                else:
+                    self._waker.child_done(notice.payload)
+
+
+class _ShortSleep:
+    """The time module as ``dbos._sys_db`` sees it: its retries sleep at most a second.
+
+    DBOS doubles its wait for the database up to 60 s, so after a short outage work stands still for
+    several seconds more; an executor's own retry once a second costs the database nothing.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+    @staticmethod
+    def sleep(seconds: float) -> None:
+        if seconds > RETRY_CAP_SECONDS:
+            seconds = RETRY_CAP_SECONDS * random.uniform(0.5, 1.0)  # noqa: S311
+        time.sleep(seconds)
+
+
+def cap_retry_sleep() -> None:
+    """Caps the sleep between DBOS's retries of a lost database; idempotent."""
+    dbos._sys_db.time = _ShortSleep()  # type: ignore[assignment]

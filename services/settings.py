@@ -1,0 +1,149 @@
+"""One frozen settings object: environment variables (prefix ``HOLDFAST_``) and ``dbos-config.yaml``.
+
+Database URL and base name come from ``dbos-config.yaml`` alone, the file that the ``dbos`` command
+reads too, so that nothing is said twice. Passwords stay in files (``?passfile=`` in the URL).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Role = Literal["api", "worker"]
+
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+class Settings(BaseSettings):
+    """Every option of a Holdfast process. Times are seconds, sizes bytes.
+
+    Raises ``pydantic.ValidationError`` when a value is out of range or two values contradict each
+    other (a beat slower than its lease, a drain longer than its grace).
+    """
+
+    model_config = SettingsConfigDict(env_prefix="HOLDFAST_", frozen=True, extra="ignore")
+
+    config_file: Path = Field(Path("dbos-config.yaml"), description="the file shared with the dbos command")
+    application_version: str = Field(
+        "1", pattern=r"^[\w.-]{1,40}$", description="which stored workflows this code can continue"
+    )
+
+    bind_host: str = Field("127.0.0.1", description="address the HTTP server listens on")
+    api_port: int = Field(8000, ge=0, le=65535, description="HTTP port of the API")
+    worker_port: int = Field(8001, ge=0, le=65535, description="HTTP port of a worker: livez, readyz, metrics")
+    max_body_bytes: int = Field(1_048_576, ge=1024, description="request bodies above it get 413")
+
+    heartbeat_seconds: float = Field(1.0, gt=0, description="time between two heartbeats")
+    lease_seconds: float = Field(5.0, gt=0, description="silence after which an executor counts as dead")
+    sweep_seconds: float = Field(0.25, gt=0, description="time between two looks at the peers")
+    second_look_seconds: float = Field(
+        0.15, ge=0.15, description="a lock must be missing on two looks this far apart"
+    )
+    crash_limit: int = Field(5, ge=2, description="crashes after which a workflow is parked")
+    clock_tolerance_seconds: float = Field(
+        2.0, gt=0, description="difference from the database's clock that makes a process unready"
+    )
+
+    drain_seconds: float = Field(20.0, ge=0, description="how long a drain waits for running steps")
+    stop_grace_seconds: float = Field(30.0, gt=0, description="time from SIGTERM to SIGKILL")
+    database_wait_seconds: float = Field(60.0, ge=0, description="how long a start waits for PostgreSQL")
+    database_timeout_seconds: float = Field(1.5, gt=0, description="longest wait of a request for PostgreSQL")
+    database_pool_size: int = Field(10, ge=2, description="connections of DBOS in one process")
+
+    cpu_slots: int = Field(0, ge=0, description="child processes for CPU work; 0: the container's CPU quota")
+    fibonacci_worker_concurrency: int = Field(
+        0, ge=0, description="Fibonacci workflows one worker claims; 0: its CPU slots plus one"
+    )
+    fibonacci_max_n: int = Field(34, ge=0, le=40, description="largest n of the recursive method")
+    fibonacci_max_count: int = Field(1000, ge=1, description="largest batch")
+
+    credential_file: Path | None = Field(None, description="the secret that the credential cache serves")
+    credential_ttl_seconds: float = Field(60.0, gt=0, description="age at which a cached credential expires")
+    credential_fetch_seconds: float = Field(0.2, ge=0, description="delay of the credential's source")
+
+    pulse_catch_up_seconds: float = Field(
+        60.0, ge=0, description="missed pulses at most this old are caught up at start; older ones are gaps"
+    )
+
+    chaos: bool = Field(False, description="allows POST /executors/{id}/crash")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="lowest level logged")
+
+    @model_validator(mode="after")
+    def _times_fit_together(self) -> Self:
+        if self.heartbeat_seconds * 2 > self.lease_seconds:
+            raise ValueError(
+                f"HOLDFAST_LEASE_SECONDS ({self.lease_seconds:g}) must be at least twice "
+                f"HOLDFAST_HEARTBEAT_SECONDS ({self.heartbeat_seconds:g}), or one late beat loses the lease"
+            )
+        if self.drain_seconds + 5 > self.stop_grace_seconds:
+            raise ValueError(
+                f"HOLDFAST_STOP_GRACE_SECONDS ({self.stop_grace_seconds:g}) must exceed HOLDFAST_DRAIN_SECONDS "
+                f"({self.drain_seconds:g}) by at least 5 s, or a drain ends in SIGKILL"
+            )
+        if self.sweep_seconds >= self.lease_seconds:
+            raise ValueError("HOLDFAST_SWEEP_SECONDS must be below HOLDFAST_LEASE_SECONDS")
+        return self
+
+    @cached_property
+    def _dbos_config(self) -> dict[str, Any]:
+        text = self.config_file.read_text(encoding="utf-8")
+        # The dbos command replaces ${NAME} as text and knows no defaults; so do we.
+        expanded = _VARIABLE.sub(lambda m: os.environ.get(m[1], ""), text)
+        loaded = yaml.safe_load(expanded)
+        if not isinstance(loaded, dict) or "name" not in loaded or "system_database_url" not in loaded:
+            raise ValueError(f"{self.config_file} must set name and system_database_url")
+        return loaded
+
+    @property
+    def database_url(self) -> str:
+        """libpq URL of the one database, without a password in it."""
+        return str(self._dbos_config["system_database_url"])
+
+    def application_name(self, role: Role) -> str:
+        """DBOS application of a role: base name plus role, for example ``holdfast-worker``."""
+        return f"{self._dbos_config['name']}-{role}"
+
+    @property
+    def application_names(self) -> list[str]:
+        """Both applications, for listings that span them."""
+        return [self.application_name("api"), self.application_name("worker")]
+
+    def version_name(self, role: Role) -> str:
+        """Version of a role's application; DBOS wants names that differ between applications."""
+        return f"{role}-{self.application_version}"
+
+    @property
+    def slots(self) -> int:
+        """Child processes for CPU work, at least one."""
+        return self.cpu_slots or available_cpus()
+
+    @property
+    def fibonacci_claims(self) -> int:
+        """Fibonacci workflows that one worker holds at once: its slots plus one ready to go on."""
+        return self.fibonacci_worker_concurrency or self.slots + 1
+
+
+def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Whole CPUs that this process may use: its affinity, cut by the cgroup's quota (v2 or v1), at least 1."""
+    cpus = len(os.sched_getaffinity(0))
+    for quota_files in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
+        try:
+            quota, period = " ".join((cgroup / file).read_text("ascii") for file in quota_files).split()
+            if quota not in ("max", "-1"):
+                return max(1, min(cpus, int(quota) // int(period)))
+        except (OSError, ValueError):
+            continue
+    return cpus
+
+
+@lru_cache
+def get_settings() -> Settings:
+    """The process's settings, read once."""
+    return Settings()

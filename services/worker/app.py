@@ -1,0 +1,24 @@
+"""The worker's few HTTP routes: probes and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from services.runtime.ops_http import router
+from services.runtime.process import Process
+
+
+def create_app(process: Process) -> FastAPI:
+    """An application whose lifespan is the process's life."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with process.life():
+            yield
+
+    app = FastAPI(title="Holdfast worker", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.include_router(router(process))
+    return app

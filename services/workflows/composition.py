@@ -1,0 +1,110 @@
+"""The composition root: what each role runs, and what it registers before and after its launch."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from dbos import DBOS
+
+from services.runtime import engine
+from services.runtime.resources import Resources
+from services.settings import Role, Settings
+from services.workflows import names
+
+log = logging.getLogger("holdfast.composition")
+
+# One second: the net under NOTIFY, which is what makes pickup fast.
+_POLL_SECONDS = 1.0
+
+
+def _queue(name: str, worker_concurrency: int | None = None) -> None:
+    DBOS.register_queue(
+        name,
+        worker_concurrency=worker_concurrency,
+        polling_interval_sec=_POLL_SECONDS,
+        on_conflict="always_update",
+    )
+
+
+@dataclass(frozen=True)
+class Api:
+    """The API's application: object scope and process caches need a process that answers requests."""
+
+    role: Role = "api"
+    suspects_queue: str = names.API_SUSPECTS_QUEUE
+    leaf_queues: frozenset[str] = names.LEAF_QUEUES
+    uses_cpu_pool: bool = False
+
+    def prepare(self, settings: Settings) -> None:
+        """Imports the workflows, builds the configured instances, opens the credential cache."""
+        from services.workflows import nesting, scope, users
+
+        log.debug("workflows of %s loaded", nesting.__name__)
+        scope.build_instances()
+        users.open_cache(settings)
+
+    def register(self, settings: Settings, resources: Resources) -> None:  # noqa: ARG002
+        """Registers the queues. Parents and children have queues of their own, or parents that wait
+        would hold the places their children need."""
+        for name in (names.SCOPE_QUEUE, names.USERS_QUEUE, names.USER_PAGES_QUEUE):
+            _queue(name, worker_concurrency=32)
+        for name in (names.NESTED_ROOT_QUEUE, names.NESTED_CHILD_QUEUE, names.NESTED_GRANDCHILD_QUEUE):
+            _queue(name, worker_concurrency=32)
+        _queue(names.API_SUSPECTS_QUEUE, worker_concurrency=1)
+
+    def close(self) -> None:
+        """Clears the credential cache."""
+        from services.workflows import users
+
+        users.close_cache()
+
+
+@dataclass(frozen=True)
+class Worker:
+    """The worker's application: the Fibonacci queue and the schedule."""
+
+    role: Role = "worker"
+    suspects_queue: str = names.WORKER_SUSPECTS_QUEUE
+    leaf_queues: frozenset[str] = names.LEAF_QUEUES
+    uses_cpu_pool: bool = True
+
+    def prepare(self, settings: Settings) -> None:  # noqa: ARG002
+        """Imports the workflows."""
+        from services.workflows import fibonacci, poison, pulse
+
+        log.debug("workflows loaded: %s", [m.__name__ for m in (fibonacci, poison, pulse)])
+
+    def register(self, settings: Settings, resources: Resources) -> None:
+        """Registers queues and the schedule, and catches up on ticks missed while nobody ran."""
+        from services.workflows import pulse
+
+        _queue(names.FIBONACCI_BATCH_QUEUE, worker_concurrency=32)
+        # Greedy claims leave the last numbers to one worker while the other idles.
+        _queue(names.FIBONACCI_QUEUE, worker_concurrency=settings.fibonacci_claims)
+        _queue(names.PULSE_QUEUE, worker_concurrency=4)
+        _queue(names.WORKER_SUSPECTS_QUEUE, worker_concurrency=1)
+        DBOS.apply_schedules(
+            [
+                {
+                    "schedule_name": names.PULSE_SCHEDULE,
+                    "workflow_fn": pulse.tick,
+                    "schedule": names.PULSE_CRON,
+                    "context": None,
+                    "queue_name": names.PULSE_QUEUE,
+                    # Unbounded in DBOS; caught up below within a window.
+                    "automatic_backfill": False,
+                }
+            ]
+        )
+        row = resources.ops.run("last_pulse")[0]
+        caught_up = engine.catch_up(
+            names.PULSE_SCHEDULE,
+            last=row["scheduled_at"],
+            now=row["now"],
+            window_seconds=settings.pulse_catch_up_seconds,
+        )
+        log.info("caught up on %d pulses", caught_up, extra={"action": "schedule.caught_up"})
+
+    def close(self) -> None:
+        """Nothing process-wide to clear."""

@@ -1,0 +1,151 @@
+"""The Fibonacci queue: a batch enqueues one workflow a number; each computes in a child process, then
+writes one effect.
+
+Plain recursion is the load on purpose. The compute step is async and preemptible, so that cancelling
+kills the child at once, and retries when its child dies, so that a killed child costs an attempt and
+not the workflow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any, TypedDict
+
+import psycopg2
+from dbos import DBOS, SetWorkflowID
+
+from services.domain.errors import CpuChildDied
+from services.domain.fibonacci import Method, summary
+from services.runtime.resources import resources
+from services.workflows import names
+from services.workflows.measure import measured, timed_step
+
+CHILD_DEATHS_LIMIT = 5
+
+
+class Number(TypedDict):
+    """One computed number: ``result`` is decimal, None when it has more than 4,000 digits."""
+
+    n: int
+    method: str
+    result: str | None
+    digits: int
+    sha256: str
+    short: str
+    executor_id: str
+    pid: int
+    attempts: int
+    started_at: str
+    seconds: float
+
+
+class BatchFailed(Exception):
+    """Some numbers of a batch have no result; the message says which and why."""
+
+
+def _child_died(error: BaseException) -> bool:
+    return isinstance(error, CpuChildDied)
+
+
+@DBOS.step(
+    name="fibonacci.compute",
+    preemptible=True,
+    retries_allowed=True,
+    max_attempts=CHILD_DEATHS_LIMIT,
+    interval_seconds=0.1,
+    backoff_rate=2.0,
+    should_retry=_child_died,
+)
+async def compute(n: int, method: Method) -> Number:
+    """Computes F(n) in a child process; raises ``CpuChildDied`` after five children died over it."""
+    pool = resources().pool
+    if pool is None:
+        raise RuntimeError("this process has no CPU pool: Fibonacci numbers belong on a worker")
+    with timed_step("fibonacci.compute"):
+        started_at = datetime.now(UTC).isoformat()
+        status = DBOS.step_status
+        done = await pool.run(summary, n, method)
+        return Number(
+            **done.value,
+            executor_id=resources().executor_id,
+            pid=done.pid,
+            attempts=(status.current_attempt or 0) + 1 if status else 1,
+            started_at=started_at,
+            seconds=round(done.seconds, 6),
+        )
+
+
+@DBOS.workflow(name=names.FIBONACCI_NUMBER, max_recovery_attempts=None)
+async def number(n: int, method: Method) -> Number:
+    """Computes one number, then writes its effect once."""
+    with measured(names.FIBONACCI_NUMBER):
+        result = await compute(n, method)
+        ledger = resources().ledger
+        if ledger is None:
+            raise RuntimeError("this process has no effect ledger: Fibonacci numbers belong on a worker")
+        await ledger.record(executor_id=resources().executor_id, n=n, sha256=result["sha256"])
+        return result
+
+
+@DBOS.step(name="fibonacci.collect")
+async def collect(workflow_ids: list[str]) -> list[dict[str, Any]]:
+    """Reads the children's results back, in the order asked for; a failed one has ``error`` instead."""
+    with timed_step("fibonacci.collect"):
+        statuses = {
+            status.workflow_id: status
+            for status in await DBOS.list_workflows_async(
+                workflow_ids=workflow_ids, load_input=False, load_output=True
+            )
+        }
+        collected = []
+        for workflow_id in workflow_ids:
+            status = statuses.get(workflow_id)
+            if status is not None and status.status == "SUCCESS":
+                collected.append(status.output)
+                continue
+            why = f"{status.status}: {status.error}" if status is not None else "missing"
+            collected.append({"workflow_id": workflow_id, "error": why})
+        return collected
+
+
+@DBOS.workflow(name=names.FIBONACCI_BATCH, max_recovery_attempts=None)
+async def batch(numbers: list[int], method: Method, sequential: bool) -> dict[str, Any]:
+    """Enqueues every number at once, or each after the former's result, and collects them in order.
+
+    Raises ``BatchFailed`` when a number ended without a result. Waiting is not recorded, so a batch
+    that is carried on elsewhere simply waits there.
+    """
+    with measured(names.FIBONACCI_BATCH):
+        batch_id = str(DBOS.workflow_id)
+        children = [f"{batch_id}-{index}" for index in range(len(numbers))]
+        for child, n in zip(children, numbers, strict=True):
+            with SetWorkflowID(child):
+                await DBOS.enqueue_workflow_async(names.FIBONACCI_QUEUE, number, n, method)
+            if sequential:
+                await _until_done(batch_id)
+        await _until_done(batch_id)
+        results = await collect(children)
+        failed = [r for r in results if "error" in r]
+        if failed:
+            raise BatchFailed(
+                f"{len(failed)} of {len(results)} numbers have no result: {failed[0]['workflow_id']} {failed[0]['error']}"
+            )
+        return {"total": len(results), "results": results}
+
+
+async def _until_done(batch_id: str) -> None:
+    """Waits until no child of the batch is unfinished; a notice wakes it, a look a second is the net."""
+    waker = resources().waker
+    while await _unfinished(batch_id):
+        await waker.wait_child_done(batch_id)
+
+
+async def _unfinished(batch_id: str) -> bool:
+    """Asks until PostgreSQL answers: an outage makes a batch wait, not fail."""
+    while True:
+        try:
+            rows = await asyncio.to_thread(resources().ops.run, "children_state", workflow_id=batch_id)
+            return bool(rows[0]["unfinished"])
+        except psycopg2.Error:
+            await asyncio.sleep(0.5)

@@ -1,0 +1,73 @@
+"""Names that live in the database: workflows, queues, schedules.
+
+They are contracts. Renaming one strands the work that is stored under the old name, so they stand
+here alone, where a reviewer can watch them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from services.settings import Role
+
+# Queues of the API's application.
+SCOPE_QUEUE: Final = "scope"
+USERS_QUEUE: Final = "users"
+USER_PAGES_QUEUE: Final = "user-pages"
+NESTED_ROOT_QUEUE: Final = "nested-roots"
+NESTED_CHILD_QUEUE: Final = "nested-children"
+NESTED_GRANDCHILD_QUEUE: Final = "nested-grandchildren"
+API_SUSPECTS_QUEUE: Final = "api-suspects"
+
+# Queues of the worker's application.
+FIBONACCI_BATCH_QUEUE: Final = "fibonacci-batches"
+FIBONACCI_QUEUE: Final = "fibonacci"
+PULSE_QUEUE: Final = "pulses"
+WORKER_SUSPECTS_QUEUE: Final = "worker-suspects"
+
+CLASS_SCOPE: Final = "ClassScope.run"
+INSTANCE_SCOPE: Final = "InstanceScope.run"
+FUNCTION_SCOPE: Final = "scope.function"
+USERS_PROCESS: Final = "users.process"
+USERS_PAGE: Final = "users.page"
+NESTED_ROOT: Final = "nesting.root"
+NESTED_CHILD: Final = "nesting.child"
+NESTED_GRANDCHILD: Final = "nesting.grandchild"
+FIBONACCI_BATCH: Final = "fibonacci.batch"
+FIBONACCI_NUMBER: Final = "fibonacci.number"
+PULSE_TICK: Final = "pulse.tick"
+POISON: Final = "chaos.poison"
+
+INSTANCE_NAMES: Final = ("alpha", "beta")
+PULSE_SCHEDULE: Final = "pulse"
+PULSE_CRON: Final = "*/5 * * * * *"
+PULSE_SECONDS: Final = 5
+
+# The queue that a workflow starts on, and goes back to when an operator resumes it.
+QUEUE_OF: Final[dict[str, str]] = {
+    CLASS_SCOPE: SCOPE_QUEUE,
+    INSTANCE_SCOPE: SCOPE_QUEUE,
+    FUNCTION_SCOPE: SCOPE_QUEUE,
+    USERS_PROCESS: USERS_QUEUE,
+    USERS_PAGE: USER_PAGES_QUEUE,
+    NESTED_ROOT: NESTED_ROOT_QUEUE,
+    NESTED_CHILD: NESTED_CHILD_QUEUE,
+    NESTED_GRANDCHILD: NESTED_GRANDCHILD_QUEUE,
+    FIBONACCI_BATCH: FIBONACCI_BATCH_QUEUE,
+    FIBONACCI_NUMBER: FIBONACCI_QUEUE,
+    PULSE_TICK: PULSE_QUEUE,
+    POISON: FIBONACCI_QUEUE,
+}
+
+ROLE_OF: Final[dict[str, Role]] = {
+    name: "worker" if name in (FIBONACCI_BATCH, FIBONACCI_NUMBER, PULSE_TICK, POISON) else "api"
+    for name in QUEUE_OF
+}
+
+# Each role's queue for suspects of poison, and the queues whose workflows may be moved there: only
+# those without children, since a parent that holds the suspects' one place would wait for ever for a
+# child that is a suspect too.
+SUSPECTS_QUEUE: Final[dict[Role, str]] = {"api": API_SUSPECTS_QUEUE, "worker": WORKER_SUSPECTS_QUEUE}
+LEAF_QUEUES: Final = frozenset(
+    {SCOPE_QUEUE, USER_PAGES_QUEUE, NESTED_GRANDCHILD_QUEUE, FIBONACCI_QUEUE, PULSE_QUEUE}
+)

@@ -1,0 +1,26 @@
+"""A workflow that kills its process: the test of the parking. It runs only where chaos is allowed."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from dbos import DBOS
+
+from services.domain.errors import ChaosDisabled
+from services.runtime.resources import resources
+from services.workflows import names
+
+
+@DBOS.step(name="chaos.kill_process")
+def kill_process() -> None:
+    """Ends this process with SIGKILL; raises ``ChaosDisabled`` where chaos is off."""
+    if not resources().settings.chaos:
+        raise ChaosDisabled
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@DBOS.workflow(name=names.POISON, max_recovery_attempts=None)
+def poison() -> None:
+    """Poison: whoever runs it dies."""
+    kill_process()
