@@ -1,0 +1,106 @@
+# ruff: noqa: N818 - the names say what happened; "Error" on every leaf would add nothing
+"""One error tree. The docstring of a class is its default message, and says what to do next.
+
+HTTP statuses are not known here: they live in one table in ``services/api``. Every error survives
+pickling with its attributes, because some are raised in a child process or stored by DBOS.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import ClassVar
+
+
+class HoldfastError(Exception):
+    """Holdfast could not do this. The log line with the same request id says why."""
+
+    retry_after_seconds: ClassVar[int | None] = None
+    """Seconds after which repeating the same request makes sense; None where it does not."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message if message is not None else default_message(type(self)))
+
+    @property
+    def message(self) -> str:
+        """The sentence for the person who asked."""
+        return str(self.args[0])
+
+
+def default_message(kind: type[HoldfastError]) -> str:
+    """Docstring of `kind` as one line; the class name where ``-OO`` stripped docstrings."""
+    return " ".join(inspect.cleandoc(kind.__doc__ or kind.__name__).split())
+
+
+class InvalidRequest(HoldfastError):
+    """The request is not valid. Correct the named field and send it again."""
+
+    def __init__(self, message: str | None = None, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+        """Path of the wrong field, for example ``n`` or ``numbers.3``; None for the request as a whole."""
+
+
+class BodyTooLarge(HoldfastError):
+    """The request body is larger than this server accepts. Send a smaller one."""
+
+
+class NotFound(HoldfastError):
+    """There is nothing under this name. Check the address."""
+
+
+class UnknownWorkflow(NotFound):
+    """There is no workflow with this id. GET /workflows lists those that exist."""
+
+
+class UnknownInstance(NotFound):
+    """There is no configured instance with this name. Use "alpha" or "beta"."""
+
+
+class UnknownExecutor(NotFound):
+    """There is no executor with this id. GET /executors lists those that are known."""
+
+
+class Conflict(HoldfastError):
+    """The present state does not allow this. Read the resource again, then decide."""
+
+
+class IdempotencyConflict(Conflict):
+    """This Idempotency-Key was already used with another body. Repeat the first body, or take a new key."""
+
+
+class NotAllowed(HoldfastError):
+    """This action is not allowed here. Ask the operator of this installation."""
+
+
+class ChaosDisabled(NotAllowed):
+    """Crashing executors is switched off. Start Holdfast with HOLDFAST_CHAOS=true to allow it."""
+
+
+class Unavailable(HoldfastError):
+    """Holdfast cannot do this at the moment. Send the same request again shortly."""
+
+    retry_after_seconds = 1
+
+
+class DatabaseUnavailable(Unavailable):
+    """PostgreSQL does not answer. Nothing is lost; send the same request again shortly."""
+
+
+class Draining(Unavailable):
+    """This process is stopping and takes no new work. Send the same request again: its successor answers."""
+
+
+class CredentialUnavailable(Unavailable):
+    """The credential's source could not be read. Check HOLDFAST_CREDENTIAL_FILE, then try again."""
+
+
+class CpuError(HoldfastError):
+    """A computation in a child process ended without a result. Run it again."""
+
+
+class CpuChildDied(CpuError):
+    """The child process died while computing. A new one takes its place; run the computation again."""
+
+
+class CpuPoolClosed(CpuError):
+    """The pool of child processes is closed because this process stops. Run the computation elsewhere."""
