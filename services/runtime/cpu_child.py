@@ -1,0 +1,109 @@
+"""What runs in one child process of the `CpuPool`: read a task, compute, answer, until the end of file.
+
+Started as a file, with a bare interpreter: it must import nothing heavy. A frame is eight bytes of
+length and a pickle. First comes (``sys.path``, modules to load), answered by the frame "ready"; then
+(function, arguments), each answered by (ok, value or exception, seconds).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import pickle
+import signal
+import socket
+import struct
+import sys
+import time
+from contextlib import suppress
+from typing import Any
+
+_LENGTH = struct.Struct("!Q")
+_PR_SET_PDEATHSIG = 1
+_NICENESS = 5
+_OOM_SCORE = b"500"
+_CHUNK_BYTES = 1 << 20
+
+
+def send(channel: socket.socket, payload: bytes) -> None:
+    """Write one frame. Raises ``OSError`` when the other side is gone."""
+    channel.sendall(_LENGTH.pack(len(payload)) + payload)
+
+
+def receive(channel: socket.socket) -> bytes:
+    """Read one frame. Raises ``EOFError`` or ``OSError`` when the other side is gone."""
+    (length,) = _LENGTH.unpack(_read(channel, _LENGTH.size))
+    return _read(channel, length)
+
+
+def _read(channel: socket.socket, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        chunk = channel.recv(min(size - len(data), _CHUNK_BYTES))
+        if not chunk:
+            raise EOFError
+        data += chunk
+    return bytes(data)
+
+
+def _answer(function: Any, args: tuple[Any, ...]) -> bytes:
+    began = time.perf_counter()
+    try:
+        value = function(*args)
+        return pickle.dumps((True, value, time.perf_counter() - began))
+    except Exception as error:
+        import traceback
+
+        error.add_note(f"In the child process {os.getpid()}:\n{traceback.format_exc()}")
+        return _portable(error, time.perf_counter() - began)
+
+
+def _portable(error: Exception, seconds: float) -> bytes:
+    """The exception itself if it survives a round trip, else a RuntimeError that tells of it."""
+    try:
+        payload = pickle.dumps((False, error, seconds))
+        pickle.loads(payload)  # noqa: S301 - our own bytes
+    except Exception:
+        payload = b""
+    # An asyncio future refuses a StopIteration, and whoever awaits it would wait for ever.
+    if not payload or isinstance(error, StopIteration):
+        return pickle.dumps((False, RuntimeError(f"{type(error).__name__}: {error}"), seconds))
+    return payload
+
+
+def _bind_life_to(parent_pid: int) -> None:
+    """Die with the thread that started this process, also in the middle of a computation."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent_pid:  # it died before the line above
+        os._exit(1)
+
+
+def main(channel: socket.socket, parent_pid: int) -> None:
+    """Serve tasks until the parent closes its end or dies."""
+    _bind_life_to(parent_pid)
+    # Heartbeats and HTTP of the parent go before computing; when memory runs out, a child goes first.
+    os.nice(_NICENESS)
+    with suppress(OSError), open("/proc/self/oom_score_adj", "wb", buffering=0) as score:  # noqa: PTH123
+        score.write(_OOM_SCORE)
+    path, modules = pickle.loads(receive(channel))  # noqa: S301 - from our own parent
+    sys.path[:] = path
+    for module in modules:
+        importlib.import_module(module)
+    send(channel, b"ready")
+    while True:
+        task = receive(channel)
+        try:
+            function, args = pickle.loads(task)  # noqa: S301 - from our own parent
+        except Exception as error:
+            answer = _portable(error, 0.0)
+        else:
+            answer = _answer(function, args)
+        send(channel, answer)
+
+
+if __name__ == "__main__":
+    with suppress(EOFError, OSError):
+        main(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
