@@ -7,10 +7,11 @@ set -euo pipefail
 pipe=/tmp/log.pipe
 rm -f "$pipe"
 mkfifo -m 600 "$pipe"
-(sed -uE \
-    -e 's/[\x01-\x08\x0b-\x1f]//g; s/\\/\\\\/g; s/"/\\"/g; s/\t/\\t/g' \
-    -e 's/^([0-9-]{10} [0-9:.]+) UTC \[([0-9]+)\] ([A-Z0-9]+): +(.*)$/{"timestamp": "\1Z", "level": "\3", "logger": "postgres", "pid": \2, "message": "\4"}/; t' \
-    -e 's/^(.*)$/{"level": "INFO", "logger": "postgres", "message": "\1"}/' <"$pipe" &)
+(LC_ALL=C sed -uE -e '
+    s/[\x01-\x08\x0b-\x1f]//g; s/\\/\\\\/g; s/"/\\"/g; s/\t/\\t/g; t structured
+    :structured
+    s/^(waiting for server to [a-z ]*\.+)?([0-9-]{10}) ([0-9:.]+) UTC \[([0-9]+)\] ([A-Z0-9]+): +(.*)$/{"timestamp": "\2T\3Z", "level": "\5", "logger": "postgres", "pid": \4, "message": "\6"}/; t
+    s/.*/{"level": "INFO", "logger": "postgres", "message": "&"}/' <"$pipe" &)
 exec >"$pipe" 2>&1
 rm -f "$pipe"
 

@@ -99,8 +99,8 @@ class Cluster:
         for name in ("postgresql.conf", "pg_hba.conf"):
             self._own(shutil.copyfile(ROOT / "postgres" / name, self._place / name))
 
-    def start(self, timeout_seconds: float = 60.0) -> None:
-        """Start the server and wait until it accepts connections; raises ``NativeError`` when it does not."""
+    def launch(self) -> None:
+        """Start the server, without waiting for it, on the port that it had before."""
         self.port = self.port or free_port()
         options = {
             "config_file": str(self._place / "postgresql.conf"),
@@ -122,9 +122,13 @@ class Cluster:
                 preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509 - this process has one thread
                 **self._user,
             )
+
+    def start(self, timeout_seconds: float = 60.0) -> None:
+        """Start the server and wait until it accepts connections; raises ``NativeError`` when it does not."""
+        self.launch()
         deadline = time.monotonic() + timeout_seconds
         while not self._accepts():
-            if self.process.poll() is not None or time.monotonic() > deadline:
+            if self.process is None or self.process.poll() is not None or time.monotonic() > deadline:
                 raise NativeError(f"PostgreSQL did not start: {last_line(self.log)} (all of it: {self.log})")
             time.sleep(0.05)
 

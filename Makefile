@@ -1,0 +1,95 @@
+# Holdfast. Needs Python 3.11+ and make; `make up` uses a Docker engine where there is one.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+COMPOSE := docker compose
+NATIVE := $(BIN)/python -m services.cli.native
+SEED ?= 1
+MINUTES ?= 5
+
+.PHONY: help up native down demo test lint lock chaos bench image clean venv
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# Every install is checked against the hashes; where packages come from is pip's own configuration.
+.venv/ready: requirements-dev.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "Holdfast needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	@echo "installing into .venv"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@pwd > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/holdfast.pth"
+	@printf '#!/bin/sh\nexec "$(CURDIR)/$(BIN)/python" -m services.cli.main "$$@"\n' > $(BIN)/holdfast
+	@chmod +x $(BIN)/holdfast
+	@touch $@
+
+venv: .venv/ready
+
+up: ## start everything and wait until it is ready: in containers, or else as plain processes
+	@if docker info >/dev/null 2>&1 && $(COMPOSE) version >/dev/null 2>&1; then \
+	    chmod -R a+rX postgres; \
+	    if $(COMPOSE) pull --quiet --policy missing postgres >/dev/null 2>&1 && $(COMPOSE) build; then \
+	        $(COMPOSE) up --detach --wait && $(COMPOSE) port api 8000 | sed 's#^#Holdfast is ready at http://#'; \
+	    else \
+	        echo "A Docker engine answers, but its images cannot be had; starting as plain processes."; \
+	        $(MAKE) --no-print-directory up-native; \
+	    fi; \
+	else \
+	    echo "No Docker engine with Compose answers; starting as plain processes."; \
+	    $(MAKE) --no-print-directory up-native; \
+	fi
+
+.PHONY: up-native
+up-native: .venv/ready
+	@$(NATIVE) up --detach
+
+native: .venv/ready ## the same as plain processes in the foreground; Ctrl-C drains and ends it
+	@exec $(NATIVE) up
+
+down: ## end what `make up` started; the data stays
+	@if [ -x $(BIN)/python ] && [ -d .holdfast ]; then $(NATIVE) down; fi
+	@if docker info >/dev/null 2>&1 && $(COMPOSE) version >/dev/null 2>&1; then $(COMPOSE) down; fi
+
+demo: .venv/ready ## kill a worker, pause another, restart the API, and see the work go on
+	@$(BIN)/holdfast demo
+
+test: .venv/ready ## all tests; those in containers are skipped where no engine answers
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/ready ## format, rules, types, imports, Dockerfile
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/hadolint Dockerfile
+
+chaos: .venv/ready ## faults under load: SEED=... MINUTES=...
+	@$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES)
+
+bench: .venv/ready ## how long a takeover takes
+	@$(BIN)/python -m bench.takeover
+
+image: ## build the image
+	@$(COMPOSE) build
+
+# --universal: one file for every platform and Python from 3.11 on.
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+    --no-emit-index-url --no-emit-find-links --no-header pyproject.toml
+LOCK_HEAD := '\# Every dependency with its hashes; no index is named: pip knows where packages come from.' \
+    '\# Written by `make lock` from pyproject.toml; do not edit.'
+lock: .venv/ready ## write both locks anew; UPGRADE=--upgrade takes newer versions
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(COMPILE) $(UPGRADE) --output-file requirements.lock >/dev/null
+	@$(COMPILE) $(UPGRADE) --extra native --extra dev --constraint requirements.lock \
+	    --output-file requirements-dev.lock >/dev/null
+	@for file in requirements.lock requirements-dev.lock; do \
+	    { printf '%s\n' $(LOCK_HEAD); sed '/^# Every dependency\|^# Written by/d' $$file; } > $$file.new && mv $$file.new $$file; \
+	done
+	@touch .venv/ready
+
+clean: ## end the plain processes, delete their data, .venv and caches (volumes of Compose: docker compose down -v)
+	@if [ -x $(BIN)/python ] && [ -d .holdfast ]; then $(NATIVE) clean; fi
+	@rm -rf .venv .holdfast .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build
+	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

