@@ -37,7 +37,9 @@ class Settings(BaseSettings):
 
     bind_host: str = Field("127.0.0.1", description="address the HTTP server listens on")
     api_port: int = Field(8000, ge=0, le=65535, description="HTTP port of the API")
-    worker_port: int = Field(8001, ge=0, le=65535, description="HTTP port of a worker: livez, readyz, metrics")
+    worker_port: int = Field(
+        8001, ge=0, le=65535, description="HTTP port of a worker: livez, readyz, metrics"
+    )
     max_body_bytes: int = Field(1_048_576, ge=1024, description="request bodies above it get 413")
 
     heartbeat_seconds: float = Field(1.0, gt=0, description="time between two heartbeats")
@@ -84,8 +86,8 @@ class Settings(BaseSettings):
             )
         if self.drain_seconds + 5 > self.stop_grace_seconds:
             raise ValueError(
-                f"HOLDFAST_STOP_GRACE_SECONDS ({self.stop_grace_seconds:g}) must exceed HOLDFAST_DRAIN_SECONDS "
-                f"({self.drain_seconds:g}) by at least 5 s, or a drain ends in SIGKILL"
+                f"HOLDFAST_STOP_GRACE_SECONDS ({self.stop_grace_seconds:g}) must exceed "
+                f"HOLDFAST_DRAIN_SECONDS ({self.drain_seconds:g}) by at least 5 s, or a drain ends in SIGKILL"
             )
         if self.sweep_seconds >= self.lease_seconds:
             raise ValueError("HOLDFAST_SWEEP_SECONDS must be below HOLDFAST_LEASE_SECONDS")
@@ -131,7 +133,7 @@ class Settings(BaseSettings):
 
 
 def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Whole CPUs that this process may use: its affinity, cut by the cgroup's quota (v2 or v1), at least 1."""
+    """Whole CPUs for this process: its affinity, cut by the cgroup's quota (v2 or v1), at least 1."""
     cpus = len(os.sched_getaffinity(0))
     for quota_files in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
         try:

@@ -40,13 +40,14 @@ def connect(settings: Settings, *, purpose: str, statement_timeout_seconds: floa
     ``psycopg2.OperationalError`` when PostgreSQL can't be reached within 3 s.
     """
     milliseconds = int(statement_timeout_seconds * 1000)
+    options: dict[str, Any] = TCP_OPTIONS
     connection = psycopg2.connect(
         settings.database_url,
         application_name=purpose[:63],
         options=f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
         " -c idle_in_transaction_session_timeout=10000",
         cursor_factory=psycopg2.extras.RealDictCursor,
-        **TCP_OPTIONS,
+        **options,
     )
     connection.autocommit = True
     return cast(Connection, connection)

@@ -75,7 +75,9 @@ class Engine:
         thread.join(timeout_seconds)
 
 
-def guard_schedule(database_now: Callable[[], datetime], *, early_seconds: float, late_seconds: float) -> None:
+def guard_schedule(
+    database_now: Callable[[], datetime], *, early_seconds: float, late_seconds: float
+) -> None:
     """Drops ticks whose time is far from the database's: a wrong clock schedules nothing.
 
     DBOS computes ticks from the local clock, and a process that was paused fires every tick it

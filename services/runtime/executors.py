@@ -256,7 +256,9 @@ class Sweep:
                 if self._missing:
                     pause = self._settings.second_look_seconds
             except psycopg2.Error as error:
-                log.warning("sweep failed, trying again: %s", str(error).strip(), extra={"action": "sweep.failed"})
+                log.warning(
+                    "sweep failed, trying again: %s", str(error).strip(), extra={"action": "sweep.failed"}
+                )
                 if self._connection is not None:
                     self._connection.close()
             self._stop.wait(pause)
@@ -415,7 +417,9 @@ def release(
         workflow_ids=[v.work.workflow_id for v in released],
         queues=[v.queue_name for v in released],
     )
-    _record(connection, verdicts, executor_id=executor_id, by=identity, kind=kind, reason=reason, lost_at=lost_at)
+    _record(
+        connection, verdicts, executor_id=executor_id, by=identity, kind=kind, reason=reason, lost_at=lost_at
+    )
     return verdicts
 
 

@@ -1,4 +1,4 @@
-"""How HTTP handlers reach PostgreSQL: through clients that fail fast, never through DBOS's patient retries."""
+"""How HTTP handlers reach PostgreSQL: clients that fail fast, not DBOS's patient retries."""
 
 from __future__ import annotations
 
@@ -75,7 +75,10 @@ class Gateway:
         except (psycopg2.OperationalError, psycopg2.InterfaceError, sa.exc.TimeoutError) as error:
             raise DatabaseUnavailable from error
         except sa.exc.DBAPIError as error:
-            if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError) or error.connection_invalidated:
+            if (
+                isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError)
+                or error.connection_invalidated
+            ):
                 raise DatabaseUnavailable from error
             raise
 

@@ -102,7 +102,11 @@ class DatabaseCollector(Collector):
                     "executors",
                 ),
                 self._gauge(
-                    "orphaned_workflows", "Running work of no live executor", "orphaned_count", (), "workflows"
+                    "orphaned_workflows",
+                    "Running work of no live executor",
+                    "orphaned_count",
+                    (),
+                    "workflows",
                 ),
                 self._gauge(
                     "stranded_workflows",

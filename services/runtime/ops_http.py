@@ -18,7 +18,9 @@ def router(process: Process) -> APIRouter:
     async def livez() -> dict[str, str]:
         return {"status": "ok", "executor_id": process.executor_id}
 
-    @routes.get("/readyz", summary="The process should get work", responses={503: {"description": "Not ready"}})
+    @routes.get(
+        "/readyz", summary="The process should get work", responses={503: {"description": "Not ready"}}
+    )
     async def readyz() -> JSONResponse:
         ready, checks = process.ready()
         body = {"status": "ok" if ready else "unready", "executor_id": process.executor_id, "checks": checks}

@@ -40,10 +40,21 @@ EXIT_FENCED = 75
 class Application(Protocol):
     """What a role runs; ``services.workflows.composition`` has the two."""
 
-    role: Role
-    suspects_queue: str
-    leaf_queues: frozenset[str]
-    uses_cpu_pool: bool
+    @property
+    def role(self) -> Role:
+        """``api`` or ``worker``."""
+
+    @property
+    def suspects_queue(self) -> str:
+        """Where suspects of poison run one at a time."""
+
+    @property
+    def leaf_queues(self) -> frozenset[str]:
+        """Queues whose workflows may be moved there."""
+
+    @property
+    def uses_cpu_pool(self) -> bool:
+        """Whether the process keeps child processes and the effect ledger."""
 
     def prepare(self, settings: Settings) -> None:
         """Imports workflows and builds configured instances: after DBOS exists, before its launch."""
@@ -241,11 +252,13 @@ class Process:
         )
 
     def _hand_over(self, only_waiting: bool) -> list[Verdict]:
-        """Gives work back to the queues; the last call also signs this executor off, all in one transaction."""
+        """Gives work back to the queues; the last call signs this executor off in the same transaction."""
         try:
             connection = connect(self.settings, purpose=self.identity.purpose("drain"))
         except psycopg2.Error as error:
-            log.warning("cannot hand over: %s", str(error).strip(), extra={"action": "executor.hand_over_failed"})
+            log.warning(
+                "cannot hand over: %s", str(error).strip(), extra={"action": "executor.hand_over_failed"}
+            )
             return []
         try:
             with transaction(connection):
@@ -262,7 +275,9 @@ class Process:
                     query(connection, "leave", executor_id=self.executor_id, reason="drained")
         except psycopg2.Error as error:
             # Peers then take the work over by the lease.
-            log.warning("hand over failed: %s", str(error).strip(), extra={"action": "executor.hand_over_failed"})
+            log.warning(
+                "hand over failed: %s", str(error).strip(), extra={"action": "executor.hand_over_failed"}
+            )
             return []
         finally:
             connection.close()

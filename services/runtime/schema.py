@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import sys
 from importlib import resources
+from typing import Any
 
 import psycopg2
 from dbos import SQLAlchemyDatasource
 
-from services.runtime.database import connect
+from services.runtime.database import connect, transaction
 from services.settings import Settings, get_settings
 
 log = logging.getLogger("holdfast.schema")
@@ -41,15 +42,15 @@ def migrate(settings: Settings) -> list[str]:
             "(name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT clock_timestamp())"
         )
         cursor.execute("SELECT name FROM ops.migrations")
-        known = {row["name"] for row in cursor.fetchall()}
+        rows: list[Any] = cursor.fetchall()  # the factory makes them dicts
+        known = {row["name"] for row in rows}
         ran = []
         for file in sorted((folder / "migrations").iterdir(), key=lambda f: f.name):
             if not file.name.endswith(".sql") or file.name in known:
                 continue
-            cursor.execute(
-                "BEGIN;" + file.read_text("utf-8") + "INSERT INTO ops.migrations (name) VALUES (%s);COMMIT",
-                (file.name,),
-            )
+            with transaction(connection):
+                cursor.execute(file.read_text("utf-8"))
+                cursor.execute("INSERT INTO ops.migrations (name) VALUES (%s)", (file.name,))
             ran.append(file.name)
         cursor.execute((folder / "grants.sql").read_text("utf-8"))
         return ran

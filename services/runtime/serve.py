@@ -79,7 +79,7 @@ async def _serve(settings: Settings, application: Application, create_app: Calla
     stopping = asyncio.create_task(process.wait_stopping())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     # The drain waits while requests are still answered: liveness, readiness 503, progress.
-    while not (server.started or serving.done()):
+    while not (server.started or serving.done()):  # noqa: ASYNC110  uvicorn has no event for it
         # uvicorn skips the lifespan's end when it is told to exit before it has started.
         await asyncio.sleep(0.02)
     await process.drain()

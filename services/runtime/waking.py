@@ -68,7 +68,7 @@ class Waker:
                 self._bells[queue.name] = bell
             original(bell, instance, queue)
 
-        dbos._queue.queue_worker_thread = with_bell
+        dbos._queue.queue_worker_thread = with_bell  # type: ignore[assignment]  # its names differ
 
     def ring(self, queue_name: str) -> None:
         """Makes the queue look for work now; unknown queues are somebody else's."""
@@ -154,7 +154,9 @@ class Listener:
                 finally:
                     connection.close()
             except psycopg2.Error as error:
-                log.warning("listener lost its session: %s", str(error).strip(), extra={"action": "listener.lost"})
+                log.warning(
+                    "listener lost its session: %s", str(error).strip(), extra={"action": "listener.lost"}
+                )
                 self._stop.wait(random.uniform(0.1, 0.4))  # noqa: S311
 
     def _listen(self, connection: Connection) -> None:
@@ -189,4 +191,4 @@ class _ShortSleep:
 
 def cap_retry_sleep() -> None:
     """Caps the sleep between DBOS's retries of a lost database; idempotent."""
-    dbos._sys_db.time = _ShortSleep()  # type: ignore[assignment]
+    dbos._sys_db.time = _ShortSleep()  # type: ignore[assignment, attr-defined]

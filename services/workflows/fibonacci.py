@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import psycopg2
 from dbos import DBOS, SetWorkflowID
@@ -40,7 +40,7 @@ class Number(TypedDict):
     seconds: float
 
 
-class BatchFailed(Exception):
+class BatchFailedError(Exception):
     """Some numbers of a batch have no result; the message says which and why."""
 
 
@@ -98,11 +98,11 @@ async def collect(workflow_ids: list[str]) -> list[dict[str, Any]]:
                 workflow_ids=workflow_ids, load_input=False, load_output=True
             )
         }
-        collected = []
+        collected: list[dict[str, Any]] = []
         for workflow_id in workflow_ids:
             status = statuses.get(workflow_id)
             if status is not None and status.status == "SUCCESS":
-                collected.append(status.output)
+                collected.append(cast("dict[str, Any]", status.output))
                 continue
             why = f"{status.status}: {status.error}" if status is not None else "missing"
             collected.append({"workflow_id": workflow_id, "error": why})
@@ -113,7 +113,7 @@ async def collect(workflow_ids: list[str]) -> list[dict[str, Any]]:
 async def batch(numbers: list[int], method: Method, sequential: bool) -> dict[str, Any]:
     """Enqueues every number at once, or each after the former's result, and collects them in order.
 
-    Raises ``BatchFailed`` when a number ended without a result. Waiting is not recorded, so a batch
+    Raises ``BatchFailedError`` when a number ended without a result. Waiting is not recorded, so a batch
     that is carried on elsewhere simply waits there.
     """
     with measured(names.FIBONACCI_BATCH):
@@ -128,9 +128,8 @@ async def batch(numbers: list[int], method: Method, sequential: bool) -> dict[st
         results = await collect(children)
         failed = [r for r in results if "error" in r]
         if failed:
-            raise BatchFailed(
-                f"{len(failed)} of {len(results)} numbers have no result: {failed[0]['workflow_id']} {failed[0]['error']}"
-            )
+            first = f"{failed[0]['workflow_id']} {failed[0]['error']}"
+            raise BatchFailedError(f"{len(failed)} of {len(results)} numbers have no result, first {first}")
         return {"total": len(results), "results": results}
 
 

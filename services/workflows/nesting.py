@@ -15,7 +15,9 @@ log = logging.getLogger("holdfast.nesting")
 
 
 def _answer(level: str, parents: list[str], below: dict[str, Any] | None) -> dict[str, Any]:
-    log.info("%s below %s", level, parents or "nobody", extra={"action": "nesting.entered", "parents": parents})
+    log.info(
+        "%s below %s", level, parents or "nobody", extra={"action": "nesting.entered", "parents": parents}
+    )
     return {
         "level": level,
         "workflow_id": DBOS.workflow_id,

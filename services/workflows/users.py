@@ -88,9 +88,7 @@ def process_users(pages: int, page_size: int) -> dict[str, Any]:
         handles = []
         for page in range(pages):
             with SetWorkflowID(f"{workflow_id}-page-{page}"):
-                handles.append(
-                    DBOS.enqueue_workflow(names.USER_PAGES_QUEUE, process_page, page, page_size)
-                )
+                handles.append(DBOS.enqueue_workflow(names.USER_PAGES_QUEUE, process_page, page, page_size))
         users = [user for handle in handles for user in handle.get_result(polling_interval_sec=0.05)]
         return {
             "workflow_id": workflow_id,
