@@ -62,8 +62,13 @@ class Child:
     failures: int = 0
     _shown: IO[bytes] | None = field(default=None, repr=False)
 
+    def begin_log(self) -> None:
+        """Put the log of an earlier run aside."""
+        if self.log.exists():
+            self.log.replace(self.log.with_suffix(".1.jsonl"))
+
     def start(self) -> None:
-        """Start it; its log is appended to and rotated once it is large."""
+        """Start it; its log is appended to."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", self.module],

@@ -79,6 +79,7 @@ class Supervisor:
             self._prepare()
             if not self.stopping:
                 for child in self.children:
+                    child.begin_log()
                     child.start()
                 self._write_state()
             while not self.stopping:

@@ -86,6 +86,8 @@ class Lease:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
         self.state = "live"
+        # Set before this executor signs itself off: then a missing row is its own doing.
+        self.leaving = False
         self.clock_difference_seconds = 0.0
         # Monotonic times: the current session's begin (none while there is no session), the last beat.
         self._session_since: float | None = None
@@ -173,6 +175,8 @@ class Lease:
         )
         if not rows:
             self._stop.set()
+            if self.leaving:
+                return
             log.error("declared dead by a peer, stopping at once", extra={"action": "executor.fenced"})
             self._on_fenced()
             return

@@ -242,6 +242,7 @@ class Process:
             if not running or elapsed >= self.settings.drain_seconds or self._hurry:
                 break
             await asyncio.sleep(min(0.1, max(0.01, self.settings.drain_seconds - elapsed)))
+        self.lease.leaving = True
         left = await asyncio.to_thread(self._hand_over, False)
         self.state = "stopped"
         log.info(
