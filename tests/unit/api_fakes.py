@@ -1,0 +1,252 @@
+"""A process, a gateway and DBOS's client without PostgreSQL, for the tests of the HTTP layer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from dbos import WorkflowStatus
+from dbos._context import take_assigned_workflow_id
+
+from services.domain.errors import DatabaseUnavailable
+from services.settings import Settings
+
+API, WORKER = "holdfast-api", "holdfast-worker"
+
+
+class FakeSettings(Settings):
+    """Settings that need no dbos-config.yaml."""
+
+    @property
+    def _dbos_config(self) -> dict[str, Any]:  # type: ignore[override]
+        return {"name": "holdfast", "system_database_url": "postgresql://nowhere/x"}
+
+
+class FakeClient:
+    """Keeps workflows in a dict; refuses what would strand a row in the real one."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, WorkflowStatus] = {}
+        self.steps: dict[str, list[dict[str, Any]]] = {}
+        self.enqueued: list[dict[str, Any]] = []
+        self.resumed: list[tuple[str, str]] = []
+        self.cancelled: list[tuple[str, bool]] = []
+        self.forked: list[dict[str, Any]] = []
+        self.loads: list[tuple[bool, bool]] = []
+
+    def enqueue(self, options: dict[str, Any], *args: Any) -> Any:
+        workflow_id = options["workflow_id"]
+        if workflow_id not in self.rows:
+            self.enqueued.append({**options, "args": args})
+            self.add(
+                workflow_id,
+                name=options["workflow_name"],
+                queue_name=options["queue_name"],
+                application_name=options["application_name"],
+                input={"args": args, "kwargs": {}},
+            )
+        return type("Handle", (), {"workflow_id": workflow_id})()
+
+    def add(self, workflow_id: str, **columns: Any) -> WorkflowStatus:
+        row = WorkflowStatus()
+        nothing = dict.fromkeys(WorkflowStatus.__annotations__)
+        now = int(time.time() * 1000) + len(self.rows)
+        defaults = {"status": "ENQUEUED", "name": "x.y", "application_name": WORKER, "created_at": now}
+        row.__dict__.update({**nothing, **defaults, "workflow_id": workflow_id, **columns})
+        self.rows[workflow_id] = row
+        return row
+
+    def list_workflows(
+        self,
+        *,
+        application_name: list[str],
+        workflow_ids: list[str] | None = None,
+        parent_workflow_id: str | None = None,
+        load_input: bool,
+        load_output: bool,
+        limit: int | None = None,
+        offset: int | None = None,
+        sort_desc: bool = False,
+        **filters: Any,
+    ) -> list[WorkflowStatus]:
+        self.loads.append((load_input, load_output))
+        assert set(application_name) == {API, WORKER}, "every listing names both applications"
+        wanted = {name: value for name, value in filters.items() if value}
+        rows = [
+            row
+            for row in sorted(self.rows.values(), key=lambda row: row.created_at or 0, reverse=sort_desc)
+            if (workflow_ids is None or row.workflow_id in workflow_ids)
+            and (parent_workflow_id is None or row.parent_workflow_id == parent_workflow_id)
+            and all(getattr(row, name) in value for name, value in wanted.items())
+        ]
+        shown = rows[offset or 0 :][:limit]
+        copies = []
+        for row in shown:
+            copy = WorkflowStatus()
+            copy.__dict__.update(row.__dict__)
+            if not load_input:
+                copy.input = None
+            if not load_output:
+                copy.output = copy.error = None
+            copies.append(copy)
+        return copies
+
+    def list_workflow_steps(
+        self,
+        workflow_id: str,
+        *,
+        load_output: bool = True,
+        limit: int | None = None,
+        offset: int | None = None,
+    ) -> list[dict[str, Any]]:
+        return self.steps.get(workflow_id, [])[offset or 0 :][:limit]
+
+    def cancel_workflow(self, workflow_id: str, *, cancel_children: bool) -> None:
+        self.cancelled.append((workflow_id, cancel_children))
+        if self.rows[workflow_id].status not in ("SUCCESS", "ERROR"):
+            self.rows[workflow_id].status = "CANCELLED"
+
+    def resume_workflow(self, workflow_id: str, *, queue_name: str) -> None:
+        self.resumed.append((workflow_id, queue_name))
+        self.rows[workflow_id].status = "ENQUEUED"
+
+    def fork_workflow(
+        self, workflow_id: str, start_step: int, *, application_version: str, queue_name: str
+    ) -> None:
+        assigned = take_assigned_workflow_id()
+        assert assigned is not None, "the fork's id must be the one that the key stands for"
+        self.add(assigned.workflow_id, name=self.rows[workflow_id].name, forked_from=workflow_id)
+        self.forked.append(
+            {
+                "id": assigned.workflow_id,
+                "step": start_step,
+                "version": application_version,
+                "queue": queue_name,
+            }
+        )
+
+
+class FakeGateway:
+    """Runs calls at once, or fails as the real one does while `down` or `broken` is set."""
+
+    def __init__(self) -> None:
+        self.client = FakeClient()
+        self.requests: dict[str, dict[str, Any]] = {}
+        self.executors: list[dict[str, Any]] = []
+        self.pulses: list[dict[str, Any]] = []
+        self.forgotten: list[str] = []
+        self.orders: list[tuple[str, str]] = []
+        self.down = False
+        self.broken: Exception | None = None
+
+    async def call(self, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if self.down:
+            raise DatabaseUnavailable
+        if self.broken is not None:
+            raise self.broken
+        return await asyncio.to_thread(function, *args, **kwargs)
+
+    async def ops(self, statement: str, /, **params: Any) -> list[dict[str, Any]]:
+        return list(await self.call(getattr(self, f"_{statement}"), **params))
+
+    def _claim_request(self, *, key: str, fingerprint: str, workflow_id: str) -> list[dict[str, Any]]:
+        row = {"fingerprint": fingerprint, "workflow_id": workflow_id}
+        return [self.requests.setdefault(key, row)]
+
+    def _list_executors(self) -> list[dict[str, Any]]:
+        return self.executors
+
+    def _order(self, kind: str, executor_id: str) -> list[dict[str, Any]]:
+        self.orders.append((kind, executor_id))
+        alive = [row for row in self.executors if row["state"] in ("live", "draining")]
+        return [row for row in alive if row["executor_id"] == executor_id]
+
+    def _request_drain(self, *, executor_id: str) -> list[dict[str, Any]]:
+        return self._order("drain", executor_id)
+
+    def _request_crash(self, *, executor_id: str) -> list[dict[str, Any]]:
+        return self._order("crash", executor_id)
+
+    def _forget_crashes(self, *, workflow_id: str) -> list[dict[str, Any]]:
+        assert self.client.rows[workflow_id].status != "ENQUEUED", "forget before it can run again"
+        self.forgotten.append(workflow_id)
+        return []
+
+    def _recent_pulses(self, *, limit: int) -> list[dict[str, Any]]:
+        return self.pulses[:limit]
+
+
+class FakeProcess:
+    """A live API process; its life does nothing."""
+
+    role = "api"
+    pool = None
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = FakeSettings(**settings)
+        self.executor_id = "api-test-00000000"
+        self.gateway = FakeGateway()
+        self.state = "live"
+        self.stops: list[str] = []
+        self._stopping = asyncio.Event()
+
+    @asynccontextmanager
+    async def life(self) -> AsyncIterator[None]:
+        yield
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping.is_set()
+
+    def ready(self) -> tuple[bool, dict[str, str]]:
+        return self.state == "live", {"state": "ok" if self.state == "live" else self.state}
+
+    def request_stop(self, reason: str) -> None:
+        self.stops.append(reason)
+        self._stopping.set()
+
+    async def wait_stopping(self) -> None:
+        await self._stopping.wait()
+
+
+def executor(executor_id: str, state: str = "live") -> dict[str, Any]:
+    """A registry row as `list_executors` returns it."""
+    return {
+        "executor_id": executor_id,
+        "application": WORKER,
+        "application_version": "worker-1",
+        "role": "worker",
+        "state": state,
+        "desired_state": "live",
+        "hostname": "host",
+        "pid": 7,
+        "slots": 2,
+        "in_flight": 1,
+        "heartbeat_age_seconds": 0.4,
+        "started_at": datetime.now(UTC),
+        "ended_at": None,
+        "taken_over_by": None,
+        "taken_over_at": None,
+        "reason": None,
+    }
+
+
+def computed(n: int, result: str, executor_id: str = "worker-a") -> dict[str, Any]:
+    """A stored output of `fibonacci.number`."""
+    return {
+        "n": n,
+        "method": "recursive",
+        "result": result,
+        "digits": len(result),
+        "sha256": "0" * 64,
+        "short": result,
+        "executor_id": executor_id,
+        "pid": 9,
+        "attempts": 1,
+        "started_at": "2026-01-01T00:00:00+00:00",
+        "seconds": 0.25,
+    }

@@ -1,0 +1,249 @@
+"""Bad input: a problem document with the right 4xx, the field named, nothing stored."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+
+from services.api.app import create_app
+from tests.unit.api_fakes import FakeProcess
+
+BATCHES = "/fibonacci/batches"
+
+
+@pytest.fixture
+def process() -> FakeProcess:
+    return FakeProcess(max_body_bytes=4096)
+
+
+@pytest.fixture
+def client(process: FakeProcess) -> Iterator[TestClient]:
+    with TestClient(create_app(process), raise_server_exceptions=False) as client:  # type: ignore[arg-type]
+        yield client
+
+
+def is_problem(response: httpx.Response, status: int) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body: dict[str, Any] = response.json()
+    assert {"type", "title", "status", "detail", "instance", "request_id"} <= body.keys()
+    assert body["status"] == status
+    assert body["request_id"] == response.headers["x-request-id"]
+    return body
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/scope/class", {"steps": "3"}, "steps"),
+        ("/scope/class", {"steps": True}, "steps"),
+        ("/scope/class", {"steps": 3.0}, "steps"),
+        ("/scope/class", {"steps": None}, "steps"),
+        ("/scope/class", {"steps": 0}, "steps"),
+        ("/scope/class", {"steps": 10**30}, "steps"),
+        ("/scope/class", {"step_seconds": "0.5"}, "step_seconds"),
+        ("/scope/class", {"step_seconds": True}, "step_seconds"),
+        ("/scope/class", {"step_seconds": -0.1}, "step_seconds"),
+        ("/scope/class", {"step_seconds": 1e9}, "step_seconds"),
+        ("/scope/function", {"wait": "yes"}, "wait"),
+        ("/scope/function", {"wait": 1}, "wait"),
+        ("/scope/instance/alpha", {"stepz": 3}, "stepz"),
+        ("/users/pages", {"pages": 0}, "pages"),
+        ("/users/pages", {"page_size": [3]}, "page_size"),
+        ("/users/pages", {"secret": "x"}, "secret"),
+        ("/nested", {"queued": "true"}, "queued"),
+        ("/nested", {"\ud800": 1}, ""),
+        (BATCHES, {"count": 0}, "count"),
+        (BATCHES, {"count": -1}, "count"),
+        (BATCHES, {"count": 1001}, "count"),
+        (BATCHES, {"count": 50.0}, "count"),
+        (BATCHES, {"count": "50"}, "count"),
+        (BATCHES, {"numbers": []}, "numbers"),
+        (BATCHES, {"numbers": 5}, "numbers"),
+        (BATCHES, {"numbers": [1, True]}, "numbers.1"),
+        (BATCHES, {"numbers": [1, "2"]}, "numbers.1"),
+        (BATCHES, {"numbers": [1, None]}, "numbers.1"),
+        (BATCHES, {"numbers": [1, -1]}, "numbers.1"),
+        (BATCHES, {"numbers": [34, 35]}, "numbers.1"),
+        (BATCHES, {"numbers": [0] * 1001}, "numbers"),
+        (BATCHES, {"numbers": [1_000_001], "method": "doubling"}, "numbers.0"),
+        (BATCHES, {"numbers": [1], "count": 1}, "numbers"),
+        (BATCHES, {"method": "magic"}, "method"),
+        (BATCHES, {"sequential": 0}, "sequential"),
+        (BATCHES, {"n": 5}, "n"),
+    ],
+)
+def test_a_wrong_field_is_named(
+    client: TestClient, process: FakeProcess, path: str, body: dict[str, Any], field: str
+) -> None:
+    response = client.post(path, content=json.dumps(body), headers={"content-type": "application/json"})
+    problem = is_problem(response, 422)
+    assert problem["field"] == field
+    assert problem["errors"][0]["field"] == field
+    assert process.gateway.client.rows == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b"{", 400),
+        (b"   ", 400),
+        (b"{'steps': 1}", 400),
+        (b'{"steps": 1}x', 400),
+        (b'{"steps": \xff\xfe}', 400),
+        (b'\xef\xbb\xbf{"steps": 1}', 400),
+        (b'{"step_seconds": NaN}', 400),
+        (b'{"step_seconds": Infinity}', 400),
+        (b'{"step_seconds": 1e999}', 422),
+        (b'{"steps": ' + b"1" * 4000 + b"}", 422),
+        (b"[" * 4000, 400),
+        (b'{"steps": ' + b"[" * 1900 + b"]" * 1900 + b"}", 400),
+        (b'{"a":' * 500 + b"1" + b"}" * 500, 422),
+        (b"null", 422),
+        (b"[]", 422),
+        (b'"steps"', 422),
+        (b"3", 422),
+        (b'{"steps": 1, "\\u0000": 1}', 422),
+    ],
+)
+def test_an_odd_body_is_refused(
+    client: TestClient, process: FakeProcess, content: bytes, status: int
+) -> None:
+    response = client.post("/scope/class", content=content, headers={"content-type": "application/json"})
+    is_problem(response, status)
+    assert process.gateway.client.rows == {}
+
+
+def test_a_number_with_too_many_digits_is_refused() -> None:
+    process = FakeProcess()
+    with TestClient(create_app(process)) as client:  # type: ignore[arg-type]
+        content = b'{"steps": ' + b"1" * 5000 + b"}"
+        response = client.post("/scope/class", content=content, headers={"content-type": "application/json"})
+    assert "digits" in is_problem(response, 400)["detail"]
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        None,
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "application/json; charset=latin-1",
+        "json",
+        "",
+    ],
+)
+def test_a_body_that_is_not_declared_as_json_gets_415(
+    client: TestClient, process: FakeProcess, content_type: str | None
+) -> None:
+    headers = {} if content_type is None else {"content-type": content_type}
+    is_problem(client.post("/scope/class", content=b'{"steps": 1}', headers=headers), 415)
+    assert process.gateway.client.rows == {}
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "Application/JSON; charset=UTF-8"])
+def test_json_is_accepted_with_and_without_its_charset(client: TestClient, content_type: str) -> None:
+    response = client.post("/scope/class", content=b'{"steps": 1}', headers={"content-type": content_type})
+    assert response.status_code == 202
+
+
+def test_no_body_means_the_defaults(client: TestClient, process: FakeProcess) -> None:
+    assert client.post("/scope/class").status_code == 202
+    assert process.gateway.client.enqueued[0]["args"] == (30, 0.5)
+
+
+@pytest.mark.parametrize(("size", "status"), [(4096, 202), (4097, 413), (10_000_000, 413)])
+def test_the_body_limit_is_exact(client: TestClient, process: FakeProcess, size: int, status: int) -> None:
+    content = b'{"steps": 1}'.ljust(size)
+    response = client.post("/scope/class", content=content, headers={"content-type": "application/json"})
+    assert response.status_code == status
+    assert len(process.gateway.client.rows) == (status == 202)
+    if status == 413:
+        assert "4096" in is_problem(response, 413)["detail"]
+        assert response.headers["connection"] == "close"
+
+
+@pytest.mark.parametrize(("chunks", "status"), [(4, 202), (5, 413), (3000, 413)])
+def test_the_body_limit_holds_without_a_content_length(chunks: int, status: int) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"steps": 1}'.ljust(1024)
+        for _ in range(chunks - 1):
+            yield b" " * 1024
+
+    async def main() -> httpx.Response:
+        transport = httpx.ASGITransport(create_app(FakeProcess(max_body_bytes=4096)))  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.post(
+                "/scope/class", content=body(), headers={"content-type": "application/json"}
+            )
+
+    assert asyncio.run(main()).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nowhere", 404),
+        ("GET", "/scope/class/", 404),
+        ("POST", "/scope/instance/gamma", 404),
+        ("POST", "/scope/instance/alpha%2fbeta", 404),
+        ("POST", "/scope/instance/" + "a" * 101, 422),
+        ("GET", "/workflows/unknown", 404),
+        ("GET", "/workflows/unknown/steps", 404),
+        ("POST", "/workflows/unknown/cancel", 404),
+        ("POST", "/workflows/unknown/resume", 404),
+        ("POST", "/workflows/unknown/fork", 404),
+        ("GET", "/workflows/" + "a" * 201, 422),
+        ("GET", "/workflows/a%00b", 422),
+        ("GET", "/workflows/%F0%9F%92%A3", 422),
+        ("GET", "/workflows/a%0A", 422),
+        ("GET", "/fibonacci/batches/unknown", 404),
+        ("GET", "/fibonacci/batches/unknown/events", 404),
+        ("GET", "/fibonacci/batches/a;b", 422),
+        ("POST", "/executors/unknown/drain", 404),
+        ("POST", "/executors/un:known/drain", 422),
+        ("GET", "/workflows?limit=0", 422),
+        ("GET", "/workflows?limit=201", 422),
+        ("GET", "/workflows?limit=ten", 422),
+        ("GET", "/workflows?offset=-1", 422),
+        ("GET", "/workflows?offset=" + "9" * 5000, 422),
+        ("GET", "/workflows?status=LOST", 422),
+        ("GET", "/workflows?name=a%00", 422),
+        ("GET", "/workflows?colour=red", 422),
+        ("GET", "/workflows/x/steps?limit=1001", 422),
+        ("GET", "/schedule?limit=0", 422),
+        ("GET", "/schedule?limit=1001", 422),
+        ("PUT", "/scope/class", 405),
+        ("DELETE", "/workflows", 405),
+        ("BREW", "/cache", 405),
+    ],
+)
+def test_an_odd_address_is_a_problem(client: TestClient, method: str, path: str, status: int) -> None:
+    is_problem(client.request(method, path), status)
+
+
+def test_405_lists_every_method_of_the_address(client: TestClient) -> None:
+    assert client.post("/cache").headers["allow"] == "DELETE, GET"
+
+
+@pytest.mark.parametrize("key", ["", "a" * 256, "a b", "käse".encode(), b"a\x7f", b"\x01"])
+def test_a_bad_idempotency_key_is_refused(client: TestClient, process: FakeProcess, key: str | bytes) -> None:
+    response = client.post("/scope/class", headers={"Idempotency-Key": key})  # type: ignore[dict-item]
+    assert is_problem(response, 422)["field"].lower() == "idempotency-key"
+    assert process.gateway.requests == {}
+
+
+def test_the_answer_never_quotes_the_input(client: TestClient) -> None:
+    response = client.post("/scope/class", json={"steps": "hunter2-secret"})
+    assert "hunter2" not in response.text
+
+
+def test_a_thousand_errors_make_a_short_answer(client: TestClient) -> None:
+    response = client.post(BATCHES, json={"numbers": ["x"] * 900})
+    assert len(is_problem(response, 422)["errors"]) == 20
