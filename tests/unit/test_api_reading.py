@@ -1,0 +1,310 @@
+"""Listings, batches, steps, the operator's orders on workflows, and the schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from services.api.app import create_app
+from services.api.routes_schedule import find_gaps
+from services.workflows import names
+from tests.unit.api_fakes import API, FakeClient, FakeProcess, computed, executor
+
+
+@pytest.fixture
+def process() -> FakeProcess:
+    return FakeProcess()
+
+
+@pytest.fixture
+def dbos(process: FakeProcess) -> FakeClient:
+    return process.gateway.client
+
+
+@pytest.fixture
+def client(process: FakeProcess) -> Iterator[TestClient]:
+    with TestClient(create_app(process), raise_server_exceptions=False) as client:  # type: ignore[arg-type]
+        yield client
+
+
+def add_batch(dbos: FakeClient, numbers: list[int], **columns: Any) -> str:
+    given = {"args": (numbers, "recursive", False), "kwargs": {}}
+    dbos.add("b", **{"name": names.FIBONACCI_BATCH, "status": "PENDING", "input": given, **columns})
+    return "b"
+
+
+def add_number(dbos: FakeClient, index: int, **columns: Any) -> None:
+    dbos.add(f"b-{index}", **{"name": names.FIBONACCI_NUMBER, "parent_workflow_id": "b", **columns})
+
+
+def test_a_batch_shows_every_number_in_the_order_of_the_request(client: TestClient, dbos: FakeClient) -> None:
+    add_batch(dbos, [9, 3, 7, 5, 1])
+    add_number(dbos, 3, status="CANCELLED")
+    add_number(dbos, 1, status="SUCCESS", output=computed(3, "2"))
+    add_number(
+        dbos, 2, status="PENDING", executor_id="worker-b", recovery_attempts=2, dequeued_at=1_700_000_000_000
+    )
+    add_number(dbos, 0, status="ENQUEUED", executor_id="worker-gone")
+    batch = client.get("/fibonacci/batches/b").json()
+    assert (batch["workflow_id"], batch["status"], batch["total"], batch["completed"]) == (
+        "b",
+        "PENDING",
+        5,
+        1,
+    )
+    assert [row["index"] for row in batch["results"]] == [0, 1, 2, 3, 4]
+    assert [row["n"] for row in batch["results"]] == [9, 3, 7, 5, 1]
+    statuses = [row["status"] for row in batch["results"]]
+    assert statuses == ["ENQUEUED", "SUCCESS", "PENDING", "CANCELLED", None]
+    assert batch["results"][0]["executor_id"] is None
+    done = batch["results"][1]
+    assert (done["result"], done["executor_id"], done["attempts"], done["seconds"]) == (
+        "2",
+        "worker-a",
+        1,
+        0.25,
+    )
+    running = batch["results"][2]
+    assert (running["result"], running["executor_id"], running["attempts"]) == (None, "worker-b", 2)
+    assert running["started_at"].startswith("2023-11-14T22:13:20")
+
+
+def test_a_finished_batch_is_read_from_its_own_output(client: TestClient, dbos: FakeClient) -> None:
+    results = [computed(2, "1"), computed(90, "2880067194370816120")]
+    add_batch(dbos, [2, 90], status="SUCCESS", output={"total": 2, "results": results})
+    batch = client.get("/fibonacci/batches/b").json()
+    assert batch["completed"] == 2
+    assert [row["result"] for row in batch["results"]] == ["1", "2880067194370816120"]
+
+
+def test_what_can_not_be_read_is_shown_as_such(client: TestClient, dbos: FakeClient) -> None:
+    # DBOS gives the stored text where it can't be deserialized.
+    add_batch(dbos, [1, 2])
+    add_number(dbos, 0, status="SUCCESS", output="gibberish")
+    add_number(dbos, 1, status="SUCCESS", output={**computed(2, "1"), "attempts": "many"})
+    results = client.get("/fibonacci/batches/b").json()["results"]
+    assert results[1]["error"]
+    dbos.rows["b"].input = "gibberish"  # type: ignore[assignment]
+    assert client.get("/fibonacci/batches/b").json()["total"] == 0
+
+
+def test_another_workflow_is_no_batch(client: TestClient, dbos: FakeClient) -> None:
+    dbos.add("w", name=names.CLASS_SCOPE)
+    response = client.get("/fibonacci/batches/w")
+    assert response.status_code == 404
+    assert "Fibonacci batch" in response.json()["detail"]
+
+
+def test_the_listing_is_newest_first_and_pages(client: TestClient, dbos: FakeClient) -> None:
+    for number in range(5):
+        dbos.add(f"w{number}", created_at=1000 + number)
+    first = client.get("/workflows?limit=2").json()
+    assert [row["workflow_id"] for row in first["workflows"]] == ["w4", "w3"]
+    assert first["next_offset"] == 2
+    last = client.get("/workflows?limit=2&offset=4").json()
+    assert [row["workflow_id"] for row in last["workflows"]] == ["w0"]
+    assert last["next_offset"] is None
+    assert dbos.loads == [(False, False)] * 2, "a listing loads no payload"
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("status=SUCCESS", ["c", "a"]),
+        ("status=SUCCESS&status=ERROR", ["c", "b", "a"]),
+        ("name=scope.function", ["b"]),
+        ("queue=fibonacci", ["a"]),
+        ("executor_id=worker-a&status=SUCCESS", ["c"]),
+    ],
+)
+def test_filters(client: TestClient, dbos: FakeClient, query: str, found: list[str]) -> None:
+    dbos.add("a", created_at=1, status="SUCCESS", queue_name="fibonacci")
+    dbos.add("b", created_at=2, status="ERROR", name="scope.function", application_name=API)
+    dbos.add("c", created_at=3, status="SUCCESS", executor_id="worker-a")
+    dbos.add("d", created_at=4)
+    answer = client.get(f"/workflows?{query}").json()
+    assert [row["workflow_id"] for row in answer["workflows"]] == found
+
+
+@pytest.mark.parametrize(
+    ("value", "shown", "cut"),
+    [
+        ({"a": 1}, {"a": 1}, False),
+        ("x" * 4094, "x" * 4094, False),
+        ("x" * 4095, '"' + "x" * 4095, True),
+        (float("nan"), "nan", False),
+        (b"\xff", r"b'\xff'", False),
+        (10**30, 10**30, False),
+    ],
+)
+def test_payloads_are_shortened(
+    client: TestClient, dbos: FakeClient, value: Any, shown: Any, cut: bool
+) -> None:
+    dbos.add("w", output=value, status="SUCCESS")
+    dbos.steps["w"] = [step(1, output=value)]
+    detail = client.get("/workflows/w").json()
+    assert (detail["output"], detail["output_shortened"]) == (shown, cut)
+    [row] = client.get("/workflows/w/steps").json()["steps"]
+    assert (row["output"], row["output_shortened"]) == (shown, cut)
+
+
+def step(number: int, **columns: Any) -> dict[str, Any]:
+    return {
+        "function_id": number,
+        "function_name": "scope.class.step",
+        "output": None,
+        "error": None,
+        "child_workflow_id": None,
+        "child_shard_key": None,
+        "started_at_epoch_ms": 1_000,
+        "completed_at_epoch_ms": 1_500,
+        **columns,
+    }
+
+
+def test_steps_page(client: TestClient, dbos: FakeClient) -> None:
+    dbos.add("w")
+    dbos.steps["w"] = [step(number) for number in (1, 2, 3)]
+    first = client.get("/workflows/w/steps?limit=2").json()
+    assert [row["step_id"] for row in first["steps"]] == [1, 2]
+    assert first["steps"][0]["seconds"] == 0.5
+    assert first["next_offset"] == 2
+    assert client.get("/workflows/w/steps?offset=2").json()["next_offset"] is None
+
+
+@pytest.mark.parametrize(
+    ("status", "answer"),
+    [
+        ("ENQUEUED", 200),
+        ("PENDING", 200),
+        ("MAX_RECOVERY_ATTEMPTS_EXCEEDED", 200),
+        ("SUCCESS", 409),
+        ("ERROR", 409),
+        ("CANCELLED", 409),
+    ],
+)
+def test_cancel(client: TestClient, dbos: FakeClient, status: str, answer: int) -> None:
+    dbos.add("w", status=status)
+    response = client.post("/workflows/w/cancel")
+    assert response.status_code == answer
+    if answer == 200:
+        assert response.json() == {"workflow_id": "w", "status": "CANCELLED"}
+        assert dbos.cancelled == [("w", True)], "children are cancelled too"
+    else:
+        assert status in response.json()["detail"]
+        assert dbos.cancelled == []
+
+
+def test_a_workflow_that_ends_during_its_cancel_is_not_called_cancelled(
+    client: TestClient, dbos: FakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = dbos.add("w", status="PENDING")
+    monkeypatch.setattr(dbos, "cancel_workflow", lambda *_, **__: setattr(row, "status", "SUCCESS"))
+    assert client.post("/workflows/w/cancel").status_code == 409
+
+
+@pytest.mark.parametrize(
+    ("status", "answer"),
+    [
+        ("CANCELLED", 202),
+        ("MAX_RECOVERY_ATTEMPTS_EXCEEDED", 202),
+        ("ENQUEUED", 409),
+        ("PENDING", 409),
+        ("SUCCESS", 409),
+        ("ERROR", 409),
+    ],
+)
+def test_resume_goes_to_the_workflows_own_queue(
+    client: TestClient, process: FakeProcess, dbos: FakeClient, status: str, answer: int
+) -> None:
+    dbos.add("w", status=status, name=names.FIBONACCI_NUMBER)
+    response = client.post("/workflows/w/resume")
+    assert response.status_code == answer
+    assert dbos.resumed == ([("w", names.FIBONACCI_QUEUE)] if answer == 202 else [])
+    assert process.gateway.forgotten == (["w"] if answer == 202 else [])
+
+
+@pytest.mark.parametrize("order", ["resume", "fork"])
+def test_a_workflow_that_this_release_does_not_know_is_left_alone(
+    client: TestClient, dbos: FakeClient, order: str
+) -> None:
+    dbos.add("w", status="CANCELLED", name="gone.workflow")
+    assert client.post(f"/workflows/w/{order}").status_code == 409
+    assert list(dbos.rows) == ["w"]
+    assert dbos.resumed == []
+
+
+def test_fork_runs_a_copy_from_a_recorded_step(client: TestClient, dbos: FakeClient) -> None:
+    dbos.add("w", status="SUCCESS", name=names.CLASS_SCOPE, application_name=API)
+    dbos.steps["w"] = [step(1), step(2)]
+    response = client.post("/workflows/w/fork", json={"start_step": 3})
+    assert response.status_code == 202
+    [fork] = dbos.forked
+    assert (fork["step"], fork["queue"], fork["version"]) == (3, names.SCOPE_QUEUE, "api-1")
+    assert response.json()["workflow_id"] == fork["id"]
+    late = client.post("/workflows/w/fork", json={"start_step": 4})
+    assert (late.status_code, late.json()["field"]) == (422, "start_step")
+
+
+def test_a_key_forks_once(client: TestClient, dbos: FakeClient) -> None:
+    dbos.add("w", status="SUCCESS", name=names.CLASS_SCOPE)
+    answers = [client.post("/workflows/w/fork", headers={"Idempotency-Key": "k"}).json() for _ in range(2)]
+    assert answers[0] == answers[1]
+    assert len(dbos.forked) == 1
+    body = {"start_step": 2}
+    assert client.post("/workflows/w/fork", json=body, headers={"Idempotency-Key": "k"}).status_code == 409
+
+
+def test_executors_have_exactly_the_promised_fields(client: TestClient, process: FakeProcess) -> None:
+    process.gateway.executors = [executor("a"), executor("b", "dead")]
+    answer = client.get("/executors").json()
+    promised = (
+        "executor_id application role state hostname pid heartbeat_age_seconds slots in_flight"
+        " taken_over_by reason"
+    )
+    assert set(answer["executors"][0]) == set(promised.split())
+    assert [row["state"] for row in answer["executors"]] == ["live", "dead"]
+
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def at(*ticks: int) -> list[datetime]:
+    return [START + timedelta(seconds=5 * tick) for tick in ticks]
+
+
+@pytest.mark.parametrize(
+    ("ticks", "missed"),
+    [([], []), ([3], []), ([1, 2, 3], []), ([1, 3], [1]), ([7, 1, 2, 5], [2, 1]), ([1, 1, 4], [2])],
+)
+def test_gaps(ticks: list[int], missed: list[int]) -> None:
+    assert [gap.missed for gap in find_gaps(at(*ticks))] == missed
+
+
+def test_a_gap_names_its_first_and_last_tick() -> None:
+    [gap] = find_gaps(at(0, 4))
+    assert (gap.first, gap.last) == ("2026-01-01T00:00:05+00:00", "2026-01-01T00:00:15+00:00")
+
+
+def test_the_schedule_shows_ticks_and_gaps(client: TestClient, process: FakeProcess) -> None:
+    process.gateway.pulses = [
+        {
+            "scheduled_at": tick,
+            "started_at": tick + timedelta(seconds=0.1),
+            "lateness_seconds": 0.1,
+            "executor_id": "worker-a",
+            "status": "run",
+            "queue_depth": 4,
+            "live_executors": 3,
+        }
+        for tick in at(3, 1, 0)
+    ]
+    answer = client.get("/schedule").json()
+    assert [pulse["scheduled_at"][17:19] for pulse in answer["pulses"]] == ["15", "05", "00"]
+    assert answer["missed"] == 1
+    assert answer["gaps"][0]["first"] == "2026-01-01T00:00:10+00:00"
+    assert len(client.get("/schedule?limit=1").json()["pulses"]) == 1
