@@ -126,8 +126,19 @@ class Lease:
 
     @property
     def settled_seconds(self) -> float:
-        """How long the database has demonstrably kept sessions alive: zero right after an outage."""
-        return 0.0 if self._session_since is None else time.monotonic() - self._session_since
+        """How long the database has answered this executor without a break: zero right after one.
+
+        A stalled database, a cut network and a pause of this process all look like everyone else's
+        silence from here, so nobody is judged before this reaches the lease.
+        """
+        now = time.monotonic()
+        if self._session_since is None or now - self.last_beat > self._break_seconds:
+            return 0.0
+        return now - self._session_since
+
+    @property
+    def _break_seconds(self) -> float:
+        return 2 * self._settings.heartbeat_seconds + 0.5
 
     def _open(self) -> Connection:
         return connect(
@@ -181,7 +192,10 @@ class Lease:
             self._on_fenced()
             return
         self.clock_difference_seconds = (before + time.time()) / 2 - rows[0]["database_time"]
-        self.last_beat = time.monotonic()
+        now = time.monotonic()
+        if now - self.last_beat > self._break_seconds:
+            self._session_since = now
+        self.last_beat = now
         self.database_clock = (rows[0]["database_time"], self.last_beat)
         if rows[0]["desired_state"] != "live":
             self._on_desired(rows[0]["desired_state"])

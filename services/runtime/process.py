@@ -233,9 +233,12 @@ class Process:
         assert self._engine is not None
         await asyncio.to_thread(self._engine.stop_dequeuing)
         handed: set[str] = set()
+        parents_at = 0.0
         while True:
-            # Parents that only wait for children never finish here: their children may run elsewhere.
-            handed |= {v.work.workflow_id for v in await asyncio.to_thread(self._hand_over, True)}
+            if time.monotonic() >= parents_at:
+                # Parents that only wait never finish here: their children may run elsewhere.
+                handed |= {v.work.workflow_id for v in await asyncio.to_thread(self._hand_over, True)}
+                parents_at = time.monotonic() + 1
             running = [w for w in self.active() if w not in handed]
             elapsed = time.monotonic() - begun
             metrics.DRAIN_SECONDS.set(elapsed)

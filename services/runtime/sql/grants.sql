@@ -10,6 +10,7 @@ BEGIN
         EXECUTE format('GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA dbos TO %I', role_name);
         EXECUTE format('GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA dbos TO %I', role_name);
         EXECUTE format('GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA ops TO %I', role_name);
+        EXECUTE format('GRANT DELETE ON ops.crashes TO %I', role_name);
         EXECUTE format('REVOKE INSERT, UPDATE ON ops.migrations FROM %I', role_name);
         EXECUTE format('REVOKE UPDATE ON ops.effects FROM %I', role_name);
     END LOOP;
