@@ -108,7 +108,8 @@ class Lease:
             self._held = bool(query(connection, "take_lock", lock_key=self._lock_key)[0]["held"])
             uptime = query(connection, "database_uptime")[0]["seconds"]
         # A database that came up just now has shaken off everyone's sessions, not only ours.
-        self._session_since = time.monotonic() - uptime
+        self.last_beat = time.monotonic()
+        self._session_since = self.last_beat - uptime
         self._connection = connection
         self._thread.start()
 
