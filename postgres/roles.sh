@@ -2,7 +2,7 @@
 # Brings the roles to what roles.sql and the secrets say, through the local socket.
 #   roles.sh            applies; the image's entry point runs it so at the first start
 #   roles.sh --applied  exit status 0 if nothing has changed since
-# The record is what makes an interrupted first start, new secrets and a new roles.sql heal at the next start.
+# The record makes new secrets and a new roles.sql take effect at the next start.
 set -euo pipefail
 
 here=/etc/holdfast
@@ -17,3 +17,5 @@ fi
 PGHOST='' PGHOSTADDR='' psql --no-psqlrc --quiet --output=/dev/null --username=postgres --dbname=postgres \
     --file="$here/roles.sql"
 echo "$wanted" >"$record"
+sync -f "$record"
+rm -f "$(dirname "$PGDATA")/first-start"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# In front of the image's own entry point: logs become JSON, and roles that are behind are brought up to date.
+# In front of the image's own entry point: logs become JSON, an interrupted first start begins again, and roles
+# that are behind are brought up to date.
 set -euo pipefail
 
 # One JSON object a line. sed reads from a pipe as a process of its own (a child of init, not of PostgreSQL,
@@ -15,7 +16,16 @@ mkfifo -m 600 "$pipe"
 exec >"$pipe" 2>&1
 rm -f "$pipe"
 
-if [ -s "$PGDATA/PG_VERSION" ] && ! bash /etc/holdfast/roles.sh --applied; then
+# The mark stands beside the data while the first start makes them, and roles.sh, its last step, takes it away.
+# Until then the server has listened on its own socket alone: what is there is nobody's work, and broken.
+first_start=$(dirname "$PGDATA")/first-start
+if [ -e "$first_start" ]; then
+    echo "an earlier first start was interrupted: beginning again"
+    rm -rf "$PGDATA"
+fi
+if [ ! -s "$PGDATA/PG_VERSION" ]; then
+    touch "$first_start"
+elif ! bash /etc/holdfast/roles.sh --applied; then
     echo "roles are not what roles.sql and the secrets say: bringing them up to date before the start"
     pg_ctl -D "$PGDATA" -s -w -t 300 -o "-c config_file=/etc/holdfast/postgresql.conf \
         -c hba_file=/etc/holdfast/pg_hba.conf -c listen_addresses=''" start
