@@ -1,0 +1,85 @@
+"""What all tests share: the seed, the database server, and what happens without a Docker engine."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+
+import hypothesis.core
+import pytest
+
+from tests.support.database import Database, Server
+
+SEED = int(os.environ.get("HOLDFAST_TEST_SEED") or random.SystemRandom().randrange(2**32))
+_REQUIRE_DOCKER = "HOLDFAST_REQUIRE_DOCKER"
+_without_docker: list[str] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hypothesis.core.global_force_seed is None:  # --hypothesis-seed wins
+        hypothesis.core.global_force_seed = SEED
+
+
+def pytest_report_header() -> str:
+    return f"seed: {SEED} (HOLDFAST_TEST_SEED={SEED} repeats it)"
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    random.seed(SEED)
+
+
+@cache
+def _docker_problem() -> str | None:
+    """Why ``docker info`` fails, None when an engine answers."""
+    try:
+        done = subprocess.run(
+            ["docker", "info", "--format", "{{.ServerVersion}}"], capture_output=True, text=True, timeout=30
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return None if done.returncode == 0 else (done.stderr or done.stdout).strip()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("container") is None:
+        return
+    problem = _docker_problem()
+    if problem is None:
+        return
+    if os.environ.get(_REQUIRE_DOCKER, "") not in ("", "0"):
+        pytest.fail(f"{_REQUIRE_DOCKER} is set, but `docker info` fails: {problem}", pytrace=False)
+    _without_docker.append(item.nodeid)
+    pytest.skip(f"no Docker engine: {problem}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not _without_docker:
+        return
+    terminalreporter.section("NOT TESTED: no Docker engine", sep="!", yellow=True)
+    for name in _without_docker:
+        terminalreporter.line(f"not tested: {name}")
+    terminalreporter.line(f"{_REQUIRE_DOCKER}=1 makes this a failure")
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """The session's PostgreSQL, started by the first test that needs it."""
+    made = Server()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def database(server: Server) -> Iterator[Database]:
+    """A fresh migrated database of this test's own."""
+    made = Database.create(server)
+    try:
+        yield made
+    finally:
+        made.drop()

@@ -1,0 +1,220 @@
+"""One embedded PostgreSQL a test session, and a fresh migrated database for every test that asks."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+import psycopg2.extras
+
+from services.cli.embedded import ROOT, Cluster
+from services.cli.secrets import make_secrets
+from services.runtime.database import Connection, Row, connect, query
+from services.settings import Settings
+
+_TEMPLATE = "holdfast"
+"""The database that roles.sql makes: migrated once, then only cloned."""
+
+_VARIABLES = ("USER", "HOST", "PORT", "NAME", "PASSFILE")
+_numbers = itertools.count()
+
+
+def wait_until(condition: Callable[[], Any], what: str, *, seconds: float = 10.0) -> Any:
+    """Returns the condition's first true value; fails with what was waited for when it takes too long."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"waited {seconds:g} s in vain: {what}"
+        time.sleep(0.005)
+    return value
+
+
+class Server:
+    """The session's PostgreSQL with Holdfast's roles, configuration and migrations."""
+
+    def __init__(self) -> None:
+        # pytest's own directory may be one that the database's user cannot enter.
+        self.home = Path(tempfile.mkdtemp(prefix="holdfast-test-"))
+        self.secrets = self.home / "secrets"
+        make_secrets(self.secrets)
+        (self.home / "logs").mkdir()
+        self.cluster = Cluster(self.home, self.secrets)
+        self.cluster.prepare()
+        # Nothing here survives the session, so nothing needs to survive a power cut.
+        with (self.cluster.data / "postgresql.auto.conf").open("a") as file:
+            file.write("fsync = off\nfull_page_writes = off\n")
+        self.cluster.start()
+        self.cluster.apply_roles()
+        self.migrate(_TEMPLATE)
+
+    def environment(self, name: str, role: str = "worker") -> dict[str, str]:
+        """What a process of that role needs to reach a database here."""
+        user = "holdfast_migrator" if role == "migrate" else f"holdfast_{role}"
+        values = (user, "127.0.0.1", str(self.cluster.port), name, str(self.secrets / role / "pgpass"))
+        return {f"HOLDFAST_DATABASE_{key}": value for key, value in zip(_VARIABLES, values, strict=True)}
+
+    def migrate(self, name: str) -> None:
+        """Runs ``dbos migrate`` as the migrate container does."""
+        binaries = Path(sys.executable).parent
+        environment = {
+            **os.environ,
+            **self.environment(name, "migrate"),
+            "PATH": f"{binaries}{os.pathsep}{os.environ.get('PATH', '')}",
+        }
+        done = subprocess.run(
+            [str(binaries / "dbos"), "migrate"], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"`dbos migrate` failed:\n{done.stdout}{done.stderr}"
+
+    def admin(self, name: str = "postgres") -> Connection:
+        """An autocommit connection of the superuser."""
+        connection: Connection = psycopg2.connect(
+            host="127.0.0.1",
+            port=self.cluster.port,
+            user="postgres",
+            dbname=name,
+            password=(self.secrets / "postgres" / "superuser").read_text("ascii").strip(),
+            application_name="test-admin",
+            cursor_factory=psycopg2.extras.RealDictCursor,
+        )
+        connection.autocommit = True
+        return connection
+
+    def run(self, statement: str) -> None:
+        """One statement outside any test's database."""
+        connection = self.admin()
+        try:
+            connection.cursor().execute(statement)
+        finally:
+            connection.close()
+
+    def restart(self, *, at_once: bool = False) -> None:
+        """Stops the server (``at_once``: as a crash, with recovery at the start) and starts it again."""
+        process = self.cluster.process
+        assert process is not None
+        process.send_signal(signal.SIGQUIT if at_once else signal.SIGINT)
+        process.wait(30)
+        self.cluster.start()
+
+    def processes(self) -> list[int]:
+        """Process ids of the postmaster and all its children."""
+        assert self.cluster.process is not None
+        parent = self.cluster.process.pid
+        pids = [parent]
+        for entry in Path("/proc").iterdir():
+            with suppress(OSError, ValueError):
+                if int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1]) == parent:
+                    pids.append(int(entry.name))
+        return pids
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stands still inside: what a stalled disk or ``docker pause`` does, no connection breaks."""
+        pids = self.processes()
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    def close(self) -> None:
+        """Ends the server and deletes its data."""
+        process = self.cluster.process
+        if process is not None and process.poll() is None:
+            process.send_signal(signal.SIGQUIT)
+            process.wait(10)
+        self.cluster.stop()
+        self.cluster.remove()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+
+@dataclass
+class Database:
+    """A fresh database of one test."""
+
+    server: Server
+    name: str
+    _open: list[Connection] = field(default_factory=list)
+
+    @classmethod
+    def create(cls, server: Server) -> Database:
+        """Clones the migrated template."""
+        name = f"test_{next(_numbers)}"
+        server.run(f'CREATE DATABASE "{name}" TEMPLATE "{_TEMPLATE}" OWNER holdfast_owner')
+        return cls(server, name)
+
+    def drop(self) -> None:
+        """Closes what the test left open and removes the database."""
+        for connection in self._open:
+            connection.close()
+        self.server.run(f'DROP DATABASE "{self.name}" WITH (FORCE)')
+
+    def settings(self, role: str = "worker", **options: Any) -> Settings:
+        """Settings for this database; ``options`` are fields of ``Settings``."""
+        environment = self.server.environment(self.name, role)
+        before = {key: os.environ.get(key) for key in environment}
+        os.environ.update(environment)
+        try:
+            settings = Settings(config_file=ROOT / "dbos-config.yaml", **options)
+            assert settings.database_url  # read now: it depends on the environment
+        finally:
+            for key, value in before.items():
+                if value is None:
+                    del os.environ[key]
+                else:
+                    os.environ[key] = value
+        return settings
+
+    def connect(self, purpose: str = "test", role: str = "worker") -> Connection:
+        """A connection as the runtime makes them, closed at the test's end."""
+        connection = connect(self.settings(role), purpose=purpose)
+        self._open.append(connection)
+        return connection
+
+    def admin(self) -> Connection:
+        """A superuser's connection to this database, closed at the test's end."""
+        connection = self.server.admin(self.name)
+        self._open.append(connection)
+        return connection
+
+    def rows(self, statement: str, **parameters: Any) -> list[Row]:
+        """Rows of a statement run by the superuser, over one connection that is made again when lost."""
+        connection = next((c for c in self._open if c.info.user == "postgres" and not c.closed), None)
+        for attempt in (connection or self.admin(), None):
+            try:
+                with (attempt or self.admin()).cursor() as cursor:
+                    cursor.execute(statement, parameters or None)
+                    return [dict(row) for row in cursor.fetchall()] if cursor.description else []
+            except (psycopg2.OperationalError, psycopg2.InterfaceError):
+                if attempt is None or not attempt.closed:
+                    raise
+        raise AssertionError("not reached")
+
+    def one(self, statement: str, **parameters: Any) -> Any:
+        """The only value of the only row."""
+        (row,) = self.rows(statement, **parameters)
+        (value,) = row.values()
+        return value
+
+    def run(self, name: str, /, **parameters: Any) -> list[Row]:
+        """A named statement of the runtime, over a connection of its own."""
+        connection = self.connect()
+        try:
+            return query(connection, name, **parameters)
+        finally:
+            connection.close()
