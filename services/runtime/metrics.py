@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -138,8 +138,3 @@ class DatabaseCollector(Collector):
         missed = CounterMetricFamily("holdfast_schedule_missed_ticks", "Pulses that never ran")
         missed.add_metric([], max(0, row["missed"]))
         return [age, missed]
-
-
-def register(collector: Collector) -> None:
-    """Adds a collector to the process's registry."""
-    REGISTRY.register(collector)

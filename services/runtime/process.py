@@ -19,11 +19,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 import psycopg2
+from prometheus_client import REGISTRY
 
 from services.domain.poison import Verdict
 from services.runtime import logs, metrics
 from services.runtime.cpu_pool import CpuPool
-from services.runtime.database import OpsPool, connect, query, transaction
+from services.runtime.database import OpsPool, Row, connect, query, transaction
 from services.runtime.engine import Engine, guard_schedule
 from services.runtime.executors import Identity, Lease, Sweep, release
 from services.runtime.gateway import Gateway
@@ -112,6 +113,7 @@ class Process:
         self._stopping = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._hurry = False
+        self._collector: metrics.DatabaseCollector | None = None
 
     # --- what others ask -------------------------------------------------------------------
 
@@ -185,6 +187,10 @@ class Process:
         self._engine.launch()
         self.application.register(self.settings, resources)
         self.sweep.start()
+        if self.role == "api":
+            # The database's figures are everyone's: one process reports them.
+            self._collector = metrics.DatabaseCollector(self._read_figures)
+            REGISTRY.register(self._collector)
         self.state = "live"
         log.info(
             "ready with %d slots, version %s",
@@ -192,6 +198,11 @@ class Process:
             self.identity.version,
             extra={"action": "executor.started"},
         )
+
+    def _read_figures(self, statement: str) -> list[Row]:
+        if not self.lease.database_up:
+            raise psycopg2.OperationalError("no heartbeat goes through")
+        return self.gateway.pool.run(statement)
 
     def _wait_for_database(self) -> None:
         deadline = time.monotonic() + self.settings.database_wait_seconds
@@ -298,6 +309,9 @@ class Process:
         self.application.close()
         if self._engine is not None:
             self._engine.destroy(timeout_seconds=1.0)
+        if self._collector is not None:
+            REGISTRY.unregister(self._collector)
+            self._collector = None
         provide(None)
         self.gateway.close()
         self.ops.close()
