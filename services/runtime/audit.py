@@ -1,0 +1,293 @@
+"""The audit: the recovery invariants, checked in the database. ``holdfast verify`` shows them.
+
+Each check is a function from an :class:`Audit` to a :class:`Finding`. What was promised to whom, and when
+ticks were allowed to be missing, the database cannot say: a journal of the fault run adds it. Invariants
+8 and 9 are about metrics and logs: ``services/cli/evidence.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from services.domain import fibonacci
+from services.runtime.database import Connection, Row, query
+from services.runtime.findings import Finding, counted, found, some
+from services.runtime.journal import Journal
+from services.runtime.ticks import unexcused
+from services.settings import Settings
+
+_CHUNK = 5000
+_UNFINISHED = ("ENQUEUED", "PENDING", "DELAYED")
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """Names of the workflows that the invariants speak of, and the schedule's grid."""
+
+    batch: str
+    number: str
+    tick: str
+    poison: str
+    scopes: list[str]
+    tick_seconds: int
+
+
+@dataclass
+class Audit:
+    """What the checks look at. ``idle``: all work is expected to have ended.
+
+    ``settle_seconds``: how long a fault may take to heal before its traces count.
+    """
+
+    connection: Connection
+    settings: Settings
+    subjects: Subjects
+    journal: Journal | None = None
+    idle: bool = False
+    settle_seconds: float = 20.0
+
+    def rows(self, name: str, /, **params: Any) -> list[Row]:
+        """A named statement's rows. Raises ``psycopg2.Error``."""
+        return query(self.connection, name, **params)
+
+    def row(self, name: str, /, **params: Any) -> Row:
+        """The only row of a named statement."""
+        return self.rows(name, **params)[0]
+
+    def until(self, check: Callable[[], list[str]]) -> list[str]:
+        """Troubles that do not go away by themselves within ``settle_seconds``."""
+        deadline = time.monotonic() + self.settle_seconds
+        while (troubles := check()) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        return troubles
+
+
+def run(audit: Audit) -> list[Finding]:
+    """Checks invariants 1 to 7 in their order. Raises ``psycopg2.Error``."""
+    # Heals first: the others then look at what lasts.
+    homeless = nothing_is_homeless(audit)
+    findings = [homeless if check is nothing_is_homeless else check(audit) for check in CHECKS]
+    return sorted(findings, key=lambda finding: finding["invariant"])
+
+
+def accepted_is_terminal(audit: Audit) -> Finding:
+    """1: what was accepted exists once and ends."""
+    keys = audit.row("audit_requests")
+    batches = audit.rows("audit_batches", batch=audit.subjects.batch)
+    details = counted({"idempotency keys share a workflow with another": keys["shared"]})
+    details += some(
+        batches, "incomplete batches", lambda b: f"{b['workflow_id']} ({b['succeeded']} of {b['wanted']})"
+    )
+    figures = {"idempotency_keys": keys["keys"], "claimed_never_enqueued": keys["without_workflow"]}
+    if audit.journal is not None:
+        others = _not_succeeded(audit, audit.journal)
+        lost = [row for row in others if row["status"] is None]
+        stuck = [row for row in others if row["status"] in _UNFINISHED]
+        failed = [
+            row
+            for row in others
+            if row["status"] in ("ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
+            and row["workflow_name"] != audit.subjects.poison
+        ]
+        for rows, what in (
+            (lost, "accepted workflows do not exist"),
+            (stuck, "accepted workflows have not ended"),
+            (failed, "accepted workflows failed"),
+        ):
+            details += some(rows, what, lambda row: f"{row['workflow_id']} {row['status'] or ''}".strip())
+        details += counted({"requests without an answer were never settled": audit.journal.unresolved})
+        figures |= {"accepted": len(audit.journal.accepted), "lost": len(lost), "stuck": len(stuck)}
+        figures |= {"failed": len(failed), **audit.journal.outcomes}
+    return found(1, "every accepted request exists exactly once and ends", details, **figures)
+
+
+def _not_succeeded(audit: Audit, journal: Journal) -> list[Row]:
+    """Accepted work that is not SUCCESS; unfinished work has a while to end when all should be idle."""
+    others: list[Row] = []
+
+    def unfinished() -> list[str]:
+        others[:] = [
+            row
+            for ids in _chunks(sorted(journal.accepted))
+            for row in audit.rows("audit_accepted", workflow_ids=ids)
+        ]
+        return [row["workflow_id"] for row in others if row["status"] in _UNFINISHED]
+
+    audit.until(unfinished) if audit.idle else unfinished()
+    return others
+
+
+def recorded_once(audit: Audit) -> Finding:
+    """2: one output a step, one effect a number."""
+    steps = audit.row("audit_steps")
+    effects = audit.row("audit_effects", number=audit.subjects.number)
+    scopes = audit.rows("audit_scope_steps", names=audit.subjects.scopes)
+    details = counted(
+        {
+            "steps recorded twice": steps["doubled"],
+            "numbers with more than one effect": effects["doubled"],
+            "numbers without their effect": effects["missing"],
+            "numbers without exactly one recorded computation": effects["steps_wrong"],
+            "effects of unknown workflows": effects["without_workflow"],
+            "effects that differ from the recorded result": audit.row("audit_effect_contents")["different"],
+        }
+    )
+    details += some(
+        scopes,
+        "scope workflows with other than one output a step",
+        lambda row: f"{row['workflow_id']} ({row['recorded']} of {row['wanted']})",
+    )
+    return found(
+        2,
+        "each step is recorded once, each number has one effect",
+        details,
+        steps=steps["steps"],
+        numbers=effects["numbers"],
+        effects=effects["effects"],
+        doubled=steps["doubled"] + effects["doubled"],
+    )
+
+
+def results_are_right(audit: Audit) -> Finding:
+    """3: every result equals fast doubling."""
+    rows = audit.rows("audit_results", number=audit.subjects.number)
+    right: dict[int, tuple[Any, ...]] = {}
+    for n in {row["wanted"] for row in rows}:
+        text = fibonacci.decimal_string(fibonacci.doubling(n))
+        whole = text if len(text) <= fibonacci.RESULT_DIGITS else None
+        right[n] = (n, hashlib.sha256(text.encode("ascii")).hexdigest(), whole, len(text))
+    columns = ("n", "sha256", "result", "digits")
+    wrong = [row for row in rows if tuple(row[c] for c in columns) != right[row["wanted"]]]
+    details = some(wrong, "wrong results", lambda row: f"F({row['wanted']}) in {row['example']}")
+    results = sum(row["results"] for row in rows)
+    return found(3, "every Fibonacci result equals fast doubling", details, results=results, n=len(right))
+
+
+def ticks_cover_the_grid(audit: Audit) -> Finding:
+    """4: a tick every 5 seconds; gaps only while no worker was there, or in declared downtime."""
+    tick = timedelta(seconds=audit.subjects.tick_seconds)
+    pulses = audit.row("audit_pulses", tick_seconds=audit.subjects.tick_seconds)
+    doubles = audit.row("audit_pulse_doubles", tick=audit.subjects.tick)
+    gaps = audit.rows("audit_pulse_gaps", tick_seconds=audit.subjects.tick_seconds)
+    missing = [gap["first"] + tick * i for gap in gaps for i in range(gap["missed"])]
+    late = unexcused(
+        missing,
+        workers=[(row["begun"], row["ended"]) for row in audit.rows("audit_presence", role="worker")],
+        downtimes=audit.journal.downtimes if audit.journal else [],
+        tick=tick,
+        window=timedelta(seconds=audit.settings.pulse_catch_up_seconds),
+    )
+    details = counted(
+        {
+            "ticks off the grid": pulses["off_grid"],
+            "ticks doubled": doubles["doubled"],
+            "ticks that ended without a row": doubles["without_row"],
+        }
+    )
+    details += some(late, "ticks missing though a worker was there or started in time", _clock)
+    not_run = len(missing) + pulses["skipped"]
+    told = audit.row("pulse_health")["missed"]
+    if pulses["ticks"] and told != not_run:
+        details.append(f"/metrics counts {told} missed ticks, the grid shows {not_run}")
+    return found(
+        4,
+        "ticks cover the 5-second grid without gap or double outside downtime",
+        details,
+        ticks=pulses["ticks"],
+        skipped=pulses["skipped"],
+        missing=len(missing),
+        unexcused=len(late),
+        max_lateness_seconds=round(pulses["max_lateness_seconds"], 3),
+    )
+
+
+def nothing_is_homeless(audit: Audit) -> Finding:
+    """5: no running work under an executor that is not live; nobody silent; nothing stranded."""
+
+    def troubles() -> list[str]:
+        homeless = audit.rows("audit_homeless")
+        silent = audit.rows("audit_silent", lease_seconds=audit.settings.lease_seconds)
+        who = some(
+            silent, "executors silent beyond their lease, not declared dead", lambda r: r["executor_id"]
+        )
+        what = "running workflows of executors that are not live"
+        where = some(homeless, what, lambda row: f"{row['workflow_id']} of {row['executor_id']}")
+        return where + who + (_backlog(audit) if audit.idle else [])
+
+    details = audit.until(troubles)
+    for row in audit.rows("stranded"):
+        where = f"version {row['application_version']} of {row['application']}"
+        details.append(
+            f"{row['workflows']} {row['status']} workflows are stranded in {where}: `holdfast stranded`"
+        )
+    moves = {
+        row["kind"]: {k: v for k, v in row.items() if k != "kind"} for row in audit.rows("audit_handovers")
+    }
+    backlog = sum(row["workflows"] for row in audit.rows("audit_unfinished"))
+    return found(5, "no work stays with an executor that is gone", details, backlog=backlog, moves=moves)
+
+
+def _backlog(audit: Audit) -> list[str]:
+    # A tick is due every 5 s, so one or two of them may be under way at any time.
+    rows = [row for row in audit.rows("audit_unfinished") if row["workflow_name"] != audit.subjects.tick]
+    return [
+        f"{row['workflows']} {row['workflow_name']} {row['status']}, {row['oldest_age_seconds']:.0f} s old"
+        for row in rows
+    ]
+
+
+def only_poison_is_parked(audit: Audit) -> Finding:
+    """6: parked is what killed its process as often as the limit, nothing else."""
+    limit = audit.settings.crash_limit
+    parked = audit.rows("audit_parked")
+    healthy = [row for row in parked if row["workflow_name"] != audit.subjects.poison]
+    other = [row for row in parked if row["crashes"] != limit]
+    over = audit.rows("audit_over_limit", crash_limit=limit)
+
+    def told(row: Row) -> str:
+        return f"{row['workflow_id']} after {row['crashes']}"
+
+    details = some(healthy, "healthy workflows are parked", told)
+    details += some(other, f"workflows parked after other than {limit} crashes", told)
+    details += some(over, f"workflows not parked after {limit} crashes", told)
+    return found(
+        6, f"poison is parked after {limit} crashes, and nothing else is", details, parked=len(parked)
+    )
+
+
+def stops_leave_nothing(audit: Audit) -> Finding:
+    """7: drained executors left nothing running; the stops of a journal exited 0 within their grace."""
+    row = audit.row("audit_drained")
+    grace = audit.settings.stop_grace_seconds
+    exits = audit.journal.exits if audit.journal else []
+    bad = [entry for entry in exits if entry["code"] != 0 or entry["seconds"] > grace]
+    details = counted({"drained executors left running work": row["with_work"]})
+    details += some(
+        bad, "stops were not orderly", lambda e: f"{e['who']}: {e['code']} after {e['seconds']:.1f} s"
+    )
+    return found(7, "a stop leaves nothing behind", details, drained=row["drained"], observed=len(exits))
+
+
+CHECKS: list[Callable[[Audit], Finding]] = [
+    accepted_is_terminal,
+    recorded_once,
+    results_are_right,
+    ticks_cover_the_grid,
+    nothing_is_homeless,
+    only_poison_is_parked,
+    stops_leave_nothing,
+]
+
+
+def _clock(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _chunks(ids: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(ids), _CHUNK):
+        yield ids[start : start + _CHUNK]

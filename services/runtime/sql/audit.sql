@@ -1,0 +1,183 @@
+-- The invariants of a Holdfast database, for `holdfast verify`. Read only; each is one pass over an index
+-- or one table, fine at 1e5 workflows. "Finished" is SUCCESS, ERROR, CANCELLED or parked.
+
+-- name: audit_now
+SELECT clock_timestamp() AS now
+
+-- name: audit_requests
+-- Idempotency keys: each stands for one workflow of its own. A key without a workflow was claimed by a
+-- request that died before it enqueued, so it was never answered with 2xx.
+SELECT count(*) AS keys, count(*) - count(DISTINCT r.workflow_id) AS shared,
+       count(*) FILTER (WHERE w.workflow_uuid IS NULL) AS without_workflow
+FROM ops.requests r LEFT JOIN dbos.workflow_status w ON w.workflow_uuid = r.workflow_id
+
+-- name: audit_accepted
+-- What became of these ids; no status: there is no such workflow.
+SELECT a.workflow_id, w.status, w.name AS workflow_name
+FROM unnest(%(workflow_ids)s::text[]) AS a (workflow_id)
+LEFT JOIN dbos.workflow_status w ON w.workflow_uuid = a.workflow_id
+WHERE w.status IS DISTINCT FROM 'SUCCESS'
+
+-- name: audit_unfinished
+SELECT w.status, w.name AS workflow_name, count(*) AS workflows,
+       (extract(epoch FROM clock_timestamp()) - min(w.created_at) / 1000.0)::float8 AS oldest_age_seconds
+FROM dbos.workflow_status w WHERE w.status IN ('ENQUEUED', 'PENDING', 'DELAYED') GROUP BY 1, 2 ORDER BY 1, 2
+
+-- name: audit_batches
+-- A finished batch has one finished child for each of its numbers, and none left behind.
+SELECT b.workflow_uuid AS workflow_id, jsonb_array_length(i.inputs::jsonb -> 'positionalArgs' -> 0) AS wanted,
+       count(c.workflow_uuid) FILTER (WHERE c.status = 'SUCCESS') AS succeeded
+FROM dbos.workflow_status b
+JOIN dbos.workflow_input i ON i.workflow_uuid = b.workflow_uuid
+LEFT JOIN dbos.workflow_status c ON c.parent_workflow_id = b.workflow_uuid
+WHERE b.name = %(batch)s AND b.status = 'SUCCESS' AND b.forked_from IS NULL
+GROUP BY 1, 2
+HAVING count(c.workflow_uuid) FILTER (WHERE c.status = 'SUCCESS')
+       <> jsonb_array_length(i.inputs::jsonb -> 'positionalArgs' -> 0)
+LIMIT 20
+
+-- name: audit_steps
+SELECT count(*) AS steps, count(*) - count(DISTINCT (workflow_uuid, function_id)) AS doubled
+FROM dbos.operation_outputs
+
+-- name: audit_scope_steps
+-- A finished scope workflow has one recorded output for each of its steps.
+SELECT w.workflow_uuid AS workflow_id, (i.inputs::jsonb -> 'positionalArgs' ->> 0)::bigint AS wanted,
+       count(o.function_id) AS recorded
+FROM dbos.workflow_status w
+JOIN dbos.workflow_input i ON i.workflow_uuid = w.workflow_uuid
+LEFT JOIN dbos.operation_outputs o ON o.workflow_uuid = w.workflow_uuid
+WHERE w.name = ANY (%(names)s) AND w.status = 'SUCCESS'
+GROUP BY 1, 2
+HAVING count(o.function_id) <> (i.inputs::jsonb -> 'positionalArgs' ->> 0)::bigint
+LIMIT 20
+
+-- name: audit_effects
+-- Each number that succeeded has one recorded computation and one effect that agrees with it. A fork may
+-- start after the effect, which is then its original's.
+WITH numbers AS (
+    SELECT workflow_uuid, status, forked_from FROM dbos.workflow_status WHERE name = %(number)s
+), effects AS (
+    SELECT workflow_id, count(*) AS effects, count(DISTINCT (effect_key, n, sha256)) AS kinds
+    FROM ops.effects GROUP BY 1
+), steps AS (
+    SELECT workflow_uuid, count(*) AS steps FROM dbos.operation_outputs
+    WHERE function_name = 'fibonacci.compute' GROUP BY 1
+)
+SELECT count(*) FILTER (WHERE n.status = 'SUCCESS') AS numbers,
+       coalesce(sum(e.effects), 0)::bigint AS effects,
+       count(*) FILTER (WHERE e.effects > 1) AS doubled,
+       count(*) FILTER (WHERE n.status = 'SUCCESS' AND n.forked_from IS NULL AND e.effects IS NULL) AS missing,
+       count(*) FILTER (WHERE n.status = 'SUCCESS' AND s.steps IS DISTINCT FROM 1) AS steps_wrong,
+       count(*) FILTER (WHERE n.workflow_uuid IS NULL) AS without_workflow
+FROM numbers n
+FULL JOIN effects e ON e.workflow_id = n.workflow_uuid
+LEFT JOIN steps s ON s.workflow_uuid = n.workflow_uuid
+
+-- name: audit_effect_contents
+-- Effects that differ from what their step recorded.
+SELECT count(*) AS different
+FROM ops.effects e
+JOIN dbos.operation_outputs o ON o.workflow_uuid = e.workflow_id AND o.function_name = 'fibonacci.compute'
+WHERE o.output IS NOT NULL
+  AND (o.output::jsonb ->> 'sha256' <> e.sha256 OR (o.output::jsonb ->> 'n')::bigint <> e.n)
+
+-- name: audit_results
+-- Every different result of a successful number, with how often it occurs: few rows, however many numbers.
+SELECT (o.output::jsonb ->> 'n')::bigint AS n, (i.inputs::jsonb -> 'positionalArgs' ->> 0)::bigint AS wanted,
+       o.output::jsonb ->> 'sha256' AS sha256, o.output::jsonb ->> 'result' AS result,
+       (o.output::jsonb ->> 'digits')::bigint AS digits, count(*) AS results, min(w.workflow_uuid) AS example
+FROM dbos.workflow_status w
+JOIN dbos.workflow_output o ON o.workflow_uuid = w.workflow_uuid
+JOIN dbos.workflow_input i ON i.workflow_uuid = w.workflow_uuid
+WHERE w.name = %(number)s AND w.status = 'SUCCESS'
+GROUP BY 1, 2, 3, 4, 5 ORDER BY 1
+
+-- name: audit_pulses
+SELECT count(*) AS ticks, count(*) FILTER (WHERE status = 'run') AS run,
+       count(*) FILTER (WHERE status = 'skipped') AS skipped, min(scheduled_at) AS first, max(scheduled_at) AS last,
+       count(*) FILTER (WHERE extract(epoch FROM scheduled_at)::numeric %% %(tick_seconds)s <> 0) AS off_grid,
+       coalesce(max(lateness_seconds), 0) AS max_lateness_seconds
+FROM ops.pulses
+
+-- name: audit_pulse_doubles
+-- Workflows of the schedule against their rows: a tick that two workflows stand for, or a finished one
+-- that wrote nothing.
+SELECT count(*) - count(DISTINCT w.workflow_uuid) AS doubled,
+       count(*) FILTER (WHERE w.status = 'SUCCESS' AND p.workflow_id IS NULL) AS without_row
+FROM dbos.workflow_status w LEFT JOIN ops.pulses p ON p.workflow_id = w.workflow_uuid
+WHERE w.name = %(tick)s
+
+-- name: audit_pulse_gaps
+-- Runs of ticks without a row, between the first and the last one.
+SELECT previous + make_interval(secs => %(tick_seconds)s) AS first,
+       scheduled_at - make_interval(secs => %(tick_seconds)s) AS last,
+       (extract(epoch FROM scheduled_at - previous) / %(tick_seconds)s)::bigint - 1 AS missed
+FROM (SELECT scheduled_at, lag(scheduled_at) OVER (ORDER BY scheduled_at) AS previous FROM ops.pulses) AS pairs
+WHERE scheduled_at - previous > make_interval(secs => %(tick_seconds)s)
+ORDER BY 1 LIMIT 1000
+
+-- name: audit_presence
+-- When executors of a role were there, by what the registry knows.
+SELECT started_at AS begun,
+       CASE WHEN state IN ('live', 'draining') THEN clock_timestamp()
+            ELSE least(coalesce(lost_at, ended_at), ended_at) END AS ended
+FROM ops.executors WHERE role = %(role)s ORDER BY started_at
+
+-- name: audit_homeless
+-- Running work of executors that are not alive, beyond the time a takeover may need.
+SELECT w.workflow_uuid AS workflow_id, w.name AS workflow_name, w.executor_id, e.state,
+       coalesce(extract(epoch FROM clock_timestamp() - e.ended_at), 0)::float8 AS seconds
+FROM dbos.workflow_status w LEFT JOIN ops.executors e ON e.executor_id = w.executor_id
+WHERE w.status = 'PENDING' AND coalesce(e.state, 'unknown') NOT IN ('live', 'draining') LIMIT 100
+
+-- name: audit_silent
+-- Registered as alive, but silent for longer than its lease and a few sweeps: nobody declared it dead.
+SELECT executor_id, application, extract(epoch FROM clock_timestamp() - heartbeat_at)::float8 AS silent_seconds
+FROM ops.executors
+WHERE state IN ('live', 'draining')
+  AND heartbeat_at < clock_timestamp() - make_interval(secs => 2 * %(lease_seconds)s) LIMIT 100
+
+-- name: audit_handovers
+SELECT kind, count(*) AS moves, count(*) FILTER (WHERE claimed_at IS NULL) AS unclaimed,
+       percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM released_at - lost_at))::float8
+           AS median_seconds_to_release,
+       max(extract(epoch FROM released_at - lost_at))::float8 AS max_seconds_to_release
+FROM ops.handovers GROUP BY 1 ORDER BY 1
+
+-- name: audit_parked
+SELECT w.workflow_uuid AS workflow_id, w.name AS workflow_name, coalesce(c.crashes, 0) AS crashes
+FROM dbos.workflow_status w LEFT JOIN ops.crashes c ON c.workflow_id = w.workflow_uuid
+WHERE w.status = 'MAX_RECOVERY_ATTEMPTS_EXCEEDED' ORDER BY w.created_at LIMIT 1000
+
+-- name: audit_over_limit
+-- Crashed as often as the limit, or more often, and not parked.
+SELECT c.workflow_id, c.crashes, w.status FROM ops.crashes c
+JOIN dbos.workflow_status w ON w.workflow_uuid = c.workflow_id
+WHERE c.crashes >= %(crash_limit)s AND w.status IN ('ENQUEUED', 'PENDING') LIMIT 100
+
+-- name: audit_drained
+SELECT count(*) AS drained, count(*) FILTER (WHERE EXISTS (
+           SELECT FROM dbos.workflow_status w WHERE w.status = 'PENDING' AND w.executor_id = e.executor_id))
+       AS with_work
+FROM ops.executors e WHERE e.state = 'drained'
+
+-- name: audit_live
+-- Who is alive, and whether its work ever went to someone else.
+SELECT e.executor_id, e.application, e.role, e.state, e.hostname, e.pid, e.port, e.started_at,
+       EXISTS (SELECT FROM ops.handovers h WHERE h.from_executor = e.executor_id) AS lost_work
+FROM ops.executors e WHERE e.state IN ('live', 'draining') ORDER BY e.started_at
+
+-- name: audit_completed_by
+-- What the database says an executor finished.
+SELECT name AS workflow_name, status, count(*) AS workflows FROM dbos.workflow_status
+WHERE executor_id = %(executor_id)s AND status IN ('SUCCESS', 'ERROR') AND created_at >= %(since_ms)s
+GROUP BY 1, 2
+
+-- name: recent_handovers
+-- Work that left an executor which did not finish it, newest first.
+SELECT workflow_id, workflow_name, kind, reason, from_executor, released_by, to_executor, lost_at, released_at,
+       claimed_at, extract(epoch FROM claimed_at - lost_at)::float8 AS seconds_from_loss_to_claim
+FROM ops.handovers
+WHERE handover_id > %(after)s AND (%(from_executor)s::text IS NULL OR from_executor = %(from_executor)s)
+ORDER BY handover_id DESC LIMIT %(limit)s
