@@ -159,9 +159,8 @@ class Cluster:
 
     def remove(self) -> None:
         """Delete the data, wherever it lies."""
-        elsewhere = self._elsewhere()
-        if elsewhere.is_dir() and not elsewhere.is_symlink() and elsewhere.stat().st_uid == os.geteuid():
-            shutil.rmtree(elsewhere)
+        if (self.home / "postgres-place").exists():
+            shutil.rmtree(self._elsewhere())
         shutil.rmtree(self.home / "postgres", ignore_errors=True)
 
     def _accepts(self) -> bool:
@@ -209,36 +208,60 @@ class Cluster:
                 time.sleep(0.05)
 
     def _elsewhere(self) -> Path:
-        recorded = self.home / "postgres-place"
-        if recorded.exists():
-            return Path(recorded.read_text("utf-8").strip())
-        key = hashlib.sha256(os.fsencode(self.home.resolve())).hexdigest()[:12]
-        return Path(tempfile.gettempdir()) / f"holdfast-{key}"
+        """The directory outside the checkout, made when it is missing and noted in ``home``."""
+        noted = self.home / "postgres-place"
+        if noted.exists():
+            place = Path(noted.read_text("utf-8").strip())
+        else:
+            key = hashlib.sha256(os.fsencode(self.home.resolve())).hexdigest()[:12]
+            place = Path(tempfile.gettempdir()) / f"holdfast-{key}"
+        with suppress(FileExistsError):
+            place.mkdir(mode=0o711)
+        # Anyone may have made a directory of that name before us.
+        if place.is_symlink() or place.stat().st_uid != os.geteuid():
+            raise NativeError(f"{place} belongs to somebody else: remove it")
+        place.chmod(0o711)  # whatever the umask
+        noted.write_text(f"{place}\n", "utf-8")
+        return place
 
     def _choose_place(self) -> None:
         self._own(self._place, 0o700)
-        if not self._may("-w", self._place):
-            self._place = self._elsewhere()
-            with suppress(FileExistsError):
-                self._place.mkdir(mode=0o711)
-            # Anyone may make a directory of that name before us.
-            if self._place.is_symlink() or self._place.stat().st_uid != 0:
-                raise NativeError(f"{self._place} belongs to somebody else: remove it")
-            (self.home / "postgres-place").write_text(f"{self._place}\n", "utf-8")
-            self._place /= "postgres"
+        if not self._may("test", "-w", self._place):
+            self._place = self._elsewhere() / "postgres"
             self._place.mkdir(mode=0o700, exist_ok=True)
             self._own(self._place, 0o700)
-        if not self._may("-x", self._binaries / "bin" / "postgres"):
-            copy = self._elsewhere() / "pginstall"
-            copy.parent.mkdir(mode=0o711, exist_ok=True)
-            version = (self._binaries / "bin" / "postgres").stat().st_mtime_ns
-            if not copy.exists() or (copy / "bin" / "postgres").stat().st_mtime_ns != version:
-                shutil.rmtree(copy, ignore_errors=True)
-                shutil.copytree(self._binaries, copy, ignore=shutil.ignore_patterns("include"), symlinks=True)
-            self._binaries = copy
+        if not self._may(self._binaries / "bin" / "postgres", "--version"):
+            self._copy_binaries(self._elsewhere() / "binaries")
 
-    def _may(self, test: str, path: Path) -> bool:
-        return subprocess.run(["test", test, path], cwd="/", check=False, **self._user).returncode == 0
+    def _copy_binaries(self, place: Path) -> None:
+        """Binaries find their libraries relative to themselves: the package's neighbour is copied along."""
+        package = self._binaries.parent
+        libraries = package.with_name(f"{package.name}.libs")
+        copy = place / package.name / self._binaries.name
+        stamp = str((self._binaries / "bin" / "postgres").stat().st_mtime_ns)
+        if not (place / "complete").exists() or (place / "complete").read_text("ascii") != stamp:
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir()
+            shutil.copytree(self._binaries, copy, ignore=shutil.ignore_patterns("include"), symlinks=True)
+            if libraries.is_dir():
+                shutil.copytree(libraries, place / libraries.name)
+            for path in (place, *place.rglob("*")):
+                if not path.is_symlink():
+                    path.chmod(
+                        path.stat().st_mode | (0o555 if path.is_dir() or path.parent.name == "bin" else 0o444)
+                    )
+            (place / "complete").write_text(stamp, "ascii")
+        self._binaries = copy
+        if not self._may(copy / "bin" / "postgres", "--version"):
+            raise NativeError(f"the server's user cannot run {copy / 'bin' / 'postgres'}")
+
+    def _may(self, *command: str | Path) -> bool:
+        """Whether a command succeeds as the server's user."""
+        try:
+            done = subprocess.run(command, cwd="/", check=False, capture_output=True, **self._user)
+        except PermissionError:
+            return False
+        return done.returncode == 0
 
     def _own(self, path: Path, mode: int = 0o600) -> None:
         path.chmod(mode)

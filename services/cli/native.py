@@ -19,6 +19,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from dotenv import dotenv_values
+from pydantic import ValidationError
+
 from services.cli.children import is_alive
 from services.cli.embedded import ROOT, Cluster, NativeError, last_line
 from services.cli.supervisor import Supervisor, read_state
@@ -140,8 +143,6 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; a message of one line and exit code 1 for what a person has to change."""
-    from dotenv import dotenv_values
-
     options = _arguments(arguments)
     home: Path = options.data.resolve()
     # As Compose does: .env fills in what the shell does not say.
@@ -150,7 +151,12 @@ def main(arguments: list[str] | None = None) -> int:
             os.environ.setdefault(name, value)
 
     def chosen(option: Any, variable: str, default: int) -> int:
-        return int(option if option is not None else os.environ.get(variable, default))
+        if option is not None:
+            return int(option)
+        try:
+            return int(os.environ.get(variable) or default)
+        except ValueError:
+            raise NativeError(f"{variable} must be a whole number") from None
 
     try:
         if options.command == "down":
@@ -166,6 +172,13 @@ def main(arguments: list[str] | None = None) -> int:
                 return up(home, workers, port, quiet=options.quiet)
     except NativeError as error:
         print(f"native: {error}", file=sys.stderr)
+        return 1
+    except ValidationError as error:
+        wrong = "; ".join(
+            ": ".join([*(f"HOLDFAST_{part}".upper() for part in entry["loc"]), entry["msg"]])
+            for entry in error.errors()
+        )
+        print(f"native: a setting is wrong: {wrong}", file=sys.stderr)
         return 1
     return 0
 

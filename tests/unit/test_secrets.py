@@ -1,0 +1,100 @@
+"""The secrets are made once, agree with each other, and heal."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+
+from services.cli.secrets import CONSUMERS, _matches, _scram, make_secrets
+
+
+def contents(root: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(root)): path.read_text("ascii") for path in root.rglob("*") if path.is_file()
+    }
+
+
+def passwords(root: Path) -> dict[str, str]:
+    lines = "".join((root / consumer / "pgpass").read_text("ascii") for consumer in CONSUMERS).splitlines()
+    return {line.split(":")[3]: line.split(":")[4] for line in lines}
+
+
+def assert_agreement(root: Path) -> None:
+    found = passwords(root)
+    assert set(found) == {role for roles in CONSUMERS.values() for role in roles}
+    for role, password in found.items():
+        assert len(password) == 48
+        assert _matches(password, (root / "postgres" / f"{role}.scram").read_text("ascii").strip()), role
+
+
+def test_first_run_makes_all_and_the_second_changes_nothing(tmp_path: Path) -> None:
+    assert make_secrets(tmp_path)
+    assert_agreement(tmp_path)
+    before = contents(tmp_path)
+    assert make_secrets(tmp_path) == []
+    assert contents(tmp_path) == before
+    assert len(set(passwords(tmp_path).values())) == 4
+
+
+def test_only_the_owner_reads_what_lets_one_in(tmp_path: Path) -> None:
+    make_secrets(tmp_path)
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            expected = 0o444 if path.parent.name == "postgres" else 0o600
+            assert stat.S_IMODE(path.stat().st_mode) == expected, path
+
+
+def test_the_database_gets_no_password_of_a_role(tmp_path: Path) -> None:
+    make_secrets(tmp_path)
+    known_to_postgres = "".join(path.read_text("ascii") for path in (tmp_path / "postgres").iterdir())
+    assert not [role for role, password in passwords(tmp_path).items() if password in known_to_postgres]
+
+
+@pytest.mark.parametrize("lost", ["postgres", "migrate", "api", "worker"])
+def test_a_lost_directory_is_made_again_and_the_others_stay(tmp_path: Path, lost: str) -> None:
+    make_secrets(tmp_path)
+    before = passwords(tmp_path)
+    shutil.rmtree(tmp_path / lost)
+    make_secrets(tmp_path)
+    assert_agreement(tmp_path)
+    after = passwords(tmp_path)
+    changed = {role for role in after if after[role] != before[role]}
+    assert changed == set(CONSUMERS.get(lost, ()))
+
+
+def test_an_interrupted_first_run_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the number of files written before the crash, the next run ends with all in agreement."""
+    from services.cli import secrets
+
+    write = secrets._write_whole
+    for survived in range(len(make_secrets(tmp_path / "whole"))):
+        root = tmp_path / str(survived)
+        left = survived
+
+        def dying(path: Path, text: str, mode: int) -> None:
+            nonlocal left
+            if left == 0:
+                raise KeyboardInterrupt
+            left -= 1
+            write(path, text, mode)
+
+        monkeypatch.setattr(secrets, "_write_whole", dying)
+        with pytest.raises(KeyboardInterrupt):
+            make_secrets(root)
+        monkeypatch.undo()
+        make_secrets(root)
+        assert_agreement(root)
+        assert set(contents(root)) == set(contents(tmp_path / "whole"))
+
+
+def test_the_verifier_is_the_one_of_rfc_7677() -> None:
+    """The RFC's example: user ``user``, password ``pencil``."""
+    import base64
+
+    salt = base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ==")
+    stored_key, server_key = _scram("pencil", salt).split("$")[2].split(":")
+    assert stored_key == "WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY="
+    assert server_key == "wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="
