@@ -48,8 +48,8 @@ def serve(application: Application, create_app: Callable[[Process], Any]) -> Non
     code = 1
     try:
         code = asyncio.run(_serve(settings, application, create_app))
-    except SystemExit as error:
-        code = int(error.code or 0) or 1
+    except SystemExit:  # uvicorn's own code for a failed start is 3
+        code = 1
     except Exception:
         log.exception("failed", extra={"action": "executor.failed"})
     logs.flush()
