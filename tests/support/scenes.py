@@ -1,0 +1,377 @@
+"""What a user sees of the scenes over HTTP. The same checks for the native stack and the containers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+
+from services.domain.fibonacci import summary
+from tests.support.reporting import record
+from tests.support.stack import Stack, measured, wait_for
+
+
+def check_function_scope(stack: Stack) -> None:
+    """A module-level counter: nothing but the module's and the durable count."""
+    report = stack.post("/scope/function", {"steps": 5, "step_seconds": 0.01, "wait": True})["report"]
+    assert report["counters"]["durable"] == report["steps"] == 5
+    assert report["counters"]["instance"] == report["counters"]["class"] == 0
+    assert report["counters"]["module"] >= 5
+    assert report["replayed_steps"] == []
+    assert report["executors"] == {stack.api().executor_id: [0, 1, 2, 3, 4]}
+
+
+def check_instances(stack: Stack) -> None:
+    """Configured instances share memory by name, and only by name."""
+    before = {name: _instance(stack, name, 1)["counters"]["instance"] for name in ("alpha", "beta")}
+    again = _instance(stack, "alpha", 3)
+    assert again["counters"]["instance"] == before["alpha"] + 3
+    assert again["counters"]["durable"] == 3
+    assert again["name"] == "alpha"
+    assert _instance(stack, "beta", 1)["counters"]["instance"] == before["beta"] + 1
+    unknown = stack.request("POST", "/scope/instance/gamma", json={"steps": 1})
+    assert unknown.status_code == 404
+    assert unknown.headers["content-type"] == "application/problem+json"
+
+
+def _instance(stack: Stack, name: str, steps: int) -> Any:
+    body = {"steps": steps, "step_seconds": 0.01, "wait": True}
+    return stack.post(f"/scope/instance/{name}", body)["report"]
+
+
+def check_class_scope(stack: Stack) -> None:
+    """Class scope without a restart: every counter agrees, nothing is replayed."""
+    accepted = stack.request("POST", "/scope/class", json={"steps": 4, "step_seconds": 0.02})
+    assert accepted.status_code == 202
+    assert accepted.headers["location"] == f"/workflows/{accepted.json()['workflow_id']}"
+    report = stack.finished(accepted.json()["workflow_id"], 20)["output"]
+    assert report["counters"]["durable"] == report["counters"]["instance"] == 4
+    assert report["replayed_steps"] == []
+    assert report["steps_run_here"] == [0, 1, 2, 3]
+
+
+def check_nested(stack: Stack, *, queued: bool) -> None:
+    """Root, child, grandchild: parents in the answer, in the stored rows and in the logs."""
+    done = stack.post("/nested", {"queued": queued, "wait": True})
+    root = done["report"]
+    child = root["below"]
+    grandchild = child["below"]
+    assert [level["level"] for level in (root, child, grandchild)] == ["root", "child", "grandchild"]
+    assert root["parents"] == []
+    assert child["parents"] == [root["workflow_id"]]
+    assert grandchild["parents"] == [root["workflow_id"], child["workflow_id"]]
+    assert grandchild["below"] is None
+    stored = stack.get(f"/workflows/{grandchild['workflow_id']}")
+    assert stored["parent_workflow_id"] == child["workflow_id"]
+    logged = wait_for(
+        lambda: [
+            line
+            for _, line in stack.log_objects()
+            if line.get("action") == "nesting.entered"
+            and line.get("workflow_id") == grandchild["workflow_id"]
+        ],
+        5,
+        "a log line with the grandchild's parents",
+    )
+    assert logged[0]["parents"] == grandchild["parents"]
+
+
+def check_users(stack: Stack) -> Any:
+    """User pages with one credential; returns the report."""
+    report = stack.post("/users/pages", {"wait": True})["report"]
+    assert [(user["page"], user["user"]) for user in report["users"]] == [
+        (page, page * 3 + i) for page in range(5) for i in range(3)
+    ]
+    assert len(report["fingerprints"]) == 1
+    assert {user["credential"] for user in report["users"]} == set(report["fingerprints"])
+    pages = stack.get("/workflows?name=users.page&limit=200")["workflows"]
+    mine = [page for page in pages if page["parent_workflow_id"] == report["workflow_id"]]
+    assert len(mine) == 5
+    assert {page["queue_name"] for page in mine} == {"user-pages"}
+    return report
+
+
+def check_no_secret(stack: Stack) -> None:
+    """The credential, and no password either, is anywhere in database, logs or answers."""
+    secret = stack.read_credential()
+    forms = {secret, secret.encode().hex(), secret[::-1]}
+    places = {
+        "database": stack.dump(),
+        "logs": "\n".join(line for lines in stack.logs().values() for line in lines),
+        "answers": "\n".join(stack.bodies),
+        "metrics": stack.request("GET", "/metrics").text,
+    }
+    assert "users.process_one" in places["database"], "the dump does not hold the scenes' steps"
+    for place, text in places.items():
+        for form in forms:
+            assert form not in text, f"the credential is in the {place}"
+
+
+def check_batch(batch: Any, numbers: list[int], method: str = "recursive") -> None:
+    """Every result exact, in the order of the request, told who computed it."""
+    assert batch["total"] == batch["completed"] == len(numbers)
+    for index, (row, n) in enumerate(zip(batch["results"], numbers, strict=True)):
+        wanted = summary(n, "doubling")
+        assert (row["index"], row["n"], row["status"]) == (index, n, "SUCCESS")
+        for field in ("result", "digits", "sha256", "short"):
+            assert row[field] == wanted[field], f"F({n}) by {method}: {field}"
+        assert row["executor_id"] and row["started_at"] and row["attempts"] >= 1
+
+
+def check_default_batch(stack: Stack, *, seconds: float) -> None:
+    """The default batch of 50, spread over both workers."""
+    begun = time.monotonic()
+    accepted = stack.post("/fibonacci/batches")
+    assert accepted["total"] == 50
+    batch = stack.finished_batch(accepted["workflow_id"], seconds)
+    record("default batch, seconds", time.monotonic() - begun)
+    check_batch(batch, [min(i, 34) for i in range(50)])
+    shares = Counter(row["executor_id"] for row in batch["results"])
+    record("default batch, smaller worker's share of 50", min(shares.values()))
+    assert set(shares) == {member.executor_id for member in stack.workers()}
+    assert min(shares.values()) >= 12, f"uneven: {shares}"
+
+
+def check_sequential(stack: Stack) -> None:
+    """Each number is enqueued after the former's result."""
+    numbers = [5, 12, 3, 20, 0, 1]
+    batch = stack.finished_batch(stack.start_batch(numbers=numbers, sequential=True), 30)
+    check_batch(batch, numbers)
+    rows = stack.query(
+        "SELECT workflow_uuid AS id, created_at, completed_at FROM dbos.workflow_status"
+        f" WHERE parent_workflow_id = '{batch['workflow_id']}' ORDER BY created_at"
+    )
+    assert [row["id"] for row in rows] == [f"{batch['workflow_id']}-{i}" for i in range(len(numbers))]
+    for before, after in zip(rows, rows[1:], strict=False):
+        assert before["completed_at"] <= after["created_at"], f"{after['id']} did not wait for {before['id']}"
+
+
+def check_doubling(stack: Stack) -> None:
+    """Huge n: digits and hash in place of a number that is too long."""
+    numbers = [1000, 100_000, 0, 1_000_000, 93]
+    batch = stack.finished_batch(stack.start_batch(numbers=numbers, method="doubling"), 60)
+    check_batch(batch, numbers, "doubling")
+    assert batch["results"][3]["result"] is None
+    assert batch["results"][3]["digits"] == 208_988
+    too_large = stack.request("POST", "/fibonacci/batches", json={"numbers": [41], "method": "recursive"})
+    assert too_large.status_code == 422
+    assert "numbers.0" in too_large.text
+
+
+def check_events(stack: Stack) -> None:
+    """A batch as server-sent events, from snapshot to end."""
+    batch_id = stack.start_batch(numbers=[20, 21, 22, 23])
+    with stack.http.stream("GET", f"{stack.url}/fibonacci/batches/{batch_id}/events", timeout=30) as stream:
+        assert stream.status_code == 200
+        names = [line[7:] for line in stream.iter_lines() if line.startswith("event: ")]
+    assert names[0] == "snapshot"
+    assert names[-1] == "end"
+
+
+def check_idempotency(stack: Stack) -> None:
+    """50 concurrent posts with one key make one workflow; another body under it is refused."""
+    key = f"key-{time.time_ns()}"
+    body = {"numbers": [7, 8], "method": "doubling"}
+
+    def post(_: int) -> httpx.Response:
+        return stack.request("POST", "/fibonacci/batches", json=body, headers={"Idempotency-Key": key})
+
+    with ThreadPoolExecutor(50) as threads:
+        answers = list(threads.map(post, range(50)))
+    assert {answer.status_code for answer in answers} == {202}, [a.text for a in answers if a.is_error][:3]
+    ids = {answer.json()["workflow_id"] for answer in answers}
+    assert len(ids) == 1
+    batch_id = ids.pop()
+    stack.finished_batch(batch_id, 20)
+    rows = stack.query(
+        f"SELECT workflow_uuid AS id FROM dbos.workflow_status WHERE workflow_uuid LIKE '{batch_id}%'"
+    )
+    assert len(rows) == 3, rows
+    other = stack.request(
+        "POST", "/fibonacci/batches", json={**body, "numbers": [9]}, headers={"Idempotency-Key": key}
+    )
+    assert other.status_code == 409
+
+
+def check_cancel(stack: Stack, n: int) -> None:
+    """Cancelling a batch ends its running CPU children within 1.5 s. ``n`` is one that takes seconds."""
+    workers = stack.workers()
+    batch_id = stack.start_batch(numbers=[n] * 8)
+    busy = wait_for(
+        lambda: (
+            len(found := {(w.executor_id, pid) for w in workers for pid in stack.busy_children(w)}) >= 2
+            and found
+        ),
+        20,
+        "children at work",
+    )
+    stack.post(f"/workflows/{batch_id}/cancel")
+
+    def ended() -> bool:
+        left = {(w.executor_id, child.pid) for w in workers for child in stack.children(w)}
+        return not left & busy
+
+    record("cancel to last child ended, seconds", taken := measured(ended, 10, "end of the children"))
+    assert taken <= 1.5
+
+    def all_cancelled() -> bool:
+        batch = stack.batch(batch_id)
+        return {batch["status"], *(number["status"] for number in batch["results"])} == {"CANCELLED"}
+
+    wait_for(all_cancelled, 10, "batch and all its numbers cancelled")
+    # The places are free again.
+    check_batch(stack.finished_batch(stack.start_batch(numbers=[10] * 6), 20), [10] * 6)
+
+
+def check_bad_input(stack: Stack) -> None:
+    """Bad input gets a problem document with the right status, and nothing is stored."""
+    count = "SELECT count(*) AS n FROM dbos.workflow_status WHERE name <> 'pulse.tick'"
+    before = stack.query(count)
+    json_type = {"content-type": "application/json"}
+    cases: list[tuple[str, str, dict[str, Any], int]] = [
+        ("POST", "/scope/class", {"json": {"steps": "3"}}, 422),
+        ("POST", "/scope/class", {"json": {"stepz": 3}}, 422),
+        ("POST", "/fibonacci/batches", {"json": {"numbers": [-1]}}, 422),
+        ("POST", "/fibonacci/batches", {"content": b"x" * 10_000_000, "headers": json_type}, 413),
+        ("POST", "/nested", {"content": b'{"queued": "\xff"}', "headers": json_type}, 400),
+        ("GET", "/workflows/no-such-workflow", {}, 404),
+        ("POST", "/workflows/no-such-workflow/cancel", {}, 404),
+        ("POST", "/executors/no-such-executor/drain", {}, 404),
+        ("GET", "/no-such-route", {}, 404),
+        ("DELETE", "/workflows", {}, 405),
+    ]
+    for method, path, options, status in cases:
+        answer = stack.request(method, path, **options)
+        assert answer.status_code == status, f"{method} {path}: {answer.status_code} {answer.text[:300]}"
+        assert answer.headers["content-type"] == "application/problem+json", path
+        assert answer.json()["status"] == status
+    assert stack.query(count) == before
+
+
+def check_pulses(stack: Stack, ticks: int) -> None:
+    """Exactly one row and one workflow a tick on the 5-second grid, in the last ``ticks`` of them."""
+    wait_for(
+        lambda: stack.query("SELECT count(*) AS n FROM ops.pulses")[0]["n"] >= ticks, 5 * ticks + 10, "pulses"
+    )
+    rows = stack.query(
+        "SELECT extract(epoch FROM scheduled_at)::float8 AS at, lateness_seconds AS late, status FROM ops.pulses"
+        f" ORDER BY scheduled_at DESC LIMIT {ticks}"
+    )
+    times = sorted(row["at"] for row in rows)
+    assert [at % 5 for at in times] == [0] * ticks
+    assert times == [times[0] + 5 * i for i in range(ticks)], f"gap or double: {times}"
+    assert {row["status"] for row in rows} == {"run"}
+    record("pulse lateness, seconds", max(row["late"] for row in rows))
+    workflows = stack.query(
+        "SELECT count(*) AS n, count(DISTINCT p.scheduled_at) AS ticks FROM ops.pulses p"
+        " JOIN dbos.workflow_status w ON w.workflow_uuid = p.workflow_id"
+    )[0]
+    assert workflows["n"] == workflows["ticks"] >= ticks
+    stored = stack.query(
+        "SELECT count(*) AS n FROM dbos.workflow_status WHERE name = 'pulse.tick' AND status = 'SUCCESS'"
+    )[0]["n"]
+    assert stored - workflows["n"] in (0, 1)  # one may have been recorded in between
+    shown = stack.get(f"/schedule?limit={ticks}")
+    assert len(shown["pulses"]) == ticks
+
+
+def check_logs(stack: Stack) -> None:
+    """Every line is a JSON object with time, level, logger, message and action, and stands there once."""
+    path = f"/workflows/once-{time.time_ns()}"
+    assert stack.request("GET", path).status_code == 404
+    wait_for(lambda: any(path in line for lines in stack.logs().values() for line in lines), 5, "access log")
+    assert sum(path in line for lines in stack.logs().values() for line in lines) == 1
+    loggers = set()
+    for name, line in stack.log_objects():
+        if name.startswith(("api", "worker", "spawned")):
+            assert {"time", "level", "logger", "message", "action", "role"} <= line.keys(), line
+            loggers.add(line["logger"].partition(".")[0])
+    assert {"dbos", "uvicorn", "holdfast"} <= loggers, loggers
+    for name, lines in stack.logs().items():
+        if name.startswith(("api", "worker")):
+            doubles = [a for a, b in zip(lines, lines[1:], strict=False) if a == b]
+            assert not doubles, f"{name} logged twice: {doubles[0]}"
+
+
+@contextmanager
+def in_background(work: Callable[[], None]) -> Iterator[None]:
+    """Runs ``work`` in a thread meanwhile, and waits for its end."""
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join(60)
+
+
+def attempt(stack: Stack, path: str, body: dict[str, Any], headers: dict[str, str]) -> Any:
+    """The answer of a POST, or the transport error in its place."""
+    try:
+        return stack.request("POST", path, json=body, headers=headers)
+    except httpx.TransportError as error:
+        return error
+
+
+def check_scope_across_a_crash(
+    stack: Stack, path: str, *, steps: int = 12, step_seconds: float = 0.15
+) -> None:
+    """SIGKILL of the API in the middle: exactly what of an object survives, and what does not."""
+    before = stack.api()
+    accepted = stack.post(path, {"steps": steps, "step_seconds": step_seconds})["workflow_id"]
+    recorded = f"/workflows/{accepted}/steps"
+    wait_for(lambda: len(stack.get(recorded)["steps"]) >= steps // 3, 30, "some recorded steps")
+    begun = time.monotonic()
+    stack.crash(before)
+    after = stack.api()
+    record("API killed to ready again, seconds", time.monotonic() - begun)
+    assert after.executor_id != before.executor_id
+    done = stack.finished(accepted, 30 + steps * step_seconds)
+    report = done["output"]
+    ran = report["executors"]
+    assert list(ran) == [before.executor_id, after.executor_id]
+    assert ran[before.executor_id] + ran[after.executor_id] == list(range(steps))
+    assert steps // 3 <= len(ran[before.executor_id]) < steps
+    assert report["counters"]["durable"] == report["steps"] == steps
+    assert report["replayed_steps"] == ran[before.executor_id]
+    assert report["steps_run_here"] == ran[after.executor_id]
+    assert report["finished_by"] == done["executor_id"] == after.executor_id
+    # Memory of the new process: what ran since, and nothing of before.
+    since = len(ran[after.executor_id])
+    has_object = path != "/scope/function"
+    assert report["counters"]["instance"] == report["counters"]["class"] == (since if has_object else 0)
+    assert report["counters"]["module"] == since
+    moved = stack.handovers([accepted])
+    assert [(m["kind"], m["from_executor"], m["to_executor"]) for m in moved] == [
+        ("takeover", before.executor_id, after.executor_id)
+    ]
+
+
+def check_cache_across_restarts(stack: Stack) -> None:
+    """Cold after a restart, warm after use, another fingerprint once the secret is rotated."""
+    first = check_users(stack)
+    before = stack.api()
+    stack.crash(before)
+    after = stack.api()
+    cold = stack.get("/cache")
+    assert cold["executor_id"] == after.executor_id != before.executor_id
+    assert (cold["hits"], cold["misses"], cold["fetches"], cold["fingerprint"]) == (0, 0, 0, None)
+    second = check_users(stack)
+    assert second["fingerprints"] == first["fingerprints"]
+    assert second["cache"]["fetches"] == 1, "one flight for all that missed together"
+    assert second["cache"]["hits"] + second["cache"]["misses"] == 15
+    old_secret = stack.read_credential()
+    stack.write_credential("rotated-" + old_secret[::2])
+    assert check_users(stack)["fingerprints"] == first["fingerprints"], "cached until it expires"
+    cleared = stack.request("DELETE", "/cache")
+    assert cleared.status_code == 200
+    assert cleared.json()["fingerprint"] is None
+    third = check_users(stack)
+    assert third["fingerprints"] != first["fingerprints"]
+    for text in stack.bodies:
+        assert old_secret not in text
