@@ -175,7 +175,7 @@ async def _poll(process: Process, workflow_id: str) -> WorkflowStatus | None:
     gateway, applications = process.gateway, process.settings.application_names
     began = answered = time.monotonic()
     pause = FIRST_LOOK_SECONDS
-    while process.state == "live" and time.monotonic() - began < WAIT_SECONDS:
+    while not process.stopping and time.monotonic() - began < WAIT_SECONDS:
         try:
             row = await gateway.call(find, gateway.client, applications, workflow_id)
             if row is not None and row.status in TERMINAL:

@@ -248,6 +248,22 @@ def test_many_streams_share_one_reader(process: FakeProcess, monkeypatch: pytest
     asyncio.run(main())
 
 
+def test_a_result_is_loaded_once(process: FakeProcess) -> None:
+    finish(process, 0, 1)
+
+    async def main() -> None:
+        feeds = Feeds(process, 10)  # type: ignore[arg-type]
+        feed = await feeds.join("b")
+        process.gateway.client.loads.clear()
+        for _ in range(2):
+            await feed.next_look.wait()
+        # The batch itself with its payload, and its children without: nobody's result again.
+        assert set(process.gateway.client.loads) == {(True, True), (False, False)}
+        feeds.leave(feed)
+
+    asyncio.run(main())
+
+
 def test_a_deleted_batch_ends_its_feed(process: FakeProcess) -> None:
     async def main() -> Feed:
         feeds = Feeds(process, 10)  # type: ignore[arg-type]

@@ -120,6 +120,16 @@ def test_an_odd_body_is_refused(
     assert process.gateway.client.rows == {}
 
 
+@pytest.mark.parametrize(("content", "status"), [(b"[]", 422), (b"null", 422), (b"{", 400)])
+def test_the_body_rules_hold_where_no_body_is_needed(
+    client: TestClient, process: FakeProcess, content: bytes, status: int
+) -> None:
+    is_problem(
+        client.post("/shutdown", content=content, headers={"content-type": "application/json"}), status
+    )
+    assert process.stops == []
+
+
 def test_a_number_with_too_many_digits_is_refused() -> None:
     process = FakeProcess()
     with TestClient(create_app(process)) as client:  # type: ignore[arg-type]
@@ -169,12 +179,12 @@ def test_the_body_limit_is_exact(client: TestClient, process: FakeProcess, size:
         assert response.headers["connection"] == "close"
 
 
-@pytest.mark.parametrize(("chunks", "status"), [(4, 202), (5, 413), (3000, 413)])
-def test_the_body_limit_holds_without_a_content_length(chunks: int, status: int) -> None:
+@pytest.mark.parametrize(("size", "status"), [(4096, 202), (4097, 413), (3_000_000, 413)])
+def test_the_body_limit_holds_without_a_content_length(size: int, status: int) -> None:
     async def body() -> AsyncIterator[bytes]:
-        yield b'{"steps": 1}'.ljust(1024)
-        for _ in range(chunks - 1):
-            yield b" " * 1024
+        content = b'{"steps": 1}'.ljust(size)
+        for start in range(0, size, 1024):
+            yield content[start : start + 1024]
 
     async def main() -> httpx.Response:
         transport = httpx.ASGITransport(create_app(FakeProcess(max_body_bytes=4096)))  # type: ignore[arg-type]

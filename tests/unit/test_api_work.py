@@ -334,7 +334,6 @@ def test_a_drain_ends_waiting_at_once(client: TestClient, process: FakeProcess) 
     asked: list[float] = []
 
     def stop(_: str) -> None:
-        process.state = "draining"
         client.portal.call(process.request_stop, "test")  # type: ignore[union-attr]
         asked.append(time.monotonic())
 
