@@ -1,0 +1,862 @@
+"""Who is taken over and who is not: a matrix after river's rescuer, against a real PostgreSQL."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg2
+import pytest
+
+from services.runtime import executors
+from services.runtime.database import connect, query, transaction
+from services.runtime.executors import HEARTBEAT_LATE, LOCK_LOST, Sweep
+from services.workflows import names
+from tests.support.database import Database, wait_until
+from tests.support.executors import (
+    LEASE_SECONDS,
+    Clock,
+    Peer,
+    claim,
+    handovers,
+    identity,
+    insert,
+    live_lease,
+    workflow,
+)
+
+
+@pytest.fixture
+def me(database: Database) -> Peer:
+    return Peer.start(database, "worker-me")
+
+
+@pytest.fixture
+def peer(database: Database) -> Peer:
+    made = Peer.start(database, "worker-peer")
+    made.runs("w1", "w2")
+    return made
+
+
+def left_alone(peer: Peer) -> None:
+    assert peer.state == "live"
+    running = peer.database.rows(
+        "SELECT workflow_uuid FROM dbos.workflow_status WHERE status = 'PENDING' AND executor_id = %(id)s",
+        id=peer.id,
+    )
+    assert running, "the work of a live executor was taken away"
+    assert handovers(peer.database) == []
+
+
+# --- dead: the lock is gone ----------------------------------------------------------------------
+
+
+def test_rescued(database: Database, me: Peer, peer: Peer) -> None:
+    peer.die()
+    assert me.two_looks() == [peer.id]
+
+    row = peer.row
+    assert (row["state"], row["reason"], row["taken_over_by"]) == ("dead", LOCK_LOST, me.id)
+    assert row["lost_at"] <= row["taken_over_at"]
+    for workflow_id in ("w1", "w2"):
+        released = workflow(database, workflow_id)
+        assert (released["status"], released["owner_xid"], released["queue_name"]) == (
+            "ENQUEUED",
+            None,
+            names.FIBONACCI_QUEUE,
+        )
+        (handover,) = handovers(database, workflow_id)
+        assert (handover["kind"], handover["from_executor"], handover["released_by"]) == (
+            "takeover",
+            peer.id,
+            me.id,
+        )
+        assert handover["claimed_at"] is None
+    ((reason, verdicts, seconds),) = me.takeovers
+    assert (reason, len(verdicts)) == (LOCK_LOST, 2)
+    assert seconds == pytest.approx(me.settings.second_look_seconds, abs=0.1)
+
+
+def test_the_next_claim_closes_the_handover(database: Database, me: Peer, peer: Peer) -> None:
+    peer.die()
+    me.two_looks()
+    claim(database, me.id, "w1")
+    (handover,) = handovers(database, "w1")
+    assert handover["to_executor"] == me.id
+    assert handover["released_at"] <= handover["claimed_at"]
+    (still_open,) = handovers(database, "w2")
+    assert still_open["claimed_at"] is None
+
+
+def test_too_fresh_after_one_look(me: Peer, peer: Peer) -> None:
+    peer.die()
+    assert me.round() == []
+    left_alone(peer)
+
+
+def test_too_fresh_when_the_second_look_comes_early(me: Peer, peer: Peer) -> None:
+    peer.die()
+    assert me.round() == []
+    me.clock.move(me.settings.second_look_seconds - 0.01)
+    assert me.round() == []
+    left_alone(peer)
+    me.clock.move(0.02)
+    assert me.round() == [peer.id]
+
+
+def test_a_second_loss_needs_two_looks_again(me: Peer, peer: Peer) -> None:
+    peer.lose_lock()
+    assert me.round() == []
+    peer.retake()
+    me.clock.move(1)
+    assert me.round() == []
+    peer.lose_lock()
+    me.clock.move(1)
+    assert me.round() == [], "the first loss was counted for the second"
+    left_alone(peer)
+
+
+def test_fresh_heartbeat_and_the_owner_retakes_its_lock_before_the_verdict(me: Peer, peer: Peer) -> None:
+    """The owner comes back between the second look and the verdict: the statement looks again."""
+    peer.lose_lock()
+    me.round()
+    me.clock.move(1)
+    suspected = me.sweep._suspected(me.database.run("look"))
+    assert [row["executor_id"] for row, _ in suspected] == [peer.id]
+    peer.retake()
+    connection = me.connect("sweep")
+    assert me.sweep.take_over(connection, peer.id, suspected[0][1]) is False
+    left_alone(peer)
+
+
+def test_fresh_heartbeat_but_the_owner_stays_away_for_two_looks(me: Peer, peer: Peer) -> None:
+    peer.lose_lock()
+    assert peer.beat()  # some other session of its own may still beat: the rule is the lock
+    assert me.two_looks() == [peer.id]
+    assert peer.state == "dead"
+    assert peer.beat() is False, "the owner must learn that it is dead"
+
+
+def test_lock_gone_but_other_sessions_stand_is_no_death(me: Peer, peer: Peer) -> None:
+    """Its lease session was terminated and its thread is slow to come back, on a busy machine. A process
+    that died has no session left; one that has may take its time until its heartbeat is old."""
+    session = peer.connect("dbos")
+    peer.lose_lock()
+    for _ in range(3):
+        assert me.two_looks() == []
+        me.clock.move(1)
+    left_alone(peer)
+    peer.silent()
+    assert me.round() == [peer.id]
+    with pytest.raises(psycopg2.OperationalError):
+        session.cursor().execute("SELECT 1")
+
+
+# --- dead: the heartbeat is old -------------------------------------------------------------------
+
+
+def test_lock_held_but_the_heartbeat_is_old(database: Database, me: Peer, peer: Peer) -> None:
+    peer.silent()
+    sessions = [peer.connect("dbos"), peer.connect("sweep")]
+    assert me.round() == [peer.id], "an old heartbeat needs no second look"
+    assert peer.row["reason"] == HEARTBEAT_LATE
+    assert workflow(database, "w1")["status"] == "ENQUEUED"
+    # All it held open ends, the lease included; others' sessions stay.
+    for connection in (*sessions, peer.lease):
+        assert connection is not None
+        with pytest.raises(psycopg2.OperationalError):
+            connection.cursor().execute("SELECT 1")
+    assert me.lease is not None
+    me.lease.cursor().execute("SELECT 1")
+
+
+def test_a_heartbeat_within_the_lease_lives(me: Peer, peer: Peer) -> None:
+    peer.silent(LEASE_SECONDS - 2)
+    assert me.two_looks() == []
+    left_alone(peer)
+
+
+def test_an_old_heartbeat_that_became_fresh_before_the_verdict(me: Peer, peer: Peer) -> None:
+    peer.silent()
+    suspected = me.sweep._suspected(me.database.run("look"))
+    assert [reason for _, reason in suspected] == [HEARTBEAT_LATE]
+    assert peer.beat()
+    assert me.sweep.take_over(me.connect("sweep"), peer.id, HEARTBEAT_LATE) is False
+    left_alone(peer)
+
+
+def test_a_beat_under_way_at_the_verdict_wins(me: Peer, peer: Peer) -> None:
+    """The owner's beat holds its row; the verdict waits for it and then sees a fresh heartbeat."""
+    peer.silent()
+    assert peer.lease is not None
+    with ThreadPoolExecutor(1) as pool:
+        with transaction(peer.lease):
+            query(peer.lease, "beat", executor_id=peer.id, in_flight=0, state="live")
+            verdict = pool.submit(me.sweep.take_over, me.connect("sweep"), peer.id, HEARTBEAT_LATE)
+            wait_until(
+                lambda: peer.database.one("SELECT count(*) FROM pg_locks WHERE NOT granted"),
+                "the verdict waits for the row",
+            )
+        assert verdict.result(5) is False
+    left_alone(peer)
+
+
+def test_lock_gone_and_silent_is_a_death_not_a_hang(me: Peer, peer: Peer) -> None:
+    """It matters for poison: a process that ended is counted, one that hung is not."""
+    peer.die()
+    me.settled_seconds = 0  # after a break of our own: we watch but judge nobody
+    me.two_looks()
+    left_alone(peer)
+    peer.silent()
+    me.settled_seconds = 1e9
+    assert me.round() == [peer.id]
+    assert peer.row["reason"] == LOCK_LOST
+
+
+# --- not a death ----------------------------------------------------------------------------------
+
+
+def test_several_locks_gone_together_wait_for_heartbeats(database: Database, me: Peer, peer: Peer) -> None:
+    other = Peer.start(database, "worker-other")
+    peer.lose_lock()
+    other.lose_lock()
+    for _ in range(5):
+        assert me.two_looks() == []
+        me.clock.move(1)
+    assert (peer.state, other.state) == ("live", "live")
+    # One comes back, one does not.
+    other.retake()
+    assert me.two_looks() == []
+    peer.silent()
+    assert me.round() == [peer.id]
+    assert other.state == "live"
+
+
+def test_together_counts_the_other_application_too(database: Database, me: Peer, peer: Peer) -> None:
+    api = Peer.start(database, "api-test", application="holdfast-api", version="api-1")
+    api.lose_lock()
+    peer.lose_lock()
+    assert me.two_looks() == []
+    left_alone(peer)
+
+
+def test_nobody_is_judged_right_after_a_break_of_our_own(me: Peer, peer: Peer) -> None:
+    peer.die()
+    peer.silent()
+    me.settled_seconds = LEASE_SECONDS - 0.1
+    assert me.two_looks() == []
+    left_alone(peer)
+    me.settled_seconds = LEASE_SECONDS
+    assert me.round() == [peer.id]
+
+
+def test_wrong_application_is_not_ours_to_judge(database: Database, me: Peer) -> None:
+    api = Peer.start(database, "api-test", application="holdfast-api", version="api-1")
+    api.runs("a1", application_name="holdfast-api", application_version="api-1")
+    api.die()
+    api.silent()
+    assert me.two_looks() == []
+    left_alone(api)
+
+
+def test_nobody_takes_itself_over(me: Peer) -> None:
+    me.runs("mine")
+    me.lose_lock()
+    me.silent()
+    assert me.two_looks() == []
+    left_alone(me)
+
+
+def test_the_drained_and_the_dead_are_not_judged_again(me: Peer, peer: Peer) -> None:
+    peer.database.run("leave", executor_id=peer.id, reason="drained")
+    peer.die()
+    peer.silent()
+    before = peer.row
+    me.two_looks()
+    assert peer.row == before
+
+
+def test_an_id_started_twice_fails_at_the_second_start(database: Database, peer: Peer) -> None:
+    lease, _ = live_lease(database, peer.id)
+    with pytest.raises(psycopg2.errors.UniqueViolation):
+        lease.start()
+    assert peer.locked()
+    left_alone(peer)
+
+
+# --- what is released -----------------------------------------------------------------------------
+
+
+def test_wrong_version_stays_and_counts_as_stranded(database: Database, me: Peer, peer: Peer) -> None:
+    peer.runs("old", application_version="worker-0")
+    peer.die()
+    assert me.two_looks() == [peer.id]
+    assert workflow(database, "old")["status"] == "PENDING"
+    assert workflow(database, "w1")["status"] == "ENQUEUED"
+    assert database.run("stranded") == [
+        {
+            "application": "holdfast-worker",
+            "application_version": "worker-0",
+            "status": "PENDING",
+            "workflows": 1,
+        }
+    ]
+
+
+def test_adopting_stranded_work_keeps_its_id(database: Database, me: Peer) -> None:
+    insert(database, ["waiting"], application_version="worker-0")
+    insert(database, ["running"], application_version="worker-0", status="PENDING", executor_id="gone")
+    insert(database, ["direct"], application_version="worker-0", status="PENDING", executor_id="gone",
+           queue_name=None)  # fmt: skip
+    insert(database, ["current"], application_version="worker-1")
+    adopted = database.run(
+        "adopt", application="holdfast-worker", from_version="worker-0", to_version="worker-1"
+    )
+    assert {row["workflow_id"] for row in adopted} == {"waiting", "running", "direct"}
+    for workflow_id, queue in (("waiting", "fibonacci"), ("direct", "_dbos_internal_queue")):
+        row = workflow(database, workflow_id)
+        assert (row["status"], row["application_version"], row["queue_name"], row["owner_xid"]) == (
+            "ENQUEUED",
+            "worker-1",
+            queue,
+            None,
+        )
+    assert database.run("stranded") == []
+
+
+def test_adopting_takes_nothing_from_a_version_that_lives(database: Database, me: Peer, peer: Peer) -> None:
+    assert (
+        database.run("adopt", application="holdfast-worker", from_version="worker-1", to_version="worker-2")
+        == []
+    )
+    left_alone(peer)
+
+
+def test_a_sweeper_of_that_version_finishes_what_another_version_left(database: Database, me: Peer) -> None:
+    """A rolling upgrade: the dead executor's version still lives elsewhere, the sweeper is newer."""
+    old, elder = (Peer.start(database, name, version="worker-0") for name in ("worker-old", "worker-elder"))
+    old.runs("w0", application_version="worker-0")
+    old.die()
+    assert me.two_looks() == [old.id]
+    assert workflow(database, "w0")["status"] == "PENDING"
+    elder.round()
+    assert workflow(database, "w0")["status"] == "ENQUEUED"
+    assert [h["kind"] for h in handovers(database, "w0")] == ["orphan"]
+
+
+@pytest.mark.parametrize("status", ["CANCELLED", "SUCCESS", "ERROR", "ENQUEUED", "DELAYED"])
+def test_what_does_not_run_is_not_revived(database: Database, me: Peer, peer: Peer, status: str) -> None:
+    """For example cancelled meanwhile: only running work moves, whatever its executor."""
+    insert(database, ["other"], status=status, executor_id=peer.id)
+    before = workflow(database, "other")
+    peer.die()
+    assert me.two_looks() == [peer.id]
+    assert workflow(database, "other") == before
+    assert handovers(database, "other") == []
+
+
+def test_exhausted_attempts_are_parked(database: Database, me: Peer, peer: Peer) -> None:
+    limit = me.settings.crash_limit
+    database.rows(
+        "INSERT INTO ops.crashes (workflow_id, crashes, steps_recorded, queue_name)"
+        " VALUES ('w1', %(crashes)s, 0, 'fibonacci')",
+        crashes=limit - 1,
+    )
+    peer.die()
+    assert me.two_looks() == [peer.id]
+    parked = workflow(database, "w1")
+    assert (parked["status"], parked["queue_name"], parked["owner_xid"]) == (
+        "MAX_RECOVERY_ATTEMPTS_EXCEEDED",
+        None,
+        None,
+    )
+    assert workflow(database, "w2")["status"] == "ENQUEUED"
+    assert database.one("SELECT parked_at IS NOT NULL FROM ops.crashes WHERE workflow_id = 'w1'")
+
+
+def test_five_hundred_workflows_at_once(database: Database, me: Peer) -> None:
+    peer = Peer.start(database, "worker-busy")
+    peer.runs(*(f"w{n}" for n in range(500)))
+    peer.die()
+    me.round()
+    me.clock.move(1)
+    begun = datetime.now(UTC)
+    assert me.round() == [peer.id]
+    assert datetime.now(UTC) - begun < timedelta(seconds=2)
+    assert (
+        database.one("SELECT count(*) FROM dbos.workflow_status WHERE status = 'ENQUEUED'"),
+        database.one("SELECT count(DISTINCT workflow_id) FROM ops.handovers"),
+        database.one("SELECT count(*) FROM ops.handovers"),
+    ) == (500, 500, 500)
+
+
+# --- orphans --------------------------------------------------------------------------------------
+
+
+def test_orphans_of_an_executor_nobody_knows(database: Database, me: Peer) -> None:
+    insert(database, ["lost"], status="PENDING", executor_id="worker-unknown")
+    assert me.round() == []
+    assert workflow(database, "lost")["status"] == "ENQUEUED"
+    (handover,) = handovers(database, "lost")
+    assert (handover["kind"], handover["from_executor"]) == ("orphan", "worker-unknown")
+
+
+def test_what_a_zombie_claimed_after_its_death_is_an_orphan(database: Database, me: Peer, peer: Peer) -> None:
+    peer.die()
+    me.two_looks()
+    claim(database, peer.id, "w1")  # its queue thread was faster than its fence
+    me.round()
+    assert workflow(database, "w1")["status"] == "PENDING", "the anti-join runs only every 2 s"
+    me.clock.move(2)
+    me.round()
+    assert workflow(database, "w1")["status"] == "ENQUEUED"
+    assert [h["kind"] for h in handovers(database, "w1")] == ["takeover", "orphan"]
+    assert database.one("SELECT count(*) FROM ops.crashes WHERE workflow_id = 'w1' AND crashes > 1") == 0
+
+
+def test_orphans_of_other_versions_and_applications_stay(database: Database, me: Peer) -> None:
+    insert(database, ["v"], status="PENDING", executor_id="gone", application_version="worker-0")
+    insert(database, ["a"], status="PENDING", executor_id="gone", application_name="holdfast-api")
+    me.round()
+    assert workflow(database, "v")["status"] == workflow(database, "a")["status"] == "PENDING"
+
+
+# --- several sweepers, and sweeps that break ------------------------------------------------------
+
+
+def test_two_sweepers_at_once_one_wins(database: Database) -> None:
+    sweepers = [Peer.start(database, f"worker-sweeper-{n}") for n in range(4)]
+    for turn in range(5):
+        peer = Peer.start(database, f"worker-victim-{turn}")
+        peer.runs(f"w{turn}a", f"w{turn}b")
+        peer.die()
+        for sweeper in sweepers:
+            sweeper.round()
+            sweeper.clock.move(1)
+        barrier = threading.Barrier(len(sweepers))
+
+        def sweep(sweeper: Peer, barrier: threading.Barrier = barrier) -> list[str]:
+            connection = sweeper.connect("sweep")
+            barrier.wait()
+            return sweeper.round(connection)
+
+        with ThreadPoolExecutor(len(sweepers)) as pool:
+            results = list(pool.map(sweep, sweepers))
+        assert sorted(results, key=len) == [[], [], [], [peer.id]]
+        for workflow_id in (f"w{turn}a", f"w{turn}b"):
+            assert len(handovers(database, workflow_id)) == 1
+            assert database.one(
+                "SELECT crashes FROM ops.crashes WHERE workflow_id = %(id)s", id=workflow_id
+            ) == 1  # fmt: skip
+
+
+@contextmanager
+def broken(monkeypatch: pytest.MonkeyPatch, statement: str, break_: Callable[[Any], None]) -> Iterator[None]:
+    """Calls ``break_`` with the connection when that statement is about to run."""
+    original = executors.query
+
+    def query_or_break(connection: Any, name: str, /, **parameters: Any) -> Any:
+        if name == statement:
+            break_(connection)
+        return original(connection, name, **parameters)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(executors, "query", query_or_break)
+        yield
+
+
+def _die(connection: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "statement", ["end_sessions", "unfinished_work", "count_crashes", "release_work", "record_handovers"]
+)
+def test_a_sweeper_that_dies_in_the_middle_leaves_nothing_half_done(
+    database: Database, me: Peer, peer: Peer, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    peer.die()
+    me.round()
+    me.clock.move(1)
+    with broken(monkeypatch, statement, _die), pytest.raises(KeyboardInterrupt):
+        me.round()
+    left_alone(peer)
+    assert database.one("SELECT count(*) FROM ops.crashes") == 0
+    # Whoever looks next finishes it.
+    assert me.round() == [peer.id]
+    assert [len(handovers(database, w)) for w in ("w1", "w2")] == [1, 1]
+    assert workflow(database, "w1")["status"] == "ENQUEUED"
+
+
+def test_a_sweeper_whose_session_is_cut_in_the_middle(
+    database: Database, me: Peer, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer.die()
+    me.round()
+    me.clock.move(1)
+
+    def cut(connection: Any) -> None:
+        database.rows("SELECT pg_terminate_backend(%(pid)s, 5000)", pid=connection.info.backend_pid)
+
+    with broken(monkeypatch, "release_work", cut), pytest.raises(psycopg2.Error):
+        me.round()
+    left_alone(peer)
+    assert me.round() == [peer.id]
+    assert len(handovers(database, "w1")) == 1
+
+
+def test_one_executor_that_cannot_be_taken_over_does_not_hold_up_the_others(
+    database: Database, peer: Peer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An operator's open transaction holds a row of one dead executor; the other's work must go on."""
+    me = Peer.start(database, "worker-me")
+    other = Peer.start(database, "worker-other")
+    other.runs("o1")
+    blocker = database.admin()
+    blocker.cursor().execute("BEGIN; SELECT FROM dbos.workflow_status WHERE workflow_uuid = 'w1' FOR UPDATE")
+    peer.silent()
+    other.silent()
+    connection = connect(me.settings, purpose="test", statement_timeout_seconds=0.3)
+    with pytest.raises(psycopg2.errors.QueryCanceled):
+        me.round(connection)
+    assert other.state == "dead"
+    assert workflow(database, "o1")["status"] == "ENQUEUED"
+    left = peer.row
+    assert left["state"] == "live", "its verdict was not rolled back with the rest"
+    blocker.close()
+    assert me.round() == [peer.id]
+    assert workflow(database, "w1")["status"] == "ENQUEUED"
+
+
+# --- zombies --------------------------------------------------------------------------------------
+
+
+def test_row_locks_of_a_paused_executor_do_not_hold_up_the_takeover(
+    database: Database, me: Peer, peer: Peer
+) -> None:
+    """SIGSTOP in the middle of a checkpoint: its open transaction holds the workflow's row."""
+    session = peer.connect("dbos")
+    session.cursor().execute("BEGIN; SELECT FROM dbos.workflow_status WHERE workflow_uuid = 'w1' FOR UPDATE")
+    peer.silent()
+    begun = datetime.now(UTC)
+    assert me.round() == [peer.id]
+    assert datetime.now(UTC) - begun < timedelta(seconds=2)
+    assert workflow(database, "w1")["status"] == "ENQUEUED"
+
+
+def test_sessions_of_others_with_a_similar_id_stay(database: Database, me: Peer) -> None:
+    """Ids hold hostnames: an underscore is a letter, and one id may begin like another."""
+    dead = Peer.start(database, "worker-a_b-1")
+    similar = Peer.start(database, "worker-aXb-1")
+    longer = Peer.start(database, "worker-a_b-12")
+    dead.silent()
+    assert me.round() == [dead.id]
+    for other in (similar, longer):
+        assert other.lease is not None
+        other.lease.cursor().execute("SELECT 1")
+        assert other.locked()
+
+
+def test_a_zombies_lease_calls_on_fenced_once(database: Database, me: Peer) -> None:
+    fenced = threading.Semaphore(0)
+    lease, _ = live_lease(database, "worker-zombie", on_fenced=fenced.release)
+    lease.start()
+    try:
+        database.rows("UPDATE ops.executors SET state = 'dead' WHERE executor_id = 'worker-zombie'")
+        assert fenced.acquire(timeout=2)
+        lease._thread.join(2)
+        assert not lease._thread.is_alive(), "a fenced executor must not beat on"
+        assert not fenced.acquire(blocking=False)
+    finally:
+        lease.stop()
+
+
+# --- the lease's own thread -----------------------------------------------------------------------
+
+
+def test_the_lease_takes_its_lock_again_when_its_session_is_terminated(database: Database) -> None:
+    """Against a real sweep that looks as often as it may: the owner is faster than two looks."""
+    me = Peer.start(database, "worker-me", settings={"heartbeat_seconds": 0.2})
+    lease, _ = live_lease(database, "worker-owner")
+    database.connect(identity("worker-owner").purpose("dbos"))  # as a process has: busy machines are slow
+    sweep = Sweep(
+        database.settings(sweep_seconds=0.05, lease_seconds=LEASE_SECONDS),
+        me.identity,
+        settled_seconds=lambda: 1e9,
+    )
+    lease.start()
+    sweep.start()
+    try:
+        for _ in range(20):
+            row = next(r for r in database.run("look") if r["executor_id"] == "worker-owner")
+            database.rows("SELECT pg_terminate_backend(%(pid)s)", pid=row["lock_pid"])
+            wait_until(
+                lambda old=row["lock_pid"]: any(
+                    r["executor_id"] == "worker-owner" and r["lock_pid"] not in (None, old)
+                    for r in database.run("look")
+                ),
+                "the owner has its lock again",
+                seconds=2,
+            )
+        assert lease.settled_seconds < 1, "a break of its own makes it judge nobody for a lease"
+        assert database.one("SELECT state FROM ops.executors WHERE executor_id = 'worker-owner'") == "live"
+    finally:
+        sweep.stop()
+        lease.stop()
+
+
+def test_the_lease_tells_desired_states_and_what_is_in_flight(database: Database) -> None:
+    asked = threading.Event()
+    lease, _ = live_lease(
+        database,
+        "worker-owner",
+        on_desired=lambda state: asked.set() if state == "draining" else None,
+        in_flight=lambda: 7,
+    )
+    lease.start()
+    try:
+        database.run("request_drain", executor_id="worker-owner")
+        assert asked.wait(2)
+        lease.state = "draining"
+        wait_until(
+            lambda: (
+                database.rows("SELECT state, in_flight FROM ops.executors")
+                == [{"state": "draining", "in_flight": 7}]
+            ),
+            "state and load are in the row",
+        )
+    finally:
+        lease.stop()
+
+
+def test_the_lease_outlives_errors_of_those_it_asks(database: Database) -> None:
+    """Whatever goes wrong around it: an executor whose lease thread ended is taken over while it lives."""
+    calls = iter(range(1000))
+
+    def in_flight() -> int:
+        if next(calls) == 1:
+            raise RuntimeError("a bug elsewhere")
+        return 0
+
+    lease, _ = live_lease(database, "worker-owner", in_flight=in_flight)
+    lease.start()
+    try:
+        wait_until(lambda: next(calls) > 5, "it goes on beating", seconds=5)
+        assert lease.database_up
+    finally:
+        lease.stop()
+
+
+def test_the_sweep_outlives_errors_of_those_it_tells(database: Database) -> None:
+    def failing(*_: Any) -> None:
+        raise RuntimeError("a bug elsewhere")
+
+    settings = database.settings(sweep_seconds=0.05, lease_seconds=LEASE_SECONDS)
+    me = Peer.start(database, "worker-me")
+    sweep = Sweep(settings, me.identity, settled_seconds=lambda: 1e9, on_takeover=failing)
+    sweep.start()
+    try:
+        for name in ("worker-a", "worker-b"):
+            peer = Peer.start(database, name)
+            peer.die()
+            wait_until(lambda peer=peer: peer.state == "dead", f"{name} is taken over")
+    finally:
+        sweep.stop()
+
+
+def test_the_lease_works_with_more_than_a_thousand_open_files(database: Database) -> None:
+    """An API with many event streams: the file descriptor of a new lease session is past 1024."""
+    lease, _ = live_lease(database, "worker-owner")
+    lease.start()
+    with many_open_files(1100):
+        try:
+            row = database.run("look")[0]
+            database.rows("SELECT pg_terminate_backend(%(pid)s)", pid=row["lock_pid"])
+            wait_until(
+                lambda: database.run("look")[0]["lock_pid"] not in (None, row["lock_pid"]), "the lock is back"
+            )
+            before = database.run("look")[0]["lock_pid"]
+            first = lease.last_beat
+            wait_until(lambda: lease.last_beat > first + 0.5, "it beats on", seconds=5)
+            assert database.run("look")[0]["lock_pid"] == before, "the session was lost again"
+        finally:
+            lease.stop()
+
+
+@contextmanager
+def many_open_files(count: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < count + 200:
+        pytest.skip(f"only {hard} open files allowed here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, count + 200), hard))
+    files = [open("/dev/null", "rb") for _ in range(count)]  # noqa: PTH123, SIM115
+    try:
+        yield
+    finally:
+        for file in files:
+            file.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+# --- the database breaks ---------------------------------------------------------------------------
+
+
+def test_postgres_restarts_in_the_middle(database: Database) -> None:
+    """Three executors with their real threads, one of them dead: the living live, the dead is found."""
+    fenced: list[str] = []
+    pairs = []
+    for name in ("worker-a", "worker-b"):
+        lease, settings = live_lease(
+            database, name, on_fenced=lambda name=name: fenced.append(name), sweep_seconds=0.05
+        )
+        sweep = Sweep(settings, identity(name), settled_seconds=lambda lease=lease: lease.settled_seconds)
+        pairs.append((lease, sweep))
+    victim = Peer.start(database, "worker-victim")
+    victim.runs("w1")
+    for lease, sweep in pairs:
+        lease.start()
+        sweep.start()
+    try:
+        database.server.restart(at_once=True)  # every session ends, the victim's for good
+        wait_until(
+            lambda: (
+                {r["executor_id"] for r in database.run("look") if r["lock_pid"]} == {"worker-a", "worker-b"}
+            ),
+            "both took their locks again",
+        )
+        wait_until(lambda: victim.state == "dead", "the dead one is found", seconds=10)
+        assert workflow(database, "w1")["status"] == "ENQUEUED"
+        assert len(handovers(database, "w1")) == 1
+        assert fenced == []
+        states = database.rows("SELECT state FROM ops.executors WHERE executor_id <> 'worker-victim'")
+        assert states == [{"state": "live"}, {"state": "live"}]
+    finally:
+        for lease, sweep in pairs:
+            sweep.stop()
+            lease.stop()
+
+
+def test_a_stalled_database_kills_nobody(database: Database) -> None:
+    """Nothing answers for longer than the lease, no connection breaks: then everyone looks silent."""
+    fenced: list[str] = []
+    pairs = []
+    for name in ("worker-a", "worker-b", "worker-c"):
+        lease, settings = live_lease(
+            database, name, on_fenced=lambda name=name: fenced.append(name), sweep_seconds=0.05
+        )
+        sweep = Sweep(settings, identity(name), settled_seconds=lambda lease=lease: lease.settled_seconds)
+        pairs.append((lease, sweep))
+    for lease, sweep in pairs:
+        lease.start()
+        sweep.start()
+    try:
+        wait_until(lambda: all(lease.settled_seconds > 1.2 for lease, _ in pairs), "all are settled")
+        for _ in range(2):
+            with database.server.paused():
+                wait_until(
+                    lambda: all(time.monotonic() - lease.last_beat > 1.5 for lease, _ in pairs),
+                    "longer than the lease passes",
+                )
+            wait_until(lambda: all(lease.settled_seconds > 1.2 for lease, _ in pairs), "settled again")
+        assert fenced == []
+        assert database.rows("SELECT DISTINCT state FROM ops.executors") == [{"state": "live"}]
+    finally:
+        for lease, sweep in pairs:
+            sweep.stop()
+            lease.stop()
+
+
+def test_nobody_is_judged_when_the_database_time_jumped_between_two_looks(
+    database: Database, me: Peer, peer: Peer
+) -> None:
+    """A suspended machine: our monotonic clock stood still, the database's did not, so that everyone looks
+    silent. Nobody is judged until the peers had a lease to come back."""
+    assert me.round() == []
+    _jump(database, 3600)
+    assert me.round() == []
+    me.clock.move(1)
+    assert me.round() == []
+    left_alone(peer)
+    assert peer.beat()  # it is awake again, as we are
+    me.clock.move(LEASE_SECONDS)
+    assert me.round() == []
+    left_alone(peer)
+    peer.silent()
+    assert me.round() == [peer.id], "and after that the old rules hold"
+
+
+def test_an_old_first_look_does_not_count_after_a_pause(database: Database, me: Peer, peer: Peer) -> None:
+    """A sweeper stopped for a minute between its looks: the peer lost its lock twice, not all the time."""
+    peer.lose_lock()
+    me.round()
+    peer.retake()
+    _jump(database, 60)
+    peer.beat()
+    me.clock.move(60)
+    peer.lose_lock()
+    assert me.round() == []
+    left_alone(peer)
+
+
+def _jump(database: Database, seconds: float) -> None:
+    """Moves the database's clock: a function of that name is found before PostgreSQL's own."""
+    database.rows(
+        "CREATE SCHEMA IF NOT EXISTS moved; GRANT USAGE ON SCHEMA moved TO PUBLIC;"
+        "CREATE OR REPLACE FUNCTION moved.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE"
+        f" AS 'SELECT pg_catalog.clock_timestamp() + make_interval(secs => {seconds})';"
+        f'ALTER DATABASE "{database.name}" SET search_path = moved, pg_catalog, public'
+    )
+
+
+@pytest.mark.parametrize("crash", [False, True], ids=["restart", "backend killed"])
+def test_a_start_right_after_a_break_of_the_database_judges_nobody(database: Database, crash: bool) -> None:
+    """Everyone's sessions are gone and heartbeats may be old; a new executor cannot know how old the break is
+    but from the database. (``pg_postmaster_start_time`` does not move when a backend was killed.)"""
+    if crash:
+        backend = database.admin()
+        before = database.one("SELECT pg_postmaster_start_time()")
+        os.kill(backend.info.backend_pid, signal.SIGKILL)
+        wait_until(lambda: _accepts(database), "PostgreSQL has recovered")
+        assert database.one("SELECT pg_postmaster_start_time()") == before
+    else:
+        database.server.restart()
+    lease, _ = live_lease(database, "worker-new")
+    lease.start()
+    try:
+        assert lease.settled_seconds < 4
+    finally:
+        lease.stop()
+
+
+def _accepts(database: Database) -> bool:
+    try:
+        return bool(database.run("ping")) and threading.Event().wait(0.05) is False
+    except psycopg2.Error:
+        return False
+
+
+def test_a_start_on_a_database_that_ran_for_long_judges_at_once(database: Database) -> None:
+    """One worker alone: its new incarnation need not wait for a lease to take over the old one."""
+    wait_until(lambda: database.run("database_uptime")[0]["seconds"] > 1.2, "the database is old enough")
+    lease, _ = live_lease(database, "worker-new")
+    lease.start()
+    try:
+        assert lease.settled_seconds > 1
+    finally:
+        lease.stop()
+
+
+def test_the_clock_of_the_tests_is_the_databases(database: Database) -> None:
+    """What ``_jump`` relies on: the runtime's statements read the moved clock."""
+    _jump(database, 3600)
+    late = database.run("ping")[0]["database_time"] - datetime.now(UTC).timestamp()
+    assert late == pytest.approx(3600, abs=5)
+    assert isinstance(Clock()(), float)
