@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import select
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +52,17 @@ def connect(settings: Settings, *, purpose: str, statement_timeout_seconds: floa
     )
     connection.autocommit = True
     return cast(Connection, connection)
+
+
+def wait_readable(connection: Connection, seconds: float) -> bool:
+    """Whether the server says something (a notice, the session's end) within that time.
+
+    With ``poll``: ``select`` fails from the 1024th open file on. Raises ``psycopg2.InterfaceError``
+    for a closed connection.
+    """
+    waiting = select.poll()
+    waiting.register(connection, select.POLLIN)
+    return bool(waiting.poll(seconds * 1000))
 
 
 @cache

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import random
-import select
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -25,7 +24,7 @@ from typing import Any, Literal
 import psycopg2
 
 from services.domain.poison import InFlight, Verdict, judge
-from services.runtime.database import Connection, Row, connect, query, transaction
+from services.runtime.database import Connection, Row, connect, query, transaction, wait_readable
 from services.settings import Settings
 
 log = logging.getLogger("holdfast.executors")
@@ -156,8 +155,7 @@ class Lease:
                     self._session_since = time.monotonic()
                     self._held = False
                 self._beat(self._connection)
-                if self._wait_for_beat_or_loss(self._connection):
-                    raise psycopg2.OperationalError("the lease session was ended")
+                self._wait_for_beat(self._connection)
             except psycopg2.Error as error:
                 if self._stop.is_set():
                     return
@@ -172,6 +170,10 @@ class Lease:
                     self._session_since = None
                     continue  # the first try comes at once: peers wait only two looks
                 self._stop.wait(random.uniform(0.05, 0.15))  # noqa: S311
+            except Exception:
+                # A living executor whose lease thread ended would be taken over and never learn it.
+                log.exception("lease goes on after an error", extra={"action": "lease.failed"})
+                self._stop.wait(0.1)
 
     def _beat(self, connection: Connection) -> None:
         if not self._held:
@@ -201,20 +203,19 @@ class Lease:
         if rows[0]["desired_state"] != "live":
             self._on_desired(rows[0]["desired_state"])
 
-    def _wait_for_beat_or_loss(self, connection: Connection) -> bool:
-        """Waits for the next beat; true as soon as the server closes the session."""
+    def _wait_for_beat(self, connection: Connection) -> None:
+        """Waits for the next beat; raises ``psycopg2.Error`` as soon as the server closes the session."""
         seconds = self._settings.heartbeat_seconds if self._held else 0.1
         deadline = time.monotonic() + seconds
         while not self._stop.is_set():
             left = deadline - time.monotonic()
             if left <= 0:
-                return False
+                return
             # An idle session says nothing unless it ends: readable means notice or end of file.
-            if select.select([connection], [], [], min(left, 0.5))[0]:
+            if wait_readable(connection, min(left, 0.5)):
                 connection.poll()
                 if connection.closed:
-                    return True
-        return False
+                    raise psycopg2.OperationalError("the lease session was ended")
 
 
 _REGISTERED = ("executor_id", "application", "version", "role", "hostname", "pid", "port", "slots")
@@ -249,6 +250,8 @@ class Sweep:
         self._on_takeover = on_takeover
         self._clock = clock
         self._missing: dict[str, _Missing] = {}
+        self._looked_at: float | None = None
+        self._judge_from = float("-inf")
         self._orphans_at = 0.0
         self._connection: Connection | None = None
         self._stop = threading.Event()
@@ -280,15 +283,26 @@ class Sweep:
                 )
                 if self._connection is not None:
                     self._connection.close()
+            except Exception:
+                log.exception("sweep goes on after an error", extra={"action": "sweep.failed"})
             self._stop.wait(pause)
 
     def round(self, connection: Connection) -> list[str]:
         """One look at everyone; returns the ids of the executors taken over. Raises ``psycopg2.Error``."""
         taken = []
+        failed: psycopg2.Error | None = None
         for row, reason in self._suspected(query(connection, "look")):
-            if self.take_over(connection, row["executor_id"], reason):
-                taken.append(row["executor_id"])
-                self._missing.pop(row["executor_id"], None)
+            try:
+                if self.take_over(connection, row["executor_id"], reason):
+                    taken.append(row["executor_id"])
+                    self._missing.pop(row["executor_id"], None)
+            except psycopg2.Error as error:
+                # A row that somebody else holds locked must not hold up everyone else's work.
+                if connection.closed:
+                    raise
+                failed = error
+        if failed is not None:
+            raise failed
         if self._clock() >= self._orphans_at:
             self._orphans_at = self._clock() + _ORPHANS_EVERY_SECONDS
             self._adopt_orphans(connection)
@@ -296,6 +310,7 @@ class Sweep:
 
     def _suspected(self, rows: list[Row]) -> list[tuple[Row, str]]:
         now = self._clock()
+        self._notice_break(rows, now)
         unlocked = {row["executor_id"] for row in rows if row["lock_pid"] is None}
         new = unlocked - self._missing.keys()
         for known in list(self._missing):
@@ -304,7 +319,7 @@ class Sweep:
         for executor_id in new:
             # Several locks gone at one look are the database's doing, not deaths.
             self._missing[executor_id] = _Missing(now, together=len(new) > 1)
-        if self._settled_seconds() < self._settings.lease_seconds:
+        if now < self._judge_from or self._settled_seconds() < self._settings.lease_seconds:
             # Our own session ended lately, so others may still be coming back: neither sign tells yet.
             return []
         found = []
@@ -320,6 +335,21 @@ class Sweep:
             elif missing is not None and twice and not missing.together:
                 found.append((row, LOCK_LOST))
         return found
+
+    def _notice_break(self, rows: list[Row], now: float) -> None:
+        """Too long between two looks: the machine, the database or this thread stood still.
+
+        Told by the database's clock, since a suspended machine stops the monotonic one. Peers get a
+        lease to come back, and looks from before the break tell nothing about now.
+        """
+        if not rows:
+            return
+        looked_at = rows[0]["database_time"]
+        longest = (self._settings.lease_seconds - self._settings.heartbeat_seconds) / 2
+        if self._looked_at is not None and looked_at - self._looked_at > longest:
+            self._missing.clear()
+            self._judge_from = now + self._settings.lease_seconds
+        self._looked_at = looked_at
 
     def take_over(self, connection: Connection, executor_id: str, reason: str) -> bool:
         """Declares an executor dead and releases its work; false when it lives or another sweep was first."""
@@ -345,6 +375,8 @@ class Sweep:
                 reason=reason,
                 lost_at=rows[0]["lost_at"],
                 crash_limit=self._settings.crash_limit,
+                # Killed while it drained (its grace or the database ended): no workflow's doing.
+                died=reason == LOCK_LOST and not rows[0]["draining"],
             )
         seconds = rows[0]["seconds_since_loss"]
         log.warning(
@@ -389,12 +421,14 @@ def release(
     reason: str,
     crash_limit: int,
     lost_at: datetime | None = None,
+    died: bool = False,
     only_waiting: bool = False,
 ) -> list[Verdict]:
     """Gives the unfinished work of an executor back to the queues; returns what happened to each.
 
     Runs inside the caller's transaction. With ``only_waiting`` only workflows that wait for children
-    go. Work of other versions stays: this code could not continue it.
+    go; ``died`` counts a crash for those to blame. Work of other versions stays: this code could not
+    continue it.
     """
     rows = query(
         connection,
@@ -406,7 +440,7 @@ def release(
     work = [InFlight(**row) for row in rows if row["waits_for_children"] or not only_waiting]
     verdicts = judge(
         work,
-        died=kind == "takeover" and reason == LOCK_LOST,
+        died=died,
         crash_limit=crash_limit,
         suspects_queue=identity.suspects_queue,
         leaf_queues=identity.leaf_queues,

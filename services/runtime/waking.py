@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import select
 import threading
 import time
 from collections import defaultdict
@@ -22,7 +21,7 @@ import dbos._sys_db
 import psycopg2
 from dbos._core import ActiveWorkflowById
 
-from services.runtime.database import Connection, connect
+from services.runtime.database import Connection, connect, wait_readable
 from services.settings import Settings
 
 log = logging.getLogger("holdfast.waking")
@@ -161,7 +160,7 @@ class Listener:
 
     def _listen(self, connection: Connection) -> None:
         while not self._stop.is_set():
-            if not select.select([connection], [], [], 0.3)[0]:
+            if not wait_readable(connection, 0.3):
                 continue
             connection.poll()
             while connection.notifies:

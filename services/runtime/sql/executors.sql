@@ -12,7 +12,10 @@ RETURNING lock_key
 SELECT pg_try_advisory_lock(7031, %(lock_key)s) AS held
 
 -- name: database_uptime
-SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())::float8 AS seconds
+-- Since it last ended everyone's sessions: at its start, or when it restarted itself after a backend was
+-- killed, which moves no start time but discards the statistics.
+SELECT extract(epoch FROM clock_timestamp() - greatest(pg_postmaster_start_time(), b.stats_reset))::float8 AS seconds
+FROM pg_stat_bgwriter b
 
 -- name: beat
 -- The second signal of life. No row: this executor was declared dead and must stop at once.
@@ -23,7 +26,8 @@ RETURNING desired_state, extract(epoch FROM clock_timestamp())::float8 AS databa
 -- name: look
 -- Every executor that should be alive, in both applications, with what its two signals say.
 SELECT e.executor_id, e.application, e.lock_key, l.pid AS lock_pid,
-       extract(epoch FROM clock_timestamp() - e.heartbeat_at)::float8 AS heartbeat_age_seconds
+       extract(epoch FROM clock_timestamp() - e.heartbeat_at)::float8 AS heartbeat_age_seconds,
+       extract(epoch FROM clock_timestamp())::float8 AS database_time
 FROM ops.executors e
 LEFT JOIN pg_locks l ON l.locktype = 'advisory' AND l.classid = 7031 AND l.objid = e.lock_key::oid
     AND l.objsubid = 2 AND l.granted
@@ -32,7 +36,8 @@ WHERE e.state IN ('live', 'draining')
 
 -- name: mark_dead
 -- Declares an executor dead, unless it has come back since the look: its lock is held again, or its
--- heartbeat is fresh. One of several sweepers wins; the others get no row.
+-- heartbeat is fresh. A process that died has lost all its sessions; one that has others left lost only
+-- its lease session and is about to take the lock again. One of several sweepers wins; the others get no row.
 UPDATE ops.executors e
 SET state = 'dead', ended_at = clock_timestamp(), taken_over_by = %(by)s, taken_over_at = clock_timestamp(),
     reason = %(reason)s, in_flight = 0,
@@ -43,15 +48,19 @@ WHERE e.executor_id = %(executor_id)s AND e.state IN ('live', 'draining')
       THEN NOT EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.classid = 7031
           AND l.objid = e.lock_key::oid AND l.objsubid = 2 AND l.granted
           AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+        AND (e.heartbeat_at < clock_timestamp() - make_interval(secs => %(lease_seconds)s)
+          OR NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datname = current_database()
+            AND a.usename = current_user AND starts_with(a.application_name, 'holdfast/' || e.executor_id || '/')))
       ELSE e.heartbeat_at < clock_timestamp() - make_interval(secs => %(lease_seconds)s) END
-RETURNING lost_at, extract(epoch FROM clock_timestamp() - lost_at)::float8 AS seconds_since_loss
+RETURNING lost_at, extract(epoch FROM clock_timestamp() - lost_at)::float8 AS seconds_since_loss,
+          (SELECT before.state = 'draining' FROM ops.executors before WHERE before.executor_id = e.executor_id) AS draining
 
 -- name: end_sessions
 -- Cuts what a dead executor still holds open (a paused process keeps its row locks): all its
 -- connections carry its id in their application_name.
 SELECT count(pg_terminate_backend(pid)) AS ended FROM pg_stat_activity
 WHERE datname = current_database() AND usename = current_user
-  AND application_name LIKE 'holdfast/' || %(executor_id)s || '%%' AND pid <> pg_backend_pid()
+  AND starts_with(application_name, 'holdfast/' || %(executor_id)s || '/') AND pid <> pg_backend_pid()
 
 -- name: leave
 -- The end of an orderly stop.
