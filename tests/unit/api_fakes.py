@@ -22,7 +22,7 @@ class FakeSettings(Settings):
     """Settings that need no dbos-config.yaml."""
 
     @property
-    def _dbos_config(self) -> dict[str, Any]:  # type: ignore[override]
+    def _dbos_config(self) -> dict[str, Any]:
         return {"name": "holdfast", "system_database_url": "postgresql://nowhere/x"}
 
 

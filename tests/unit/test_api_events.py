@@ -13,7 +13,9 @@ from fastapi.testclient import TestClient
 
 from services.api import events as module
 from services.api.app import create_app
+from services.api.batches import read_batch
 from services.api.events import Feed, Feeds, events, finished, seen
+from services.api.models import Status
 from services.domain.errors import UnknownWorkflow
 from services.workflows import names
 from tests.unit.api_fakes import FakeProcess, computed
@@ -41,10 +43,11 @@ def process() -> FakeProcess:
 def finish(process: FakeProcess, *indexes: int) -> None:
     for index in indexes:
         row = process.gateway.client.rows[f"b-{index}"]
-        row.status, row.output = "SUCCESS", computed(5 + index, str(index))
+        row.status = "SUCCESS"
+        row.output = computed(5 + index, str(index))
 
 
-def end(process: FakeProcess, status: str = "SUCCESS") -> None:
+def end(process: FakeProcess, status: Status = "SUCCESS") -> None:
     process.gateway.client.rows["b"].status = status
 
 
@@ -220,7 +223,7 @@ def test_a_quiet_stream_has_a_heartbeat(process: FakeProcess, monkeypatch: pytes
 
 def test_many_streams_share_one_reader(process: FakeProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = 0
-    read = module.read_batch
+    read = read_batch
 
     def counted(*args: Any) -> Any:
         nonlocal looks

@@ -244,7 +244,7 @@ def test_405_lists_every_method_of_the_address(client: TestClient) -> None:
 
 @pytest.mark.parametrize("key", ["", "a" * 256, "a b", "käse".encode(), b"a\x7f", b"\x01"])
 def test_a_bad_idempotency_key_is_refused(client: TestClient, process: FakeProcess, key: str | bytes) -> None:
-    response = client.post("/scope/class", headers={"Idempotency-Key": key})  # type: ignore[dict-item]
+    response = client.post("/scope/class", headers={"Idempotency-Key": key})
     assert is_problem(response, 422)["field"].lower() == "idempotency-key"
     assert process.gateway.requests == {}
 

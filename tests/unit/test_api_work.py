@@ -20,7 +20,7 @@ from services.domain.errors import CpuChildDied
 from services.workflows import names, users
 from tests.unit.api_fakes import API, WORKER, FakeProcess, executor
 
-STARTS = [
+STARTS: list[tuple[str, dict[str, Any]]] = [
     ("/scope/class", {}),
     ("/scope/instance/alpha", {}),
     ("/scope/function", {}),
@@ -248,7 +248,7 @@ def test_dbos_own_errors_have_their_status(
 
 @pytest.mark.parametrize("given", ["a b", "x" * 65, "é".encode()])
 def test_a_strange_request_id_is_replaced(client: TestClient, given: str | bytes) -> None:
-    response = client.get("/livez", headers={"X-Request-ID": given})  # type: ignore[dict-item]
+    response = client.get("/livez", headers={"X-Request-ID": given})
     assert len(response.headers["x-request-id"]) == 32
 
 
