@@ -1,0 +1,115 @@
+"""What every command shares: its ``--json``, its way to the API, its errors in one line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import httpx
+import psycopg2
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from services.cli.embedded import NativeError
+from services.cli.installation import NothingRunsError, url
+
+console = Console(highlight=False)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON document and nothing else")]
+UrlOption = Annotated[
+    str | None,
+    typer.Option("--url", envvar="HOLDFAST_URL", help="the API [default: the running one, else port 8000]"),
+]
+
+
+class Refused(Exception):  # noqa: N818 - what the API said, not a fault of ours
+    """The API's answer to a request that it did not accept."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Api:
+    """The API over HTTP. Raises `Refused` for an answer that is no success."""
+
+    def __init__(self, address: str | None = None) -> None:
+        self.address = (address or url()).rstrip("/")
+        # A kept connection may be one to a process that is gone.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        self._client = httpx.Client(base_url=self.address, timeout=10.0, trust_env=False, limits=limits)
+
+    def get(self, path: str, **query: Any) -> Any:
+        """The JSON of a GET."""
+        return self._json(self._client.get(path, params=query))
+
+    def post(self, path: str, body: Any = None, *, key: str | None = None) -> Any:
+        """The JSON of a POST, with an Idempotency-Key where one is given."""
+        headers = {"Idempotency-Key": key} if key else {}
+        return self._json(self._client.post(path, json=body, headers=headers))
+
+    def text(self, path: str) -> str:
+        """The body of a GET."""
+        answer = self._client.get(path)
+        if answer.is_error:
+            raise Refused(answer.status_code, f"{path} answered {answer.status_code}")
+        return answer.text
+
+    def _json(self, answer: httpx.Response) -> Any:
+        if answer.is_success:
+            return answer.json()
+        try:
+            problem = answer.json()
+            message = str(problem.get("detail") or problem.get("title"))
+        except (ValueError, AttributeError):
+            message = answer.text[:200]
+        raise Refused(answer.status_code, f"{answer.status_code}: {message}")
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Turns what a person has to change into one line on standard error and exit code 1."""
+    try:
+        yield
+    except httpx.TransportError as error:
+        trouble = f"the API does not answer ({error}); is it up? `holdfast up` starts it"
+    except (Refused, NothingRunsError, NativeError) as error:
+        trouble = str(error)
+    except psycopg2.Error as error:
+        trouble = f"PostgreSQL: {str(error).strip()}"
+    except ValidationError as error:
+        trouble = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors())
+    except KeyboardInterrupt:
+        trouble = "interrupted"
+    else:
+        return
+    print(f"holdfast: {trouble}", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+def show(data: Any, *, as_json: bool, human: Callable[[], Any]) -> None:
+    """The data as JSON, or what ``human`` returns, printed (None: it printed itself)."""
+    if as_json:
+        print(json.dumps(data, indent=2, default=str, ensure_ascii=False))
+    elif (shown := human()) is not None:
+        console.print(shown)
+
+
+def table(title: str, columns: list[str], rows: list[list[Any]]) -> Table:
+    """A plain table; None is shown as a dash."""
+    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    for row in rows:
+        made.add_row(*("–" if cell is None else str(cell) for cell in row))  # noqa: RUF001
+    return made
+
+
+def age(seconds: float | None) -> str | None:
+    """Seconds as a person reads them."""
+    return None if seconds is None else f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

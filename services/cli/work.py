@@ -1,0 +1,194 @@
+"""Commands about work over HTTP: ``submit``, ``watch``, ``executors``, ``drain``, ``crash``."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from contextlib import nullcontext
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.console import Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from services.cli.evidence import samples
+from services.cli.shown import Api, JsonOption, Refused, UrlOption, age, console, plain_errors, show, table
+
+TERMINAL = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
+_LOOK_SECONDS = 0.2
+
+
+def submit(
+    *,
+    count: Annotated[int | None, typer.Option(help="how many numbers: 0, 1, 2, … [default: 50]")] = None,
+    numbers: Annotated[str | None, typer.Option(help="the numbers themselves: 30,31,32")] = None,
+    method: Annotated[str, typer.Option(help="recursive or doubling")] = "recursive",
+    sequential: Annotated[bool, typer.Option(help="each number after the former's result")] = False,
+    key: Annotated[str | None, typer.Option(help="Idempotency-Key [default: a random one]")] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="wait for the end; exit code 1 unless SUCCESS")
+    ] = False,
+    timeout: Annotated[float, typer.Option(help="longest wait, in seconds")] = 3600.0,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Start a batch of Fibonacci numbers, and with --wait follow it to its end."""
+    body: dict[str, Any] = {"method": method, "sequential": sequential}
+    with plain_errors():
+        if numbers is not None:
+            try:
+                body["numbers"] = [int(word) for word in numbers.split(",")]
+            except ValueError:
+                raise typer.BadParameter("--numbers: whole numbers separated by commas") from None
+        if count is not None:
+            body["count"] = count
+        api = Api(url)
+        accepted = api.post("/fibonacci/batches", body, key=key or uuid.uuid4().hex)
+        if not wait:
+            show(accepted, as_json=as_json, human=lambda: f"accepted {accepted['workflow_id']}")
+            return
+        batch = follow(api, accepted["workflow_id"], timeout=timeout, quiet=as_json)
+        show(batch, as_json=as_json, human=lambda: _batch_text(batch))
+        raise typer.Exit(0 if batch["status"] == "SUCCESS" else 1)
+
+
+def follow(api: Api, batch_id: str, *, timeout: float, quiet: bool) -> dict[str, Any]:
+    """The batch at its end, or at the timeout; an API that is away is waited for."""
+    deadline = time.monotonic() + timeout
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    batch: dict[str, Any] = {"workflow_id": batch_id, "status": "ENQUEUED", "completed": 0}
+    with nullcontext() if quiet else Progress(*columns, console=console) as progress:
+        task = progress.add_task(batch_id, total=None) if progress else None
+        while batch["status"] not in TERMINAL and time.monotonic() < deadline:
+            note = ""
+            try:
+                batch = api.get(f"/fibonacci/batches/{batch_id}")
+            except httpx.TransportError:
+                note = " (API away)"
+            except Refused as error:
+                if error.status != 503:
+                    raise
+                note = " (database away)"
+            if progress and task is not None:
+                text = f"{batch_id} {batch['status']}{note}"
+                progress.update(
+                    task, description=text, completed=batch["completed"], total=batch.get("total")
+                )
+            time.sleep(_LOOK_SECONDS)
+    return batch
+
+
+def _batch_text(batch: dict[str, Any]) -> str:
+    shares: dict[str, int] = {}
+    for number in batch.get("results", []):
+        if number["executor_id"]:
+            shares[number["executor_id"]] = shares.get(number["executor_id"], 0) + 1
+    told = ", ".join(f"{executor} {count}" for executor, count in sorted(shares.items()))
+    error = f"\n{batch['error']}" if batch.get("error") else ""
+    done = f"{batch['completed']} of {batch.get('total', '?')}"
+    return f"{batch['workflow_id']}: {batch['status']}, {done} numbers ({told}){error}"
+
+
+def executors(
+    everyone: Annotated[bool, typer.Option("--all", help="also those that ended within the hour")] = False,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the processes that run workflows."""
+    with plain_errors():
+        rows = Api(url).get("/executors")["executors"]
+        rows = [row for row in rows if everyone or row["state"] in ("live", "draining")]
+        show({"executors": rows}, as_json=as_json, human=lambda: _executors_table(rows))
+
+
+def _executors_table(rows: list[dict[str, Any]]) -> Any:
+    columns = ["executor", "state", "heartbeat", "in flight", "slots", "reason", "taken over by"]
+    return table(
+        f"{len(rows)} executors",
+        columns,
+        [
+            [
+                row["executor_id"],
+                row["state"],
+                age(row["heartbeat_age_seconds"]),
+                row["in_flight"],
+                row["slots"] or None,
+                row["reason"],
+                row["taken_over_by"],
+            ]
+            for row in rows
+        ],
+    )
+
+
+def drain(executor_id: str, url: UrlOption = None, as_json: JsonOption = False) -> None:
+    """Tell an executor to finish its running steps, hand over the rest, and end."""
+    _order(executor_id, "drain", url, as_json)
+
+
+def crash(executor_id: str, url: UrlOption = None, as_json: JsonOption = False) -> None:
+    """Tell an executor to kill itself; only where HOLDFAST_CHAOS is true."""
+    _order(executor_id, "crash", url, as_json)
+
+
+def _order(executor_id: str, order: str, url: str | None, as_json: bool) -> None:
+    with plain_errors():
+        answer = Api(url).post(f"/executors/{executor_id}/{order}")
+        show(answer, as_json=as_json, human=lambda: f"{executor_id} is told to {order}")
+
+
+def watch(
+    once: Annotated[bool, typer.Option("--once", help="show it once and end")] = False,
+    every: Annotated[float, typer.Option(min=0.2, help="seconds between two looks")] = 1.0,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show executors, queues and batches, live until Ctrl-C."""
+    with plain_errors():
+        api = Api(url)
+        if once or as_json:
+            data = overview(api)
+            show(data, as_json=as_json, human=lambda: _overview(data))
+            return
+        with Live(console=console, refresh_per_second=4, transient=False) as live:
+            while True:
+                try:
+                    live.update(_overview(overview(api)))
+                except (httpx.TransportError, Refused) as error:
+                    live.update(f"waiting for {api.address}: {error}")
+                time.sleep(every)
+
+
+def overview(api: Api) -> dict[str, Any]:
+    """Executors, queues and the unfinished batches with their progress."""
+    metrics = api.text("/metrics")
+    depth = samples(metrics, "holdfast_queue_depth")
+    ages = samples(metrics, "holdfast_queue_oldest_enqueued_age_seconds")
+    rows = api.get("/workflows", name="fibonacci.batch", limit=10)["workflows"]
+    batches = []
+    for row in rows[:5]:
+        batch = api.get(f"/fibonacci/batches/{row['workflow_id']}")
+        batches.append({k: batch[k] for k in ("workflow_id", "status", "completed", "total")})
+    alive = [e for e in api.get("/executors")["executors"] if e["state"] in ("live", "draining")]
+    return {
+        "executors": alive,
+        "queues": [
+            {"queue": queue, "waiting": int(value), "oldest_age_seconds": ages.get((queue,))}
+            for (queue,), value in sorted(depth.items())
+        ],
+        "batches": batches,
+    }
+
+
+def _overview(data: dict[str, Any]) -> Group:
+    queues = [[q["queue"], q["waiting"], age(q["oldest_age_seconds"])] for q in data["queues"]]
+    batches = [[b["workflow_id"], b["status"], f"{b['completed']} / {b['total']}"] for b in data["batches"]]
+    return Group(
+        _executors_table(data["executors"]),
+        "",
+        table("waiting" if queues else "nothing waits", ["queue", "workflows", "oldest"], queues),
+        "",
+        table("latest batches", ["batch", "status", "done"], batches),
+    )
