@@ -237,9 +237,9 @@ def test_many_streams_share_one_reader(process: FakeProcess, monkeypatch: pytest
         joined = await asyncio.gather(*(feeds.join("b") for _ in range(5)))
         assert len({id(feed) for feed in joined}) == 1
         [feed] = set(joined)
-        before = looks
-        look = feed.next_look
-        await look.wait()
+        await feed.next_look.wait()
+        before = looks  # between two looks: none is under way
+        await feed.next_look.wait()
         assert looks == before + 1, "one look however many listen"
         for _ in joined:
             feeds.leave(feed)
