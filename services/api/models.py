@@ -65,6 +65,15 @@ class BatchRequest(_Request):
     With `count`, number i is i; by recursion it stops growing at HOLDFAST_FIBONACCI_MAX_N.
     """
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "not": {
+                "required": ["count", "numbers"],
+                "properties": {"count": {"type": "integer"}, "numbers": {"type": "array"}},
+            }
+        }
+    )
+
     count: int | None = Field(default=None, ge=1, le=10_000, description="how many; 50 by default")
     numbers: list[Annotated[int, Field(ge=0, le=DOUBLING_LIMIT)]] | None = Field(
         default=None, min_length=1, max_length=10_000, description="the numbers themselves, in this order"
