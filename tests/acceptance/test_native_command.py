@@ -100,7 +100,7 @@ def test_ctrl_c_drains_and_ends_all(tmp_path: Path) -> None:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        preexec_fn=die_with_parent(signal.SIGTERM),
+        preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509 - threads only ask over HTTP
     )
     output = ""
     try:

@@ -72,8 +72,8 @@ def test_missed_ticks_are_caught_up_within_bounds_and_the_rest_are_gaps(stack: N
         "a tick after it",
     )
     rows = stack.query(
-        "SELECT extract(epoch FROM scheduled_at)::float8 AS at, lateness_seconds AS late, status FROM ops.pulses"
-        " ORDER BY scheduled_at"
+        "SELECT extract(epoch FROM scheduled_at)::float8 AS at, lateness_seconds AS late, status"
+        " FROM ops.pulses ORDER BY scheduled_at"
     )
     times = [row["at"] for row in rows]
     assert len(set(times)) == len(times)

@@ -42,9 +42,10 @@ def check_effects(stack: Stack, batch: Any) -> None:
 
 
 def _claims(stack: Stack, batch_id: str, from_executor: str, kind: str, since: float) -> list[dict[str, Any]]:
-    """The moves of a batch's workflows away from an executor, each claimed by another, seconds from ``since``."""
+    """The moves of a batch's workflows away from an executor, claimed ``after`` seconds from ``since``."""
     statement = (
-        "SELECT workflow_id, kind, reason, to_executor, extract(epoch FROM claimed_at - lost_at)::float8 AS seconds,"
+        "SELECT workflow_id, kind, reason, to_executor,"
+        " extract(epoch FROM claimed_at - lost_at)::float8 AS seconds,"
         f" (extract(epoch FROM claimed_at) - {since!r})::float8 AS after FROM ops.handovers"
         f" WHERE workflow_id LIKE '{batch_id}%' AND from_executor = '{from_executor}'"
     )

@@ -64,7 +64,7 @@ class NativeStack(Stack):
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=die_with_parent(signal.SIGTERM),
+                preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509 - threads only ask over HTTP
             )
         supervisor = self.supervisor
 
@@ -180,12 +180,29 @@ class NativeStack(Stack):
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                preexec_fn=die_with_parent(signal.SIGKILL),
+                preexec_fn=die_with_parent(signal.SIGKILL),  # noqa: PLW1509 - threads only ask over HTTP
             )
         self._spawned.append(process)
         return process, log
 
     # --- the database ----------------------------------------------------------------------
+
+    @contextmanager
+    def postgres_frozen(self) -> Iterator[None]:
+        postmaster = self.state["postgres"]["pid"]
+        self._signal_postgres(postmaster, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._signal_postgres(postmaster, signal.SIGCONT)
+
+    def _signal_postgres(self, postmaster: int, signum: signal.Signals) -> None:
+        # The postmaster first: afterwards nothing new can appear.
+        os.kill(postmaster, signum)
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):
+                if int(stat.read_text("utf-8").rpartition(")")[2].split()[1]) == postmaster:
+                    os.kill(int(stat.parent.name), signum)
 
     @contextmanager
     def postgres_down(self) -> Iterator[None]:

@@ -69,7 +69,8 @@ def check_every_call(stack: Stack, wanted: list[Call], when: str) -> None:
     with ThreadPoolExecutor(len(wanted)) as threads:
         answers = list(threads.map(ask, wanted))
     for call, answer, seconds in answers:
-        said = f"{when}: {call.method} {call.path}: {answer.status_code} after {seconds:.2f} s: {answer.text[:300]}"
+        asked = f"{when}: {call.method} {call.path}"
+        said = f"{asked}: {answer.status_code} after {seconds:.2f} s: {answer.text[:300]}"
         assert answer.status_code == call.status, said
         assert seconds <= SLOWEST_SECONDS, said
         if call.status == 503:
@@ -100,6 +101,10 @@ def check_outage(stack: Stack, numbers: list[int]) -> None:
     wait_for(lambda: stack.request("GET", "/workflows").status_code == 200, 10, "requests are served again")
     record("PostgreSQL back to requests served, seconds", time.monotonic() - back)
     assert stack.query(count) == stored, "refused work was stored"
+    wait_for(lambda: stack.request("GET", "/readyz").status_code == 200, 10, "ready again")
+    with stack.postgres_frozen():
+        check_every_call(stack, wanted, "frozen")
+        check_every_call(stack, wanted, "frozen for a while")
     batch = stack.finished_batch(batch_id, 90)
     check_batch(batch, numbers)
     check_effects(stack, batch)

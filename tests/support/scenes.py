@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -72,7 +73,7 @@ def check_nested(stack: Stack, *, queued: bool) -> None:
     logged = wait_for(
         lambda: [
             line
-            for _, line in stack.log_objects()
+            for _, line in stack.log_objects("api")
             if line.get("action") == "nesting.entered"
             and line.get("workflow_id") == grandchild["workflow_id"]
         ],
@@ -148,7 +149,7 @@ def check_sequential(stack: Stack) -> None:
         f" WHERE parent_workflow_id = '{batch['workflow_id']}' ORDER BY created_at"
     )
     assert [row["id"] for row in rows] == [f"{batch['workflow_id']}-{i}" for i in range(len(numbers))]
-    for before, after in zip(rows, rows[1:], strict=False):
+    for before, after in pairwise(rows):
         assert before["completed_at"] <= after["created_at"], f"{after['id']} did not wait for {before['id']}"
 
 
@@ -260,8 +261,8 @@ def check_pulses(stack: Stack, ticks: int) -> None:
         lambda: stack.query("SELECT count(*) AS n FROM ops.pulses")[0]["n"] >= ticks, 5 * ticks + 10, "pulses"
     )
     rows = stack.query(
-        "SELECT extract(epoch FROM scheduled_at)::float8 AS at, lateness_seconds AS late, status FROM ops.pulses"
-        f" ORDER BY scheduled_at DESC LIMIT {ticks}"
+        "SELECT extract(epoch FROM scheduled_at)::float8 AS at, lateness_seconds AS late, status"
+        f" FROM ops.pulses ORDER BY scheduled_at DESC LIMIT {ticks}"
     )
     times = sorted(row["at"] for row in rows)
     assert [at % 5 for at in times] == [0] * ticks
@@ -288,14 +289,13 @@ def check_logs(stack: Stack) -> None:
     wait_for(lambda: any(path in line for lines in stack.logs().values() for line in lines), 5, "access log")
     assert sum(path in line for lines in stack.logs().values() for line in lines) == 1
     loggers = set()
-    for name, line in stack.log_objects():
-        if name.startswith(("api", "worker", "spawned")):
-            assert {"time", "level", "logger", "message", "action", "role"} <= line.keys(), line
-            loggers.add(line["logger"].partition(".")[0])
+    for _, line in stack.log_objects("api", "worker", "spawned"):
+        assert {"time", "level", "logger", "message", "action", "role"} <= line.keys(), line
+        loggers.add(line["logger"].partition(".")[0])
     assert {"dbos", "uvicorn", "holdfast"} <= loggers, loggers
     for name, lines in stack.logs().items():
         if name.startswith(("api", "worker")):
-            doubles = [a for a, b in zip(lines, lines[1:], strict=False) if a == b]
+            doubles = [a for a, b in pairwise(lines) if a == b]
             assert not doubles, f"{name} logged twice: {doubles[0]}"
 
 

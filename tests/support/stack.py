@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -155,6 +156,10 @@ class Stack(ABC):
         """A context manager: PostgreSQL is stopped inside it, and starts again at its end."""
 
     @abstractmethod
+    def postgres_frozen(self) -> Any:
+        """A context manager: PostgreSQL keeps its connections inside it, and does nothing."""
+
+    @abstractmethod
     def query(self, statement: str) -> list[dict[str, Any]]:
         """Rows of a SELECT, as JSON has them."""
 
@@ -289,9 +294,14 @@ class Stack(ABC):
         )
         return [row["workflow_uuid"] for row in rows]
 
-    def log_objects(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Every log line parsed, with its process's name. Fails on one that is not a JSON object."""
+    def log_objects(self, *names: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Every log line parsed, with its process's name. Fails on one that is not a JSON object.
+
+        ``names``: only of processes whose names begin so.
+        """
         for name, lines in self.logs().items():
+            if not name.startswith(names or ("",)):
+                continue
             for line in lines:
                 try:
                     parsed = json.loads(line)
@@ -303,12 +313,12 @@ class Stack(ABC):
 
 @contextmanager
 def running_stack(stack: Stack) -> Iterator[Stack]:
-    """A stack for a fixture: ended also when its start or a test fails, with its logs shown in the first case."""
+    """A stack for a fixture: ended also when its start or a test fails; a failed start shows the logs."""
     try:
         try:
             stack.start()
         except BaseException:
-            print(stack.log_tail())
+            sys.stdout.write(stack.log_tail())
             raise
         yield stack
     finally:

@@ -1,0 +1,228 @@
+"""Holdfast in containers: one Compose project with a name, a port and volumes of its own."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from services.cli.embedded import free_port
+from tests.support.stack import ROOT, CpuChild, Member, Stack, clean_environment, wait_for
+
+_TOP = """
+import json, os
+for d in os.listdir('/proc'):
+    try:
+        command = open(f'/proc/{d}/cmdline').read()
+        fields = open(f'/proc/{d}/stat').read().rpartition(')')[2].split()
+    except OSError:
+        continue
+    if 'cpu_child' in command and '-c' not in command.split(chr(0)) and fields[0] not in 'ZX':
+        used = (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
+        print(json.dumps([int(d), used, fields[0] == 'R']))
+"""
+
+
+class ComposeStack(Stack):
+    """``docker compose up`` with no ``.env``; ``image`` is one that was built before."""
+
+    # docker stop and the engine's own events come on top of the process's end.
+    idle_stop_seconds = 1.5
+
+    def __init__(self, image: str, *, workers: int = 2, **settings: str) -> None:
+        super().__init__(workers=workers, **settings)
+        self.image = image
+        self.project = f"holdfast-test-{secrets.token_hex(4)}"
+        self.port = free_port()
+        self._since = ""
+        self._started = False
+
+    # --- the command line ------------------------------------------------------------------
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What Compose is run with: no setting of the shell's, none of a ``.env``."""
+        return clean_environment(
+            **self.settings,
+            HOLDFAST_IMAGE=self.image,
+            HOLDFAST_API_PORT=str(self.port),
+            HOLDFAST_WORKERS=str(self.worker_count),
+        )
+
+    def compose(self, *arguments: str, check: bool = True, timeout: float = 180) -> str:
+        """The output of ``docker compose ARGUMENTS`` on this project."""
+        return self._run(
+            "docker",
+            "compose",
+            "--project-name",
+            self.project,
+            "--env-file",
+            "/dev/null",
+            *arguments,
+            check=check,
+            timeout=timeout,
+        )
+
+    def docker(self, *arguments: str, check: bool = True) -> str:
+        """The output of ``docker ARGUMENTS``."""
+        return self._run("docker", *arguments, check=check, timeout=120)
+
+    def _run(self, *command: str, check: bool, timeout: float) -> str:
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(f"{' '.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    # --- life ------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._since = f"{time.time():.6f}"
+        self._started = True
+        self.compose("up", "--detach", "--wait", "--no-build")
+        self.url = f"http://{self.compose('port', 'api', '8000').strip()}"
+
+    def down(self) -> None:
+        if not self._started:
+            return
+        paused = self.docker("ps", "-q", "--filter", "status=paused", "--filter", self._label).split()
+        if paused:
+            self.docker("unpause", *paused, check=False)
+        self.compose("down", "--volumes", "--remove-orphans", "--timeout", "5")
+        self._started = False
+
+    @property
+    def _label(self) -> str:
+        return f"label=com.docker.compose.project={self.project}"
+
+    def containers(self, service: str = "") -> list[dict[str, Any]]:
+        """What ``docker compose ps --all`` tells of the containers."""
+        lines = self.compose("ps", "--all", "--format", "json", *([service] if service else [])).splitlines()
+        return [json.loads(line) for line in lines]
+
+    def inspect(self, container: str) -> Any:
+        """What ``docker inspect`` tells of one."""
+        return json.loads(self.docker("inspect", container))[0]
+
+    # --- processes -------------------------------------------------------------------------
+
+    def ready_members(self, role: str) -> list[Member]:
+        healthy = {c["ID"]: c["Name"] for c in self.containers(role) if c.get("Health") == "healthy"}
+        found = []
+        for row in self.executors().values():
+            if row["role"] == role and row["state"] == "live" and row["hostname"] in healthy:
+                name = healthy[row["hostname"]]
+                found.append(Member(row["executor_id"], role, name, row["pid"], row["hostname"]))
+        return found
+
+    def kill(self, member: Member, signal_name: str = "KILL") -> None:
+        self.docker("kill", "--signal", signal_name, member.container)
+
+    def crash(self, member: Member) -> None:
+        # From inside: `docker kill` counts as a manual stop, after which no policy starts it again.
+        self.python(member, f"import os; os.kill({member.pid}, 9)")
+
+    def python(self, member: Member, code: str) -> str:
+        """The output of some Python inside a container."""
+        return self.docker("exec", member.container, "python", "-ISc", code, check=False)
+
+    def stop(self, member: Member) -> None:
+        self.kill(member, "TERM")
+
+    def start_again(self, member: Member) -> None:
+        """Start a container that was ended by hand."""
+        self.docker("start", member.container)
+
+    def pause(self, member: Member) -> None:
+        self.docker("pause", member.container)
+
+    def unpause(self, member: Member) -> None:
+        self.docker("unpause", member.container)
+
+    def exit_code(self, member: Member) -> int | None:
+        """Of the first end of its container since that executor's start, from the engine's events."""
+        started = self.query(
+            "SELECT extract(epoch FROM started_at)::float8 AS at FROM ops.executors"
+            f" WHERE executor_id = '{member.executor_id}'"
+        )[0]["at"]
+        filters = ["--filter", f"container={member.container}", "--filter", "event=die"]
+        until = ["--since", self._since, "--until", f"{time.time():.6f}"]
+        events = self.docker("events", *until, *filters, "--format", "json")
+        for line in events.splitlines():
+            event = json.loads(line)
+            if event["timeNano"] / 1e9 > started:
+                return int(event["Actor"]["Attributes"]["exitCode"])
+        return None
+
+    def children(self, member: Member) -> list[CpuChild]:
+        return [CpuChild(*json.loads(line)) for line in self.python(member, _TOP).splitlines()]
+
+    def all_children(self) -> list[CpuChild]:
+        # Another container has another pid namespace: the ended one has none left.
+        return []
+
+    def kill_child(self, member: Member, pid: int) -> None:
+        self.python(member, f"import os; os.kill({pid}, 9)")
+
+    # --- the database ----------------------------------------------------------------------
+
+    @contextmanager
+    def postgres_down(self) -> Iterator[None]:
+        self.compose("stop", "postgres")
+        try:
+            yield
+        finally:
+            self.compose("start", "postgres")
+        wait_for(lambda: self.compose("exec", "-T", "postgres", "pg_isready", check=False), 30, "PostgreSQL")
+
+    @contextmanager
+    def postgres_frozen(self) -> Iterator[None]:
+        self.compose("pause", "postgres")
+        try:
+            yield
+        finally:
+            self.compose("unpause", "postgres")
+
+    def query(self, statement: str) -> list[dict[str, Any]]:
+        whole = f"SELECT coalesce(json_agg(t), '[]') FROM ({statement}) AS t"
+        psql = ["psql", "--no-psqlrc", "-At", "-U", "postgres", "-d", "holdfast", "-c", whole]
+        rows: list[dict[str, Any]] = json.loads(self.compose("exec", "-T", "postgres", *psql))
+        return rows
+
+    def dump(self) -> str:
+        return self.compose("exec", "-T", "postgres", "pg_dump", "-U", "postgres", "holdfast")
+
+    # --- files -----------------------------------------------------------------------------
+
+    def logs(self) -> dict[str, list[str]]:
+        found = {}
+        for container in self.containers():
+            done = subprocess.run(
+                ["docker", "logs", container["ID"]], capture_output=True, text=True, timeout=60
+            )
+            found[f"{container['Service']} ({container['Name']})"] = (done.stdout + done.stderr).splitlines()
+        return found
+
+    def log_tail(self, lines: int = 25) -> str:
+        states = [f"{c['Name']} {c['State']} {c['ExitCode']} {c['Health']}" for c in self.containers()]
+        return super().log_tail(lines) + "\n" + "\n".join(states)
+
+    def read_credential(self) -> str:
+        return self.python(
+            self.api(), "print(open('/run/holdfast/upstream_credential').read().strip())"
+        ).strip()
+
+    def write_credential(self, secret: str) -> None:
+        code = f"open('/secrets/api/upstream_credential', 'w').write('{secret}\\n')"
+        self.compose("run", "--rm", "-T", "--no-deps", "secrets", "python", "-c", code)
