@@ -300,6 +300,7 @@ def test_over_http(client: TestClient, process: FakeProcess) -> None:
     last = next(event[1] for event in reversed(parsed) if event)
     again = client.get("/fibonacci/batches/b/events", headers={"Last-Event-ID": last})
     assert again.status_code == 204
+    assert client.app.state.feeds._feeds == {}  # type: ignore[attr-defined]
     assert client.app.state.feeds.places.taken == 0  # type: ignore[attr-defined]
 
 
