@@ -1,0 +1,222 @@
+"""What is measured of a takeover. Each scenario takes a running stack and returns seconds by name."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from services.cli.children import is_alive
+from tests.support.compose_stack import ComposeStack
+from tests.support.stack import Member, Stack, wait_for
+
+Samples = dict[str, list[float]]
+Say = Callable[[str], None]
+
+# F(32) takes about half a second alone, F(36) several: longer than the drain.
+SHORT, LONG = 32, 36
+DRAIN_SECONDS = 2.0
+LEASE_SECONDS = 5.0
+
+
+def add(samples: Samples, name: str, value: float) -> None:
+    """One more value."""
+    samples.setdefault(name, []).append(round(value, 4))
+
+
+def epoch(column: str) -> str:
+    """SQL: a timestamp as seconds since 1970."""
+    return f"extract(epoch FROM {column})::float8"
+
+
+def kill_now(stack: Stack, member: Member) -> float:
+    """SIGKILL; the time of it, by this host's clock, which is the database's too."""
+    if isinstance(stack, ComposeStack):
+        # From inside: a kill by the engine is a manual stop, and would count the engine's own delay.
+        code = f"import os, time; print(time.time(), flush=True); os.kill({member.pid}, 9)"
+        return float(stack.python(member, code).split()[0])
+    now = time.time()
+    stack.kill(member)
+    return now
+
+
+def workers_ready(stack: Stack) -> list[Member]:
+    """All workers, once all are live again."""
+    return stack.members("worker", stack.worker_count, 60)
+
+
+def victim_at_work(stack: Stack, batch_id: str, turn: int) -> Member:
+    """A worker in the middle of numbers of the batch, another at each turn, so that none restarts slowly."""
+    members = sorted(stack.ready_members("worker"), key=lambda m: m.name)
+    order = members[turn % len(members) :] + members[: turn % len(members)]
+
+    def find() -> Member | None:
+        running = {number["executor_id"] for number in stack.running(batch_id)}
+        return next((member for member in order if member.executor_id in running), None)
+
+    return wait_for(find, 30, f"a worker in the middle of {batch_id}", pause_seconds=0.02)
+
+
+def moved(stack: Stack, member: Member, kind: str) -> list[dict[str, Any]]:
+    """The numbers that left a worker, once all are claimed by others."""
+    statement = (
+        f"SELECT workflow_id, reason, {epoch('released_at')} AS released, {epoch('claimed_at')} AS claimed"
+        f" FROM ops.handovers WHERE from_executor = '{member.executor_id}' AND kind = '{kind}'"
+        " AND workflow_name = 'fibonacci.number'"
+    )
+    return wait_for(
+        lambda: (rows := stack.query(statement)) and all(row["claimed"] for row in rows) and rows,
+        60,
+        f"the work of {member.executor_id} claimed by others",
+        pause_seconds=0.1,
+    )
+
+
+def ran_again(stack: Stack, batch_id: str, rows: list[dict[str, Any]], since: float) -> list[float]:
+    """Seconds from ``since`` until the recorded run of each moved number began."""
+    batch = stack.finished_batch(batch_id, 180)
+    began = {f"{batch_id}-{n['index']}": n["started_at"] for n in batch["results"]}
+    starts = [datetime.fromisoformat(began[row["workflow_id"]]).timestamp() for row in rows]
+    return [start - since for start in starts if start > since]
+
+
+def kill(stack: Stack, runs: int, *, numbers: int, prefix: str, say: Say, seed: int = 1) -> Samples:
+    """SIGKILL of a worker in the middle of steps: until claimed by a peer, until the body runs again."""
+    samples: Samples = {}
+    generator = random.Random(seed)
+    for run in range(runs):
+        workers_ready(stack)
+        batch_id = stack.start_batch(numbers=[SHORT] * numbers)
+        victim = victim_at_work(stack, batch_id, run)
+        time.sleep(generator.uniform(0, 0.3))
+        killed_at = kill_now(stack, victim)
+        if not any(row["executor_id"] == victim.executor_id for row in stack.running(batch_id)):
+            # It had just finished: nothing of this batch was lost.
+            stack.finished_batch(batch_id, 180)
+            continue
+        rows = moved(stack, victim, "takeover")
+        add(samples, f"{prefix}: first claimed by a peer", min(row["claimed"] for row in rows) - killed_at)
+        add(samples, f"{prefix}: all claimed by peers", max(row["claimed"] for row in rows) - killed_at)
+        again = ran_again(stack, batch_id, rows, killed_at)
+        if again:
+            add(samples, f"{prefix}: a step's body runs again", min(again))
+            add(samples, f"{prefix}: every step's body runs again", max(again))
+        say(f"{prefix} {run + 1}/{runs}: claimed after {rows[0]['claimed'] - killed_at:.3f} s")
+    return samples
+
+
+def pause(stack: Stack, runs: int, *, say: Say) -> Samples:
+    """SIGSTOP of a worker in the middle of steps, until its work is claimed."""
+    samples: Samples = {}
+    for run in range(runs):
+        workers_ready(stack)
+        batch_id = stack.start_batch(numbers=[LONG] * 3)
+        victim = victim_at_work(stack, batch_id, run)
+        paused_at = time.time()
+        stack.pause(victim)
+        try:
+            rows = moved(stack, victim, "takeover")
+        finally:
+            stack.unpause(victim)
+        add(samples, "SIGSTOP: claimed by a peer", min(row["claimed"] for row in rows) - paused_at)
+        stack.post(f"/workflows/{batch_id}/cancel")
+        say(f"SIGSTOP {run + 1}/{runs}: {samples['SIGSTOP: claimed by a peer'][-1]:.3f} s")
+    return samples
+
+
+def terminate(stack: Stack, runs: int, *, say: Say) -> Samples:
+    """SIGTERM inside a step longer than the drain, until peers run it; and the stop of an idle worker."""
+    samples: Samples = {}
+    name = "SIGTERM: claimed by a peer after the drain's limit"
+    for run in range(runs):
+        workers_ready(stack)
+        batch_id = stack.start_batch(numbers=[LONG] * 2)
+        victim = victim_at_work(stack, batch_id, run)
+        stopped_at = time.time()
+        stack.stop(victim)
+        rows = moved(stack, victim, "handover")
+        add(samples, name, max(row["claimed"] for row in rows) - stopped_at - DRAIN_SECONDS)
+        stack.post(f"/workflows/{batch_id}/cancel")
+        say(f"SIGTERM {run + 1}/{runs}: {samples[name][-1]:+.3f} s after the limit")
+    for run in range(runs):
+        members = workers_ready(stack)
+        member = members[run % len(members)]
+        wait_for(lambda: not stack.executors()[member.executor_id]["in_flight"], 30, "an idle worker")  # noqa: B023
+        add(samples, "SIGTERM: an idle worker ends", _stop_seconds(stack, member))
+        say(f"idle stop {run + 1}/{runs}: {samples['SIGTERM: an idle worker ends'][-1]:.3f} s")
+    return samples
+
+
+def _stop_seconds(stack: Stack, member: Member) -> float:
+    begun = time.time()
+    stack.stop(member)
+    if not isinstance(stack, ComposeStack):
+        wait_for(lambda: not is_alive(member.pid), 30, f"end of {member.name}", pause_seconds=0.005)
+        return time.time() - begun
+    stack.exited(member, 30)
+    events = stack.docker(
+        *("events", "--since", f"{begun:.6f}", "--until", f"{time.time():.6f}", "--format", "{{.TimeNano}}"),
+        *("--filter", f"container={member.container}", "--filter", "event=die"),
+    )
+    return int(events.split()[0]) / 1e9 - begun
+
+
+def outage(stack: Stack, runs: int, *, seconds: float, say: Say) -> Samples:
+    """PostgreSQL away: until the slowest of 25 blocked workflows goes on after it is started again."""
+    samples: Samples = {}
+    name = f"PostgreSQL away {seconds:g} s: the slowest of 25 workflows goes on"
+    for run in range(runs):
+        workers_ready(stack)
+        ids = [
+            stack.post("/scope/class", {"steps": 400, "step_seconds": 0.2})["workflow_id"] for _ in range(25)
+        ]
+        time.sleep(2)
+        with stack.postgres_down():
+            time.sleep(seconds)
+        # The server's start is before it accepts connections: what is measured is an upper bound.
+        back = wait_for(lambda: _postmaster(stack), 30, "PostgreSQL")
+        listed = ", ".join(f"'{workflow_id}'" for workflow_id in ids)
+        statement = (
+            "SELECT workflow_uuid AS id, min(started_at_epoch_ms) / 1000.0 AS next"
+            " FROM dbos.operation_outputs"
+            f" WHERE workflow_uuid IN ({listed}) AND started_at_epoch_ms > {back * 1000:.0f} GROUP BY 1"
+        )
+        rows = wait_for(
+            lambda: len(rows := stack.query(statement)) == len(ids) and rows,  # noqa: B023
+            90,
+            "all 25 go on",
+        )
+        add(samples, name, max(float(row["next"]) for row in rows) - back)
+        for workflow_id in ids:
+            stack.post(f"/workflows/{workflow_id}/cancel")
+        say(f"outage {run + 1}/{runs}: {samples[name][-1]:.3f} s")
+        time.sleep(LEASE_SECONDS + 1)
+    return samples
+
+
+def _postmaster(stack: Stack) -> float | None:
+    try:
+        return float(stack.query(f"SELECT {epoch('pg_postmaster_start_time()')} AS at")[0]["at"])
+    except Exception:  # whatever a backend raises while PostgreSQL is not there yet
+        return None
+
+
+def idle_cost(stack: Stack, *, seconds: float, say: Say) -> Samples:
+    """Transactions a second and executor of an idle stack."""
+    workers_ready(stack)
+    time.sleep(3)
+    begun, before = time.monotonic(), transactions(stack)
+    time.sleep(seconds)
+    # Both looks count their own transactions: connect, query; two each.
+    rate = (transactions(stack) - before - 2) / (time.monotonic() - begun)
+    per_executor = rate / (stack.worker_count + 1)
+    say(f"idle: {per_executor:.2f} transactions a second and executor")
+    return {"idle: transactions a second and executor, everything": [round(per_executor, 3)]}
+
+
+def transactions(stack: Stack) -> int:
+    """Transactions that the database has seen."""
+    statement = "SELECT xact_commit + xact_rollback AS n FROM pg_stat_database WHERE datname = 'holdfast'"
+    return int(stack.query(statement)[0]["n"])
