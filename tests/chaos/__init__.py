@@ -1,0 +1,1 @@
+"""The seeded fault campaign: ``python -m tests.chaos --seed S --minutes M [--backend native|compose]``."""

@@ -1,0 +1,234 @@
+"""A seeded fault campaign: ``python -m tests.chaos --seed S --minutes M [--backend native|compose]``.
+
+Starts a Holdfast of its own under load, does what the seed says, and after each fault waits until it has
+healed. At the end every request without an answer is repeated, the backlog must empty, and the audit
+decides. Everything it started it ends. Exit code 0 only if every invariant and every fault's own check
+hold; the report is Markdown and JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.chaos import hands
+from tests.chaos.faults import FAULTS
+from tests.chaos.ground import GRACE_SECONDS, Ground
+from tests.chaos.load import JournalFile, Load
+from tests.chaos.plan import KINDS, Fault, plan
+from tests.chaos.report import markdown
+from tests.support.compose_stack import ComposeStack
+from tests.support.native_stack import NativeStack
+from tests.support.stack import ROOT, Stack, clean_environment, running_stack, wait_for
+
+IMAGE = "holdfast-chaos"
+HEAL_SECONDS = 90.0
+SETTINGS = {
+    "HOLDFAST_CHAOS": "true",
+    "HOLDFAST_DRAIN_SECONDS": "8",
+    "HOLDFAST_STOP_GRACE_SECONDS": f"{GRACE_SECONDS:g}",
+}
+
+
+class Campaign:
+    """One run of a plan against a stack."""
+
+    def __init__(self, stack: Stack, load: Load, journal: JournalFile, *, deadline: float) -> None:
+        self.stack = stack
+        self.load = load
+        self.journal = journal
+        self.ground = Ground(stack, load, journal)
+        self.deadline = deadline
+        self.done: list[dict[str, Any]] = []
+        self.troubles: list[str] = []
+
+    def run(self, faults: list[Fault]) -> None:
+        """Fault after fault, until the plan or the time is over."""
+        self._heal()
+        for fault in faults:
+            if time.monotonic() + KINDS[fault.kind].cost_seconds > self.deadline:
+                self._say(f"time is over; {len(faults) - len(self.done)} planned faults are left out")
+                return
+            time.sleep(fault.pause_seconds)
+            if not self._one(fault):
+                return
+
+    def _one(self, fault: Fault) -> bool:
+        entry: dict[str, Any] = {"number": fault.number, "row": fault.row, "kind": fault.kind, "ok": True}
+        entry |= {"parameters": fault.parameters, "seen": {}, "recovery_seconds": None}
+        self.done.append(entry)
+        begun = time.monotonic()
+        try:
+            entry["seen"] = FAULTS[fault.kind](self.ground, **fault.parameters)
+        except (AssertionError, httpx.HTTPError, subprocess.SubprocessError, OSError) as error:
+            self._trouble(entry, f"{fault.kind}: {type(error).__name__} {error}")
+        entry["fault_seconds"] = round(time.monotonic() - begun, 2)
+        healed = True
+        try:
+            entry["recovery_seconds"] = self._heal()
+        except (AssertionError, httpx.HTTPError, subprocess.SubprocessError) as error:
+            self._trouble(entry, f"{fault.kind}: not healed: {error}")
+            healed = False
+        self.journal.write("fault", fault=entry)
+        told = ", ".join(f"{name} {value}" for name, value in entry["seen"].items())
+        verdict = "healed" if entry["ok"] else "TROUBLE"
+        self._say(f"{fault.number:3} {fault.kind}: {verdict} {entry['recovery_seconds']} s; {told}")
+        return healed
+
+    def _trouble(self, entry: dict[str, Any], text: str) -> None:
+        entry["ok"] = False
+        self.troubles.append(f"{entry['number']} {text}")
+        self._say(f"    {text[:1500]}")
+
+    def _heal(self) -> float:
+        """Seconds until all is there, nothing is under a process that is gone, and new work succeeds."""
+        begun = time.monotonic()
+        wait_for(lambda: self.stack.ready_members("api"), HEAL_SECONDS, "the API ready")
+        wait_for(
+            lambda: len(self.stack.ready_members("worker")) == self.stack.worker_count,
+            HEAL_SECONDS,
+            "all workers ready",
+        )
+        wait_for(
+            lambda: not hands.unfinished_elsewhere(self.stack), 30, "no work under an executor that is gone"
+        )
+        self.ground.succeeded(self.ground.batch([10, 11, 12]), HEAL_SECONDS)
+        return round(time.monotonic() - begun, 2)
+
+    def _say(self, text: str) -> None:
+        print(text, flush=True)
+
+
+def audit(stack: Stack, journal: Path) -> list[dict[str, Any]]:
+    """``holdfast verify`` on that stack, with the journal. Raises ``AssertionError`` when it cannot tell."""
+    if isinstance(stack, ComposeStack):
+        environment = {
+            **stack.environment,
+            "COMPOSE_PROJECT_NAME": stack.project,
+            "HOLDFAST_HOME": "/nonexistent",
+        }
+    else:
+        assert isinstance(stack, NativeStack)
+        environment = clean_environment(**stack.settings, HOLDFAST_HOME=str(stack.home))
+    command = ["verify", "--journal", str(journal), "--idle", "--settle", "90", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "services.cli.main", *command],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    with suppress(ValueError):
+        findings: list[dict[str, Any]] = json.loads(done.stdout)["findings"]
+        return findings
+    raise AssertionError(f"the audit ended with {done.returncode}: {done.stdout[-500:]}{done.stderr[-1500:]}")
+
+
+def campaign(options: argparse.Namespace, faults: list[Fault], home: Path) -> dict[str, Any]:
+    """Runs it and returns the report."""
+    stack: Stack
+    if options.backend == "native":
+        stack = NativeStack(home / "stack", workers=options.workers, **SETTINGS)
+    else:
+        build = ["docker", "compose", "build", "--quiet"]
+        subprocess.run(build, cwd=ROOT, env={**os.environ, "HOLDFAST_IMAGE": IMAGE}, check=True)
+        stack = ComposeStack(IMAGE, workers=options.workers, **SETTINGS)
+    journal = JournalFile(home / "journal.jsonl")
+    findings: list[dict[str, Any]] = []
+    with running_stack(stack):
+        load = Load(stack.url, journal, seed=options.seed)
+        run = Campaign(stack, load, journal, deadline=time.monotonic() + options.minutes * 60 + 30)
+        load.start()
+        try:
+            run.run(faults)
+        except (AssertionError, httpx.HTTPError) as error:
+            run.troubles.append(f"the campaign broke off: {error}")
+        finally:
+            load.stop()
+        left = load.settle(60)
+        if left:
+            run.troubles.append(f"{left} requests found no answer within a minute of repeating")
+        journal.close()
+        try:
+            findings = audit(stack, journal.path)
+        except (AssertionError, subprocess.SubprocessError) as error:
+            run.troubles.append(str(error))
+        if run.troubles or not findings or not all(finding["ok"] for finding in findings):
+            keep = options.report.parent / f"{options.report.stem}-logs"
+            keep.mkdir(parents=True, exist_ok=True)
+            for name, lines in stack.logs().items():
+                (keep / f"{name.split(' ')[0]}.jsonl").write_text("\n".join(lines), "utf-8")
+            print(f"logs kept in {keep}")
+    shutil.copyfile(journal.path, options.report.with_suffix(".jsonl"))
+    ok = bool(findings) and not run.troubles and all(finding["ok"] for finding in findings)
+    return {
+        "ok": ok,
+        "backend": options.backend,
+        "seed": options.seed,
+        "minutes": options.minutes,
+        "planned": len(faults),
+        "faults": run.done,
+        "answers": load.counts,
+        "troubles": run.troubles,
+        "findings": findings,
+    }
+
+
+def main() -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument(
+        "--backend", choices=["native", "compose"], default=None, help="compose where it answers"
+    )
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--only", default="", help="kinds of faults, separated by commas")
+    parser.add_argument("--report", type=Path, default=None, help="Markdown; the JSON is written beside it")
+    parser.add_argument("--dry-run", action="store_true", help="print the schedule and end")
+    options = parser.parse_args()
+    options.backend = options.backend or ("compose" if docker_answers() else "native")
+    only = [name for name in options.only.split(",") if name]
+    if unknown := set(only) - KINDS.keys():
+        parser.error(f"unknown kinds: {', '.join(sorted(unknown))}; known: {', '.join(KINDS)}")
+    faults = plan(options.seed, options.minutes, options.backend, only)
+    print(f"seed {options.seed}, {options.minutes:g} minutes, {options.backend}: {len(faults)} faults")
+    print("\n".join(map(str, faults)), flush=True)
+    if options.dry_run:
+        return 0
+    options.report = options.report or ROOT / ".holdfast" / "chaos" / f"{options.backend}-{options.seed}.md"
+    options.report.parent.mkdir(parents=True, exist_ok=True)
+    home = Path(tempfile.mkdtemp(prefix="holdfast-chaos-"))
+    try:
+        report = campaign(options, faults, home)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+    options.report.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    options.report.write_text(markdown([report]), "utf-8")
+    print(markdown([report]))
+    return 0 if report["ok"] else 1
+
+
+def docker_answers() -> bool:
+    """Whether an engine with Compose is there."""
+    try:
+        done = subprocess.run(["docker", "compose", "ls"], capture_output=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return done.returncode == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,211 @@
+"""The faults of processes: each does its harm, undoes it where nothing else does, and returns what it saw.
+
+A fault raises ``AssertionError`` when what it saw breaks a promise. Healing is waited for by the caller.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from tests.chaos import hands, postgres
+from tests.chaos.ground import GRACE_SECONDS, MIDDLE, Fault, Ground, Seen, complete, declared_dead, gone
+from tests.chaos.load import now
+from tests.support.compose_stack import ComposeStack
+from tests.support.stack import wait_for
+
+
+def kill_worker(ground: Ground, *, worker: int, delay: float) -> Seen:
+    victim = ground.worker(worker)
+    ground.batch(MIDDLE)
+    time.sleep(delay)
+    ground.stack.crash(victim)
+    declared_dead(ground, victim.executor_id)
+    return gone(ground, victim.executor_id)
+
+
+def kill_api(ground: Ground, *, delay: float, posts: int) -> Seen:
+    victim = ground.stack.api()
+    body = {"numbers": [20, 21], "method": "doubling"}
+    with ThreadPoolExecutor(posts) as threads:
+        keys = [ground.key("kill-api") for _ in range(posts)]
+        asked = [threads.submit(ground.load.post, "/fibonacci/batches", body, key) for key in keys]
+        time.sleep(delay)
+        ground.stack.crash(victim)
+        answered = sum(1 for future in asked if future.result())
+    return {"answered": answered, "of": posts}
+
+
+def rolling_restart(ground: Ground) -> Seen:
+    ground.batch(MIDDLE)
+    took = []
+    for member in [*ground.stack.workers(), ground.stack.api()]:
+        code, seconds = hands.stop_seconds(ground.stack, member, GRACE_SECONDS + 10)
+        ground.journal.write("exit", who=member.executor_id, code=code, seconds=round(seconds, 2))
+        took.append(seconds)
+        assert code == 0, f"{member.name} ended with {code}"
+        assert not ground.stack.pending_under(member.executor_id), f"{member.executor_id} left work behind"
+        complete(ground)
+    return {"slowest_stop_seconds": round(max(took), 2)}
+
+
+_TWIN = """
+import secrets, socket, sys
+secrets.token_hex = lambda *_: sys.argv[1].rpartition("-")[2]
+hostname = sys.argv[1].split("-", 1)[1].rpartition("-")[0]
+socket.gethostname = lambda: hostname
+from services.runtime.serve import serve
+from services.worker.app import create_app
+from services.workflows.composition import Worker
+serve(Worker(), create_app)
+"""
+
+
+def same_id_twice(ground: Ground, *, worker: int) -> Seen:
+    member = ground.worker(worker)
+    code = _TWIN.replace("sys.argv[1]", repr(member.executor_id))
+    begun = time.monotonic()
+    done = hands.run_inside(
+        ground.stack, "worker", code, HOLDFAST_WORKER_PORT="0", HOLDFAST_DATABASE_WAIT_SECONDS="5"
+    )
+    assert done.returncode == 1, (
+        f"the twin ended with {done.returncode}: {done.stdout[-500:]}{done.stderr[-300:]}"
+    )
+    row = ground.stack.executors()[member.executor_id]
+    assert row["state"] == "live", f"the first one is {row['state']}: {row['reason']}"
+    return {"twin_refused_seconds": round(time.monotonic() - begun, 2)}
+
+
+def pause_worker(ground: Ground, *, worker: int, seconds: float) -> Seen:
+    victim = ground.worker(worker)
+    ground.batch(MIDDLE)
+    time.sleep(0.4)
+    ground.stack.pause(victim)
+    try:
+        time.sleep(seconds)
+    finally:
+        ground.stack.unpause(victim)
+    code = ground.stack.exited(victim, 15)
+    assert code == 75, f"a fenced worker ended with {code}"
+    return gone(ground, victim.executor_id)
+
+
+def cut_network(ground: Ground, *, worker: int, seconds: float) -> Seen:
+    assert isinstance(ground.stack, ComposeStack)
+    victim = ground.worker(worker)
+    ground.batch(MIDDLE)
+    time.sleep(0.4)
+    with hands.off_the_network(ground.stack, victim):
+        time.sleep(seconds)
+        declared_dead(ground, victim.executor_id)
+    return gone(ground, victim.executor_id)
+
+
+_POISON = """
+from dbos import DBOSClient, DBOSPortableJSONSerializer
+from services.runtime.schema import sqlalchemy_url
+from services.settings import get_settings
+from services.workflows import names
+s = get_settings()
+c = DBOSClient(system_database_url=sqlalchemy_url(s.database_url), serializer=DBOSPortableJSONSerializer())
+print(c.enqueue({"workflow_name": names.POISON, "queue_name": names.QUEUE_OF[names.POISON],
+    "application_name": s.application_name("worker"), "app_version": s.version_name("worker")}).workflow_id)
+"""
+
+
+def poison(ground: Ground) -> Seen:
+    batch_id = ground.batch([30] * 25)
+    done = hands.run_inside(ground.stack, "api", _POISON)
+    assert done.returncode == 0, done.stderr[-500:]
+    workflow_id = done.stdout.split()[-1]
+    begun = time.monotonic()
+
+    def parked() -> bool:
+        answer = ground.stack.request("GET", f"/workflows/{workflow_id}")
+        return answer.status_code == 200 and answer.json()["status"] == "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
+
+    wait_for(parked, 180, "poison parked", pause_seconds=0.3)
+    seconds = time.monotonic() - begun
+    ground.succeeded(batch_id, 180)
+    return {"parked_seconds": round(seconds, 1)}
+
+
+def restarts_under_batch(ground: Ground, *, rounds: int) -> Seen:
+    batch_id = ground.batch([30] * 30)
+    for _ in range(rounds):
+        rolling_restart(ground)
+    ground.succeeded(batch_id, 180)
+    return {"restarts": rounds * (ground.stack.worker_count + 1)}
+
+
+def one_key(ground: Ground, *, posts: int) -> Seen:
+    key = ground.key("one-key")
+    start = threading.Barrier(posts)
+
+    def post(_: int) -> Any:
+        start.wait(10)
+        return ground.load.post("/fibonacci/batches", {"numbers": [12, 13], "method": "doubling"}, key)
+
+    with ThreadPoolExecutor(posts) as threads:
+        ids = {answer["workflow_id"] for answer in threads.map(post, range(posts)) if answer}
+    assert len(ids) == 1, f"one key stands for {ids}"
+    other = ground.stack.request(
+        "POST", "/fibonacci/batches", json={"numbers": [14]}, headers={"Idempotency-Key": key}
+    )
+    assert other.status_code == 409, f"another body got {other.status_code}"
+    return {"posts": posts}
+
+
+def all_workers_down(ground: Ground, *, seconds: float) -> Seen:
+    batch_id = ground.batch(MIDDLE)
+    begun = now()
+    with hands.workers_gone(ground.stack, ground.stack.workers()):
+        time.sleep(seconds)
+    ground.journal.write("downtime", **{"from": begun, "to": now()}, reason="all workers killed")
+    back = time.monotonic()
+    ground.succeeded(batch_id, 120)
+    return {"batch_done_after_seconds": round(time.monotonic() - back, 2)}
+
+
+def all_workers_paused(ground: Ground, *, seconds: float) -> Seen:
+    batch_id = ground.batch(MIDDLE)
+    members = ground.stack.workers()
+    begun = now()
+    for member in members:
+        ground.stack.pause(member)
+    try:
+        time.sleep(seconds)
+    finally:
+        for member in members:
+            ground.stack.unpause(member)
+    ground.journal.write("downtime", **{"from": begun, "to": now()}, reason="all workers paused")
+    ground.succeeded(batch_id, 120)
+    return {}
+
+
+FAULTS: dict[str, Fault] = {
+    "kill_worker": kill_worker,
+    "kill_api": kill_api,
+    "rolling_restart": rolling_restart,
+    "postgres_stop": postgres.postgres_stop,
+    "postgres_away": postgres.postgres_away,
+    "postgres_away_long": postgres.postgres_away,
+    "postgres_kill": postgres.postgres_kill,
+    "kill_and_restart_postgres": postgres.kill_and_restart_postgres,
+    "same_id_twice": same_id_twice,
+    "pause_worker": pause_worker,
+    "cut_network": cut_network,
+    "terminate_backends": postgres.terminate_backends,
+    "terminate_backends_long": postgres.terminate_backends,
+    "idle_connections": postgres.idle_connections,
+    "row_lock": postgres.row_lock,
+    "poison": poison,
+    "restarts_under_batch": restarts_under_batch,
+    "one_key": one_key,
+    "all_workers_down": all_workers_down,
+    "all_workers_down_long": all_workers_down,
+    "all_workers_paused": all_workers_paused,
+    "all_workers_paused_long": all_workers_paused,
+}

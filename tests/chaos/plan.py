@@ -1,0 +1,143 @@
+"""Which faults, in which order, with which parameters: all of it follows from the seed. Pure."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+Draw = Callable[[random.Random], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of fault, of a ``row`` of the fault matrix; ``cost_seconds`` is about its time with healing."""
+
+    row: int
+    text: str
+    cost_seconds: float
+    weight: int = 1
+    backends: tuple[str, ...] = ("native", "compose")
+    draw: Draw = field(default=lambda _: {})
+    minutes: float = 0
+    """Only in campaigns at least so long."""
+
+
+def _delay(most: float) -> Draw:
+    return lambda rng: {"worker": rng.randrange(10), "delay": round(rng.uniform(0, most), 3)}
+
+
+def _seconds(least: float, most: float) -> Draw:
+    return lambda rng: {"seconds": round(rng.uniform(least, most), 2)}
+
+
+KINDS: dict[str, Kind] = {
+    "kill_worker": Kind(1, "SIGKILL of a worker under load", 8, weight=6, draw=_delay(1.0)),
+    "kill_api": Kind(
+        2,
+        "SIGKILL of the API around accept, commit, answer",
+        8,
+        weight=4,
+        draw=lambda rng: {"delay": round(rng.uniform(0, 0.12), 4), "posts": 16},
+    ),
+    "rolling_restart": Kind(3, "rolling SIGTERM restart of the workers and the API", 20, weight=2),
+    "postgres_stop": Kind(4, "PostgreSQL stopped at once for 0 to 2 s", 10, weight=3, draw=_seconds(0, 2)),
+    "postgres_away": Kind(4, "PostgreSQL stopped for 20 s", 35, draw=_seconds(20, 20), minutes=4),
+    "postgres_away_long": Kind(4, "PostgreSQL stopped for 120 s", 150, draw=_seconds(120, 120), minutes=30),
+    "postgres_kill": Kind(5, "SIGKILL of PostgreSQL", 12, weight=2, draw=_seconds(0, 1)),
+    "kill_and_restart_postgres": Kind(
+        6,
+        "worker killed and PostgreSQL restarted during the sweep",
+        15,
+        weight=2,
+        draw=lambda rng: {
+            "worker": rng.randrange(10),
+            "delay": round(rng.uniform(0.05, 0.6), 3),
+            "seconds": round(rng.uniform(0, 1), 2),
+        },
+    ),
+    "same_id_twice": Kind(
+        7, "the same executor id started twice", 10, draw=lambda r: {"worker": r.randrange(10)}
+    ),
+    "pause_worker": Kind(
+        8,
+        "SIGSTOP past the lease, then SIGCONT",
+        16,
+        weight=2,
+        draw=lambda rng: {"worker": rng.randrange(10), "seconds": round(rng.uniform(6, 9), 2)},
+    ),
+    "cut_network": Kind(
+        9,
+        "container cut from the network 30 s",
+        45,
+        backends=("compose",),
+        draw=lambda rng: {"worker": rng.randrange(10), "seconds": 30.0},
+    ),
+    "terminate_backends": Kind(10, "backends terminated once a second", 16, draw=lambda _: {"times": 8}),
+    "terminate_backends_long": Kind(
+        10, "backends terminated once a second for a minute", 75, draw=lambda _: {"times": 60}, minutes=15
+    ),
+    "idle_connections": Kind(
+        11, "300 idle connections, as far as the limits let in", 16, draw=_seconds(5, 5)
+    ),
+    "row_lock": Kind(11, "10 s lock on the rows of all executors", 22, draw=_seconds(10, 10)),
+    "poison": Kind(14, "poison beside 25 healthy jobs", 75, minutes=4),
+    "restarts_under_batch": Kind(
+        14, "rolling restarts under one batch", 45, draw=lambda _: {"rounds": 2}, minutes=4
+    ),
+    "one_key": Kind(
+        15,
+        "50 concurrent posts with one key; one key with two bodies",
+        4,
+        weight=2,
+        draw=lambda _: {"posts": 50},
+    ),
+    "all_workers_down": Kind(16, "every worker down", 30, draw=_seconds(15, 20)),
+    "all_workers_down_long": Kind(16, "every worker down 60 s", 80, draw=_seconds(60, 60), minutes=10),
+    "all_workers_paused": Kind(16, "every scheduler paused 20 s", 45, draw=_seconds(20, 20), minutes=6),
+    "all_workers_paused_long": Kind(16, "every scheduler paused 60 s", 85, draw=_seconds(60, 60), minutes=15),
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One planned fault: it begins ``pause_seconds`` after the one before has healed."""
+
+    number: int
+    kind: str
+    pause_seconds: float
+    parameters: dict[str, Any]
+
+    @property
+    def row(self) -> int:
+        """Its row in the fault matrix."""
+        return KINDS[self.kind].row
+
+    def __str__(self) -> str:
+        told = ", ".join(f"{name} {value}" for name, value in self.parameters.items())
+        return f"{self.number:3}  row {self.row:2}  {self.kind:26} after {self.pause_seconds:.1f} s  {told}"
+
+
+def plan(seed: int, minutes: float, backend: str, only: list[str] | None = None) -> list[Fault]:
+    """The faults of a campaign of about ``minutes``: shuffled decks, each with every kind at least once."""
+    rng = random.Random(f"{seed}/{backend}")
+    known = [
+        name
+        for name, kind in KINDS.items()
+        if backend in kind.backends and (name in only if only else minutes >= kind.minutes)
+    ]
+    faults: list[Fault] = []
+    left = minutes * 60
+    while known:
+        deck = [name for name in known for _ in range(KINDS[name].weight)]
+        rng.shuffle(deck)
+        for name in deck:
+            kind = KINDS[name]
+            pause = round(rng.uniform(0.2, 2.0), 2)
+            parameters = kind.draw(rng)
+            if left < kind.cost_seconds:
+                return faults
+            left -= kind.cost_seconds + pause
+            faults.append(Fault(len(faults) + 1, name, pause, parameters))
+    return faults

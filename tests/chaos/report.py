@@ -1,0 +1,134 @@
+"""Reports of campaigns; several as one: ``python -m tests.chaos.report A.json B.json > report.md``."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.plan import KINDS
+
+# The fault matrix's goals in recovery.md.
+GOALS = {
+    1: 300,
+    2: 200,
+    3: 50,
+    4: 60,
+    5: 30,
+    6: 30,
+    7: 20,
+    8: 30,
+    9: 10,
+    10: 10,
+    11: 10,
+    14: 20,
+    15: 100,
+    16: 10,
+}
+
+
+def by_kind(faults: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Counts and recovery times of each kind, in the order of the matrix."""
+    rows = []
+    for name in sorted({fault["kind"] for fault in faults}, key=lambda name: (KINDS[name].row, name)):
+        mine = [fault for fault in faults if fault["kind"] == name]
+        times = [fault["recovery_seconds"] for fault in mine if fault["recovery_seconds"] is not None]
+        rows.append(
+            {
+                "row": KINDS[name].row,
+                "kind": name,
+                "text": KINDS[name].text,
+                "runs": len(mine),
+                "failed": sum(not fault["ok"] for fault in mine),
+                "recovery_median_seconds": round(statistics.median(times), 2) if times else None,
+                "recovery_max_seconds": round(max(times), 2) if times else None,
+            }
+        )
+    return rows
+
+
+def totals(reports: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the audits found, added up."""
+    found: dict[str, Any] = {"faults": 0, "accepted": 0, "lost": 0, "doubled": 0, "stuck": 0, "failed": 0}
+    found |= {"ok": 0, "refused": 0, "unknown": 0}
+    for report in reports:
+        found["faults"] += len(report["faults"])
+        for finding in report["findings"]:
+            for name in found.keys() & finding["figures"].keys():
+                found[name] += finding["figures"][name]
+    return found
+
+
+def markdown(reports: list[dict[str, Any]]) -> str:
+    """One document for all of them."""
+    faults = [fault for report in reports for fault in report["faults"]]
+    sums = totals(reports)
+    lines = [
+        "# Recovery report",
+        "",
+        "Written by `python -m tests.chaos` (the same seed gives the same faults) and merged by "
+        "`python -m tests.chaos.report`.",
+        "",
+        f"{sums['faults']} faults under load in {len(reports)} campaigns; {sums['accepted']} accepted "
+        f"requests: **{sums['lost']} lost, {sums['doubled']} doubled, {sums['stuck']} stuck, "
+        f"{sums['failed']} failed**. Answers: {sums['ok']} accepted, {sums['refused']} refused, "
+        f"{sums['unknown']} without an answer; these and those refused with 503 were repeated with "
+        "their keys until accepted.",
+        "",
+        "| backend | seed | minutes | faults | accepted | invariants |",
+        "|---|--:|--:|--:|--:|---|",
+    ]
+    for report in reports:
+        broken = [str(f["invariant"]) for f in report["findings"] if not f["ok"]]
+        verdict = (
+            "all hold" if report["ok"] else "**broken: " + (", ".join(broken) or "a fault's own check") + "**"
+        )
+        accepted = totals([report])["accepted"]
+        lines.append(
+            f"| {report['backend']} | {report['seed']} | {report['minutes']:g} | {len(report['faults'])} "
+            f"| {accepted} | {verdict} |"
+        )
+    lines += [
+        "",
+        "Recovery: from the end of the fault until all processes are ready, no work is under a process that "
+        "is gone, and a new batch has succeeded.",
+        "",
+        "| row | fault | runs (goal) | failed | recovery median | max |",
+        "|--:|---|--:|--:|--:|--:|",
+    ]
+    for row in by_kind(faults):
+        goal = GOALS.get(row["row"], "")
+        lines.append(
+            f"| {row['row']} | {row['text']} | {row['runs']} ({goal}) | {row['failed']} "
+            f"| {row['recovery_median_seconds']} s | {row['recovery_max_seconds']} s |"
+        )
+    worst = max((row["runs"] for row in by_kind(faults)), default=0)
+    if worst:
+        lines += [
+            "",
+            f"Zero failures in n runs bound the rate of failures at 3/n (95 %): at n = {worst}, "
+            f"{300 / worst:.1f} %; over all {len(faults)} faults together, {300 / len(faults):.1f} %.",
+        ]
+    troubles = [f"- {r['backend']}, seed {r['seed']}: {t}" for r in reports for t in r["troubles"]]
+    troubles += [
+        f"- {r['backend']}, seed {r['seed']}, invariant {f['invariant']}: {d}"
+        for r in reports
+        for f in r["findings"]
+        for d in f["details"]
+    ]
+    if troubles:
+        lines += ["", "## Troubles", "", *troubles]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Entry point."""
+    reports = [json.loads(Path(name).read_text("utf-8")) for name in sys.argv[1:]]
+    print(markdown(reports), end="")
+    return 0 if all(report["ok"] for report in reports) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
