@@ -1,0 +1,132 @@
+"""A launched DBOS application in the test's own process, and what it changed put back at the end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import dbos._queue
+import dbos._scheduler
+import dbos._sys_db
+from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer
+
+from services.runtime.engine import Engine
+from services.runtime.executors import Identity
+from services.runtime.schema import sqlalchemy_url
+from services.runtime.waking import Waker
+from tests.support.database import Database, wait_until
+from tests.support.executors import Peer, workflow
+
+
+@dataclass
+class Launched:
+    """An engine that runs, registered as an executor."""
+
+    database: Database
+    engine: Engine
+    waker: Waker
+    peer: Peer
+    client: DBOSClient
+
+    @property
+    def dbos(self) -> Any:
+        """The instance with its private parts."""
+        return self.engine._dbos
+
+    @property
+    def identity(self) -> Identity:
+        return self.peer.identity
+
+    def queue(self, name: str, worker_concurrency: int | None = 4, polling: float = 1.0) -> None:
+        """Registers a queue and returns when its thread waits on its bell."""
+        DBOS.register_queue(
+            name,
+            worker_concurrency=worker_concurrency,
+            polling_interval_sec=polling,
+            on_conflict="always_update",
+        )
+        wait_until(lambda: name in self.waker._bells, f"the thread of queue {name} runs")
+
+    def enqueue(self, workflow_name: str, *args: Any, queue: str, workflow_id: str) -> None:
+        """As the API does it: from outside, by name."""
+        self.client.enqueue(
+            {
+                "queue_name": queue,
+                "workflow_name": workflow_name,
+                "workflow_id": workflow_id,
+                "app_version": self.identity.version,
+            },
+            *args,
+        )
+
+    def status(self, workflow_id: str) -> str:
+        return str(workflow(self.database, workflow_id)["status"])
+
+    def wait(self, workflow_id: str, status: str = "SUCCESS", seconds: float = 10) -> None:
+        wait_until(
+            lambda: self.status(workflow_id) == status, f"{workflow_id} becomes {status}", seconds=seconds
+        )
+
+
+def client(database: Database, application: str = "holdfast-worker") -> DBOSClient:
+    """A client as ``Gateway`` makes it."""
+    return DBOSClient(
+        system_database_url=sqlalchemy_url(database.settings().database_url),
+        application_name=application,
+        serializer=DBOSPortableJSONSerializer(),
+        lazy=True,
+        retry_connection_errors=False,
+    )
+
+
+def _watch_parked(engine: Engine) -> list[threading.Event]:
+    """Events of executions that wait for an outcome that another execution records."""
+    sys_db: Any = engine._dbos._sys_db
+    original = sys_db.await_workflow_result
+    waiting: list[threading.Event] = []
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        done = threading.Event()
+        waiting.append(done)
+        try:
+            return original(*args, **kwargs)
+        finally:
+            done.set()
+
+    sys_db.await_workflow_result = watched
+    return waiting
+
+
+@contextmanager
+def launched(database: Database, name: str = "worker-engine") -> Iterator[Launched]:
+    """Registers an executor and launches DBOS under its id; destroys it afterwards."""
+    patched = (
+        (dbos._queue, "queue_worker_thread"),
+        (dbos._scheduler, "_enqueue_scheduled_workflow"),
+        (dbos._sys_db, "time"),
+    )
+    before = [getattr(module, attribute) for module, attribute in patched]
+    peer = Peer.start(database, name)
+    waker = Waker()
+    engine = Engine(database.settings(), peer.identity, waker)
+    outside = client(database)
+    parked: list[threading.Event] = []
+    try:
+        engine.launch()
+        parked = _watch_parked(engine)
+        yield Launched(database, engine, waker, peer, outside)
+    finally:
+        engine.stop_dequeuing()
+        # An execution that lost its workflow polls for the outcome for ever, past the end of this test.
+        database.rows(
+            "UPDATE dbos.workflow_status SET status = 'CANCELLED'"
+            " WHERE status IN ('PENDING', 'ENQUEUED', 'DELAYED')"
+        )
+        wait_until(lambda: all(event.is_set() for event in parked), "parked executions end")
+        engine.destroy(5)
+        outside.destroy()
+        for (module, attribute), value in zip(patched, before, strict=True):
+            setattr(module, attribute, value)
