@@ -1,14 +1,15 @@
 """DBOS as Holdfast runs it: configured, woken, stopped. The one place that touches its private names.
 
 Private to DBOS 3.4.0 and used here, each held by a contract test (tests/integration/test_contracts.py):
-``_dbos_global_instance``'s ``background_thread_stop_events`` and ``_active_workflows_set``, and the
-scheduler's ``_enqueue_scheduled_workflow``.
+``_dbos_global_instance``'s ``background_thread_stop_events`` and ``_active_workflows_set``, the names
+of its queue threads, and the scheduler's ``_enqueue_scheduled_workflow``.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -63,10 +64,18 @@ class Engine:
         return list(self._dbos._active_workflows_set.activeList())
 
     def stop_dequeuing(self) -> None:
-        """Claims nothing more and fires no schedule; what runs goes on."""
+        """Claims nothing more and fires no schedule; what runs goes on.
+
+        Returns when claims under way are over, or after a second: a claim that ended after the hand
+        over would leave work under this executor's id.
+        """
         for event in self._dbos.background_thread_stop_events:
             event.set()
         self._waker.ring_all()
+        deadline = time.monotonic() + 1
+        for thread in threading.enumerate():
+            if thread.name.startswith("queue-worker-"):
+                thread.join(max(0.0, deadline - time.monotonic()))
 
     def destroy(self, timeout_seconds: float) -> None:
         """Ends DBOS's threads, and waits for that at most so long."""

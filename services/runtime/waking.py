@@ -157,6 +157,10 @@ class Listener:
                     "listener lost its session: %s", str(error).strip(), extra={"action": "listener.lost"}
                 )
                 self._stop.wait(random.uniform(0.1, 0.4))  # noqa: S311
+            except Exception:
+                # Such as an event loop that closes while its parent is woken.
+                log.exception("listener goes on after an error", extra={"action": "listener.failed"})
+                self._stop.wait(0.1)
 
     def _listen(self, connection: Connection) -> None:
         while not self._stop.is_set():
