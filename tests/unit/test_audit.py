@@ -1,0 +1,125 @@
+"""The audit without a database: journal, ticks, logs, metrics."""
+
+from __future__ import annotations
+
+import itertools
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.cli import evidence
+from services.runtime.findings import found, some
+from services.runtime.journal import Journal
+from services.runtime.ticks import inside, merged, unexcused
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+TICK, WINDOW = timedelta(seconds=5), timedelta(seconds=60)
+
+
+def at(seconds: float) -> datetime:
+    return START + timedelta(seconds=seconds)
+
+
+def missing(
+    seconds: list[float], *, workers: list[tuple[float, float]], down: list[tuple[float, float]]
+) -> list[float]:
+    found_late = unexcused(
+        map(at, seconds),
+        workers=[(at(b), at(e)) for b, e in workers],
+        downtimes=[(at(b), at(e)) for b, e in down],
+        tick=TICK,
+        window=WINDOW,
+    )
+    return [(moment - START).total_seconds() for moment in found_late]
+
+
+def test_a_tick_is_due_while_a_worker_is_there() -> None:
+    assert missing([10, 15], workers=[(0, 100)], down=[]) == [10, 15]
+
+
+def test_a_tick_in_declared_downtime_is_excused() -> None:
+    assert missing([10, 15, 20], workers=[(0, 100)], down=[(12, 17)]) == [20]
+
+
+def test_a_tick_within_the_window_before_a_start_is_due_and_an_older_one_is_not() -> None:
+    assert missing([100, 155, 190], workers=[(0, 60), (200, 300)], down=[]) == [155, 190]
+
+
+def test_a_worker_that_hardly_lived_owes_nothing() -> None:
+    assert missing([100], workers=[(98, 104)], down=[]) == []
+
+
+def test_the_last_tick_before_a_death_may_have_been_too_late() -> None:
+    assert missing([57], workers=[(0, 60)], down=[]) == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 20)), max_size=8), st.integers(-1, 75))
+def test_merged_intervals_hold_the_same_moments(pairs: list[tuple[int, int]], moment: int) -> None:
+    intervals = [(at(begun), at(begun + length)) for begun, length in pairs]
+    whole = merged(intervals)
+    assert inside(at(moment), whole) == any(begun <= at(moment) <= ended for begun, ended in intervals)
+    assert all(a[1] < b[0] for a, b in itertools.pairwise(whole))
+
+
+def test_a_repeated_request_settles_its_key() -> None:
+    journal = Journal.read(
+        [
+            '{"kind": "request", "key": "a", "outcome": "unknown", "status": 0, "workflow_id": null}',
+            '{"kind": "request", "key": "b", "outcome": "unknown", "status": 0, "workflow_id": null}',
+            "",
+            '{"kind": "request", "key": "a", "outcome": "ok", "status": 202, "workflow_id": "w"}',
+            '{"kind": "request", "key": "c", "outcome": "refused", "status": 500, "workflow_id": null}',
+            '{"kind": "downtime", "from": "2026-01-01T00:00:00+00:00", "to": "2026-01-01T00:01:00+00:00"}',
+            '{"kind": "fault", "fault": {}}',
+        ]
+    )
+    assert journal.accepted == {"w"}
+    assert (journal.unresolved, journal.server_errors) == (1, 1)
+    assert journal.outcomes == {"unknown": 2, "ok": 1, "refused": 1}
+    assert journal.downtimes == [(at(0), at(60))]
+
+
+@pytest.mark.parametrize("line", ["not json", '{"kind": "request"}'])
+def test_a_broken_journal_is_an_error(line: str) -> None:
+    with pytest.raises((ValueError, KeyError)):
+        Journal.read([line])
+
+
+def test_logs_must_be_json_objects_without_secrets() -> None:
+    clean = evidence.logs_are_clean(['{"a": 1}\n', "\n", '{"b": 2}'], ["long-enough-secret"])
+    assert clean["ok"]
+    assert clean["figures"] == {"lines": 2, "secrets_looked_for": 1}
+    broken = evidence.logs_are_clean(["plain", "[1]", '{"p": "long-enough-secret"}'], ["long-enough-secret"])
+    assert broken["details"] == ["2 log lines are not JSON: 'plain', '[1]'", "1 log lines hold a secret"]
+
+
+def test_lines_of_others_may_be_plain_but_hold_no_secret() -> None:
+    assert evidence.logs_are_clean([], ["long-enough-secret"], plain=["LOG: ready"])["ok"]
+    assert not evidence.logs_are_clean([], ["long-enough-secret"], plain=["LOG: long-enough-secret"])["ok"]
+
+
+def test_short_values_are_not_looked_for() -> None:
+    assert evidence.logs_are_clean(['{"a": "postgres"}'], ["post"])["figures"]["secrets_looked_for"] == 0
+
+
+def test_secrets_of_a_password_file_are_its_passwords() -> None:
+    assert evidence.secrets_in("*:*:*:holdfast_api:word-1\n*:*:*:b:word-2\n") == {"word-1", "word-2"}
+    assert evidence.secrets_in("token\n") == {"token"}
+
+
+def test_findings_of_one_invariant_are_joined() -> None:
+    joined = evidence.joined(found(9, "a", [], x=1), found(9, "b", ["wrong"], y=2))
+    assert (joined["ok"], joined["text"], joined["figures"]) == (False, "a; b", {"x": 1, "y": 2})
+
+
+def test_many_rows_are_told_by_the_first() -> None:
+    assert some([], "things") == []
+    assert some(list(range(12)), "things") == ["12 things: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more"]
+
+
+def test_samples_of_a_metric_by_label_values() -> None:
+    text = '# TYPE a counter\na_total{z="1",b="x"} 2.0\na_total{z="1",b="y"} 3.0\n# TYPE g gauge\ng 7.0\n'
+    assert evidence.samples(text, "a_total") == {("x", "1"): 2.0, ("y", "1"): 3.0}
+    assert evidence.samples(text, "g") == {(): 7.0}

@@ -1,0 +1,216 @@
+"""The command line against a stand-in for the API: what it prints, and which exit code says what."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from services.cli import checks, installation, main
+from services.cli.installation import NothingRunsError
+from services.runtime.findings import found
+
+EXECUTORS = [
+    {
+        "executor_id": f"worker-a-{state}",
+        "application": "holdfast-worker",
+        "role": "worker",
+        "state": state,
+        "hostname": "a",
+        "pid": 1,
+        "heartbeat_age_seconds": 0.5,
+        "slots": 2,
+        "in_flight": 1,
+        "taken_over_by": None,
+        "reason": None,
+    }
+    for state in ("live", "dead")
+]
+METRICS = '# TYPE holdfast_queue_depth gauge\nholdfast_queue_depth{queue_name="fibonacci"} 3.0\n'
+
+
+class Fake:
+    """Answers by path; ``asked`` are the requests."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, list[tuple[int, Any]]] = {}
+        self.asked: list[tuple[str, Any, dict[str, str]]] = []
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                length = int(self.headers.get("Content-Length") or 0)
+                body = json.loads(self.rfile.read(length) or b"null")
+                path = self.path.partition("?")[0]
+                fake.asked.append((f"{self.command} {path}", body, dict(self.headers)))
+                answers = fake.answers[path]
+                status, answer = answers.pop(0) if len(answers) > 1 else answers[0]
+                text = answer if isinstance(answer, str) else json.dumps(answer)
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            do_POST = do_GET  # noqa: N815
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def api() -> Iterator[Fake]:
+    fake = Fake()
+    yield fake
+    fake.server.shutdown()
+    fake.server.server_close()
+
+
+def run(*words: str, url: str = "") -> Any:
+    return CliRunner().invoke(main.app, list(words), env={"HOLDFAST_URL": url or "http://127.0.0.1:9"})
+
+
+def batch(status: str, completed: int) -> dict[str, Any]:
+    return {
+        "workflow_id": "b",
+        "status": status,
+        "total": 2,
+        "completed": completed,
+        "results": [],
+        "error": None,
+    }
+
+
+def test_executors_lists_the_living(api: Fake) -> None:
+    api.answers["/executors"] = [(200, {"executors": EXECUTORS})]
+    living = json.loads(run("executors", "--json", url=api.url).stdout)["executors"]
+    assert [row["state"] for row in living] == ["live"]
+    everyone = json.loads(run("executors", "--json", "--all", url=api.url).stdout)["executors"]
+    assert len(everyone) == 2
+    human = run("executors", url=api.url)
+    assert human.exit_code == 0
+    assert "worker-a-live" in human.stdout
+
+
+def test_submit_sends_a_key_and_the_body(api: Fake) -> None:
+    api.answers["/fibonacci/batches"] = [(202, {"workflow_id": "b", "status": "ENQUEUED", "total": 2})]
+    done = run("submit", "--numbers", "3,4", "--method", "doubling", "--key", "k", "--json", url=api.url)
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["workflow_id"] == "b"
+    asked, body, headers = api.asked[0]
+    assert asked == "POST /fibonacci/batches"
+    assert body == {"numbers": [3, 4], "method": "doubling", "sequential": False}
+    assert headers["Idempotency-Key"] == "k"
+
+
+@pytest.mark.parametrize(("status", "code"), [("SUCCESS", 0), ("ERROR", 1), ("CANCELLED", 1)])
+def test_submit_waits_through_an_outage_and_tells_the_outcome(api: Fake, status: str, code: int) -> None:
+    api.answers["/fibonacci/batches"] = [(202, {"workflow_id": "b", "status": "ENQUEUED", "total": 2})]
+    away = (503, {"detail": "PostgreSQL does not answer."})
+    api.answers["/fibonacci/batches/b"] = [(200, batch("PENDING", 1)), away, (200, batch(status, 2))]
+    done = run("submit", "--count", "2", "--wait", "--json", url=api.url)
+    assert done.exit_code == code
+    assert json.loads(done.stdout)["status"] == status
+
+
+def test_submit_gives_up_at_the_timeout(api: Fake) -> None:
+    api.answers["/fibonacci/batches"] = [(202, {"workflow_id": "b", "status": "ENQUEUED", "total": 2})]
+    api.answers["/fibonacci/batches/b"] = [(200, batch("PENDING", 1))]
+    done = run("submit", "--wait", "--timeout", "0.3", url=api.url)
+    assert done.exit_code == 1
+    assert "PENDING, 1 of 2 numbers" in done.stdout
+
+
+def test_a_refusal_is_told_in_one_line(api: Fake) -> None:
+    api.answers["/executors/x/crash"] = [(403, {"title": "Forbidden", "detail": "Crashing is switched off."})]
+    done = run("crash", "x", url=api.url)
+    assert done.exit_code == 1
+    assert done.stderr == "holdfast: 403: Crashing is switched off.\n"
+
+
+def test_drain_orders(api: Fake) -> None:
+    api.answers["/executors/x/drain"] = [(202, {"executor_id": "x", "desired_state": "draining"})]
+    done = run("drain", "x", "--json", url=api.url)
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["desired_state"] == "draining"
+
+
+def test_without_an_api_it_says_so() -> None:
+    done = run("executors")
+    assert done.exit_code == 1
+    assert "the API does not answer" in done.stderr
+
+
+@pytest.mark.parametrize("flag", ["--once", "--json"])
+def test_watch_once(api: Fake, flag: str) -> None:
+    api.answers["/metrics"] = [(200, METRICS)]
+    api.answers["/executors"] = [(200, {"executors": EXECUTORS})]
+    api.answers["/workflows"] = [(200, {"workflows": [{"workflow_id": "b"}]})]
+    api.answers["/fibonacci/batches/b"] = [(200, batch("PENDING", 1))]
+    done = run("watch", flag, url=api.url)
+    assert done.exit_code == 0
+    if flag == "--json":
+        data = json.loads(done.stdout)
+        assert data["queues"] == [{"queue": "fibonacci", "waiting": 3, "oldest_age_seconds": None}]
+        assert data["batches"] == [{"workflow_id": "b", "status": "PENDING", "completed": 1, "total": 2}]
+    else:
+        assert "1 / 2" in done.stdout
+        assert "fibonacci" in done.stdout
+
+
+@pytest.mark.parametrize(("troubles", "code"), [([], 0), (["2 steps recorded twice"], 1)])
+def test_verify_ends_with_what_it_found(
+    monkeypatch: pytest.MonkeyPatch, troubles: list[str], code: int
+) -> None:
+    monkeypatch.setattr(
+        checks, "findings_here", lambda *_, **__: [found(2, "recorded once", troubles, steps=7)]
+    )
+    machine = run("verify", "--json")
+    assert machine.exit_code == code
+    assert json.loads(machine.stdout)["ok"] is (code == 0)
+    human = run("verify")
+    assert human.exit_code == code
+    for trouble in troubles:
+        assert trouble in human.stdout
+
+
+def test_without_an_installation_verify_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing() -> str:
+        raise NothingRunsError("Holdfast does not run here. `holdfast up` starts it.")
+
+    monkeypatch.setattr(installation, "kind", nothing)
+    done = run("verify")
+    assert done.exit_code == 1
+    assert "holdfast up" in done.stderr
+
+
+def test_beside_compose_database_commands_run_in_the_api_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    import subprocess
+
+    ran: list[tuple[str, ...]] = []
+
+    def inside(*words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        ran.append(words)
+        return subprocess.CompletedProcess(words, 1, '{"stranded": [1]}\n', "")
+
+    monkeypatch.setattr(installation, "kind", lambda: "compose")
+    monkeypatch.setattr(installation, "inside", inside)
+    done = run("stranded", "--json")
+    assert (done.exit_code, done.stdout) == (1, '{"stranded": [1]}\n')
+    names = ["--application", "a", "--from-version", "1", "--to-version", "2"]
+    assert run("adopt", *names, "--yes").exit_code == 1
+    assert ran == [("stranded", "--json"), ("adopt", *names, "--yes")]
+
+
+@pytest.mark.parametrize("command", [c.name or c.callback.__name__ for c in main.app.registered_commands])  # type: ignore[union-attr]
+def test_every_command_has_help_and_json(command: str) -> None:
+    done = run(command, "--help")
+    assert done.exit_code == 0
+    assert "--json" in done.stdout
