@@ -71,7 +71,7 @@ class Campaign:
         begun = time.monotonic()
         try:
             entry["seen"] = FAULTS[fault.kind](self.ground, **fault.parameters)
-        except (AssertionError, httpx.HTTPError, subprocess.SubprocessError, OSError) as error:
+        except Exception as error:  # a fault that breaks off is a finding, not the end of the campaign
             self._trouble(entry, f"{fault.kind}: {type(error).__name__} {error}")
         entry["fault_seconds"] = round(time.monotonic() - begun, 2)
         healed = True

@@ -89,20 +89,17 @@ def run_inside(
         return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
     assert isinstance(stack, NativeStack)
     state = stack.state
+    database = {
+        "HOLDFAST_DATABASE_HOST": "127.0.0.1",
+        "HOLDFAST_DATABASE_PORT": str(state["postgres"]["port"]),
+        "HOLDFAST_DATABASE_NAME": "holdfast",
+        "HOLDFAST_DATABASE_USER": f"holdfast_{role}",
+        "HOLDFAST_DATABASE_PASSFILE": state["passfiles"][role],
+    }
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
-        env=clean_environment(
-            **stack.settings,
-            HOLDFAST_DATABASE_HOST="127.0.0.1",
-            HOLDFAST_DATABASE_PORT=str(state["postgres"]["port"]),
-            HOLDFAST_DATABASE_NAME="holdfast",
-            HOLDFAST_DATABASE_USER=f"holdfast_{role}",
-            HOLDFAST_DATABASE_PASSFILE=state["passfiles"][role],
-            HOLDFAST_API_PORT="0",
-            HOLDFAST_WORKER_PORT="0",
-            **environment,
-        ),
+        env=clean_environment(**{**stack.settings, **database, **environment}),
         capture_output=True,
         text=True,
         timeout=timeout,
