@@ -109,7 +109,7 @@ def markdown(reports: list[dict[str, Any]]) -> str:
         lines += [
             "",
             f"Zero failures in n runs bound the rate of failures at 3/n (95 %): at n = {worst}, "
-            f"{300 / worst:.1f} %; over all {len(faults)} faults together, {300 / len(faults):.1f} %.",
+            f"{min(100, 300 / worst):.1f} %; over all {len(faults)} faults together, {min(100, 300 / len(faults)):.1f} %.",
         ]
     troubles = [f"- {r['backend']}, seed {r['seed']}: {t}" for r in reports for t in r["troubles"]]
     troubles += [

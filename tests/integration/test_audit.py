@@ -1,0 +1,334 @@
+"""The audit against a real database: clean, then with each thing broken that it is there to find."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from services.cli.checks import SUBJECTS, move
+from services.domain.fibonacci import summary
+from services.runtime import audit
+from services.runtime.database import query
+from services.runtime.findings import Finding
+from services.runtime.journal import Journal
+from services.workflows import names
+from tests.support.database import Database
+from tests.support.executors import insert, workflow
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+GRID = NOW - timedelta(seconds=NOW.timestamp() % 5, minutes=10)
+
+
+def check(database: Database, *, journal: Journal | None = None, idle: bool = False) -> dict[int, Finding]:
+    """The findings by invariant."""
+    it = audit.Audit(database.connect(role="api"), database.settings("api"), SUBJECTS, journal, idle, 0.0)
+    return {finding["invariant"]: finding for finding in audit.run(it)}
+
+
+def broken(database: Database, **options: Any) -> dict[int, list[str]]:
+    """What is wrong, by invariant."""
+    return {number: f["details"] for number, f in check(database, **options).items() if not f["ok"]}
+
+
+def executor(database: Database, executor_id: str, state: str = "live", **columns: Any) -> None:
+    row = {
+        "application": "holdfast-worker",
+        "application_version": "worker-1",
+        "role": "worker",
+        "hostname": "h",
+        "pid": 1,
+        "port": 1,
+        "slots": 2,
+        "state": state,
+        **columns,
+    }
+    database.rows(
+        f"INSERT INTO ops.executors (executor_id, {', '.join(row)})"
+        f" VALUES (%(executor_id)s, {', '.join(f'%({key})s' for key in row)})",
+        executor_id=executor_id,
+        **row,
+    )
+
+
+def number(database: Database, workflow_id: str, n: int = 10, **columns: Any) -> None:
+    """A finished number as a worker leaves it: input, output, recorded steps, effect."""
+    insert(database, [workflow_id], status="SUCCESS", name=names.FIBONACCI_NUMBER, executor_id="w", **columns)
+    result = summary(n, "doubling")
+    database.rows(
+        "INSERT INTO dbos.workflow_input (workflow_uuid, inputs, retention_timestamp)"
+        " VALUES (%(id)s, %(text)s, 0)",
+        id=workflow_id,
+        text=json.dumps({"namedArgs": {}, "positionalArgs": [n, "doubling"]}),
+    )
+    database.rows(
+        "INSERT INTO dbos.workflow_output (workflow_uuid, output, retention_timestamp)"
+        " VALUES (%(id)s, %(text)s, 0)",
+        id=workflow_id,
+        text=json.dumps(result),
+    )
+    database.rows(
+        "INSERT INTO dbos.operation_outputs (workflow_uuid, function_id, function_name, output)"
+        " VALUES (%(id)s, 1, 'fibonacci.compute', %(text)s)",
+        id=workflow_id,
+        text=json.dumps(result),
+    )
+    effect(database, workflow_id, n)
+
+
+def effect(database: Database, workflow_id: str, n: int = 10, sha256: str | None = None) -> None:
+    database.rows(
+        "INSERT INTO ops.effects (workflow_id, effect_key, executor_id, n, sha256)"
+        " VALUES (%(id)s, %(id)s, 'w', %(n)s, %(sha256)s)",
+        id=workflow_id,
+        n=n,
+        sha256=sha256 or summary(n, "doubling")["sha256"],
+    )
+
+
+def ticks(database: Database, *indexes: int) -> None:
+    """Rows and workflows of those ticks after GRID."""
+    for index in indexes:
+        moment = GRID + timedelta(seconds=5 * index)
+        workflow_id = f"sched-pulse-{index}"
+        insert(database, [workflow_id], status="SUCCESS", name=names.PULSE_TICK, executor_id="w")
+        database.rows(
+            "INSERT INTO ops.pulses (scheduled_at, workflow_id, executor_id, lateness_seconds, status,"
+            " queue_depth, live_executors) VALUES (%(at)s, %(id)s, 'w', 0, 'run', 0, 1)",
+            at=moment,
+            id=workflow_id,
+        )
+
+
+def accepted(*workflow_ids: str) -> Journal:
+    lines = [{"kind": "request", "outcome": "ok", "workflow_id": w, "status": 202} for w in workflow_ids]
+    return Journal.read(map(json.dumps, lines))
+
+
+@pytest.fixture
+def clean(database: Database) -> Database:
+    """A database in which all is as it should be."""
+    executor(database, "w", started_at=GRID - timedelta(minutes=1))
+    executor(database, "old", "drained", started_at=GRID, ended_at=NOW)
+    for index, n in enumerate((0, 1, 10, 30_000)):
+        number(database, f"number-{index}", n)
+    ticks(database, 0, 1, 2, 3)
+    insert(database, ["poison"], status="MAX_RECOVERY_ATTEMPTS_EXCEEDED", name=names.POISON)
+    database.rows("INSERT INTO ops.crashes (workflow_id, crashes, steps_recorded) VALUES ('poison', 5, 0)")
+    return database
+
+
+def test_a_clean_database_holds(clean: Database) -> None:
+    findings = check(clean, journal=accepted("number-0", "poison"), idle=True)
+    assert {number: finding["details"] for number, finding in findings.items()} == {
+        n: [] for n in range(1, 8)
+    }
+    assert findings[2]["figures"]["effects"] == findings[2]["figures"]["numbers"] == 4
+    assert findings[3]["figures"] == {"results": 4, "n": 4}
+    assert findings[4]["figures"]["ticks"] == 4
+    assert findings[1]["figures"]["accepted"] == 2
+
+
+def test_an_empty_database_holds(database: Database) -> None:
+    assert broken(database, idle=True) == {}
+
+
+def sql(statement: str) -> Callable[[Database], Any]:
+    return lambda database: database.rows(statement)
+
+
+BREAKS: dict[str, tuple[Callable[[Database], Any], int, str]] = {
+    "effect doubled": (lambda d: effect(d, "number-2"), 2, "1 numbers with more than one effect"),
+    "effect missing": (
+        sql("DELETE FROM ops.effects WHERE workflow_id = 'number-2'"),
+        2,
+        "1 numbers without their effect",
+    ),
+    "effect of nobody": (lambda d: effect(d, "nobody"), 2, "1 effects of unknown workflows"),
+    "effect differs": (
+        sql("UPDATE ops.effects SET sha256 = 'other' WHERE workflow_id = 'number-2'"),
+        2,
+        "1 effects that differ",
+    ),
+    "step missing": (
+        sql("DELETE FROM dbos.operation_outputs WHERE workflow_uuid = 'number-1'"),
+        2,
+        "1 numbers without exactly one recorded computation",
+    ),
+    "wrong result": (
+        sql("UPDATE dbos.workflow_output SET output = replace(output, '\"55\"', '\"56\"')"),
+        3,
+        "1 wrong results: F(10) in number-2",
+    ),
+    "wrong hash of a long one": (
+        sql(
+            "UPDATE dbos.workflow_output SET output = jsonb_set(output::jsonb, '{sha256}', '\"x\"')::text"
+            " WHERE workflow_uuid = 'number-3'"
+        ),
+        3,
+        "F(30000) in number-3",
+    ),
+    "gap in the ticks": (lambda d: ticks(d, 6), 4, "2 ticks missing though a worker was there"),
+    "tick off the grid": (
+        sql(
+            "UPDATE ops.pulses SET scheduled_at = scheduled_at + interval '1 s'"
+            " WHERE workflow_id = 'sched-pulse-3'"
+        ),
+        4,
+        "1 ticks off the grid",
+    ),
+    "tick without its row": (
+        sql("UPDATE ops.pulses SET workflow_id = 'other' WHERE workflow_id = 'sched-pulse-3'"),
+        4,
+        "1 ticks that ended without a row",
+    ),
+    "work of a dead one": (
+        lambda d: insert(d, ["left"], status="PENDING", executor_id="gone"),
+        5,
+        "running workflows of executors that are not live: left of gone",
+    ),
+    "silent executor": (
+        sql(
+            "UPDATE ops.executors SET heartbeat_at = clock_timestamp() - interval '1 min'"
+            " WHERE state = 'live'"
+        ),
+        5,
+        "silent beyond their lease",
+    ),
+    "stranded version": (
+        lambda d: insert(d, ["left"], application_version="worker-0"),
+        5,
+        "1 ENQUEUED workflows are stranded in version worker-0",
+    ),
+    "healthy one parked": (
+        lambda d: insert(d, ["fine"], status="MAX_RECOVERY_ATTEMPTS_EXCEEDED"),
+        6,
+        "1 healthy workflows are parked: fine",
+    ),
+    "parked too early": (
+        sql("UPDATE ops.crashes SET crashes = 4"),
+        6,
+        "1 workflows parked after other than 5 crashes: poison after 4",
+    ),
+    "not parked at the limit": (
+        sql("UPDATE dbos.workflow_status SET status = 'ENQUEUED' WHERE workflow_uuid = 'poison'"),
+        6,
+        "1 workflows not parked after 5 crashes",
+    ),
+    "drained with work": (
+        lambda d: insert(d, ["left"], status="PENDING", executor_id="old"),
+        7,
+        "1 drained executors left running work",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_what_is_broken_is_found(clean: Database, name: str) -> None:
+    harm, invariant, text = BREAKS[name]
+    harm(clean)
+    assert text in " ".join(broken(clean).get(invariant, []))
+
+
+def test_a_lost_accepted_workflow_is_found(clean: Database) -> None:
+    found = broken(clean, journal=accepted("number-0", "never-stored"))
+    assert found == {1: ["1 accepted workflows do not exist: never-stored"]}
+
+
+def test_an_accepted_workflow_that_does_not_end_is_found(clean: Database) -> None:
+    insert(clean, ["slow"])
+    found = broken(clean, journal=accepted("slow"), idle=True)
+    assert found[1] == ["1 accepted workflows have not ended: slow ENQUEUED"]
+    assert "1 fibonacci.number ENQUEUED" in found[5][0]
+
+
+def test_unfinished_work_is_fine_while_work_goes_on(clean: Database) -> None:
+    insert(clean, ["running"], status="PENDING", executor_id="w")
+    assert broken(clean) == {}
+
+
+def test_a_batch_without_all_its_numbers_is_found(clean: Database) -> None:
+    insert(clean, ["batch"], status="SUCCESS", name=names.FIBONACCI_BATCH)
+    clean.rows(
+        "INSERT INTO dbos.workflow_input (workflow_uuid, inputs, retention_timestamp)"
+        " VALUES ('batch', '{\"positionalArgs\": [[1, 2], \"doubling\", false]}', 0)"
+    )
+    number(clean, "batch-0", parent_workflow_id="batch")
+    assert broken(clean) == {1: ["1 incomplete batches: batch (1 of 2)"]}
+    number(clean, "batch-1", parent_workflow_id="batch")
+    assert broken(clean) == {}
+
+
+def test_a_gap_in_declared_downtime_is_excused(clean: Database) -> None:
+    ticks(clean, 6)
+    begun, ended = GRID + timedelta(seconds=18), GRID + timedelta(seconds=27)
+    journal = Journal(downtimes=[(begun, ended)])
+    finding = check(clean, journal=journal)[4]
+    assert finding["ok"], finding["details"]
+    assert finding["figures"]["missing"] == 2
+
+
+def test_disorderly_stops_of_the_journal_are_found(clean: Database) -> None:
+    stops = [{"who": "a", "code": 0, "seconds": 3.0}, {"who": "b", "code": 137, "seconds": 30.5}]
+    assert broken(clean, journal=Journal(exits=stops)) == {
+        7: ["1 stops were not orderly: b: 137 after 30.5 s"]
+    }
+
+
+def test_adoption_keeps_the_ids_and_is_recorded(clean: Database) -> None:
+    insert(clean, ["left"], status="PENDING", executor_id="gone", application_version="worker-0")
+    insert(clean, ["waiting"], application_version="worker-0")
+    insert(clean, ["other"], application_version="worker-9")
+    connection = clean.connect(role="api")
+    moved = move(connection, "holdfast-worker", "worker-0", "worker-1")
+    assert {row["workflow_id"] for row in moved} == {"left", "waiting"}
+    for workflow_id in ("left", "waiting"):
+        row = workflow(clean, workflow_id)
+        assert (row["status"], row["application_version"], row["owner_xid"]) == ("ENQUEUED", "worker-1", None)
+    assert workflow(clean, "other")["application_version"] == "worker-9"
+    rows = query(connection, "recent_handovers", limit=10, from_executor=None, after=0)
+    assert {(row["workflow_id"], row["kind"], row["from_executor"]) for row in rows} == {
+        ("left", "adoption", "gone"),
+        ("waiting", "adoption", ""),
+    }
+    assert move(connection, "holdfast-worker", "worker-0", "worker-1") == []
+
+
+def test_work_of_a_version_that_somebody_runs_is_not_adopted(clean: Database) -> None:
+    insert(clean, ["waiting"])
+    assert move(clean.connect(role="api"), "holdfast-worker", "worker-1", "worker-2") == []
+
+
+def test_a_hundred_thousand_workflows_are_checked_in_seconds(clean: Database) -> None:
+    clean.rows(
+        "INSERT INTO dbos.workflow_status"
+        " (workflow_uuid, status, name, application_name, application_version, executor_id) SELECT 'many-' || i, 'SUCCESS', 'fibonacci.number', 'holdfast-worker', 'worker-1', 'w'"
+        " FROM generate_series(1, 100000) i"
+    )
+    for table, columns in (
+        ("dbos.workflow_input (workflow_uuid, inputs, retention_timestamp)", "i.inputs, 0"),
+        ("dbos.workflow_output (workflow_uuid, output, retention_timestamp)", "o.output, 0"),
+        (
+            "dbos.operation_outputs (workflow_uuid, function_id, function_name, output)",
+            "1, 'fibonacci.compute', o.output",
+        ),
+    ):
+        clean.rows(
+            f"INSERT INTO {table} SELECT 'many-' || g, {columns} FROM generate_series(1, 100000) g,"
+            " dbos.workflow_input i JOIN dbos.workflow_output o USING (workflow_uuid)"
+            " WHERE workflow_uuid = 'number-2'"
+        )
+    clean.rows(
+        "INSERT INTO ops.effects (workflow_id, effect_key, executor_id, n, sha256)"
+        " SELECT 'many-' || g, 'many', 'w', n, sha256 FROM generate_series(1, 100000) g, ops.effects"
+        " WHERE workflow_id = 'number-2'"
+    )
+    begun = time.monotonic()
+    findings = check(clean, journal=accepted(*(f"many-{i}" for i in range(1, 100001))))
+    assert all(finding["ok"] for finding in findings.values()), findings
+    assert findings[3]["figures"]["results"] == 100_004
+    assert time.monotonic() - begun < 30
