@@ -306,7 +306,8 @@ def test_work_of_a_version_that_somebody_runs_is_not_adopted(clean: Database) ->
 def test_a_hundred_thousand_workflows_are_checked_in_seconds(clean: Database) -> None:
     clean.rows(
         "INSERT INTO dbos.workflow_status"
-        " (workflow_uuid, status, name, application_name, application_version, executor_id) SELECT 'many-' || i, 'SUCCESS', 'fibonacci.number', 'holdfast-worker', 'worker-1', 'w'"
+        " (workflow_uuid, status, name, application_name, application_version, executor_id)"
+        " SELECT 'many-' || i, 'SUCCESS', 'fibonacci.number', 'holdfast-worker', 'worker-1', 'w'"
         " FROM generate_series(1, 100000) i"
     )
     for table, columns in (
