@@ -1,0 +1,269 @@
+"""An orderly stop: parents that wait go first, running steps get their time, the rest goes at the limit."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg2
+import pytest
+
+from services.runtime import process as process_module
+from services.runtime.database import transaction
+from services.runtime.executors import release
+from services.runtime.process import Process
+from services.workflows import names
+from services.workflows.composition import Worker
+from tests.support.database import Database, wait_until
+from tests.support.executors import Peer, claim, handovers, insert, live_lease, workflow
+
+
+def hand_over(peer: Peer, **options: Any) -> list[str]:
+    with transaction(peer.database.connect()) as connection:
+        verdicts = release(
+            connection,
+            peer.identity,
+            peer.id,
+            kind="handover",
+            reason="drain",
+            crash_limit=peer.settings.crash_limit,
+            **options,
+        )
+    return [v.work.workflow_id for v in verdicts]
+
+
+@pytest.fixture
+def family(database: Database) -> Peer:
+    """An executor with parents and children in every state."""
+    peer = Peer.start(database, "worker-draining")
+    batch = {"name": names.FIBONACCI_BATCH, "queue_name": names.FIBONACCI_BATCH_QUEUE}
+    peer.runs(
+        "waits-queued", "waits-elsewhere", "waits-delayed", "waits-here", "collects", "childless", **batch
+    )
+    insert(database, ["c1"], parent_workflow_id="waits-queued")
+    insert(database, ["c2"], parent_workflow_id="waits-elsewhere", status="PENDING", executor_id="worker-x")
+    insert(database, ["c3"], parent_workflow_id="waits-delayed", status="DELAYED")
+    peer.runs("c4", parent_workflow_id="waits-here")
+    insert(database, ["c5", "c6"], parent_workflow_id="collects", status="SUCCESS")
+    insert(database, ["c7"], parent_workflow_id="collects", status="MAX_RECOVERY_ATTEMPTS_EXCEEDED")
+    Peer.start(database, "worker-x")
+    return peer
+
+
+def test_only_parents_with_unfinished_children_go_first(database: Database, family: Peer) -> None:
+    first = hand_over(family, only_waiting=True)
+    assert set(first) == {"waits-queued", "waits-elsewhere", "waits-delayed", "waits-here"}
+    for workflow_id in first:
+        row = workflow(database, workflow_id)
+        assert (row["status"], row["queue_name"], row["owner_xid"]) == (
+            "ENQUEUED",
+            names.FIBONACCI_BATCH_QUEUE,
+            None,
+        )
+    for workflow_id in ("collects", "childless", "c4"):
+        assert workflow(database, workflow_id)["status"] == "PENDING", "it runs a step: it may finish here"
+    assert workflow(database, "c2")["executor_id"] == "worker-x", "another executor's work stays"
+    assert hand_over(family, only_waiting=True) == []
+
+
+def test_then_everything_else(database: Database, family: Peer) -> None:
+    hand_over(family, only_waiting=True)
+    assert set(hand_over(family)) == {"collects", "childless", "c4"}
+    assert (
+        database.one(
+            "SELECT count(*) FROM dbos.workflow_status WHERE status = 'PENDING' AND executor_id = %(id)s",
+            id=family.id,
+        )
+        == 0
+    )
+    kinds = {(h["kind"], h["reason"]) for h in handovers(database)}
+    assert kinds == {("handover", "drain")}
+    assert len(handovers(database)) == 7
+
+
+def test_a_hand_over_blames_nobody(database: Database) -> None:
+    """Twenty rolling restarts under one batch park nothing."""
+    peer = Peer.start(database, "worker-0")
+    peer.runs("long")
+    for turn in range(20):
+        assert hand_over(peer) == ["long"]
+        peer = Peer.start(database, f"worker-{turn + 1}")
+        claim(database, peer.id, "long")
+    assert database.rows("SELECT * FROM ops.crashes") == []
+    assert workflow(database, "long")["status"] == "PENDING"
+    assert [h["to_executor"] for h in handovers(database)] == [f"worker-{n + 1}" for n in range(20)]
+
+
+def test_a_death_while_draining_blames_nobody(database: Database) -> None:
+    """SIGKILL at the end of the grace, or a drain without a database: not the doing of a workflow."""
+    me, peer = Peer.start(database, "worker-me"), Peer.start(database, "worker-draining")
+    peer.runs("w")
+    database.run("beat", executor_id=peer.id, in_flight=1, state="draining")
+    peer.die()
+    assert me.two_looks() == [peer.id]
+    assert workflow(database, "w")["status"] == "ENQUEUED"
+    assert database.rows("SELECT * FROM ops.crashes") == []
+
+
+def test_a_suspect_handed_over_stays_a_suspect(database: Database) -> None:
+    peer = Peer.start(database, "worker-draining")
+    peer.runs("s", queue_name=names.WORKER_SUSPECTS_QUEUE)
+    database.rows(
+        "INSERT INTO ops.crashes (workflow_id, crashes, steps_recorded, queue_name)"
+        " VALUES ('s', 3, 0, 'fibonacci')"
+    )
+    hand_over(peer)
+    assert workflow(database, "s")["queue_name"] == names.WORKER_SUSPECTS_QUEUE
+    assert database.one("SELECT crashes FROM ops.crashes") == 3
+
+
+def test_an_executor_that_signed_off_is_not_fenced(database: Database) -> None:
+    fenced = threading.Event()
+    lease, _ = live_lease(database, "worker-leaving", on_fenced=fenced.set)
+    lease.start()
+    try:
+        lease.leaving = True
+        database.run("leave", executor_id="worker-leaving", reason="drained")
+        lease._thread.join(3)
+        assert not lease._thread.is_alive()
+        assert not fenced.is_set()
+    finally:
+        lease.stop()
+
+
+# --- the drain of a process -------------------------------------------------------------------------
+
+
+@dataclass
+class _Engine:
+    """Stands in for DBOS: what runs here is what the test says."""
+
+    running: set[str] = field(default_factory=set)
+    stopped: bool = False
+    after_stop: Callable[[], None] = lambda: None
+
+    def active(self) -> list[str]:
+        return list(self.running)
+
+    def stop_dequeuing(self) -> None:
+        self.stopped = True
+        self.after_stop()
+
+
+def draining_process(database: Database, **options: Any) -> tuple[Process, _Engine, Peer]:
+    settings = database.settings(**{"drain_seconds": 1.0, "lease_seconds": 30, **options})
+    made = Process(settings, Worker(), port=1)
+    peer = Peer.start(database, made.executor_id)
+    engine = _Engine()
+    made._engine = engine  # type: ignore[assignment]
+    made.state = "live"
+    return made, engine, peer
+
+
+def left_behind(database: Database, executor_id: str) -> int:
+    return int(
+        database.one(
+            "SELECT count(*) FROM dbos.workflow_status WHERE status = 'PENDING' AND executor_id = %(id)s",
+            id=executor_id,
+        )
+    )
+
+
+def test_an_idle_drain_is_over_at_once(database: Database) -> None:
+    process, engine, peer = draining_process(database)
+    begun = time.monotonic()
+    asyncio.run(process.drain())
+    assert time.monotonic() - begun < 1
+    assert engine.stopped
+    assert (peer.state, peer.row["reason"]) == ("drained", "drained")
+    assert process.state == "stopped"
+    asyncio.run(process.drain())  # idempotent
+
+
+def test_a_drain_waits_for_steps_but_not_for_parents(database: Database) -> None:
+    process, engine, peer = draining_process(database, drain_seconds=20, stop_grace_seconds=30)
+    peer.runs("parent", name=names.FIBONACCI_BATCH, queue_name=names.FIBONACCI_BATCH_QUEUE)
+    peer.runs("child", parent_workflow_id="parent")
+    insert(database, ["queued"], parent_workflow_id="parent")
+    engine.running = {"parent", "child"}
+
+    def finish() -> None:
+        wait_until(lambda: workflow(database, "parent")["status"] == "ENQUEUED", "the parent goes first")
+        assert workflow(database, "child")["status"] == "PENDING"
+        assert peer.state == "live", "its lease goes on while steps run"
+        database.rows("UPDATE dbos.workflow_status SET status = 'SUCCESS' WHERE workflow_uuid = 'child'")
+        engine.running.discard("child")  # the parent's execution stays: it waits for ever
+
+    thread = threading.Thread(target=finish)
+    thread.start()
+    begun = time.monotonic()
+    asyncio.run(process.drain())
+    thread.join()
+    assert time.monotonic() - begun < 5
+    assert peer.state == "drained"
+    assert [h["workflow_id"] for h in handovers(database)] == ["parent"]
+
+
+def test_at_the_limit_the_rest_goes_back(database: Database) -> None:
+    process, engine, peer = draining_process(database)
+    peer.runs("a", "b")
+    engine.running = {"a", "b"}
+    begun = time.monotonic()
+    asyncio.run(process.drain())
+    assert 1.0 <= time.monotonic() - begun < 3
+    assert left_behind(database, peer.id) == 0
+    assert peer.state == "drained"
+    assert database.rows("SELECT * FROM ops.crashes") == []
+
+
+def test_a_second_signal_ends_the_wait(database: Database) -> None:
+    process, engine, peer = draining_process(database, drain_seconds=20, stop_grace_seconds=30)
+    peer.runs("a")
+    engine.running = {"a"}
+    engine.after_stop = lambda: process.request_stop("again")
+    begun = time.monotonic()
+    asyncio.run(process.drain())
+    assert time.monotonic() - begun < 5
+    assert left_behind(database, peer.id) == 0
+
+
+def test_a_hand_over_is_tried_again_when_the_database_breaks_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or an orderly stop would look like a crash to its peers."""
+    process, _engine, peer = draining_process(database)
+    peer.runs("a")
+    failures = iter((True, True, True, False))
+    original = process_module.query
+
+    def query(connection: Any, name: str, /, **parameters: Any) -> Any:
+        if name == "leave" and next(failures, False):
+            database.rows("SELECT pg_terminate_backend(%(pid)s, 5000)", pid=connection.info.backend_pid)
+        return original(connection, name, **parameters)
+
+    monkeypatch.setattr(process_module, "query", query)
+    asyncio.run(process.drain())
+    assert peer.state == "drained"
+    assert left_behind(database, peer.id) == 0
+    assert len(handovers(database, "a")) == 1, "a try that failed left a trace"
+
+
+def test_a_drain_without_a_database_ends_all_the_same(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process, _engine, peer = draining_process(database)
+    peer.runs("a")
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise psycopg2.OperationalError("connection refused")
+
+    monkeypatch.setattr(process_module, "connect", refuse)
+    begun = time.monotonic()
+    asyncio.run(process.drain())
+    assert time.monotonic() - begun < 4
+    assert process.state == "stopped"
+    assert peer.state == "live", "its peers will find it gone"
