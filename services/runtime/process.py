@@ -37,6 +37,9 @@ log = logging.getLogger("holdfast.process")
 
 EXIT_FENCED = 75
 
+# A restart of PostgreSQL fits into it, and it fits into the 5 s between drain and grace.
+_HAND_OVER_RETRY_SECONDS = 1.5
+
 
 class Application(Protocol):
     """What a role runs; ``services.workflows.composition`` has the two."""
@@ -248,7 +251,7 @@ class Process:
         while True:
             if time.monotonic() >= parents_at:
                 # Parents that only wait never finish here: their children may run elsewhere.
-                handed |= {v.work.workflow_id for v in await asyncio.to_thread(self._hand_over, True)}
+                handed |= {v.work.workflow_id for v in await asyncio.to_thread(self._hand_over, True) or ()}
                 parents_at = time.monotonic() + 1
             running = [w for w in self.active() if w not in handed]
             elapsed = time.monotonic() - begun
@@ -257,24 +260,32 @@ class Process:
                 break
             await asyncio.sleep(min(0.1, max(0.01, self.settings.drain_seconds - elapsed)))
         self.lease.leaving = True
-        left = await asyncio.to_thread(self._hand_over, False)
+        # Worth a few tries: what is not handed over waits until peers find this executor gone.
+        retry_until = time.monotonic() + _HAND_OVER_RETRY_SECONDS
+        while (left := await asyncio.to_thread(self._hand_over, False)) is None:
+            if time.monotonic() >= retry_until:
+                break
+            await asyncio.sleep(0.1)
         self.state = "stopped"
         log.info(
             "drained in %.2f s, handed over %d workflows",
             time.monotonic() - begun,
-            len(left) + len(handed),
+            len(left or ()) + len(handed),
             extra={"action": "executor.drained"},
         )
 
-    def _hand_over(self, only_waiting: bool) -> list[Verdict]:
-        """Gives work back to the queues; the last call signs this executor off in the same transaction."""
+    def _hand_over(self, only_waiting: bool) -> list[Verdict] | None:
+        """Gives work back to the queues; the last call signs this executor off in the same transaction.
+
+        None when the database did not let it.
+        """
         try:
             connection = connect(self.settings, purpose=self.identity.purpose("drain"))
         except psycopg2.Error as error:
             log.warning(
                 "cannot hand over: %s", str(error).strip(), extra={"action": "executor.hand_over_failed"}
             )
-            return []
+            return None
         try:
             with transaction(connection):
                 verdicts = release(
@@ -293,7 +304,7 @@ class Process:
             log.warning(
                 "hand over failed: %s", str(error).strip(), extra={"action": "executor.hand_over_failed"}
             )
-            return []
+            return None
         finally:
             connection.close()
         metrics.HANDED_OVER.inc(len(verdicts))
