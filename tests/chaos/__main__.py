@@ -24,7 +24,7 @@ import httpx
 
 from tests.chaos import hands
 from tests.chaos.faults import FAULTS
-from tests.chaos.ground import GRACE_SECONDS, Ground
+from tests.chaos.ground import GRACE_SECONDS, Ground, patiently
 from tests.chaos.load import JournalFile, Load
 from tests.chaos.plan import KINDS, Fault, plan
 from tests.chaos.report import markdown
@@ -94,12 +94,7 @@ class Campaign:
     def _heal(self) -> float:
         """Seconds until all is there, nothing is under a process that is gone, and new work succeeds."""
         begun = time.monotonic()
-        wait_for(lambda: self.stack.ready_members("api"), HEAL_SECONDS, "the API ready")
-        wait_for(
-            lambda: len(self.stack.ready_members("worker")) == self.stack.worker_count,
-            HEAL_SECONDS,
-            "all workers ready",
-        )
+        patiently(self.ground.ids, HEAL_SECONDS)
         wait_for(
             lambda: not hands.unfinished_elsewhere(self.stack), 30, "no work under an executor that is gone"
         )

@@ -11,7 +11,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tests.chaos import hands, postgres
-from tests.chaos.ground import GRACE_SECONDS, MIDDLE, Fault, Ground, Seen, complete, declared_dead, gone
+from tests.chaos.ground import (
+    GRACE_SECONDS,
+    MIDDLE,
+    Fault,
+    Ground,
+    Seen,
+    complete,
+    declared_dead,
+    gone,
+    patiently,
+)
 from tests.chaos.load import now
 from tests.support.compose_stack import ComposeStack
 from tests.support.stack import wait_for
@@ -27,7 +37,7 @@ def kill_worker(ground: Ground, *, worker: int, delay: float) -> Seen:
 
 
 def kill_api(ground: Ground, *, delay: float, posts: int) -> Seen:
-    victim = ground.stack.api()
+    victim = patiently(ground.stack.api)
     body = {"numbers": [20, 21], "method": "doubling"}
     with ThreadPoolExecutor(posts) as threads:
         keys = [ground.key("kill-api") for _ in range(posts)]
@@ -41,7 +51,7 @@ def kill_api(ground: Ground, *, delay: float, posts: int) -> Seen:
 def rolling_restart(ground: Ground) -> Seen:
     ground.batch(MIDDLE)
     took = []
-    for member in [*ground.stack.workers(), ground.stack.api()]:
+    for member in [*ground.workers(), patiently(ground.stack.api)]:
         code, seconds = hands.stop_seconds(ground.stack, member, GRACE_SECONDS + 10)
         ground.journal.write("exit", who=member.executor_id, code=code, seconds=round(seconds, 2))
         took.append(seconds)
@@ -73,7 +83,7 @@ def same_id_twice(ground: Ground, *, worker: int) -> Seen:
     assert done.returncode == 1, (
         f"the twin ended with {done.returncode}: {done.stdout[-500:]}{done.stderr[-300:]}"
     )
-    row = ground.stack.executors()[member.executor_id]
+    row = patiently(ground.stack.executors)[member.executor_id]
     assert row["state"] == "live", f"the first one is {row['state']}: {row['reason']}"
     return {"twin_refused_seconds": round(time.monotonic() - begun, 2)}
 
@@ -161,7 +171,7 @@ def one_key(ground: Ground, *, posts: int) -> Seen:
 def all_workers_down(ground: Ground, *, seconds: float) -> Seen:
     batch_id = ground.batch(MIDDLE)
     begun = now()
-    with hands.workers_gone(ground.stack, ground.stack.workers()):
+    with hands.workers_gone(ground.stack, ground.workers()):
         time.sleep(seconds)
     ground.journal.write("downtime", **{"from": begun, "to": now()}, reason="all workers killed")
     back = time.monotonic()
@@ -171,7 +181,7 @@ def all_workers_down(ground: Ground, *, seconds: float) -> Seen:
 
 def all_workers_paused(ground: Ground, *, seconds: float) -> Seen:
     batch_id = ground.batch(MIDDLE)
-    members = ground.stack.workers()
+    members = ground.workers()
     begun = now()
     for member in members:
         ground.stack.pause(member)

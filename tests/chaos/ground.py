@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
+
+import httpx
 
 from tests.chaos.load import JournalFile, Load
 from tests.support.stack import TERMINAL, Member, Stack, wait_for
 
+T = TypeVar("T")
 GRACE_SECONDS = 20.0
 MIDDLE = [29, 30, 31, 30, 29, 31]
 """A batch that keeps workers busy for a few seconds."""
 
 Seen = dict[str, Any]
 Fault = Callable[..., Seen]
+
+
+def patiently(ask: Callable[[], T], seconds: float = 60.0) -> T:
+    """What ``ask`` returns once it does: on a busy machine a 503 may come a while after a fault, too."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return ask()
+        except (AssertionError, httpx.TransportError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.3)
 
 
 class Ground:
@@ -39,8 +55,16 @@ class Ground:
 
     def worker(self, index: int) -> Member:
         """One of the workers, in the order of their names."""
-        members = sorted(self.stack.workers(), key=lambda member: member.name)
+        members = sorted(self.workers(), key=lambda member: member.name)
         return members[index % len(members)]
+
+    def workers(self) -> list[Member]:
+        """All workers, once they are ready."""
+        return patiently(self.stack.workers)
+
+    def ids(self) -> set[str]:
+        """Executor ids of everyone, once all are ready."""
+        return {member.executor_id for member in [*self.workers(), patiently(self.stack.api)]}
 
     def succeeded(self, batch_id: str, seconds: float) -> None:
         """Waits for the end of a batch, which must be success; the API may be away meanwhile."""
@@ -65,13 +89,13 @@ def gone(ground: Ground, executor_id: str) -> Seen:
 
 def declared_dead(ground: Ground, executor_id: str) -> None:
     """Waits for the verdict."""
-    wait_for(
-        lambda: ground.stack.executors()[executor_id]["state"] != "live", 20, f"{executor_id} declared dead"
-    )
+
+    def dead() -> bool:
+        return bool(patiently(ground.stack.executors)[executor_id]["state"] != "live")
+
+    wait_for(dead, 20, f"{executor_id} declared dead")
 
 
 def complete(ground: Ground) -> None:
     """Waits until every process is there again."""
-    wait_for(lambda: ground.stack.ready_members("api"), 60, "the API")
-    ground.stack.workers()
-    ground.stack.api()
+    ground.ids()

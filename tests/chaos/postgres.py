@@ -27,7 +27,7 @@ def postgres_kill(ground: Ground, *, seconds: float) -> Seen:
 
 
 def _postgres(ground: Ground, how: str, seconds: float) -> Seen:
-    begun, before = now(), {m.executor_id for m in [*ground.stack.workers(), ground.stack.api()]}
+    begun, before = now(), ground.ids()
     ground.batch(MIDDLE)
     with hands.postgres_gone(ground.stack, how):
         deadline = time.monotonic() + seconds
@@ -39,7 +39,7 @@ def _postgres(ground: Ground, how: str, seconds: float) -> Seen:
         time.sleep(max(0.0, deadline - time.monotonic()))
     ground.journal.write("downtime", **{"from": begun, "to": now()}, reason=f"PostgreSQL {how}")
     complete(ground)
-    after = {m.executor_id for m in [*ground.stack.workers(), ground.stack.api()]}
+    after = ground.ids()
     return {"executors_replaced": len(before - after)}
 
 
@@ -71,7 +71,7 @@ def kill_and_restart_postgres(ground: Ground, *, worker: int, delay: float, seco
 
 
 def terminate_backends(ground: Ground, *, times: int) -> Seen:
-    before = {m.executor_id for m in [*ground.stack.workers(), ground.stack.api()]}
+    before = ground.ids()
     ground.batch(MIDDLE)
     for _ in range(times):
         hands.as_superuser(
@@ -81,7 +81,7 @@ def terminate_backends(ground: Ground, *, times: int) -> Seen:
         )
         time.sleep(1)
     complete(ground)
-    after = {m.executor_id for m in [*ground.stack.workers(), ground.stack.api()]}
+    after = ground.ids()
     return {"executors_replaced": len(before - after)}
 
 
@@ -116,8 +116,8 @@ def row_lock(ground: Ground, *, seconds: float) -> Seen:
         "BEGIN; SET LOCAL statement_timeout = 0; SELECT executor_id FROM ops.executors"
         f" WHERE state IN ('live', 'draining') FOR UPDATE; SELECT pg_sleep({seconds}); COMMIT"
     )
-    before = {m.executor_id for m in [*ground.stack.workers(), ground.stack.api()]}
+    before = ground.ids()
     hands.as_superuser(ground.stack, lock)
     complete(ground)
-    after = {m.executor_id for m in [*ground.stack.workers(), ground.stack.api()]}
+    after = ground.ids()
     return {"executors_replaced": len(before - after)}
