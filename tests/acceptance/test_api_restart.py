@@ -60,7 +60,7 @@ def test_shutdown_gives_a_new_incarnation(stack: Stack) -> None:
     begun = time.monotonic()
     answer = stack.post("/shutdown")
     assert answer == {"status": "draining", "executor_id": before.executor_id}
-    assert stack.exited(before, 10) == 0
+    assert stack.exited(before, 10).code == 0
     record("POST /shutdown of an idle API to its exit, seconds", time.monotonic() - begun)
     after = stack.api()
     assert after.executor_id != before.executor_id
@@ -75,7 +75,7 @@ def test_shutdown_in_the_middle_of_work_loses_nothing(stack: Stack) -> None:
     before = stack.api()
     wait_for(lambda: len(stack.get(f"/workflows/{accepted}/steps")["steps"]) >= 3, 10, "three steps")
     stack.post("/shutdown")
-    assert stack.exited(before, 25) == 0
+    assert stack.exited(before, 25).code == 0
     stack.api()
     assert stack.pending_under(before.executor_id) == []
     assert stack.finished(accepted, 30)["output"]["counters"]["durable"] == 20

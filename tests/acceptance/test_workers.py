@@ -66,7 +66,7 @@ def test_drain_by_the_api(stack: Stack) -> None:
     refused = stack.request("POST", f"/executors/{victim.executor_id}/crash")
     assert refused.status_code == 403
     stack.post(f"/executors/{victim.executor_id}/drain")
-    assert stack.exited(victim, 5) == 0
+    assert stack.exited(victim, 5).code == 0
     assert stack.executors()[victim.executor_id]["state"] == "drained"
     again = stack.request("POST", f"/executors/{victim.executor_id}/drain")
     assert again.status_code == 409

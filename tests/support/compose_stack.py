@@ -11,17 +11,17 @@ from contextlib import contextmanager
 from typing import Any
 
 from services.cli.embedded import free_port
-from tests.support.stack import ROOT, CpuChild, Member, Stack, clean_environment, wait_for
+from tests.support.stack import ROOT, CpuChild, Exit, Member, Stack, clean_environment, wait_for
 
 _TOP = """
 import json, os
-for d in os.listdir('/proc'):
+for d in filter(str.isdigit, os.listdir('/proc')):
     try:
-        command = open(f'/proc/{d}/cmdline').read()
+        command = open(f'/proc/{d}/cmdline').read().split(chr(0))
         fields = open(f'/proc/{d}/stat').read().rpartition(')')[2].split()
     except OSError:
         continue
-    if 'cpu_child' in command and '-c' not in command.split(chr(0)) and fields[0] not in 'ZX':
+    if any(part.endswith('/cpu_child.py') for part in command) and fields[0] not in 'ZX':
         used = (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
         print(json.dumps([int(d), used, fields[0] == 'R']))
 """
@@ -29,9 +29,6 @@ for d in os.listdir('/proc'):
 
 class ComposeStack(Stack):
     """``docker compose up`` with no ``.env``; ``image`` is one that was built before."""
-
-    # docker stop and the engine's own events come on top of the process's end.
-    idle_stop_seconds = 1.5
 
     def __init__(self, image: str, *, workers: int = 2, **settings: str) -> None:
         super().__init__(workers=workers, **settings)
@@ -129,16 +126,20 @@ class ComposeStack(Stack):
     def kill(self, member: Member, signal_name: str = "KILL") -> None:
         self.docker("kill", "--signal", signal_name, member.container)
 
-    def crash(self, member: Member) -> None:
-        # From inside: `docker kill` counts as a manual stop, after which no policy starts it again.
-        self.python(member, f"import os; os.kill({member.pid}, 9)")
+    def crash(self, member: Member) -> float:
+        return self._signal_inside(member, 9)
+
+    def _signal_inside(self, member: Member, number: int) -> float:
+        # `docker kill` counts as a manual stop, also with SIGTERM: no policy starts it again after one.
+        code = f"import os, time; print(time.time(), flush=True); os.kill({member.pid}, {number})"
+        return float(self.python(member, code))
 
     def python(self, member: Member, code: str) -> str:
         """The output of some Python inside a container."""
         return self.docker("exec", member.container, "python", "-ISc", code, check=False)
 
-    def stop(self, member: Member) -> None:
-        self.kill(member, "TERM")
+    def stop(self, member: Member) -> float:
+        return self._signal_inside(member, 15)
 
     def start_again(self, member: Member) -> None:
         """Start a container that was ended by hand."""
@@ -150,8 +151,8 @@ class ComposeStack(Stack):
     def unpause(self, member: Member) -> None:
         self.docker("unpause", member.container)
 
-    def exit_code(self, member: Member) -> int | None:
-        """Of the first end of its container since that executor's start, from the engine's events."""
+    def find_exit(self, member: Member) -> Exit | None:
+        """The first end of its container since that executor's start, from the engine's events."""
         started = self.query(
             "SELECT extract(epoch FROM started_at)::float8 AS at FROM ops.executors"
             f" WHERE executor_id = '{member.executor_id}'"
@@ -162,7 +163,7 @@ class ComposeStack(Stack):
         for line in events.splitlines():
             event = json.loads(line)
             if event["timeNano"] / 1e9 > started:
-                return int(event["Actor"]["Attributes"]["exitCode"])
+                return Exit(int(event["Actor"]["Attributes"]["exitCode"]), event["timeNano"] / 1e9)
         return None
 
     def children(self, member: Member) -> list[CpuChild]:

@@ -65,8 +65,7 @@ def check_kill(stack: Stack, n: int, *, limit_seconds: float = 1.0) -> None:
     best = []
     for _ in range(2):
         batch_id, victim, peer = start_and_find(stack, [n, n])
-        killed_at = time.time()
-        stack.crash(victim)
+        killed_at = stack.crash(victim)
         claims = _claims(stack, batch_id, victim.executor_id, "takeover", killed_at)
         assert {row["reason"] for row in claims} == {"lock lost"}
         assert {row["to_executor"] for row in claims} == {peer.executor_id}
@@ -97,7 +96,7 @@ def check_pause(stack: Stack, n: int, *, lease_seconds: float) -> None:
     after = max(row["after"] for row in claims)
     record("SIGSTOP: signal to claimed, seconds", after)
     assert after <= lease_seconds + 1
-    assert stack.exited(victim, 10) == 75
+    assert stack.exited(victim, 10).code == 75
     batch = stack.finished_batch(batch_id, 90)
     check_batch(batch, [n, n])
     check_effects(stack, batch)
@@ -110,10 +109,10 @@ def check_stop_in_a_step(stack: Stack, n: int, *, drain_seconds: float, grace_se
     """SIGTERM in a step longer than the drain: exit 0 in time, no child left, the peer finishes."""
     batch_id, victim, peer = start_and_find(stack, [n])
     children = {child.pid for child in stack.children(victim)}
-    signalled_at = time.time()
-    stack.stop(victim)
-    assert stack.exited(victim, grace_seconds) == 0
-    took = time.time() - signalled_at
+    signalled_at = stack.stop(victim)
+    end = stack.exited(victim, grace_seconds + 5)
+    assert end.code == 0
+    took = end.at - signalled_at
     record("SIGTERM in a step to exit beyond the drain, seconds", took - drain_seconds)
     assert took <= grace_seconds
     assert not children & {child.pid for child in stack.all_children()}
@@ -136,7 +135,7 @@ def check_stop_in_short_steps(stack: Stack) -> None:
     numbers = [27] * 40
     batch_id, victim, _ = start_and_find(stack, [30, *numbers])
     stack.stop(victim)
-    assert stack.exited(victim, 15) == 0
+    assert stack.exited(victim, 15).code == 0
     assert stack.pending_under(victim.executor_id) == []
     batch = stack.finished_batch(batch_id, 60)
     check_batch(batch, [30, *numbers])
@@ -147,13 +146,12 @@ def check_idle_stop(stack: Stack) -> None:
     """An idle worker ends within a second of SIGTERM, with exit code 0."""
     victim = stack.workers()[0]
     wait_for(lambda: stack.executors()[victim.executor_id]["in_flight"] == 0, 10, "idle")
-    begun = time.monotonic()
-    stack.stop(victim)
-    code = stack.exited(victim, 10)
-    took = time.monotonic() - begun
-    assert code == 0
+    signalled_at = stack.stop(victim)
+    end = stack.exited(victim, 10)
+    took = end.at - signalled_at
+    assert end.code == 0
     record("SIGTERM of an idle worker to its exit, seconds", took)
-    assert took <= stack.idle_stop_seconds
+    assert took <= 1
     assert stack.executors()[victim.executor_id]["state"] == "drained"
 
 

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +20,7 @@ import psycopg2
 from services.cli.children import is_alive, start_ticks
 from services.cli.embedded import ROOT, die_with_parent, free_port
 from services.cli.supervisor import read_state
-from tests.support.stack import CpuChild, Member, Stack, clean_environment, wait_for
+from tests.support.stack import CpuChild, Exit, Member, Stack, clean_environment, wait_for
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _ENDED = re.compile(r"native\s+\| (\S+) ended (?:with exit code (\d+)|by signal (\w+));")
@@ -118,11 +119,15 @@ class NativeStack(Stack):
     def kill(self, member: Member, signal_name: str = "KILL") -> None:
         os.kill(member.pid, signal.Signals[f"SIG{signal_name}"])
 
-    def crash(self, member: Member) -> None:
+    def crash(self, member: Member) -> float:
+        at = time.time()
         self.kill(member)
+        return at
 
-    def stop(self, member: Member) -> None:
+    def stop(self, member: Member) -> float:
+        at = time.time()
         self.kill(member, "TERM")
+        return at
 
     def pause(self, member: Member) -> None:
         self.kill(member, "STOP")
@@ -130,7 +135,7 @@ class NativeStack(Stack):
     def unpause(self, member: Member) -> None:
         self.kill(member, "CONT")
 
-    def exit_code(self, member: Member) -> int | None:
+    def find_exit(self, member: Member) -> Exit | None:
         """As its supervisor saw it, whose log tells of one process of a name after the other."""
         log = self._supervisor_log()
         again = [int(pid) for name, pid in _STARTED.findall(log) if name == member.name]
@@ -139,7 +144,7 @@ class NativeStack(Stack):
         if len(ends) <= which:
             return None
         _, code, signal_name = ends[which]
-        return int(code) if code else -signal.Signals[signal_name]
+        return Exit(int(code) if code else -signal.Signals[signal_name], time.time())
 
     def children(self, member: Member) -> list[CpuChild]:
         return [child for child, parent in _cpu_children() if parent == member.pid]

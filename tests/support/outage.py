@@ -27,8 +27,8 @@ class Call:
     body: dict[str, Any] | None = None
 
 
-def calls(workflow_id: str, batch_id: str, executor_id: str) -> list[Call]:
-    """Every kind of endpoint."""
+def calls(workflow_id: str, batch_id: str) -> list[Call]:
+    """Every kind of endpoint, with little work: what a frozen server refuses may take effect later."""
     scope = {"steps": 1, "step_seconds": 0}
     return [
         Call("GET", "/livez", 200),
@@ -46,13 +46,13 @@ def calls(workflow_id: str, batch_id: str, executor_id: str) -> list[Call]:
         Call("POST", "/scope/class", body={**scope, "wait": True}),
         Call("POST", "/scope/instance/alpha", body=scope),
         Call("POST", "/scope/function", body=scope),
-        Call("POST", "/users/pages", body={}),
+        Call("POST", "/users/pages", body={"pages": 1}),
         Call("POST", "/nested", body={}),
-        Call("POST", "/fibonacci/batches", body={}),
+        Call("POST", "/fibonacci/batches", body={"numbers": [1]}),
         Call("POST", f"/workflows/{workflow_id}/cancel"),
         Call("POST", f"/workflows/{workflow_id}/resume"),
         Call("POST", f"/workflows/{workflow_id}/fork"),
-        Call("POST", f"/executors/{executor_id}/drain"),
+        Call("POST", "/executors/nobody/drain"),
     ]
 
 
@@ -68,14 +68,17 @@ def check_every_call(stack: Stack, wanted: list[Call], when: str) -> None:
 
     with ThreadPoolExecutor(len(wanted)) as threads:
         answers = list(threads.map(ask, wanted))
+    wrong = []
     for call, answer, seconds in answers:
         asked = f"{when}: {call.method} {call.path}"
         said = f"{asked}: {answer.status_code} after {seconds:.2f} s: {answer.text[:300]}"
-        assert answer.status_code == call.status, said
-        assert seconds <= SLOWEST_SECONDS, said
-        if call.status == 503:
-            assert int(answer.headers["retry-after"]) >= 1, said
-            assert answer.headers["content-type"] == "application/problem+json", said
+        fine = answer.status_code == call.status and seconds <= SLOWEST_SECONDS
+        if fine and call.status == 503:
+            told = (answer.headers.get("retry-after"), answer.headers["content-type"])
+            fine = told == ("1", "application/problem+json")
+        if not fine:
+            wrong.append(said)
+    assert not wrong, "\n".join(wrong)
     record(f"PostgreSQL away, {when}: slowest answer, seconds", max(seconds for *_, seconds in answers))
 
 
@@ -86,7 +89,7 @@ def check_outage(stack: Stack, numbers: list[int]) -> None:
     scope = stack.post("/scope/class", {"steps": 60, "step_seconds": 0.1})["workflow_id"]
     batch_id = stack.start_batch(numbers=numbers)
     wait_for(lambda: stack.running(batch_id), 15, "the batch runs")
-    wanted = calls(ended, batch_id, members[0].executor_id)
+    wanted = calls(ended, batch_id)
     count = (
         "SELECT count(*) AS n FROM dbos.workflow_status WHERE name NOT IN ('pulse.tick', 'fibonacci.number')"
     )
@@ -105,6 +108,9 @@ def check_outage(stack: Stack, numbers: list[int]) -> None:
     with stack.postgres_frozen():
         check_every_call(stack, wanted, "frozen")
         check_every_call(stack, wanted, "frozen for a while")
+    thawed = time.monotonic()
+    wait_for(lambda: stack.request("GET", "/readyz").status_code == 200, 15, "ready after the freeze")
+    record("PostgreSQL thawed to ready, seconds", time.monotonic() - thawed)
     batch = stack.finished_batch(batch_id, 90)
     check_batch(batch, numbers)
     check_effects(stack, batch)
@@ -113,8 +119,8 @@ def check_outage(stack: Stack, numbers: list[int]) -> None:
     # Nobody was declared dead for it: the same incarnations go on.
     after = {member.executor_id for member in [stack.api(), *stack.workers()]}
     assert after == {member.executor_id for member in members}
-    unfinished = stack.query(
+    unfinished = (
         "SELECT workflow_uuid, name, status, executor_id FROM dbos.workflow_status"
         f" WHERE status NOT IN ({', '.join(repr(s) for s in sorted(TERMINAL))}) AND name <> 'pulse.tick'"
     )
-    assert unfinished == []
+    wait_for(lambda: not stack.query(unfinished), 20, "everything stored is finished")

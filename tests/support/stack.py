@@ -37,7 +37,7 @@ def wait_for(
     while True:
         try:
             value = condition()
-        except httpx.TransportError as error:
+        except (httpx.TransportError, NotNowError) as error:
             value, last = None, repr(error)
         else:
             last = value
@@ -59,6 +59,18 @@ def clean_environment(**settings: str) -> dict[str, str]:
     """The shell's environment without its own Holdfast settings, and these in their place."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("HOLDFAST_", "COMPOSE_", "BASE_IMAGE"))}
     return {**kept, **settings}
+
+
+class NotNowError(Exception):
+    """503 with Retry-After: the client is told to send the same request again."""
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How and when (epoch seconds) a process ended; the code is negative for a signal."""
+
+    code: int
+    at: float
 
 
 @dataclass(frozen=True)
@@ -86,9 +98,6 @@ class CpuChild:
 
 class Stack(ABC):
     """One Holdfast with a database of its own. ``start`` it, and ``down`` it whatever happened."""
-
-    idle_stop_seconds = 1.0
-    """How long the end of an idle worker may take, with what the backend adds to see it."""
 
     def __init__(self, *, workers: int = 2, **settings: str) -> None:
         self.worker_count = workers
@@ -120,12 +129,12 @@ class Stack(ABC):
         """Send a signal."""
 
     @abstractmethod
-    def crash(self, member: Member) -> None:
-        """End it as a crash does: SIGKILL, after which the restart policy brings a new one."""
+    def crash(self, member: Member) -> float:
+        """SIGKILL as a crash gives it: the restart policy brings a new one. Returns the time (epoch)."""
 
     @abstractmethod
-    def stop(self, member: Member) -> None:
-        """Ask it to stop, as SIGTERM does, without waiting for its end."""
+    def stop(self, member: Member) -> float:
+        """SIGTERM without a wait; the restart policy brings a new one. Returns the time (epoch)."""
 
     @abstractmethod
     def pause(self, member: Member) -> None:
@@ -136,8 +145,8 @@ class Stack(ABC):
         """Let it go on."""
 
     @abstractmethod
-    def exit_code(self, member: Member) -> int | None:
-        """Its exit code, negative for a signal; None while it runs."""
+    def find_exit(self, member: Member) -> Exit | None:
+        """Its end; None while it runs."""
 
     @abstractmethod
     def children(self, member: Member) -> list[CpuChild]:
@@ -181,12 +190,9 @@ class Stack(ABC):
 
     # --- what all can do -------------------------------------------------------------------
 
-    def exited(self, member: Member, seconds: float) -> int:
-        """Its exit code, once it has ended."""
-        wait_for(lambda: self.exit_code(member) is not None, seconds, f"end of {member.name}")
-        code = self.exit_code(member)
-        assert code is not None
-        return code
+    def exited(self, member: Member, seconds: float) -> Exit:
+        """Its end, once it has come."""
+        return wait_for(lambda: self.find_exit(member), seconds, f"end of {member.name}")
 
     def log_tail(self, lines: int = 25) -> str:
         """The end of every log, for a failed test."""
@@ -204,6 +210,8 @@ class Stack(ABC):
     def get(self, path: str) -> Any:
         """The JSON of a GET that must answer 200."""
         response = self.request("GET", path)
+        if response.status_code == 503:
+            raise NotNowError(response.text)
         assert response.status_code == 200, f"GET {path}: {response.status_code} {response.text[:500]}"
         return response.json()
 
@@ -261,7 +269,7 @@ class Stack(ABC):
         """The API, once it is ready."""
         return self.members("api", 1)[0]
 
-    def members(self, role: str, count: int, seconds: float = 30) -> list[Member]:
+    def members(self, role: str, count: int, seconds: float = 60) -> list[Member]:
         """``count`` ready members of a role, all of them live in the registry."""
 
         def look() -> list[Member] | None:
