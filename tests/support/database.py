@@ -150,6 +150,7 @@ class Database:
     server: Server
     name: str
     _open: list[Connection] = field(default_factory=list)
+    _own: Connection | None = None
 
     @classmethod
     def create(cls, server: Server) -> Database:
@@ -194,16 +195,19 @@ class Database:
 
     def rows(self, statement: str, **parameters: Any) -> list[Row]:
         """Rows of a statement run by the superuser, over one connection that is made again when lost."""
-        connection = next((c for c in self._open if c.info.user == "postgres" and not c.closed), None)
-        for attempt in (connection or self.admin(), None):
-            try:
-                with (attempt or self.admin()).cursor() as cursor:
-                    cursor.execute(statement, parameters or None)
-                    return [dict(row) for row in cursor.fetchall()] if cursor.description else []
-            except (psycopg2.OperationalError, psycopg2.InterfaceError):
-                if attempt is None or not attempt.closed:
-                    raise
-        raise AssertionError("not reached")
+        try:
+            return self._rows(statement, parameters)
+        except (psycopg2.OperationalError, psycopg2.InterfaceError):
+            if self._own is None or not self._own.closed:
+                raise
+            return self._rows(statement, parameters)
+
+    def _rows(self, statement: str, parameters: dict[str, Any]) -> list[Row]:
+        if self._own is None or self._own.closed:
+            self._own = self.admin()
+        with self._own.cursor() as cursor:
+            cursor.execute(statement, parameters or None)
+            return [dict(row) for row in cursor.fetchall()] if cursor.description else []
 
     def one(self, statement: str, **parameters: Any) -> Any:
         """The only value of the only row."""

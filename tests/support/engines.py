@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -101,8 +101,13 @@ def _watch_parked(engine: Engine) -> list[threading.Event]:
 
 
 @contextmanager
-def launched(database: Database, name: str = "worker-engine") -> Iterator[Launched]:
-    """Registers an executor and launches DBOS under its id; destroys it afterwards."""
+def launched(
+    database: Database, name: str = "worker-engine", *, prepare: Callable[[], None] = lambda: None
+) -> Iterator[Launched]:
+    """Registers an executor and launches DBOS under its id; destroys it afterwards.
+
+    ``prepare`` runs when DBOS exists and before its launch.
+    """
     patched = (
         (dbos._queue, "queue_worker_thread"),
         (dbos._scheduler, "_enqueue_scheduled_workflow"),
@@ -115,6 +120,7 @@ def launched(database: Database, name: str = "worker-engine") -> Iterator[Launch
     outside = client(database)
     parked: list[threading.Event] = []
     try:
+        prepare()
         engine.launch()
         parked = _watch_parked(engine)
         yield Launched(database, engine, waker, peer, outside)

@@ -1,0 +1,197 @@
+"""The effect ledger: one row a workflow, whatever happens between effect, marker and checkpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from dbos import DBOS
+
+from services.runtime.database import query, transaction
+from services.runtime.ledger import EffectLedger
+from tests.support.database import Database, wait_until
+from tests.support.engines import Launched, launched
+from tests.support.executors import workflow
+
+QUEUE = "ledger-q"
+
+
+@dataclass
+class Scene:
+    """What the workflow of this module does, execution by execution."""
+
+    ledger: EffectLedger | None = None
+    executions: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    hold_before: set[str] = field(default_factory=set)
+    hold_after: set[str] = field(default_factory=set)
+    held: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    go_on: threading.Event = field(default_factory=threading.Event)
+    ended: list[str] = field(default_factory=list)
+
+
+_scene = Scene()
+
+
+@DBOS.workflow(name="ledger.effect", max_recovery_attempts=None)
+async def _effect() -> str:
+    scene, workflow_id = _scene, str(DBOS.workflow_id)
+    scene.executions[workflow_id] += 1
+    first = scene.executions[workflow_id] == 1
+    try:
+        if first and workflow_id in scene.hold_before:
+            scene.held.release()
+            await asyncio.to_thread(scene.go_on.wait, 20)
+        assert scene.ledger is not None
+        key = await scene.ledger.record(
+            executor_id=f"execution-{scene.executions[workflow_id]}", n=1, sha256="x"
+        )
+        if first and workflow_id in scene.hold_after:
+            scene.held.release()
+            await asyncio.to_thread(scene.go_on.wait, 20)
+        return key
+    finally:
+        scene.ended.append(workflow_id)
+
+
+@pytest.fixture
+def app(database: Database) -> Iterator[Launched]:
+    global _scene  # noqa: PLW0603
+    _scene = Scene()
+
+    def prepare() -> None:
+        _scene.ledger = EffectLedger(database.settings(), purpose="holdfast/worker-engine/effects")
+
+    with launched(database, prepare=prepare) as made:
+        made.queue(QUEUE, worker_concurrency=None)
+        yield made
+        _scene.go_on.set()
+    assert _scene.ledger is not None
+    _scene.ledger._source.engine.dispose()
+
+
+def start(app: Launched, workflow_id: str) -> None:
+    app.enqueue("ledger.effect", queue=QUEUE, workflow_id=workflow_id)
+    app.waker.ring(QUEUE)
+
+
+def take_over(app: Launched, workflow_id: str) -> None:
+    """Releases it from this executor; the same process then claims it for a second execution."""
+    with transaction(app.database.connect()) as connection:
+        released = query(connection, "release_work", executor_id=app.identity.executor_id,
+                         workflow_ids=[workflow_id], queues=[QUEUE])  # fmt: skip
+    assert released
+    app.waker.ring(QUEUE)
+
+
+def effects(app: Launched) -> list[tuple[str, str]]:
+    rows = app.database.rows("SELECT workflow_id, effect_key FROM ops.effects ORDER BY effect_id")
+    return [(row["workflow_id"], row["effect_key"]) for row in rows]
+
+
+def ends(app: Launched, workflow_id: str, executions: int) -> None:
+    app.wait(workflow_id)
+    wait_until(lambda: _scene.executions[workflow_id] == executions, "so many executions began")
+    assert effects(app) == [(workflow_id, f"{workflow_id}:effect")]
+    steps = app.database.rows(
+        "SELECT function_name FROM dbos.operation_outputs WHERE workflow_uuid = %(id)s", id=workflow_id
+    )
+    assert [step["function_name"] for step in steps] == ["effects.record"]
+
+
+def test_one_workflow_one_effect(app: Launched) -> None:
+    start(app, "plain")
+    ends(app, "plain", executions=1)
+
+
+def test_many_at_once(app: Launched) -> None:
+    ids = [f"many-{n}" for n in range(30)]
+    for workflow_id in ids:
+        app.enqueue("ledger.effect", queue=QUEUE, workflow_id=workflow_id)
+    app.waker.ring(QUEUE)
+    for workflow_id in ids:
+        app.wait(workflow_id)
+    assert sorted(effects(app)) == sorted((w, f"{w}:effect") for w in ids)
+
+
+def test_taken_over_after_the_effect(app: Launched) -> None:
+    """The step is recorded: the second execution replays it."""
+    _scene.hold_after.add("w")
+    start(app, "w")
+    assert _scene.held.acquire(timeout=10)
+    take_over(app, "w")
+    ends(app, "w", executions=2)
+
+
+def test_taken_over_between_effect_and_checkpoint(app: Launched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Effect and marker are committed, DBOS's record of the step is not: the marker tells."""
+    original = app.dbos._sys_db.record_operation_result
+    reached, go_on = threading.Event(), threading.Event()
+
+    def slow(*args: object, **kwargs: object) -> object:
+        if not reached.is_set():
+            reached.set()
+            go_on.wait(20)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(app.dbos._sys_db, "record_operation_result", slow)
+    start(app, "w")
+    assert reached.wait(10)
+    assert len(effects(app)) == 1
+    assert app.database.one("SELECT count(*) FROM dbos.operation_outputs") == 0
+    take_over(app, "w")
+    ends(app, "w", executions=2)
+    go_on.set()
+    wait_until(lambda: len(_scene.ended) == 2, "the first execution ends", seconds=10)
+    ends(app, "w", executions=2)
+
+
+def test_a_zombie_that_comes_when_all_is_over(app: Launched) -> None:
+    """Its markers are deleted with the workflow's success, so only ownership can stop it."""
+    _scene.hold_before.add("w")
+    start(app, "w")
+    assert _scene.held.acquire(timeout=10)
+    take_over(app, "w")
+    app.wait("w")
+    assert app.database.one("SELECT count(*) FROM dbos.datasource_outputs") == 0
+    before = workflow(app.database, "w")
+    _scene.go_on.set()
+    wait_until(lambda: len(_scene.ended) == 2, "the zombie ends", seconds=10)
+    ends(app, "w", executions=2)
+    assert workflow(app.database, "w") == before
+    assert app.database.one("SELECT executor_id FROM ops.effects") == "execution-2"
+
+
+def test_a_zombie_and_the_owner_at_the_same_moment(app: Launched) -> None:
+    _scene.hold_before.add("w")
+    start(app, "w")
+    assert _scene.held.acquire(timeout=10)
+    take_over(app, "w")
+    _scene.go_on.set()
+    ends(app, "w", executions=2)
+    wait_until(lambda: len(_scene.ended) == 2, "both end", seconds=10)
+    ends(app, "w", executions=2)
+
+
+def test_a_session_that_ends_inside_the_transaction(app: Launched) -> None:
+    """Neither effect nor marker: it is written again, once."""
+    app.database.rows(
+        "CREATE SEQUENCE ops.tries; GRANT USAGE ON SEQUENCE ops.tries TO holdfast_worker;"
+        "CREATE FUNCTION ops.cut() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF nextval('ops.tries') <= 2 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;"
+        " RETURN NULL; END $$;"
+        "CREATE TRIGGER cut AFTER INSERT ON ops.effects FOR EACH ROW EXECUTE FUNCTION ops.cut()"
+    )
+    start(app, "w")
+    ends(app, "w", executions=1)
+    assert app.database.one("SELECT last_value FROM ops.tries") == 3
+
+
+def test_only_inside_a_workflow(app: Launched) -> None:
+    assert _scene.ledger is not None
+    with pytest.raises(RuntimeError, match="belongs to a workflow"):
+        asyncio.run(_scene.ledger.record(executor_id="x", n=1, sha256="x"))
+    assert effects(app) == []

@@ -1,0 +1,192 @@
+"""Poison through the database: counted, moved, parked, resumed, whatever its neighbours do."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from services.workflows import names
+from tests.support.database import Database
+from tests.support.engines import client
+from tests.support.executors import Peer, claim, handovers, insert, record_steps, workflow
+
+LIMIT = 5
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def me(database: Database) -> Peer:
+    return Peer.start(database, "worker-me")
+
+
+def crash(me: Peer, *workflow_ids: str) -> None:
+    """An executor claims these and dies; its peer takes over."""
+    victim = Peer.start(me.database, f"worker-victim-{next(_numbers)}")
+    for workflow_id in workflow_ids:
+        claim(me.database, victim.id, workflow_id)
+    victim.die()
+    assert me.two_looks() == [victim.id]
+
+
+def hang(me: Peer, *workflow_ids: str) -> None:
+    victim = Peer.start(me.database, f"worker-victim-{next(_numbers)}")
+    for workflow_id in workflow_ids:
+        claim(me.database, victim.id, workflow_id)
+    victim.silent()
+    assert me.round() == [victim.id]
+
+
+def state(database: Database, workflow_id: str) -> tuple[str, str | None]:
+    row = workflow(database, workflow_id)
+    return row["status"], row["queue_name"]
+
+
+def crashes(database: Database, workflow_id: str) -> int:
+    rows = database.rows("SELECT crashes FROM ops.crashes WHERE workflow_id = %(id)s", id=workflow_id)
+    return rows[0]["crashes"] if rows else 0
+
+
+def test_five_crashes_park(database: Database, me: Peer) -> None:
+    insert(database, ["poison"])
+    seen = []
+    for _ in range(LIMIT):
+        crash(me, "poison")
+        seen.append((*state(database, "poison"), crashes(database, "poison")))
+    suspects = names.WORKER_SUSPECTS_QUEUE
+    assert seen == [
+        ("ENQUEUED", names.FIBONACCI_QUEUE, 1),
+        ("ENQUEUED", suspects, 2),
+        ("ENQUEUED", suspects, 3),
+        ("ENQUEUED", suspects, 4),
+        ("MAX_RECOVERY_ATTEMPTS_EXCEEDED", None, 5),
+    ]
+    assert len(handovers(database, "poison")) == LIMIT
+    parked = database.rows(
+        "SELECT * FROM ops.crashes WHERE parked_at IS NOT NULL AND queue_name = 'fibonacci'"
+    )
+    assert [row["workflow_id"] for row in parked] == ["poison"]
+    assert [v.action for v in me.takeovers[-1][1]] == ["park"]
+
+
+def test_neighbours_are_not_parked_with_it(database: Database, me: Peer) -> None:
+    """The same 25 healthy workflows run beside it at every crash, and never make progress."""
+    healthy = [f"healthy-{n}" for n in range(25)]
+    insert(database, ["poison", *healthy])
+    while state(database, "poison")[0] == "ENQUEUED":
+        suspects = [w for w in healthy if state(database, w)[1] == names.WORKER_SUSPECTS_QUEUE]
+        others = [w for w in healthy if w not in suspects]
+        # The suspects' queue gives a process one workflow at a time: here the poison.
+        crash(me, "poison", *others)
+    assert all(state(database, w)[0] == "ENQUEUED" for w in healthy)
+    assert max(crashes(database, w) for w in healthy) == 2
+    assert crashes(database, "poison") == LIMIT
+
+
+def test_a_healthy_suspect_that_finishes_is_cleared(database: Database, me: Peer) -> None:
+    insert(database, ["healthy"])
+    crash(me, "healthy")
+    crash(me, "healthy")
+    claim(database, me.id, "healthy")
+    record_steps(database, "healthy", 1)
+    crash_count = crashes(database, "healthy")
+    database.rows("UPDATE dbos.workflow_status SET status = 'ENQUEUED' WHERE workflow_uuid = 'healthy'")
+    crash(me, "healthy")
+    assert (crash_count, crashes(database, "healthy")) == (2, 1), "progress starts the count again"
+    assert state(database, "healthy") == ("ENQUEUED", names.FIBONACCI_QUEUE), "and it goes home"
+
+
+def test_hangs_hand_overs_and_orphans_count_nothing(database: Database, me: Peer) -> None:
+    insert(database, ["w"])
+    for _ in range(LIMIT + 1):
+        hang(me, "w")
+    for _ in range(LIMIT + 1):
+        claim(database, "worker-nobody", "w")
+        me.clock.move(3)
+        me.round()
+    assert state(database, "w") == ("ENQUEUED", names.FIBONACCI_QUEUE)
+    assert crashes(database, "w") == 0
+    assert workflow(database, "w")["recovery_attempts"] > 2 * LIMIT, "DBOS's own count would have parked it"
+
+
+def test_hangs_between_crashes_do_not_clear(database: Database, me: Peer) -> None:
+    insert(database, ["poison"])
+    for _ in range(LIMIT):
+        hang(me, "poison")
+        crash(me, "poison")
+    assert state(database, "poison")[0] == "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
+
+
+def test_several_deaths_at_once_count_when_the_heartbeats_are_old(database: Database, me: Peer) -> None:
+    """A host with two workers goes down: nobody can tell at the first look, but they died."""
+    victims = [Peer.start(database, f"worker-host-{n}") for n in range(2)]
+    for victim in victims:
+        victim.runs(f"w-{victim.id}")
+    for victim in victims:
+        victim.die()
+    assert me.two_looks() == []
+    for victim in victims:
+        victim.silent()
+    assert sorted(me.round()) == sorted(v.id for v in victims)
+    assert {v.row["reason"] for v in victims} == {"lock lost"}
+
+
+def test_a_parent_whose_children_kill_is_never_counted(database: Database, me: Peer) -> None:
+    insert(database, ["batch"], name=names.FIBONACCI_BATCH, queue_name=names.FIBONACCI_BATCH_QUEUE)
+    insert(database, ["batch-0"], parent_workflow_id="batch")
+    for _ in range(LIMIT):
+        crash(me, "batch", "batch-0")
+    assert state(database, "batch") == ("ENQUEUED", names.FIBONACCI_BATCH_QUEUE)
+    assert crashes(database, "batch") == 0
+    assert state(database, "batch-0")[0] == "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
+
+
+def test_what_has_children_is_never_moved_to_the_suspects(database: Database, me: Peer) -> None:
+    insert(database, ["batch"], name=names.FIBONACCI_BATCH, queue_name=names.FIBONACCI_BATCH_QUEUE)
+    for _ in range(LIMIT - 1):
+        crash(me, "batch")
+        assert state(database, "batch") == ("ENQUEUED", names.FIBONACCI_BATCH_QUEUE)
+    crash(me, "batch")
+    assert state(database, "batch")[0] == "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
+
+
+def test_every_queue_of_the_worker_is_a_leaf_or_a_parents_queue() -> None:
+    """A new queue has to be thought about: may its workflows wait for children?"""
+    parents = {
+        names.USERS_QUEUE,
+        names.NESTED_ROOT_QUEUE,
+        names.NESTED_CHILD_QUEUE,
+        names.FIBONACCI_BATCH_QUEUE,
+    }
+    assert set(names.QUEUE_OF.values()) == names.LEAF_QUEUES | parents
+    assert not names.LEAF_QUEUES & parents
+
+
+def test_resumed_by_an_operator_it_gets_a_fresh_count(database: Database, me: Peer) -> None:
+    insert(database, ["poison"])
+    for _ in range(LIMIT):
+        crash(me, "poison")
+    ((home,),) = [tuple(row.values()) for row in database.run("forget_crashes", workflow_id="poison")]
+    assert home == names.FIBONACCI_QUEUE
+    operator = client(database)
+    try:
+        operator.resume_workflows(["poison"], queue_name=home)
+    finally:
+        operator.destroy()
+    assert state(database, "poison") == ("ENQUEUED", names.FIBONACCI_QUEUE)
+    for expected in range(1, LIMIT):
+        crash(me, "poison")
+        assert crashes(database, "poison") == expected
+        assert state(database, "poison")[0] == "ENQUEUED"
+    crash(me, "poison")
+    assert state(database, "poison")[0] == "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
+    assert database.run("forget_crashes", workflow_id="unknown") == []
+
+
+def test_parked_work_is_counted_for_the_metrics(database: Database, me: Peer) -> None:
+    insert(database, ["poison"])
+    for _ in range(LIMIT):
+        crash(me, "poison")
+    rows: list[dict[str, Any]] = database.run("unfinished_by_status")
+    assert [(r["status"], r["workflows"]) for r in rows] == [("MAX_RECOVERY_ATTEMPTS_EXCEEDED", 1)]

@@ -1,0 +1,233 @@
+"""From a row that waits to a thread that looks: the trigger, the listener and the bells."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from services.runtime.waking import Listener, Waker, _Bell
+from tests.support.database import Database, wait_until
+from tests.support.executors import insert
+
+
+class Ears(Waker):
+    """A waker that remembers what it was told, and when."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rung: list[tuple[str, float]] = []
+        self.done: list[str] = []
+        self.all = 0
+
+    def ring(self, queue_name: str) -> None:
+        self.rung.append((queue_name, time.monotonic()))
+
+    def child_done(self, parent_id: str) -> None:
+        self.done.append(parent_id)
+
+    def ring_all(self) -> None:
+        self.all += 1
+
+
+@contextmanager
+def listening(database: Database, ears: Waker) -> Iterator[Listener]:
+    listener = Listener(database.settings(), ears, purpose="holdfast/worker-test/listener")
+    listener.start()
+    try:
+        yield listener
+    finally:
+        listener.stop()
+
+
+@pytest.fixture
+def ears(database: Database) -> Iterator[Ears]:
+    made = Ears()
+    with listening(database, made):
+        wait_until(lambda: made.all == 1, "the listener listens; it looks at every queue first")
+        yield made
+
+
+def test_waiting_work_rings_within_100_ms(database: Database, ears: Ears) -> None:
+    delays = []
+    for number in range(40):
+        begun = time.monotonic()
+        insert(database, [f"w{number}"], queue_name=f"q{number}")
+        wait_until(lambda n=number: len(ears.rung) > n, "the bell rings")
+        name, at = ears.rung[-1]
+        assert name == f"q{number}"
+        delays.append(at - begun)
+    assert statistics.median(delays) < 0.1, delays
+
+
+def test_what_rings_and_what_does_not(database: Database, ears: Ears) -> None:
+    insert(database, ["a"], queue_name="first")
+    insert(database, ["b"], status="PENDING", queue_name="silent", executor_id="x")
+    insert(database, ["c"], queue_name=None)
+    insert(database, ["d"], status="DELAYED", queue_name="later")
+    for workflow_id, status in (("a", "PENDING"), ("b", "ENQUEUED"), ("d", "ENQUEUED")):
+        database.rows(
+            "UPDATE dbos.workflow_status SET status = %(status)s WHERE workflow_uuid = %(id)s",
+            status=status,
+            id=workflow_id,
+        )
+    database.rows("UPDATE dbos.workflow_status SET priority = 1")
+    insert(database, ["z"], queue_name="last")
+    wait_until(lambda: ears.rung and ears.rung[-1][0] == "last", "the last one rings")
+    assert [name for name, _ in ears.rung] == ["first", "silent", "later", "last"]
+
+
+@pytest.mark.parametrize(
+    ("status", "wakes"),
+    [
+        ("SUCCESS", True),
+        ("ERROR", True),
+        ("CANCELLED", True),
+        ("MAX_RECOVERY_ATTEMPTS_EXCEEDED", True),
+        ("ENQUEUED", False),
+    ],
+)
+def test_a_child_that_ends_wakes_its_parent(database: Database, ears: Ears, status: str, wakes: bool) -> None:
+    insert(database, ["child"], status="PENDING", executor_id="x", parent_workflow_id="parent")
+    insert(database, ["orphan"], status="PENDING", executor_id="x")
+    database.rows("UPDATE dbos.workflow_status SET status = %(status)s", status=status)
+    insert(database, ["z"], queue_name="last")
+    wait_until(lambda: ears.rung and ears.rung[-1][0] == "last", "all notices are in")
+    assert ears.done == (["parent"] if wakes else [])
+
+
+def test_a_notice_comes_only_with_the_commit(database: Database, ears: Ears) -> None:
+    """Nobody is woken for work that it cannot see."""
+    connection = database.admin()
+    cursor = connection.cursor()
+    cursor.execute(
+        "BEGIN; INSERT INTO dbos.workflow_status (workflow_uuid, status, queue_name)"
+        " VALUES ('w', 'ENQUEUED', 'late')"
+    )
+    insert(database, ["z"], queue_name="early")
+    wait_until(lambda: ears.rung, "something rings")
+    cursor.execute("COMMIT")
+    wait_until(lambda: len(ears.rung) == 2, "the other rings")
+    assert [name for name, _ in ears.rung] == ["early", "late"]
+
+
+def test_the_listener_survives_the_end_of_its_session(database: Database, ears: Ears) -> None:
+    terminate = (
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name LIKE '%%/listener'"
+    )
+    for turn in range(3):
+        wait_until(lambda: database.one(terminate, unused=1), "its session is ended")
+        wait_until(lambda t=turn: ears.all >= t + 2, "it is back, and looks at all queues for missed notices")
+    rung = len(ears.rung)
+    insert(database, ["w"], queue_name="q")
+    wait_until(lambda: len(ears.rung) > rung, "it listens again", seconds=2)
+
+
+def test_the_listener_outlives_errors_of_those_it_wakes(database: Database) -> None:
+    class Fragile(Ears):
+        def ring(self, queue_name: str) -> None:
+            super().ring(queue_name)
+            if queue_name == "bad":
+                raise RuntimeError("a bug elsewhere")
+
+    ears = Fragile()
+    with listening(database, ears):
+        wait_until(lambda: ears.all, "it listens")
+        insert(database, ["a"], queue_name="bad")
+        wait_until(lambda: ears.all == 2, "it listens again")
+        insert(database, ["b"], queue_name="good")
+        wait_until(lambda: ears.rung[-1][0] == "good", "it goes on")
+
+
+# --- bells -------------------------------------------------------------------------------------------
+
+
+def test_a_rung_bell_ends_one_wait() -> None:
+    stop = threading.Event()
+    bell = _Bell(stop)
+    bell.set()
+    begun = time.monotonic()
+    assert bell.wait(5) is False, "rung is not stopped"
+    assert bell.wait(0.01) is False
+    assert time.monotonic() - begun < 2
+    assert not bell.is_set()
+
+
+def test_a_bell_rung_before_the_wait_is_not_lost() -> None:
+    """The queue's thread is looking while work arrives: its next wait must end at once."""
+    bell = _Bell(threading.Event())
+    bell.set()
+    ended = threading.Event()
+    threading.Thread(target=lambda: (bell.wait(30), ended.set()), daemon=True).start()
+    assert ended.wait(2)
+
+
+def test_the_stop_event_shows_through_the_bell() -> None:
+    stop = threading.Event()
+    bell = _Bell(stop)
+    stop.set()
+    assert bell.is_set()
+    begun = time.monotonic()
+    assert bell.wait(30) is True
+    assert time.monotonic() - begun < 1
+
+
+def test_an_unknown_queue_is_somebody_elses() -> None:
+    Waker().ring("unknown")
+
+
+# --- parents -----------------------------------------------------------------------------------------
+
+
+def test_a_parent_wakes_when_a_child_is_done() -> None:
+    waker = Waker()
+
+    async def scene() -> float:
+        begun = time.monotonic()
+        waiting = [asyncio.create_task(waker.wait_child_done("p", 30)) for _ in range(3)]
+        other = asyncio.create_task(waker.wait_child_done("other", 0.2))
+        await asyncio.sleep(0)
+        threading.Thread(target=waker.child_done, args=("p",)).start()
+        await asyncio.gather(*waiting)
+        assert not other.done()
+        await other  # by its timeout, without an error
+        return time.monotonic() - begun
+
+    assert asyncio.run(scene()) < 5
+    assert not waker._waiting, "nobody is remembered who no longer waits"
+
+
+def test_a_cancelled_parent_is_forgotten() -> None:
+    waker = Waker()
+
+    async def scene() -> None:
+        task = asyncio.create_task(waker.wait_child_done("p", 30))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(scene())
+    assert not waker._waiting
+
+
+def test_ring_all_wakes_parents_and_bells() -> None:
+    waker = Waker()
+    bell = _Bell(threading.Event())
+    waker._bells["q"] = bell
+
+    async def scene() -> None:
+        task: asyncio.Task[Any] = asyncio.create_task(waker.wait_child_done("p", 30))
+        await asyncio.sleep(0)
+        waker.ring_all()
+        await asyncio.wait_for(task, 5)
+
+    asyncio.run(scene())
+    assert threading.Event.is_set(bell)
