@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import re
 import select
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -52,6 +54,17 @@ def connect(settings: Settings, *, purpose: str, statement_timeout_seconds: floa
     )
     connection.autocommit = True
     return cast(Connection, connection)
+
+
+def unreachable(error: BaseException) -> bool:
+    """Whether an error means that PostgreSQL could not be reached, or went away, rather than said no.
+
+    A broken socket can surface as a bare ``DatabaseError`` without SQLSTATE (seen: "could not send
+    data to server: Connection timed out").
+    """
+    if isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError):
+        return True
+    return isinstance(error, psycopg2.DatabaseError) and error.pgcode is None
 
 
 def wait_readable(connection: Connection, seconds: float) -> bool:
@@ -130,9 +143,9 @@ class OpsPool:
             if idle is not None:
                 try:
                     return self._use(idle, name, params)
-                except (psycopg2.OperationalError, psycopg2.InterfaceError):
+                except psycopg2.Error as error:
                     # A connection that idled through an outage is dead without knowing it: one fresh try.
-                    if not idle.closed:
+                    if not (idle.closed and unreachable(error)):
                         raise
             fresh = connect(
                 self._settings,
@@ -143,9 +156,23 @@ class OpsPool:
         finally:
             self._places.release()
 
+    def run_patiently(self, name: str, /, **params: Any) -> list[Row]:
+        """The same for durable code: waits for PostgreSQL as long as it is away, as DBOS itself does."""
+        while True:
+            try:
+                return self.run(name, **params)
+            except psycopg2.Error as error:
+                if not unreachable(error):
+                    raise
+                time.sleep(random.uniform(0.3, 0.7))  # noqa: S311
+
     def _use(self, connection: Connection, name: str, params: dict[str, Any]) -> list[Row]:
         try:
             return query(connection, name, **params)
+        except psycopg2.Error as error:
+            if unreachable(error) and not error.pgcode:
+                connection.close()
+            raise
         finally:
             if not connection.closed:
                 with self._lock:

@@ -20,7 +20,7 @@ from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
 from services.runtime.database import TCP_OPTIONS
 from services.runtime.executors import Identity
 from services.runtime.schema import sqlalchemy_url
-from services.runtime.waking import Waker, WakingActiveSet, cap_retry_sleep
+from services.runtime.waking import Waker, WakingActiveSet, cap_retry_sleep, retry_client_errors
 from services.settings import Settings
 
 log = logging.getLogger("holdfast.engine")
@@ -32,6 +32,7 @@ class Engine:
     def __init__(self, settings: Settings, identity: Identity, waker: Waker) -> None:
         """Constructs DBOS without connecting. Configured instances may be built after this."""
         cap_retry_sleep()
+        retry_client_errors()
         waker.install()
         self._waker = waker
         config: DBOSConfig = {

@@ -242,12 +242,15 @@ class Sweep:
         *,
         settled_seconds: Callable[[], float],
         on_takeover: Callable[[str, list[Verdict], float], None] = lambda *_: None,
+        running: Callable[[], Collection[str]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._identity = identity
         self._settled_seconds = settled_seconds
         self._on_takeover = on_takeover
+        self._running = running
+        self._strays: dict[tuple[str, str], float] = {}
         self._clock = clock
         self._missing: dict[str, _Missing] = {}
         self._looked_at: float | None = None
@@ -306,6 +309,7 @@ class Sweep:
         if self._clock() >= self._orphans_at:
             self._orphans_at = self._clock() + _ORPHANS_EVERY_SECONDS
             self._adopt_orphans(connection)
+            self._release_strays(connection)
         return taken
 
     def _suspected(self, rows: list[Row]) -> list[tuple[Row, str]]:
@@ -337,7 +341,7 @@ class Sweep:
         return found
 
     def _notice_break(self, rows: list[Row], now: float) -> None:
-        """Too long between two looks: the machine, the database or this thread stood still.
+        """Too long between two looks, or since our own beat: the machine, the database or we stood still.
 
         Told by the database's clock, since a suspended machine stops the monotonic one. Peers get a
         lease to come back, and looks from before the break tell nothing about now.
@@ -346,7 +350,10 @@ class Sweep:
             return
         looked_at = rows[0]["database_time"]
         longest = (self._settings.lease_seconds - self._settings.heartbeat_seconds) / 2
-        if self._looked_at is not None and looked_at - self._looked_at > longest:
+        since_look = 0.0 if self._looked_at is None else looked_at - self._looked_at
+        mine = (row for row in rows if row["executor_id"] == self._identity.executor_id)
+        since_beat = max((row["heartbeat_age_seconds"] for row in mine), default=0.0)
+        if max(since_look, since_beat) > longest:
             self._missing.clear()
             self._judge_from = now + self._settings.lease_seconds
         self._looked_at = looked_at
@@ -411,6 +418,39 @@ class Sweep:
                 )
                 self._on_takeover("orphan", verdicts, 0.0)
 
+    def _release_strays(self, connection: Connection) -> None:
+        """Gives back what is recorded as running here and does not run: a claim whose start failed.
+
+        Judged after a whole lease of the same claim; if it does start after all, DBOS refuses its writes.
+        """
+        if self._running is None:
+            return
+        now = self._clock()
+        mine = {"application": self._identity.application, "version": self._identity.version}
+        rows = query(connection, "own_work", executor_id=self._identity.executor_id, **mine)
+        running = set(self._running())
+        seen = [(row["workflow_id"], row["owner_xid"]) for row in rows if row["workflow_id"] not in running]
+        self._strays = {claim: self._strays.get(claim, now) for claim in seen}
+        lost = {
+            claim[0] for claim, since in self._strays.items() if now - since >= self._settings.lease_seconds
+        }
+        if not lost:
+            return
+        with transaction(connection):
+            verdicts = release(
+                connection,
+                self._identity,
+                self._identity.executor_id,
+                kind="orphan",
+                reason="not running here",
+                crash_limit=self._settings.crash_limit,
+                only=lost,
+            )
+        log.warning(
+            "released %d workflows that never started", len(verdicts), extra={"action": "strays.released"}
+        )
+        self._on_takeover("stray", verdicts, 0.0)
+
 
 def release(
     connection: Connection,
@@ -423,12 +463,13 @@ def release(
     lost_at: datetime | None = None,
     died: bool = False,
     only_waiting: bool = False,
+    only: Collection[str] | None = None,
 ) -> list[Verdict]:
     """Gives the unfinished work of an executor back to the queues; returns what happened to each.
 
     Runs inside the caller's transaction. With ``only_waiting`` only workflows that wait for children
-    go; ``died`` counts a crash for those to blame. Work of other versions stays: this code could not
-    continue it.
+    go, with ``only`` only those with these ids; ``died`` counts a crash for those to blame. Work of
+    other versions stays: this code could not continue it.
     """
     rows = query(
         connection,
@@ -437,7 +478,11 @@ def release(
         application=identity.application,
         version=identity.version,
     )
-    work = [InFlight(**row) for row in rows if row["waits_for_children"] or not only_waiting]
+    work = [
+        InFlight(**row)
+        for row in rows
+        if (row["waits_for_children"] or not only_waiting) and (only is None or row["workflow_id"] in only)
+    ]
     verdicts = judge(
         work,
         died=died,

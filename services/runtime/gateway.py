@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from dbos import DBOSClient, DBOSPortableJSONSerializer
 
 from services.domain.errors import DatabaseUnavailable
-from services.runtime.database import TCP_OPTIONS, OpsPool, Row
+from services.runtime.database import TCP_OPTIONS, OpsPool, Row, unreachable
 from services.runtime.schema import sqlalchemy_url
 from services.settings import Settings
 
@@ -72,8 +72,12 @@ class Gateway:
                 return await loop.run_in_executor(self._threads, partial(function, *args, **kwargs))
         except TimeoutError as error:
             raise DatabaseUnavailable from error
-        except (psycopg2.OperationalError, psycopg2.InterfaceError, sa.exc.TimeoutError) as error:
+        except sa.exc.TimeoutError as error:
             raise DatabaseUnavailable from error
+        except psycopg2.Error as error:
+            if unreachable(error):
+                raise DatabaseUnavailable from error
+            raise
         except sa.exc.DBAPIError as error:
             if (
                 isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError)

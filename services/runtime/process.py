@@ -105,6 +105,7 @@ class Process:
             self.identity,
             settled_seconds=lambda: self.lease.settled_seconds,
             on_takeover=_count_takeover,
+            running=self.active,
         )
         self.listener = Listener(settings, self.waker, purpose=self.identity.purpose("listener"))
         self.gateway = Gateway(

@@ -3,7 +3,8 @@
 DBOS's queue thread sleeps on a stop event between two polls. Here it gets one that can also be rung:
 by a NOTIFY that a trigger sends when work waits, and when a workflow ends here and frees its place.
 Polling at one second stays as the net. What is private to DBOS 3.4.0 and used here has contract
-tests: ``dbos._queue.queue_worker_thread``, ``ActiveWorkflowById``, ``db_retry``'s ``time.sleep``.
+tests: ``dbos._queue.queue_worker_thread``, ``ActiveWorkflowById``, ``db_retry``'s
+``time.sleep`` and ``retriable_postgres_exception``.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ import time
 from collections import defaultdict
 from typing import Any
 
+import dbos._datasource
 import dbos._queue
 import dbos._sys_db
+import dbos._utils
+import psycopg
 import psycopg2
 from dbos._core import ActiveWorkflowById
 
@@ -190,6 +194,24 @@ class _ShortSleep:
         if seconds > RETRY_CAP_SECONDS:
             seconds = RETRY_CAP_SECONDS * random.uniform(0.5, 1.0)  # noqa: S311
         time.sleep(seconds)
+
+
+def retry_client_errors() -> None:
+    """Lets DBOS retry whatever keeps it from reaching PostgreSQL; idempotent.
+
+    Its own rule knows some messages and SQLSTATEs and takes the rest for final: a host name that does
+    not resolve while the database's container is away (seen) ended workflows without an outcome. An
+    error of the driver's that carries no SQLSTATE never came from the server.
+    """
+    original = dbos._utils.retriable_postgres_exception
+
+    def retriable(error: Exception) -> bool:
+        cause = getattr(error, "orig", None)
+        client_side = isinstance(cause, psycopg.OperationalError) and cause.sqlstate is None
+        return client_side or original(error)
+
+    for module in (dbos._sys_db, dbos._datasource):
+        module.retriable_postgres_exception = retriable  # type: ignore[attr-defined]
 
 
 def cap_retry_sleep() -> None:

@@ -12,7 +12,6 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Any, TypedDict, cast
 
-import psycopg2
 from dbos import DBOS, SetWorkflowID
 
 from services.domain.errors import CpuChildDied
@@ -141,10 +140,5 @@ async def _until_done(batch_id: str) -> None:
 
 
 async def _unfinished(batch_id: str) -> bool:
-    """Asks until PostgreSQL answers: an outage makes a batch wait, not fail."""
-    while True:
-        try:
-            rows = await asyncio.to_thread(resources().ops.run, "children_state", workflow_id=batch_id)
-            return bool(rows[0]["unfinished"])
-        except psycopg2.Error:
-            await asyncio.sleep(0.5)
+    rows = await asyncio.to_thread(resources().ops.run_patiently, "children_state", workflow_id=batch_id)
+    return bool(rows[0]["unfinished"])

@@ -16,7 +16,7 @@ from services.workflows.measure import measured, timed_step
 def record(scheduled_at: str) -> dict[str, Any]:
     """Writes the tick's row; a second run of the same tick changes nothing."""
     with timed_step("pulse.record"):
-        rows = resources().ops.run(
+        rows = resources().ops.run_patiently(
             "record_pulse",
             scheduled_at=scheduled_at,
             workflow_id=DBOS.workflow_id,

@@ -17,9 +17,11 @@ from importlib.metadata import version
 from typing import Any
 
 import dbos._core
+import dbos._datasource
 import dbos._queue
 import dbos._scheduler
 import dbos._sys_db
+import dbos._utils
 import psycopg
 import pytest
 import sqlalchemy as sa
@@ -30,7 +32,7 @@ from services.runtime import engine as engine_module
 from services.runtime import waking
 from services.runtime.database import query, transaction
 from services.runtime.engine import guard_schedule
-from services.runtime.waking import Waker, WakingActiveSet, cap_retry_sleep
+from services.runtime.waking import Waker, WakingActiveSet, cap_retry_sleep, retry_client_errors
 from services.workflows import names
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched
@@ -120,6 +122,9 @@ def test_every_private_name_in_use_is_known_here() -> None:
         "dbos._sys_db",
         "dbos._sys_db.time",
         "dbos._core",
+        "dbos._datasource",
+        "dbos._utils",
+        "dbos._utils.retriable_postgres_exception",
         "DBOS()._active_workflows_set",
         "DBOS().background_thread_stop_events",
     }
@@ -448,6 +453,33 @@ def test_the_sleep_between_retries_is_capped(monkeypatch: pytest.MonkeyPatch) ->
     assert max(slept) <= waking.RETRY_CAP_SECONDS * 1.5, f"{look}: {slept}"
     assert min(slept[2:]) >= waking.RETRY_CAP_SECONDS / 2, "it must not hammer a database that is away"
     assert dbos._sys_db.time.monotonic() > 0, "the rest of the module still works"
+
+
+def test_an_unresolved_host_name_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real errors of the driver: while the database's container is away, its name resolves to nothing."""
+    look = "look at retry_client_errors: DBOS no longer asks dbos._sys_db.retriable_postgres_exception"
+    for module in (dbos._sys_db, dbos._datasource):
+        monkeypatch.setattr(module, "retriable_postgres_exception", dbos._utils.retriable_postgres_exception)
+    engine = sa.create_engine("postgresql+psycopg://nobody@host.invalid/nothing")
+    with pytest.raises(sa.exc.OperationalError) as away:
+        engine.connect()
+    assert not dbos._utils.retriable_postgres_exception(away.value), (
+        "DBOS retries it by itself now: delete ours"
+    )
+    retry_client_errors()
+    monkeypatch.setattr(waking.time, "sleep", lambda _: None)
+    failures = iter([away.value, away.value])
+
+    @dbos._sys_db.db_retry()
+    def call() -> str:
+        for error in failures:
+            raise error
+        return "done"
+
+    assert call() == "done", look
+    assert dbos._datasource.retriable_postgres_exception(away.value), look
+    refused = sa.exc.ProgrammingError("SELECT", {}, psycopg.errors.UndefinedTable("no such table"))
+    assert not dbos._sys_db.retriable_postgres_exception(refused), "the server's own no stays final"
 
 
 # --- the schedule -------------------------------------------------------------------------------------

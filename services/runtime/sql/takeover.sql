@@ -65,6 +65,12 @@ WHERE w.status = 'PENDING' AND w.application_name = %(application)s AND w.applic
   AND NOT EXISTS (SELECT FROM ops.executors e
                   WHERE e.executor_id = w.executor_id AND e.state IN ('live', 'draining'))
 
+-- name: own_work
+-- What is recorded as running here, each claim with its token.
+SELECT w.workflow_uuid AS workflow_id, w.owner_xid FROM dbos.workflow_status w
+WHERE w.status = 'PENDING' AND w.executor_id = %(executor_id)s
+  AND w.application_name = %(application)s AND w.application_version = %(version)s
+
 -- name: stranded
 -- Unfinished work of versions that nobody alive runs. Work without a version waits for the latest one.
 SELECT w.application_name AS application, w.application_version, w.status, count(*) AS workflows
