@@ -7,6 +7,7 @@ import secrets
 import socket
 import sys
 import time
+from functools import partial
 
 from services.runtime.executors import Identity, Lease, Sweep
 from services.settings import get_settings
@@ -33,7 +34,7 @@ def hold(count: int) -> None:
             settings, identity, on_fenced=lambda: None, on_desired=lambda _: None, in_flight=lambda: 0
         )
         lease.start()
-        Sweep(settings, identity, settled_seconds=lambda lease=lease: lease.settled_seconds).start()
+        Sweep(settings, identity, settled_seconds=partial(getattr, lease, "settled_seconds")).start()
     print("beating", flush=True)
     while sys.stdin.readline():
         time.sleep(1)

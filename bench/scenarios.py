@@ -66,8 +66,13 @@ def moved(stack: Stack, member: Member, kind: str) -> list[dict[str, Any]]:
         f" FROM ops.handovers WHERE from_executor = '{member.executor_id}' AND kind = '{kind}'"
         " AND workflow_name = 'fibonacci.number'"
     )
+
+    def all_claimed() -> list[dict[str, Any]] | None:
+        rows = stack.query(statement)
+        return rows if all(row["claimed"] for row in rows) else None
+
     return wait_for(
-        lambda: (rows := stack.query(statement)) and all(row["claimed"] for row in rows) and rows,
+        all_claimed,
         60,
         f"the work of {member.executor_id} claimed by others",
         pause_seconds=0.1,
@@ -155,12 +160,7 @@ def _stop_seconds(stack: Stack, member: Member) -> float:
     if not isinstance(stack, ComposeStack):
         wait_for(lambda: not is_alive(member.pid), 30, f"end of {member.name}", pause_seconds=0.005)
         return time.time() - begun
-    stack.exited(member, 30)
-    events = stack.docker(
-        *("events", "--since", f"{begun:.6f}", "--until", f"{time.time():.6f}", "--format", "{{.TimeNano}}"),
-        *("--filter", f"container={member.container}", "--filter", "event=die"),
-    )
-    return int(events.split()[0]) / 1e9 - begun
+    return stack.exited(member, 30).at - begun
 
 
 def outage(stack: Stack, runs: int, *, seconds: float, say: Say) -> Samples:
@@ -183,11 +183,12 @@ def outage(stack: Stack, runs: int, *, seconds: float, say: Say) -> Samples:
             " FROM dbos.operation_outputs"
             f" WHERE workflow_uuid IN ({listed}) AND started_at_epoch_ms > {back * 1000:.0f} GROUP BY 1"
         )
-        rows = wait_for(
-            lambda: len(rows := stack.query(statement)) == len(ids) and rows,  # noqa: B023
-            90,
-            "all 25 go on",
-        )
+
+        def going_on(statement: str = statement) -> list[dict[str, Any]] | None:
+            rows = stack.query(statement)
+            return rows if len(rows) == 25 else None
+
+        rows = wait_for(going_on, 90, "all 25 go on")
         add(samples, name, max(float(row["next"]) for row in rows) - back)
         for workflow_id in ids:
             stack.post(f"/workflows/{workflow_id}/cancel")

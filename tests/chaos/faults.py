@@ -97,7 +97,7 @@ def pause_worker(ground: Ground, *, worker: int, seconds: float) -> Seen:
         time.sleep(seconds)
     finally:
         ground.stack.unpause(victim)
-    code = ground.stack.exited(victim, 15)
+    code = ground.stack.exited(victim, 15).code
     assert code == 75, f"a fenced worker ended with {code}"
     return gone(ground, victim.executor_id)
 

@@ -136,10 +136,10 @@ def off_the_network(stack: ComposeStack, member: Member) -> Iterator[None]:
 
 def stop_seconds(stack: Stack, member: Member, seconds: float) -> tuple[int, float]:
     """SIGTERM; the exit code and how long it took."""
-    begun = time.monotonic()
+    begun = time.time()
     stack.stop(member)
-    code = stack.exited(member, seconds)
-    return code, time.monotonic() - begun
+    ended = stack.exited(member, seconds)
+    return ended.code, ended.at - begun
 
 
 def unfinished_elsewhere(stack: Stack) -> list[dict[str, Any]]:
