@@ -121,10 +121,10 @@ def test_every_private_name_in_use_is_known_here() -> None:
         "dbos._queue.queue_worker_thread",
         "dbos._sys_db",
         "dbos._sys_db.time",
-        "dbos._core",
         "dbos._datasource",
         "dbos._utils",
         "dbos._utils.retriable_postgres_exception",
+        "dbos._core",
         "DBOS()._active_workflows_set",
         "DBOS().background_thread_stop_events",
     }
@@ -480,6 +480,56 @@ def test_an_unresolved_host_name_is_retried(monkeypatch: pytest.MonkeyPatch) -> 
     assert dbos._datasource.retriable_postgres_exception(away.value), look
     refused = sa.exc.ProgrammingError("SELECT", {}, psycopg.errors.UndefinedTable("no such table"))
     assert not dbos._sys_db.retriable_postgres_exception(refused), "the server's own no stays final"
+
+
+_CLIENT_SIDE = psycopg.OperationalError("[Errno -3] Temporary failure in name resolution")
+
+
+@pytest.mark.parametrize(
+    ("error", "retried"),
+    [
+        (_CLIENT_SIDE, True),
+        (psycopg.OperationalError("connection failed: refused"), True),
+        (psycopg.errors.AdminShutdown("terminated"), True),
+        (psycopg.errors.DeadlockDetected("deadlock"), True),
+        (psycopg.errors.QueryCanceled("timeout"), False),
+        (psycopg.errors.UniqueViolation("twice"), False),
+        (psycopg.errors.UndefinedTable("no such table"), False),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
+)
+@pytest.mark.parametrize("module", [dbos._sys_db, dbos._datasource], ids=lambda m: m.__name__)
+def test_what_dbos_retries(
+    monkeypatch: pytest.MonkeyPatch, module: Any, error: psycopg.Error, retried: bool
+) -> None:
+    for patched in (dbos._sys_db, dbos._datasource):
+        monkeypatch.setattr(patched, "retriable_postgres_exception", dbos._utils.retriable_postgres_exception)
+    waking.retry_client_errors()
+    wrapped = sa.exc.OperationalError("SELECT 1", {}, error)
+    assert module.retriable_postgres_exception(wrapped) is retried, (
+        f"look at retry_client_errors: {module.__name__} judges this error otherwise now"
+    )
+
+
+def test_a_client_side_error_is_retried_where_dbos_reads_and_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both users look the function up in their own module, at every call."""
+    look = "look at retry_client_errors: its patch no longer reaches"
+    for patched in (dbos._sys_db, dbos._datasource):
+        monkeypatch.setattr(patched, "retriable_postgres_exception", dbos._utils.retriable_postgres_exception)
+    wrapped = sa.exc.OperationalError("SELECT 1", {}, _CLIENT_SIDE)
+    assert not dbos._utils.retriable_postgres_exception(wrapped), "DBOS does it by itself: the patch can go"
+    waking.retry_client_errors()
+    monkeypatch.setattr(dbos._sys_db, "time", type("Quick", (), {"sleep": staticmethod(lambda _: None)}))
+    failures = iter((True, True, False))
+
+    @dbos._sys_db.db_retry()
+    def call() -> str:
+        if next(failures):
+            raise wrapped
+        return "done"
+
+    assert call() == "done", f"{look} db_retry"
+    assert dbos._datasource._is_retriable_db_error(wrapped, lambda _: False), f"{look} the datasource"
 
 
 # --- the schedule -------------------------------------------------------------------------------------

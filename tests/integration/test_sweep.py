@@ -429,6 +429,58 @@ def test_orphans_of_other_versions_and_applications_stay(database: Database, me:
     assert workflow(database, "v")["status"] == workflow(database, "a")["status"] == "PENDING"
 
 
+# --- strays: claims of our own that never started --------------------------------------------------
+
+
+def stray_sweep(me: Peer, running: set[str]) -> Sweep:
+    return Sweep(
+        me.settings, me.identity, settled_seconds=lambda: 1e9, running=lambda: running, clock=me.clock
+    )
+
+
+def test_a_claim_that_never_starts_goes_back_after_a_lease(database: Database, me: Peer) -> None:
+    me.runs("stray", "runs")
+    sweep, connection = stray_sweep(me, {"runs"}), me.connect("sweep")
+    for _ in range(int(LEASE_SECONDS / 2)):
+        sweep.round(connection)
+        me.clock.move(2)
+    assert handovers(database) == [], "it had no lease's time to start"
+    me.clock.move(1)
+    sweep.round(connection)
+    assert workflow(database, "stray")["status"] == "ENQUEUED"
+    assert workflow(database, "runs")["status"] == "PENDING"
+    ((kind, reason),) = [(h["kind"], h["reason"]) for h in handovers(database)]
+    assert (kind, reason) == ("orphan", "not running here")
+    assert database.one("SELECT count(*) FROM ops.crashes") == 0
+
+
+def test_a_claim_that_starts_late_is_no_stray(database: Database, me: Peer) -> None:
+    me.runs("late")
+    running: set[str] = set()
+    sweep, connection = stray_sweep(me, running), me.connect("sweep")
+    sweep.round(connection)
+    me.clock.move(LEASE_SECONDS - 1)
+    running.add("late")
+    sweep.round(connection)
+    me.clock.move(LEASE_SECONDS)
+    running.clear()  # it ended: its row follows in a moment
+    sweep.round(connection)
+    left_alone(me)
+
+
+def test_a_new_claim_of_the_same_workflow_gets_a_lease_of_its_own(database: Database, me: Peer) -> None:
+    me.runs("again")
+    sweep, connection = stray_sweep(me, set()), me.connect("sweep")
+    sweep.round(connection)
+    me.clock.move(LEASE_SECONDS)
+    database.rows("UPDATE dbos.workflow_status SET owner_xid = 'another claim'")
+    sweep.round(connection)
+    left_alone(me)
+    me.clock.move(LEASE_SECONDS)
+    sweep.round(connection)
+    assert workflow(database, "again")["status"] == "ENQUEUED"
+
+
 # --- several sweepers, and sweeps that break ------------------------------------------------------
 
 
@@ -786,11 +838,24 @@ def test_nobody_is_judged_when_the_database_time_jumped_between_two_looks(
     assert me.round() == []
     left_alone(peer)
     assert peer.beat()  # it is awake again, as we are
+    assert me.beat()
     me.clock.move(LEASE_SECONDS)
     assert me.round() == []
     left_alone(peer)
     peer.silent()
     assert me.round() == [peer.id], "and after that the old rules hold"
+
+
+def test_who_is_late_itself_judges_nobody(me: Peer, peer: Peer) -> None:
+    """The first look of all, after the machine was suspended: only our own beat tells."""
+    me.silent()
+    peer.silent()
+    assert me.round() == []
+    assert me.beat()
+    assert peer.beat()
+    me.clock.move(LEASE_SECONDS)
+    assert me.round() == []
+    left_alone(peer)
 
 
 def test_an_old_first_look_does_not_count_after_a_pause(database: Database, me: Peer, peer: Peer) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import dbos._datasource
 import dbos._queue
 import dbos._scheduler
 import dbos._sys_db
@@ -112,6 +113,8 @@ def launched(
         (dbos._queue, "queue_worker_thread"),
         (dbos._scheduler, "_enqueue_scheduled_workflow"),
         (dbos._sys_db, "time"),
+        (dbos._sys_db, "retriable_postgres_exception"),
+        (dbos._datasource, "retriable_postgres_exception"),
     )
     before = [getattr(module, attribute) for module, attribute in patched]
     peer = Peer.start(database, name)
