@@ -14,7 +14,7 @@ from typing import Any, TypedDict, cast
 
 from dbos import DBOS, SetWorkflowID
 
-from services.domain.errors import CpuChildDied
+from services.domain.errors import CpuChildDied, CpuError
 from services.domain.fibonacci import Method, summary
 from services.runtime.resources import resources
 from services.workflows import names
@@ -57,19 +57,28 @@ def _child_died(error: BaseException) -> bool:
     should_retry=_child_died,
 )
 async def compute(n: int, method: Method) -> Number:
-    """Computes F(n) in a child process; raises ``CpuChildDied`` after five children died over it."""
+    """Computes F(n) in a child process; raises ``CpuError`` when the fifth child has died over it."""
     pool = resources().pool
     if pool is None:
         raise RuntimeError("this process has no CPU pool: Fibonacci numbers belong on a worker")
     with timed_step("fibonacci.compute"):
         started_at = datetime.now(UTC).isoformat()
         status = DBOS.step_status
-        done = await pool.run(summary, n, method)
+        attempt = (status.current_attempt or 0) + 1 if status else 1
+        try:
+            done = await pool.run(summary, n, method)
+        except CpuChildDied as death:
+            if attempt < CHILD_DEATHS_LIMIT:
+                raise
+            # DBOS's own error for the last attempt would only count retries, not say what failed.
+            raise CpuError(
+                f"{attempt} child processes died computing F({n}). The last one: {death}"
+            ) from death
         return Number(
             **done.value,
             executor_id=resources().executor_id,
             pid=done.pid,
-            attempts=(status.current_attempt or 0) + 1 if status else 1,
+            attempts=attempt,
             started_at=started_at,
             seconds=round(done.seconds, 6),
         )
