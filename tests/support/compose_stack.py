@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from services.cli.embedded import free_port
-from tests.support.stack import ROOT, CpuChild, Exit, Member, Stack, clean_environment, wait_for
+from tests.support.stack import ROOT, CpuChild, Exit, Member, Stack, clean_environment, free_ports, wait_for
 
 _TOP = """
 import json, os
@@ -34,7 +33,7 @@ class ComposeStack(Stack):
         super().__init__(workers=workers, **settings)
         self.image = image
         self.project = f"holdfast-test-{secrets.token_hex(4)}"
-        self.port = free_port()
+        self.port = free_ports(1)
         self._since = ""
         self._started = False
 

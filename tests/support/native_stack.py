@@ -18,9 +18,9 @@ import httpx
 import psycopg2
 
 from services.cli.children import is_alive, start_ticks
-from services.cli.embedded import ROOT, die_with_parent, free_port
+from services.cli.embedded import ROOT, die_with_parent
 from services.cli.supervisor import read_state
-from tests.support.stack import CpuChild, Exit, Member, Stack, clean_environment, wait_for
+from tests.support.stack import CpuChild, Exit, Member, Stack, clean_environment, free_ports, wait_for
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _ENDED = re.compile(r"native\s+\| (\S+) ended (?:with exit code (\d+)|by signal (\w+));")
@@ -47,20 +47,13 @@ class NativeStack(Stack):
     def start(self) -> None:
         """Start it in the foreground of nobody, bound to this process's life."""
         self.home.mkdir(parents=True, exist_ok=True)
-        command = ["up", "--data", str(self.home), "--workers", str(self.worker_count)]
+        port = free_ports(1 + self.worker_count)
+        command = ["up", "--data", str(self.home), "--workers", str(self.worker_count), "--port", str(port)]
         with (self.home / "supervisor.log").open("ab") as log:
             self.supervisor = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "services.cli.native",
-                    *command,
-                    "--port",
-                    str(free_port()),
-                    "--quiet",
-                ],
+                [sys.executable, "-m", "services.cli.native", *command, "--quiet"],
                 cwd=ROOT,
-                env=clean_environment(**self.settings),
+                env=clean_environment(HOLDFAST_WORKER_PORT=str(port + 1), **self.settings),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

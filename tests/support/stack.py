@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+
+from services.cli.embedded import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 TERMINAL = {"SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"}
@@ -53,6 +56,22 @@ def measured(condition: Callable[[], T | None], seconds: float, what: str) -> fl
     begun = time.monotonic()
     wait_for(condition, seconds, what, pause_seconds=0.01)
     return time.monotonic() - begun
+
+
+def free_ports(count: int) -> int:
+    """The first of so many free TCP ports in a row.
+
+    Below the range that outgoing connections take theirs from: a process that is started again must find
+    its port free.
+    """
+    while True:
+        first = random.SystemRandom().randrange(20_000, 30_000)
+        try:
+            for port in range(first, first + count):
+                free_port(port)
+        except OSError:
+            continue
+        return first
 
 
 def clean_environment(**settings: str) -> dict[str, str]:
