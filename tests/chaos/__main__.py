@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ class Campaign:
         self.done.append(entry)
         begun = time.monotonic()
         try:
+            self.ground.over()
             entry["seen"] = FAULTS[fault.kind](self.ground, **fault.parameters)
         except Exception as error:  # a fault that breaks off is a finding, not the end of the campaign
             self._trouble(entry, f"{fault.kind}: {type(error).__name__} {error}")
@@ -92,14 +94,16 @@ class Campaign:
         self._say(f"    {text[:1500]}")
 
     def _heal(self) -> float:
-        """Seconds until all is there, nothing is under a process that is gone, and new work succeeds."""
-        begun = time.monotonic()
+        """Waits until all is there, nothing is under a process that is gone, and new work succeeds.
+
+        Seconds since the harm was over.
+        """
         patiently(self.ground.ids, HEAL_SECONDS)
         wait_for(
             lambda: not hands.unfinished_elsewhere(self.stack), 30, "no work under an executor that is gone"
         )
         self.ground.succeeded(self.ground.batch([10, 11, 12]), HEAL_SECONDS)
-        return round(time.monotonic() - begun, 2)
+        return round(time.monotonic() - self.ground.over_at, 2)
 
     def _say(self, text: str) -> None:
         print(text, flush=True)
@@ -203,7 +207,7 @@ def main() -> int:
     print("\n".join(map(str, faults)), flush=True)
     if options.dry_run:
         return 0
-    options.report = options.report or ROOT / ".holdfast" / "chaos" / f"{options.backend}-{options.seed}.md"
+    options.report = options.report or _default_report(options.backend, options.seed)
     options.report.parent.mkdir(parents=True, exist_ok=True)
     home = Path(tempfile.mkdtemp(prefix="holdfast-chaos-"))
     try:
@@ -214,6 +218,12 @@ def main() -> int:
     options.report.write_text(markdown([report]), "utf-8")
     print(markdown([report]))
     return 0 if report["ok"] else 1
+
+
+def _default_report(backend: str, seed: int) -> Path:
+    # With its time: a later run must not hide what an earlier one of the same seed found.
+    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    return ROOT / ".holdfast" / "chaos" / f"{backend}-{seed}-{moment}.md"
 
 
 def docker_answers() -> bool:

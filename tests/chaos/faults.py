@@ -32,6 +32,7 @@ def kill_worker(ground: Ground, *, worker: int, delay: float) -> Seen:
     ground.batch(MIDDLE)
     time.sleep(delay)
     ground.stack.crash(victim)
+    ground.over()
     declared_dead(ground, victim.executor_id)
     return gone(ground, victim.executor_id)
 
@@ -44,6 +45,7 @@ def kill_api(ground: Ground, *, delay: float, posts: int) -> Seen:
         asked = [threads.submit(ground.load.post, "/fibonacci/batches", body, key) for key in keys]
         time.sleep(delay)
         ground.stack.crash(victim)
+        ground.over()
         answered = sum(1 for future in asked if future.result())
     return {"answered": answered, "of": posts}
 
@@ -53,6 +55,7 @@ def rolling_restart(ground: Ground) -> Seen:
     took = []
     for member in [*ground.workers(), patiently(ground.stack.api)]:
         code, seconds = hands.stop_seconds(ground.stack, member, GRACE_SECONDS + 10)
+        ground.over()
         ground.journal.write("exit", who=member.executor_id, code=code, seconds=round(seconds, 2))
         took.append(seconds)
         assert code == 0, f"{member.name} ended with {code}"
@@ -80,6 +83,7 @@ def same_id_twice(ground: Ground, *, worker: int) -> Seen:
     done = hands.run_inside(
         ground.stack, "worker", code, HOLDFAST_WORKER_PORT="0", HOLDFAST_DATABASE_WAIT_SECONDS="5"
     )
+    ground.over()
     assert done.returncode == 1, (
         f"the twin ended with {done.returncode}: {done.stdout[-500:]}{done.stderr[-300:]}"
     )
@@ -97,6 +101,7 @@ def pause_worker(ground: Ground, *, worker: int, seconds: float) -> Seen:
         time.sleep(seconds)
     finally:
         ground.stack.unpause(victim)
+        ground.over()
     code = ground.stack.exited(victim, 15).code
     assert code == 75, f"a fenced worker ended with {code}"
     return gone(ground, victim.executor_id)
@@ -110,6 +115,7 @@ def cut_network(ground: Ground, *, worker: int, seconds: float) -> Seen:
     with hands.off_the_network(ground.stack, victim):
         time.sleep(seconds)
         declared_dead(ground, victim.executor_id)
+        ground.over()
     return gone(ground, victim.executor_id)
 
 
@@ -137,6 +143,7 @@ def poison(ground: Ground) -> Seen:
         return answer.status_code == 200 and answer.json()["status"] == "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
 
     wait_for(parked, 180, "poison parked", pause_seconds=0.3)
+    ground.over()
     seconds = time.monotonic() - begun
     ground.succeeded(batch_id, 180)
     return {"parked_seconds": round(seconds, 1)}
@@ -160,6 +167,7 @@ def one_key(ground: Ground, *, posts: int) -> Seen:
 
     with ThreadPoolExecutor(posts) as threads:
         ids = {answer["workflow_id"] for answer in threads.map(post, range(posts)) if answer}
+    ground.over()
     assert len(ids) == 1, f"one key stands for {ids}"
     other = ground.stack.request(
         "POST", "/fibonacci/batches", json={"numbers": [14]}, headers={"Idempotency-Key": key}
@@ -173,6 +181,7 @@ def all_workers_down(ground: Ground, *, seconds: float) -> Seen:
     begun = now()
     with hands.workers_gone(ground.stack, ground.workers()):
         time.sleep(seconds)
+        ground.over()
     ground.journal.write("downtime", **{"from": begun, "to": now()}, reason="all workers killed")
     back = time.monotonic()
     ground.succeeded(batch_id, 120)
@@ -190,6 +199,7 @@ def all_workers_paused(ground: Ground, *, seconds: float) -> Seen:
     finally:
         for member in members:
             ground.stack.unpause(member)
+        ground.over()
     ground.journal.write("downtime", **{"from": begun, "to": now()}, reason="all workers paused")
     ground.succeeded(batch_id, 120)
     return {}

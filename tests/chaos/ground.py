@@ -39,7 +39,13 @@ class Ground:
         self.stack = stack
         self.load = load
         self.journal = journal
+        self.over_at = time.monotonic()
+        """When the harm was over, monotonic: recovery counts from here, whatever the fault looks at after."""
         self._posts = 0
+
+    def over(self) -> None:
+        """The harm is done, or undone; the last call of a fault counts."""
+        self.over_at = time.monotonic()
 
     def key(self, what: str) -> str:
         """A key of its own."""

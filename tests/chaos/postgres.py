@@ -37,6 +37,7 @@ def _postgres(ground: Ground, how: str, seconds: float) -> Seen:
                 _probe(ground)
                 time.sleep(0.5)
         time.sleep(max(0.0, deadline - time.monotonic()))
+        ground.over()
     ground.journal.write("downtime", **{"from": begun, "to": now()}, reason=f"PostgreSQL {how}")
     complete(ground)
     after = ground.ids()
@@ -64,6 +65,7 @@ def kill_and_restart_postgres(ground: Ground, *, worker: int, delay: float, seco
     time.sleep(delay)
     with hands.postgres_gone(ground.stack, "fast"):
         time.sleep(seconds)
+        ground.over()
     ground.journal.write("downtime", **{"from": begun, "to": now()}, reason="PostgreSQL restarted")
     complete(ground)
     declared_dead(ground, victim.executor_id)
@@ -80,6 +82,7 @@ def terminate_backends(ground: Ground, *, times: int) -> Seen:
             " WHERE usename LIKE 'holdfast%' AND pid <> pg_backend_pid()",
         )
         time.sleep(1)
+    ground.over()
     complete(ground)
     after = ground.ids()
     return {"executors_replaced": len(before - after)}
@@ -106,6 +109,7 @@ def idle_connections(ground: Ground, *, seconds: float) -> Seen:
         held = threads.submit(hands.run_inside, ground.stack, "worker", code)
         ground.batch(MIDDLE)
         done = held.result()
+    ground.over()
     assert done.stdout.strip(), done.stderr[-500:]
     return {"connections": int(done.stdout.split()[0])}
 
@@ -118,6 +122,7 @@ def row_lock(ground: Ground, *, seconds: float) -> Seen:
     )
     before = ground.ids()
     hands.as_superuser(ground.stack, lock)
+    ground.over()
     complete(ground)
     after = ground.ids()
     return {"executors_replaced": len(before - after)}

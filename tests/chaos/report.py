@@ -78,8 +78,8 @@ def markdown(reports: list[dict[str, Any]]) -> str:
         )
     lines += [
         "",
-        "Recovery: from the end of the fault until all processes are ready, no work is under a process that "
-        "is gone, and a new batch has succeeded.",
+        "Recovery: from the end of the harm (the signal, the order to start PostgreSQL, the last cut) until "
+        "all processes are ready, no work is under a process that is gone, and a new batch has succeeded.",
         "",
         "| row | fault | runs (goal) | failed | recovery median | max |",
         "|--:|---|--:|--:|--:|--:|",
@@ -90,8 +90,11 @@ def markdown(reports: list[dict[str, Any]]) -> str:
             f"| {row['row']} | {row['text']} | {row['runs']} ({goal}) | {row['failed']} "
             f"| {row['recovery_median_seconds']} s | {row['recovery_max_seconds']} s |"
         )
-    most = max((row["runs"] for row in by_kind(faults)), default=0)
-    if most:
+    failed = sum(not fault["ok"] for fault in faults)
+    if failed:
+        lines += ["", f"{failed} of {len(faults)} faults failed a check of their own; see below."]
+    elif faults:
+        most = max(row["runs"] for row in by_kind(faults))
         bounds = [f"{min(100, 300 / n):.1f} % at n = {n}" for n in (most, len(faults))]
         lines += ["", f"Zero failures in n runs bound their rate at 3/n (95 %): {', '.join(bounds)} (all)."]
     troubles = [f"- {r['backend']}, seed {r['seed']}: {t}" for r in reports for t in r["troubles"]]
