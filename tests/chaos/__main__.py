@@ -83,6 +83,7 @@ class Campaign:
             self._trouble(entry, f"{fault.kind}: not healed: {error}")
             healed = False
         self.journal.write("fault", fault=entry)
+        entry["load"] = round(os.getloadavg()[0], 1)
         told = ", ".join(f"{name} {value}" for name, value in entry["seen"].items())
         verdict = "healed" if entry["ok"] else "TROUBLE"
         self._say(f"{fault.number:3} {fault.kind}: {verdict} {entry['recovery_seconds']} s; {told}")
@@ -178,6 +179,7 @@ def campaign(options: argparse.Namespace, faults: list[Fault], home: Path) -> di
         "seed": options.seed,
         "minutes": options.minutes,
         "planned": len(faults),
+        "recovery_from": "harm",
         "faults": run.done,
         "answers": load.counts,
         "troubles": run.troubles,

@@ -35,6 +35,11 @@ def by_kind(faults: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+def _comparable(fault: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
+    """Without a recovery time where an older campaign counted it from a later moment."""
+    return fault if report.get("recovery_from") == "harm" else {**fault, "recovery_seconds": None}
+
+
 def totals(reports: list[dict[str, Any]]) -> dict[str, Any]:
     """What the audits found, added up."""
     found: dict[str, Any] = {"faults": 0, "accepted": 0, "lost": 0, "doubled": 0, "stuck": 0, "failed": 0}
@@ -47,9 +52,18 @@ def totals(reports: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _seconds(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.1f} s"
+
+
+def _load(report: dict[str, Any]) -> str:
+    loads = [fault["load"] for fault in report["faults"] if "load" in fault]
+    return f"{statistics.median(loads):.0f}" if loads else "not noted"
+
+
 def markdown(reports: list[dict[str, Any]]) -> str:
     """One document for all of them."""
-    faults = [fault for report in reports for fault in report["faults"]]
+    faults = [_comparable(fault, report) for report in reports for fault in report["faults"]]
     sums = totals(reports)
     lines = [
         "# Recovery report",
@@ -63,17 +77,24 @@ def markdown(reports: list[dict[str, Any]]) -> str:
         f"{sums['unknown']} without an answer; these and those refused with 503 were repeated with "
         "their keys until accepted.",
         "",
-        "| backend | seed | minutes | faults | accepted | invariants |",
-        "|---|--:|--:|--:|--:|---|",
+        "| backend | seed | minutes | load | faults done (planned) | accepted | invariants |",
+        "|---|--:|--:|--:|--:|--:|---|",
     ]
     for report in reports:
         broken = [str(f["invariant"]) for f in report["findings"] if not f["ok"]]
         verdict = (
-            "all hold" if report["ok"] else "**broken: " + (", ".join(broken) or "a fault's own check") + "**"
+            "**not audited**"
+            if not report["findings"]
+            else "all hold"
+            if not broken
+            else f"**broken: {', '.join(broken)}**"
         )
+        if report["troubles"]:
+            verdict += f"; {len(report['troubles'])} troubles, see below"
         accepted = totals([report])["accepted"]
         lines.append(
-            f"| {report['backend']} | {report['seed']} | {report['minutes']:g} | {len(report['faults'])} "
+            f"| {report['backend']} | {report['seed']} | {report['minutes']:g} | {_load(report)} "
+            f"| {len(report['faults'])} ({report['planned']}) "
             f"| {accepted} | {verdict} |"
         )
     lines += [
@@ -88,7 +109,7 @@ def markdown(reports: list[dict[str, Any]]) -> str:
         goal = GOALS_OF.get(row["kind"]) or GOALS[row["row"]]
         lines.append(
             f"| {row['row']} | {row['text']} | {row['runs']} ({goal}) | {row['failed']} "
-            f"| {row['recovery_median_seconds']} s | {row['recovery_max_seconds']} s |"
+            f"| {_seconds(row['recovery_median_seconds'])} | {_seconds(row['recovery_max_seconds'])} |"
         )
     failed = sum(not fault["ok"] for fault in faults)
     if failed:
