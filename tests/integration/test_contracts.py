@@ -511,27 +511,6 @@ def test_what_dbos_retries(
     )
 
 
-def test_a_client_side_error_is_retried_where_dbos_reads_and_writes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both users look the function up in their own module, at every call."""
-    look = "look at retry_client_errors: its patch no longer reaches"
-    for patched in (dbos._sys_db, dbos._datasource):
-        monkeypatch.setattr(patched, "retriable_postgres_exception", dbos._utils.retriable_postgres_exception)
-    wrapped = sa.exc.OperationalError("SELECT 1", {}, _CLIENT_SIDE)
-    assert not dbos._utils.retriable_postgres_exception(wrapped), "DBOS does it by itself: the patch can go"
-    waking.retry_client_errors()
-    monkeypatch.setattr(dbos._sys_db, "time", type("Quick", (), {"sleep": staticmethod(lambda _: None)}))
-    failures = iter((True, True, False))
-
-    @dbos._sys_db.db_retry()
-    def call() -> str:
-        if next(failures):
-            raise wrapped
-        return "done"
-
-    assert call() == "done", f"{look} db_retry"
-    assert dbos._datasource._is_retriable_db_error(wrapped, lambda _: False), f"{look} the datasource"
-
-
 # --- the schedule -------------------------------------------------------------------------------------
 
 

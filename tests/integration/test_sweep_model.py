@@ -30,7 +30,7 @@ from typing import Any
 
 import psycopg2
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -49,8 +49,9 @@ from tests.support.executors import identity, insert
 
 TICK = 0.05
 LEASE, BEAT, LOOK, SWEEP = 5.0, 1.0, 0.15, 0.25
-EXAMPLES = int(os.environ.get("HOLDFAST_MODEL_EXAMPLES", "15"))
-"""About half a second each; raise it for a search by night."""
+_SEARCHED = os.environ.get("HOLDFAST_MODEL_EXAMPLES")
+EXAMPLES = int(_SEARCHED or "15")
+"""About half a second each; set the variable for a search, which also shrinks what it finds."""
 
 
 @dataclass
@@ -165,6 +166,11 @@ class World(RuleBasedStateMachine):
         except psycopg2.Error:
             if executor.sweep_connection is not None:
                 executor.sweep_connection.close()
+
+    def all_look(self) -> None:
+        for executor in list(self.everyone.values()):
+            if executor.runs and executor.lock_lost_at is None:
+                self.look(executor)
 
     def judge(self, victim: Executor, sweeper: Executor) -> None:
         """The property: was this takeover allowed?"""
@@ -292,10 +298,13 @@ class World(RuleBasedStateMachine):
             self.end(executor)
 
     @precondition(lambda self: self.up)
-    @rule(choice=st.integers(0, 9), what=st.sampled_from(["lease", "%"]))
-    def lose_sessions(self, choice: int, what: str) -> None:
+    @rule(choice=st.integers(0, 9), what=st.sampled_from(["lease", "%"]), looks=st.booleans())
+    def lose_sessions(self, choice: int, what: str, looks: bool) -> None:
+        """``looks``: its peers happen to look just now."""
         if executor := self.pick(choice, lambda e: e.alive):
             self.terminate(executor.name, what=what)
+            if looks:
+                self.all_look()
 
     @precondition(lambda self: self.up)
     @rule(seconds=st.sampled_from([0.0, 0.5, 3.0, 8.0]))
@@ -312,18 +321,14 @@ class World(RuleBasedStateMachine):
         self.down_until = self.now + seconds
         self.advance(seconds)
         if sweeps_first:
-            for executor in list(self.everyone.values()):
-                if executor.runs and executor.lock_lost_at is None:
-                    self.look(executor)
+            self.all_look()
 
     @precondition(lambda self: self.up)
     @rule(seconds=st.sampled_from([3.0, 60.0, 3600.0]), sweeps_first=st.booleans())
     def machine_is_suspended(self, seconds: float, sweeps_first: bool) -> None:
         self.move(seconds, monotonic=False)
         if sweeps_first:
-            for executor in list(self.everyone.values()):
-                if executor.runs and executor.lock_lost_at is None:
-                    self.look(executor)
+            self.all_look()
 
     @precondition(lambda self: self.up)
     @rule(choice=st.integers(0, 9))
@@ -449,10 +454,15 @@ def test_the_living_live_and_the_dead_are_found(database: Database, monkeypatch:
         lease_seconds=LEASE, heartbeat_seconds=BEAT, sweep_seconds=SWEEP, second_look_seconds=LOOK
     )
 
-    options = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
-    run_state_machine_as_test(
-        Machine,
-        settings=settings(max_examples=EXAMPLES, stateful_step_count=25, **options),  # type: ignore[arg-type]
+    quickly = settings(
+        max_examples=EXAMPLES,
+        stateful_step_count=25,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        # Shrinking takes minutes: the search does it, the everyday run names its seed.
+        phases=[Phase.generate, Phase.shrink] if _SEARCHED else [Phase.generate],
     )
+    run_state_machine_as_test(Machine, settings=quickly)
     print(f"{len(ran)} runs, {sum(ran)} takeovers in {time.monotonic() - begun:.1f} s")  # noqa: T201
     assert sum(ran) > 0, "no run saw a takeover: the model tests nothing"
