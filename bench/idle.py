@@ -9,7 +9,8 @@ import sys
 import time
 from functools import partial
 
-from services.runtime.executors import Identity, Lease, Sweep
+from services.runtime.executors import Identity, Lease
+from services.runtime.sweep import Sweep
 from services.settings import get_settings
 from services.workflows import names
 

@@ -26,10 +26,12 @@ from services.runtime import logs, metrics
 from services.runtime.cpu_pool import CpuPool
 from services.runtime.database import OpsPool, Row, connect, query, transaction
 from services.runtime.engine import Engine, guard_schedule
-from services.runtime.executors import Identity, Lease, Sweep, release
+from services.runtime.executors import Identity, Lease
 from services.runtime.gateway import Gateway
 from services.runtime.ledger import EffectLedger
 from services.runtime.resources import Resources, provide
+from services.runtime.sweep import Sweep
+from services.runtime.takeover import release
 from services.runtime.waking import Listener, Waker
 from services.settings import Role, Settings
 

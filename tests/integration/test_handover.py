@@ -14,8 +14,8 @@ import pytest
 
 from services.runtime import process as process_module
 from services.runtime.database import transaction
-from services.runtime.executors import release
 from services.runtime.process import Process
+from services.runtime.takeover import release
 from services.workflows import names
 from services.workflows.composition import Worker
 from tests.support.database import Database, wait_until

@@ -16,9 +16,10 @@ from typing import Any
 import psycopg2
 import pytest
 
-from services.runtime import executors
+from services.runtime import sweep as sweep_module
+from services.runtime import takeover
 from services.runtime.database import connect, query, transaction
-from services.runtime.executors import HEARTBEAT_LATE, LOCK_LOST, Sweep
+from services.runtime.sweep import HEARTBEAT_LATE, LOCK_LOST, Sweep
 from services.workflows import names
 from tests.support.database import Database, wait_until
 from tests.support.executors import (
@@ -513,7 +514,7 @@ def test_two_sweepers_at_once_one_wins(database: Database) -> None:
 @contextmanager
 def broken(monkeypatch: pytest.MonkeyPatch, statement: str, break_: Callable[[Any], None]) -> Iterator[None]:
     """Calls ``break_`` with the connection when that statement is about to run."""
-    original = executors.query
+    original = sweep_module.query
 
     def query_or_break(connection: Any, name: str, /, **parameters: Any) -> Any:
         if name == statement:
@@ -521,7 +522,8 @@ def broken(monkeypatch: pytest.MonkeyPatch, statement: str, break_: Callable[[An
         return original(connection, name, **parameters)
 
     with monkeypatch.context() as patch:
-        patch.setattr(executors, "query", query_or_break)
+        for module in (sweep_module, takeover):
+            patch.setattr(module, "query", query_or_break)
         yield
 
 

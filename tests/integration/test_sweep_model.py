@@ -42,7 +42,9 @@ from hypothesis.stateful import (
 
 from services.runtime import executors
 from services.runtime.database import Connection, connect, transaction
-from services.runtime.executors import Lease, Sweep, release
+from services.runtime.executors import Lease
+from services.runtime.sweep import Sweep
+from services.runtime.takeover import release
 from services.settings import Settings
 from tests.support.database import Database
 from tests.support.executors import identity, insert

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.runtime.database import Connection, Row, connect, query, transaction
-from services.runtime.executors import Identity, Lease, Sweep
+from services.runtime.executors import Identity, Lease
+from services.runtime.sweep import Sweep
 from services.settings import Settings
 from services.workflows import names
 from tests.support.database import Database, wait_until

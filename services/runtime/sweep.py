@@ -1,0 +1,261 @@
+"""The sweep: every executor looks at its peers, and takes over the work of the dead.
+
+A peer whose lock is missing on two looks, or whose heartbeat is older than the lease, is declared dead
+and its work goes back to the queues, in one transaction. docs/recovery.md says when nobody is judged.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import psycopg2
+
+from services.domain.poison import Verdict
+from services.runtime.database import Connection, Row, connect, query, transaction
+from services.runtime.executors import Identity
+from services.runtime.takeover import release
+from services.settings import Settings
+
+log = logging.getLogger("holdfast.sweep")
+
+LOCK_LOST = "lock lost"
+HEARTBEAT_LATE = "heartbeat late"
+
+# The orphan anti-join is dearer than a look and rarely finds anything.
+_ORPHANS_EVERY_SECONDS = 2.0
+
+
+@dataclass
+class _Missing:
+    since: float
+    together: bool
+
+
+class Sweep:
+    """Looks at the peers of one application and takes over the work of the dead.
+
+    Any number of sweeps may run; a verdict is one transaction that only one of them wins. A
+    database error ends a round, and the next one finishes it. ``on_takeover`` is told of each
+    takeover (reason, verdicts on its work, seconds since the loss) for metrics and logs.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        identity: Identity,
+        *,
+        settled_seconds: Callable[[], float],
+        on_takeover: Callable[[str, list[Verdict], float], None] = lambda *_: None,
+        running: Callable[[], Collection[str]] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._identity = identity
+        self._settled_seconds = settled_seconds
+        self._on_takeover = on_takeover
+        self._running = running
+        self._strays: dict[tuple[str, str], float] = {}
+        self._clock = clock
+        self._missing: dict[str, _Missing] = {}
+        self._looked_at: float | None = None
+        self._judge_from = float("-inf")
+        self._orphans_at = 0.0
+        self._connection: Connection | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sweep", daemon=True)
+
+    def start(self) -> None:
+        """Starts to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends after the round under way."""
+        self._stop.set()
+        self._thread.join(timeout=2)
+        if self._connection is not None:
+            self._connection.close()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            pause = self._settings.sweep_seconds * random.uniform(0.8, 1.2)  # noqa: S311
+            try:
+                if self._connection is None or self._connection.closed:
+                    self._connection = connect(self._settings, purpose=self._identity.purpose("sweep"))
+                self.round(self._connection)
+                if self._missing:
+                    pause = self._settings.second_look_seconds
+            except psycopg2.Error as error:
+                log.warning(
+                    "sweep failed, trying again: %s", str(error).strip(), extra={"action": "sweep.failed"}
+                )
+                if self._connection is not None:
+                    self._connection.close()
+            except Exception:
+                log.exception("sweep goes on after an error", extra={"action": "sweep.failed"})
+            self._stop.wait(pause)
+
+    def round(self, connection: Connection) -> list[str]:
+        """One look at everyone; returns the ids of the executors taken over. Raises ``psycopg2.Error``."""
+        taken = []
+        failed: psycopg2.Error | None = None
+        for row, reason in self._suspected(query(connection, "look")):
+            try:
+                if self.take_over(connection, row["executor_id"], reason):
+                    taken.append(row["executor_id"])
+                    self._missing.pop(row["executor_id"], None)
+            except psycopg2.Error as error:
+                # A row that somebody else holds locked must not hold up everyone else's work.
+                if connection.closed:
+                    raise
+                failed = error
+        if failed is not None:
+            raise failed
+        if self._clock() >= self._orphans_at:
+            self._orphans_at = self._clock() + _ORPHANS_EVERY_SECONDS
+            self._adopt_orphans(connection)
+            self._release_strays(connection)
+        return taken
+
+    def _suspected(self, rows: list[Row]) -> list[tuple[Row, str]]:
+        now = self._clock()
+        self._notice_break(rows, now)
+        unlocked = {row["executor_id"] for row in rows if row["lock_pid"] is None}
+        new = unlocked - self._missing.keys()
+        for known in list(self._missing):
+            if known not in unlocked:
+                del self._missing[known]
+        for executor_id in new:
+            # Several locks gone at one look are the database's doing, not deaths.
+            self._missing[executor_id] = _Missing(now, together=len(new) > 1)
+        if now < self._judge_from or self._settled_seconds() < self._settings.lease_seconds:
+            # Our own session ended lately, so others may still be coming back: neither sign tells yet.
+            return []
+        found = []
+        for row in rows:
+            peer = row["executor_id"]
+            if row["application"] != self._identity.application or peer == self._identity.executor_id:
+                continue
+            missing = self._missing.get(peer)
+            twice = missing is not None and now - missing.since >= self._settings.second_look_seconds
+            if row["heartbeat_age_seconds"] > self._settings.lease_seconds:
+                # Silence with the lock gone is a death, silence with the lock held a hang.
+                found.append((row, LOCK_LOST if twice else HEARTBEAT_LATE))
+            elif missing is not None and twice and not missing.together:
+                found.append((row, LOCK_LOST))
+        return found
+
+    def _notice_break(self, rows: list[Row], now: float) -> None:
+        """Too long between two looks, or since our own beat: the machine, the database or we stood still.
+
+        Told by the database's clock, since a suspended machine stops the monotonic one. Peers get a
+        lease to come back, and looks from before the break tell nothing about now.
+        """
+        if not rows:
+            return
+        looked_at = rows[0]["database_time"]
+        longest = (self._settings.lease_seconds - self._settings.heartbeat_seconds) / 2
+        since_look = 0.0 if self._looked_at is None else looked_at - self._looked_at
+        mine = (row for row in rows if row["executor_id"] == self._identity.executor_id)
+        since_beat = max((row["heartbeat_age_seconds"] for row in mine), default=0.0)
+        if max(since_look, since_beat) > longest:
+            self._missing.clear()
+            self._judge_from = now + self._settings.lease_seconds
+        self._looked_at = looked_at
+
+    def take_over(self, connection: Connection, executor_id: str, reason: str) -> bool:
+        """Declares an executor dead and releases its work; false when it lives or another sweep was first."""
+        missing = self._missing.get(executor_id)
+        with transaction(connection):
+            rows = query(
+                connection,
+                "mark_dead",
+                executor_id=executor_id,
+                by=self._identity.executor_id,
+                reason=reason,
+                missing_seconds=self._clock() - missing.since if missing else 0.0,
+                lease_seconds=self._settings.lease_seconds,
+            )
+            if not rows:
+                return False
+            query(connection, "end_sessions", executor_id=executor_id)
+            verdicts = release(
+                connection,
+                self._identity,
+                executor_id,
+                kind="takeover",
+                reason=reason,
+                lost_at=rows[0]["lost_at"],
+                crash_limit=self._settings.crash_limit,
+                # Killed while it drained (its grace or the database ended): no workflow's doing.
+                died=reason == LOCK_LOST and not rows[0]["draining"],
+            )
+        seconds = rows[0]["seconds_since_loss"]
+        log.warning(
+            "took over %d workflows of %s (%s) after %.2f s",
+            len(verdicts),
+            executor_id,
+            reason,
+            seconds,
+            extra={"action": "takeover.completed", "lost_executor_id": executor_id, "reason": reason},
+        )
+        self._on_takeover(reason, verdicts, seconds)
+        return True
+
+    def _adopt_orphans(self, connection: Connection) -> None:
+        mine = {"application": self._identity.application, "version": self._identity.version}
+        for row in query(connection, "orphans", **mine):
+            with transaction(connection):
+                verdicts = release(
+                    connection,
+                    self._identity,
+                    row["executor_id"],
+                    kind="orphan",
+                    reason="no live executor",
+                    crash_limit=self._settings.crash_limit,
+                )
+            if verdicts:
+                log.warning(
+                    "released %d orphaned workflows of %s",
+                    len(verdicts),
+                    row["executor_id"],
+                    extra={"action": "orphans.released", "lost_executor_id": row["executor_id"]},
+                )
+                self._on_takeover("orphan", verdicts, 0.0)
+
+    def _release_strays(self, connection: Connection) -> None:
+        """Gives back what is recorded as running here and does not run: a claim whose start failed.
+
+        Judged after a whole lease of the same claim; if it does start after all, DBOS refuses its writes.
+        """
+        if self._running is None:
+            return
+        now = self._clock()
+        mine = {"application": self._identity.application, "version": self._identity.version}
+        rows = query(connection, "own_work", executor_id=self._identity.executor_id, **mine)
+        running = set(self._running())
+        seen = [(row["workflow_id"], row["owner_xid"]) for row in rows if row["workflow_id"] not in running]
+        self._strays = {claim: self._strays.get(claim, now) for claim in seen}
+        lost = {
+            claim[0] for claim, since in self._strays.items() if now - since >= self._settings.lease_seconds
+        }
+        if not lost:
+            return
+        with transaction(connection):
+            verdicts = release(
+                connection,
+                self._identity,
+                self._identity.executor_id,
+                kind="orphan",
+                reason="not running here",
+                crash_limit=self._settings.crash_limit,
+                only=lost,
+            )
+        log.warning(
+            "released %d workflows that never started", len(verdicts), extra={"action": "strays.released"}
+        )
+        self._on_takeover("stray", verdicts, 0.0)

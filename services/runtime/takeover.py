@@ -1,0 +1,99 @@
+"""Giving the unfinished work of an executor back to the queues: after its death, or at its drain."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from datetime import datetime
+from typing import Any, Literal
+
+from services.domain.poison import InFlight, Verdict, judge
+from services.runtime.database import Connection, query
+from services.runtime.executors import Identity
+
+log = logging.getLogger("holdfast.takeover")
+
+Kind = Literal["takeover", "handover", "orphan"]
+
+
+def release(
+    connection: Connection,
+    identity: Identity,
+    executor_id: str,
+    *,
+    kind: Kind,
+    reason: str,
+    crash_limit: int,
+    lost_at: datetime | None = None,
+    died: bool = False,
+    only_waiting: bool = False,
+    only: Collection[str] | None = None,
+) -> list[Verdict]:
+    """Gives the unfinished work of an executor back to the queues; returns what happened to each.
+
+    Runs inside the caller's transaction. With ``only_waiting`` only workflows that wait for children
+    go, with ``only`` only those with these ids; ``died`` counts a crash for those to blame. Work of
+    other versions stays: this code could not continue it.
+    """
+    rows = query(
+        connection,
+        "unfinished_work",
+        executor_id=executor_id,
+        application=identity.application,
+        version=identity.version,
+    )
+    work = [
+        InFlight(**row)
+        for row in rows
+        if (row["waits_for_children"] or not only_waiting) and (only is None or row["workflow_id"] in only)
+    ]
+    verdicts = judge(
+        work,
+        died=died,
+        crash_limit=crash_limit,
+        suspects_queue=identity.suspects_queue,
+        leaf_queues=identity.leaf_queues,
+    )
+    if not verdicts:
+        return []
+    counted = [v for v in verdicts if v.counted]
+    if counted:
+        query(
+            connection,
+            "count_crashes",
+            workflow_ids=[v.work.workflow_id for v in counted],
+            crashes=[v.crashes for v in counted],
+            steps=[v.work.steps_recorded for v in counted],
+            queues=[v.work.home_queue or v.work.queue_name for v in counted],
+            parked=[v.action == "park" for v in counted],
+        )
+    parked = [v.work.workflow_id for v in verdicts if v.action == "park"]
+    if parked:
+        query(connection, "park_work", workflow_ids=parked, executor_id=executor_id)
+        log.error("parked %s", ", ".join(parked), extra={"action": "workflow.parked", "workflow_ids": parked})
+    released = [v for v in verdicts if v.action != "park"]
+    query(
+        connection,
+        "release_work",
+        executor_id=executor_id,
+        workflow_ids=[v.work.workflow_id for v in released],
+        queues=[v.queue_name for v in released],
+    )
+    _record(
+        connection, verdicts, executor_id=executor_id, by=identity, kind=kind, reason=reason, lost_at=lost_at
+    )
+    return verdicts
+
+
+def _record(
+    connection: Connection, verdicts: list[Verdict], *, executor_id: str, by: Identity, **fields: Any
+) -> None:
+    query(
+        connection,
+        "record_handovers",
+        workflow_ids=[v.work.workflow_id for v in verdicts],
+        workflow_names=[v.work.name for v in verdicts],
+        executor_id=executor_id,
+        by=by.executor_id,
+        **fields,
+    )
