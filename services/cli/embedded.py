@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -49,7 +50,14 @@ def die_with_parent(signum: int) -> Callable[[], None]:
 
 
 def free_port(wanted: int = 0) -> int:
-    """A free TCP port on 127.0.0.1: the wanted one or, given 0, any. Raises ``OSError`` when it is taken."""
+    """A free TCP port on 127.0.0.1: the wanted one or, given 0, any. Raises ``OSError`` when it is taken.
+
+    Any means one below the range that outgoing connections take theirs from: what is started again must
+    find its port free.
+    """
+    while not wanted:
+        with suppress(OSError):
+            return free_port(random.SystemRandom().randrange(20_000, 30_000))
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", wanted))

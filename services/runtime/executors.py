@@ -109,8 +109,13 @@ class Lease:
 
     @property
     def database_up(self) -> bool:
-        """Whether the last beat went through: what requests ask before they try."""
-        return time.monotonic() - self.last_beat < self._settings.heartbeat_seconds + 0.7
+        """Whether PostgreSQL is within reach, as far as the beats know: what requests ask before they try.
+
+        A lost session tells at once. A late beat may be a busy machine's, so it gets time: until then
+        a request that PostgreSQL does not answer ends by its own limit.
+        """
+        silence = time.monotonic() - self.last_beat
+        return self._session_since is not None and silence < self._break_seconds
 
     @property
     def settled_seconds(self) -> float:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from services.cli.children import is_alive
+from services.cli.embedded import free_port
 from services.cli.supervisor import read_state
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,18 +31,12 @@ def wait_until(condition: Callable[[], bool], what: str, timeout_seconds: float 
         time.sleep(0.05)
 
 
-def a_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Native:
     """One data directory and the commands on it."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.port = a_free_port()
+        self.port = free_port()
 
     def run(self, command: str, *options: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -130,7 +125,7 @@ def test_it_returns_when_all_is_ready_and_says_what_runs(ready: Native) -> None:
 
 def test_a_second_start_says_what_runs(ready: Native) -> None:
     for options in (["--detach"], []):
-        done = ready.run("up", "--port", str(a_free_port()), *options)
+        done = ready.run("up", "--port", str(free_port()), *options)
         assert done.returncode == 1
         assert len(done.stderr.splitlines()) == 1
         assert f"pid {ready.state['pid']}" in done.stderr and "make down" in done.stderr
@@ -239,7 +234,7 @@ def test_clean_removes_the_data_wherever_they_are(tmp_path_factory: pytest.TempP
 
 def test_a_setting_that_cannot_be_is_refused_in_words(tmp_path: Path) -> None:
     done = subprocess.run(
-        [*COMMAND, "up", "--data", str(tmp_path / "home"), "--port", str(a_free_port())],
+        [*COMMAND, "up", "--data", str(tmp_path / "home"), "--port", str(free_port())],
         cwd=ROOT,
         env={**os.environ, "HOLDFAST_DRAIN_SECONDS": "60"},
         capture_output=True,
