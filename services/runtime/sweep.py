@@ -62,6 +62,7 @@ class Sweep:
         self._strays: dict[tuple[str, str], float] = {}
         self._clock = clock
         self._missing: dict[str, _Missing] = {}
+        self._watching_since = float("inf")
         self._looked_at: float | None = None
         self._judge_from = float("-inf")
         self._orphans_at = 0.0
@@ -123,6 +124,7 @@ class Sweep:
 
     def _suspected(self, rows: list[Row]) -> list[tuple[Row, str]]:
         now = self._clock()
+        self._watching_since = min(self._watching_since, now)
         self._notice_break(rows, now)
         unlocked = {row["executor_id"] for row in rows if row["lock_pid"] is None}
         new = unlocked - self._missing.keys()
@@ -142,10 +144,13 @@ class Sweep:
                 continue
             missing = self._missing.get(peer)
             twice = missing is not None and now - missing.since >= self._settings.second_look_seconds
-            if row["heartbeat_age_seconds"] > self._settings.lease_seconds:
-                # Silence with the lock gone is a death, silence with the lock held a hang.
-                found.append((row, LOCK_LOST if twice else HEARTBEAT_LATE))
-            elif missing is not None and twice and not missing.together:
+            late = row["heartbeat_age_seconds"] > self._settings.lease_seconds
+            if late and missing is None:
+                # A hang. Who has only begun to look cannot tell it from a machine that was suspended and
+                # whose processes are about to beat again.
+                if now - self._watching_since >= 2 * self._settings.heartbeat_seconds:
+                    found.append((row, HEARTBEAT_LATE))
+            elif twice and missing is not None and (late or not missing.together):
                 found.append((row, LOCK_LOST))
         return found
 

@@ -222,6 +222,32 @@ def test_lock_gone_and_silent_is_a_death_not_a_hang(me: Peer, peer: Peer) -> Non
     assert peer.row["reason"] == LOCK_LOST
 
 
+def test_lock_gone_and_silent_at_the_first_look_is_a_death_too(me: Peer, peer: Peer) -> None:
+    """One worker alone, killed by poison, whose next incarnation starts after more than a lease: the second
+    look tells the death, and without it no crash would ever be counted there."""
+    peer.die()
+    peer.silent()
+    assert me.round() == []
+    me.clock.move(me.settings.second_look_seconds + 0.001)
+    assert me.round() == [peer.id]
+    assert peer.row["reason"] == LOCK_LOST
+    assert me.database.one("SELECT count(*) FROM ops.crashes") == 2
+
+
+def test_a_newcomer_gives_the_silent_two_beats(database: Database, peer: Peer) -> None:
+    """Started right after the machine was suspended: everyone looks silent, and is about to beat."""
+    newcomer = Peer.start(database, "worker-newcomer")
+    newcomer.sweep._watching_since = float("inf")
+    peer.silent()
+    assert newcomer.round() == []
+    newcomer.clock.move(2 * newcomer.settings.heartbeat_seconds - 0.01)
+    assert newcomer.round() == []
+    left_alone(peer)
+    newcomer.clock.move(0.02)
+    assert newcomer.round() == [peer.id]
+    assert peer.row["reason"] == HEARTBEAT_LATE
+
+
 # --- not a death ----------------------------------------------------------------------------------
 
 

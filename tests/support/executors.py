@@ -83,6 +83,8 @@ class Peer:
             clock=clock,
         )
         peer.takeovers = []
+        # It has looked for a while, as nearly everyone who sweeps.
+        peer.sweep._watching_since = clock() - 60
         return peer
 
     sweep: Sweep = field(init=False)
