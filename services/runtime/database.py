@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import re
 import select
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import resources
@@ -18,6 +19,8 @@ import psycopg2.extensions
 import psycopg2.extras
 
 from services.settings import Settings
+
+log = logging.getLogger("holdfast.database")
 
 Row = dict[str, Any]
 Connection = psycopg2.extensions.connection
@@ -54,6 +57,34 @@ def connect(settings: Settings, *, purpose: str, statement_timeout_seconds: floa
     )
     connection.autocommit = True
     return cast(Connection, connection)
+
+
+def wait_until_prepared(settings: Settings, *, purpose: str, give_up: Callable[[], bool]) -> None:
+    """Waits for a migrated database, at most ``database_wait_seconds``, saying so.
+
+    Raises the last ``psycopg2.Error`` when the time is over or ``give_up`` says so.
+    """
+    deadline = time.monotonic() + settings.database_wait_seconds
+    while True:
+        try:
+            connection = connect(settings, purpose=purpose)
+            try:
+                query(connection, "schema_version")
+                return
+            finally:
+                connection.close()
+        except psycopg2.Error as error:
+            text = str(error).strip().splitlines()[0]
+            if give_up() or time.monotonic() > deadline:
+                log.error(  # noqa: TRY400
+                    "PostgreSQL not usable after %g s: %s",
+                    settings.database_wait_seconds,
+                    text,
+                    extra={"action": "executor.no_database"},
+                )
+                raise
+            log.warning("waiting for PostgreSQL: %s", text, extra={"action": "executor.waiting"})
+            time.sleep(0.5)
 
 
 def unreachable(error: BaseException) -> bool:

@@ -18,20 +18,19 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-import psycopg2
 from prometheus_client import REGISTRY
 
 from services.domain.poison import Verdict
 from services.runtime import logs, metrics
 from services.runtime.cpu_pool import CpuPool
-from services.runtime.database import OpsPool, Row, connect, query, transaction
+from services.runtime.database import OpsPool, Row, wait_until_prepared
 from services.runtime.engine import Engine, guard_schedule
 from services.runtime.executors import Identity, Lease
 from services.runtime.gateway import Gateway
 from services.runtime.ledger import EffectLedger
 from services.runtime.resources import Resources, provide
 from services.runtime.sweep import Sweep
-from services.runtime.takeover import release
+from services.runtime.takeover import hand_over
 from services.runtime.waking import Listener, Waker
 from services.settings import Role, Settings
 
@@ -173,7 +172,9 @@ class Process:
     def _start(self) -> None:
         if self.application.uses_cpu_pool:
             self.pool = CpuPool(self.settings.slots)
-        self._wait_for_database()
+        wait_until_prepared(
+            self.settings, purpose=self.identity.purpose("start"), give_up=lambda: self.stopping
+        )
         self._engine = Engine(self.settings, self.identity, self.waker)
         self.application.prepare(self.settings)
         ledger = (
@@ -209,29 +210,6 @@ class Process:
         # Scrapes run in threads, and are bounded as requests are: a frozen server took them 4.5 s.
         assert self._loop is not None
         return asyncio.run_coroutine_threadsafe(self.gateway.ops(statement), self._loop).result()
-
-    def _wait_for_database(self) -> None:
-        deadline = time.monotonic() + self.settings.database_wait_seconds
-        while True:
-            try:
-                connection = connect(self.settings, purpose=self.identity.purpose("start"))
-                try:
-                    query(connection, "schema_version")
-                    return
-                finally:
-                    connection.close()
-            except psycopg2.Error as error:
-                text = str(error).strip().splitlines()[0]
-                if self.stopping or time.monotonic() > deadline:
-                    log.error(  # noqa: TRY400
-                        "PostgreSQL not usable after %g s: %s",
-                        self.settings.database_wait_seconds,
-                        text,
-                        extra={"action": "executor.no_database"},
-                    )
-                    raise
-                log.warning("waiting for PostgreSQL: %s", text, extra={"action": "executor.waiting"})
-                time.sleep(0.5)
 
     def _database_now(self) -> datetime:
         # Rests on the monotonic clock, so that a wall clock that jumps between two beats is noticed.
@@ -278,39 +256,8 @@ class Process:
         )
 
     def _hand_over(self, only_waiting: bool) -> list[Verdict] | None:
-        """Gives work back to the queues; the last call signs this executor off in the same transaction.
-
-        None when the database did not let it.
-        """
-        try:
-            connection = connect(self.settings, purpose=self.identity.purpose("drain"))
-        except psycopg2.Error as error:
-            log.warning(
-                "cannot hand over: %s", str(error).strip(), extra={"action": "executor.hand_over_failed"}
-            )
-            return None
-        try:
-            with transaction(connection):
-                verdicts = release(
-                    connection,
-                    self.identity,
-                    self.executor_id,
-                    kind="handover",
-                    reason="drain",
-                    crash_limit=self.settings.crash_limit,
-                    only_waiting=only_waiting,
-                )
-                if not only_waiting:
-                    query(connection, "leave", executor_id=self.executor_id, reason="drained")
-        except psycopg2.Error as error:
-            # Peers then take the work over by the lease.
-            log.warning(
-                "hand over failed: %s", str(error).strip(), extra={"action": "executor.hand_over_failed"}
-            )
-            return None
-        finally:
-            connection.close()
-        metrics.HANDED_OVER.inc(len(verdicts))
+        verdicts = hand_over(self.settings, self.identity, only_waiting=only_waiting)
+        metrics.HANDED_OVER.inc(len(verdicts or ()))
         return verdicts
 
     def _end(self) -> None:

@@ -7,9 +7,12 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any, Literal
 
+import psycopg2
+
 from services.domain.poison import InFlight, Verdict, judge
-from services.runtime.database import Connection, query
+from services.runtime.database import Connection, connect, query, transaction
 from services.runtime.executors import Identity
+from services.settings import Settings
 
 log = logging.getLogger("holdfast.takeover")
 
@@ -97,3 +100,32 @@ def _record(
         by=by.executor_id,
         **fields,
     )
+
+
+def hand_over(settings: Settings, identity: Identity, *, only_waiting: bool) -> list[Verdict] | None:
+    """A draining executor's own work back to the queues; None when the database did not let it.
+
+    Without ``only_waiting`` all that is left goes, and the executor signs off in the same transaction.
+    """
+    try:
+        connection = connect(settings, purpose=identity.purpose("drain"))
+        try:
+            with transaction(connection):
+                verdicts = release(
+                    connection,
+                    identity,
+                    identity.executor_id,
+                    kind="handover",
+                    reason="drain",
+                    crash_limit=settings.crash_limit,
+                    only_waiting=only_waiting,
+                )
+                if not only_waiting:
+                    query(connection, "leave", executor_id=identity.executor_id, reason="drained")
+        finally:
+            connection.close()
+    except psycopg2.Error as error:
+        # Peers then take the work over by the lease.
+        log.warning("hand over failed: %s", str(error).strip(), extra={"action": "executor.hand_over_failed"})
+        return None
+    return verdicts

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg2
 import pytest
 
-from services.runtime import process as process_module
+from services.runtime import takeover
 from services.runtime.database import transaction
 from services.runtime.process import Process
 from services.runtime.takeover import release
@@ -238,14 +238,14 @@ def test_a_hand_over_is_tried_again_when_the_database_breaks_it(
     process, _engine, peer = draining_process(database)
     peer.runs("a")
     failures = iter((True, True, True, False))
-    original = process_module.query
+    original = takeover.query
 
     def query(connection: Any, name: str, /, **parameters: Any) -> Any:
         if name == "leave" and next(failures, False):
             database.rows("SELECT pg_terminate_backend(%(pid)s, 5000)", pid=connection.info.backend_pid)
         return original(connection, name, **parameters)
 
-    monkeypatch.setattr(process_module, "query", query)
+    monkeypatch.setattr(takeover, "query", query)
     asyncio.run(process.drain())
     assert peer.state == "drained"
     assert left_behind(database, peer.id) == 0
@@ -261,7 +261,7 @@ def test_a_drain_without_a_database_ends_all_the_same(
     def refuse(*_: Any, **__: Any) -> Any:
         raise psycopg2.OperationalError("connection refused")
 
-    monkeypatch.setattr(process_module, "connect", refuse)
+    monkeypatch.setattr(takeover, "connect", refuse)
     begun = time.monotonic()
     asyncio.run(process.drain())
     assert time.monotonic() - begun < 4
