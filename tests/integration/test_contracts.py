@@ -183,6 +183,17 @@ def test_release_work_is_reenqueue_for_recovery(app: Launched, queue: str | None
     assert untouched_ours["status"] == "PENDING", "release_work moved work of another executor"
 
 
+@pytest.mark.parametrize("status", ["CANCELLED", "SUCCESS", "ENQUEUED", "DELAYED"])
+def test_release_work_moves_only_what_runs(database: Database, status: str) -> None:
+    """Its caller has the rows locked; the statement does not rely on it."""
+    _running(database, "w", status=status)
+    before = workflow(database, "w")
+    released = database.run(
+        "release_work", executor_id="worker-dead", workflow_ids=["w"], queues=["elsewhere"]
+    )
+    assert (released, workflow(database, "w")) == ([], before)
+
+
 def test_park_work_is_dead_letter_workflows(app: Launched) -> None:
     database = app.database
     _running(database, "ours", "theirs", "ours-done", "theirs-done")
