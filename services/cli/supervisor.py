@@ -50,6 +50,8 @@ class Supervisor:
         self.settings = get_settings()
         self.secrets = home / "secrets"
         self.logs = home / "logs"
+        # Before the ports are looked at: an API that was left behind may still be letting go of its own.
+        self._end_left_overs()
         try:
             api_port = free_port(port)
         except OSError as error:
@@ -73,7 +75,6 @@ class Supervisor:
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(signum, self._on_signal)
         self.logs.mkdir(parents=True, exist_ok=True)
-        self._end_left_overs()
         self._write_state()
         try:
             self._prepare()
