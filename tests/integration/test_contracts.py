@@ -38,6 +38,7 @@ from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched
 from tests.support.executors import Peer, claim, handovers, insert, workflow
 
+_QUEUES = ("contract-q", "contract-parents")
 _gates: dict[str, threading.Event] = {}
 _entered: dict[str, threading.Event] = {}
 
@@ -82,7 +83,7 @@ def _tick(scheduled_at: datetime, context: Any) -> None:
 def app(database: Database) -> Iterator[Launched]:
     _gates.clear()
     _entered.clear()
-    with launched(database) as made:
+    with launched(database, queues=_QUEUES) as made:
         yield made
         for gate in _gates.values():
             gate.set()
@@ -641,7 +642,7 @@ def test_a_zombies_checkpoint_bounces(app: Launched, claimed: bool) -> None:
 def test_startup_recovers_only_its_own_id(database: Database) -> None:
     """DBOS's own recovery must not compete: ids are never used twice, so it finds nothing."""
     insert(database, ["of-another"], status="PENDING", executor_id="worker-alive", name="contract.quick")
-    with launched(database) as app:
+    with launched(database, queues=_QUEUES) as app:
         app.queue("contract-q")
         app.enqueue("contract.quick", queue="contract-q", workflow_id="mine")
         app.wait("mine")

@@ -65,7 +65,7 @@ def app(database: Database) -> Iterator[Launched]:
     def prepare() -> None:
         _scene.ledger = EffectLedger(database.settings(), purpose="holdfast/worker-engine/effects")
 
-    with launched(database, prepare=prepare) as made:
+    with launched(database, queues=[QUEUE], prepare=prepare) as made:
         made.queue(QUEUE, worker_concurrency=None)
         yield made
         _scene.go_on.set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -103,11 +103,16 @@ def _watch_parked(engine: Engine) -> list[threading.Event]:
 
 @contextmanager
 def launched(
-    database: Database, name: str = "worker-engine", *, prepare: Callable[[], None] = lambda: None
+    database: Database,
+    name: str = "worker-engine",
+    *,
+    queues: Iterable[str] = (),
+    prepare: Callable[[], None] = lambda: None,
 ) -> Iterator[Launched]:
     """Registers an executor and launches DBOS under its id; destroys it afterwards.
 
-    ``prepare`` runs when DBOS exists and before its launch.
+    ``prepare`` runs when DBOS exists and before its launch. DBOS finds a queue that is registered later
+    only within a second: ``queues`` are there before.
     """
     patched = (
         (dbos._queue, "queue_worker_thread"),
@@ -124,6 +129,8 @@ def launched(
     parked: list[threading.Event] = []
     try:
         prepare()
+        for queue in queues:
+            outside.register_queue(queue, worker_concurrency=4)
         engine.launch()
         parked = _watch_parked(engine)
         yield Launched(database, engine, waker, peer, outside)
