@@ -27,7 +27,11 @@ Connection = psycopg2.extensions.connection
 
 # A peer that vanished without a FIN (pulled cable, paused host) is noticed in about 5 s: three
 # keepalives a second apart after 2 s of silence, and no more than 4 s for unacknowledged data.
-TCP_OPTIONS: dict[str, int] = {
+TCP_OPTIONS: dict[str, Any] = {
+    # No Kerberos: nobody here uses it, and looking for its credentials costs every connection time. A
+    # process crashed once inside libpq's connect, while several threads reconnected at once; krb5, which
+    # this keeps out, is the part of it known for that.
+    "gssencmode": "disable",
     "connect_timeout": 3,
     "keepalives": 1,
     "keepalives_idle": 2,
@@ -46,14 +50,13 @@ def connect(settings: Settings, *, purpose: str, statement_timeout_seconds: floa
     ``psycopg2.OperationalError`` when PostgreSQL can't be reached within 3 s.
     """
     milliseconds = int(statement_timeout_seconds * 1000)
-    options: dict[str, Any] = TCP_OPTIONS
     connection = psycopg2.connect(
         settings.database_url,
         application_name=purpose[:63],
         options=f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
         " -c idle_in_transaction_session_timeout=10000",
         cursor_factory=psycopg2.extras.RealDictCursor,
-        **options,
+        **TCP_OPTIONS,
     )
     connection.autocommit = True
     return cast(Connection, connection)
