@@ -1,9 +1,6 @@
 -- The invariants of a Holdfast database, for `holdfast verify`. Read only; each is one pass over an index
 -- or one table, fine at 1e5 workflows. "Finished" is SUCCESS, ERROR, CANCELLED or parked.
 
--- name: audit_now
-SELECT clock_timestamp() AS now
-
 -- name: audit_requests
 -- Idempotency keys: each stands for one workflow of its own. A key without a workflow was claimed by a
 -- request that died before it enqueued, so it was never answered with 2xx.

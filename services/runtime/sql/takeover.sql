@@ -94,7 +94,3 @@ WHERE w.status IN ('ENQUEUED', 'PENDING') AND w.application_name = %(application
                   WHERE e.application = w.application_name AND e.application_version = w.application_version
                     AND e.state IN ('live', 'draining'))
 RETURNING w.workflow_uuid AS workflow_id, w.name AS workflow_name, coalesce(w.executor_id, '') AS executor_id
-
--- name: workflow_handovers
-SELECT workflow_id, kind, reason, from_executor, released_by, to_executor, lost_at, released_at, claimed_at
-FROM ops.handovers WHERE workflow_id = %(workflow_id)s ORDER BY handover_id LIMIT 200

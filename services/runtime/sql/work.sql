@@ -34,10 +34,6 @@ SELECT max(scheduled_at) AS scheduled_at, clock_timestamp() AS now FROM ops.puls
 SELECT count(*) FILTER (WHERE status IN ('ENQUEUED', 'PENDING', 'DELAYED')) AS unfinished, count(*) AS children
 FROM dbos.workflow_status WHERE parent_workflow_id = %(workflow_id)s
 
--- name: workflow_terminal
-SELECT status NOT IN ('ENQUEUED', 'PENDING', 'DELAYED') AS terminal
-FROM dbos.workflow_status WHERE workflow_uuid = %(workflow_id)s
-
 -- name: unfinished_by_status
 -- Unfinished and parked work by name and queue; served by DBOS's partial indexes.
 SELECT status, name AS workflow_name, coalesce(queue_name, '') AS queue_name, count(*) AS workflows
