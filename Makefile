@@ -7,6 +7,8 @@ COMPOSE := docker compose
 NATIVE := $(BIN)/python -m services.cli.native
 SEED ?= 1
 MINUTES ?= 5
+BACKEND ?= native
+RUNS ?= 10
 
 .PHONY: help up native down demo test lint lock chaos bench image clean venv
 
@@ -68,8 +70,8 @@ lint: .venv/ready ## format, rules, types, imports, Dockerfile
 chaos: .venv/ready ## faults under load: SEED=... MINUTES=...
 	@$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES)
 
-bench: .venv/ready ## how long a takeover takes
-	@$(BIN)/python -m bench.takeover
+bench: .venv/ready ## how long a takeover takes: BACKEND=native|compose RUNS=...
+	@$(BIN)/python -m bench.takeover --backend $(BACKEND) --runs $(RUNS)
 
 image: ## build the image
 	@$(COMPOSE) build

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from services.cli.children import is_alive
+from tests.chaos.hands import off_the_network
 from tests.support.compose_stack import ComposeStack
 from tests.support.stack import Member, Stack, wait_for
 
@@ -59,6 +60,14 @@ def victim_at_work(stack: Stack, batch_id: str, turn: int) -> Member:
     return wait_for(find, 30, f"a worker in the middle of {batch_id}", pause_seconds=0.02)
 
 
+def lost_work(stack: Stack, batch_id: str, victim: Member) -> bool:
+    """Whether the victim's end took anything of the batch; in this order, for it may move in between."""
+    if any(row["executor_id"] == victim.executor_id for row in stack.running(batch_id)):
+        return True
+    statement = f"SELECT 1 AS one FROM ops.handovers WHERE from_executor = '{victim.executor_id}' LIMIT 1"
+    return bool(stack.query(statement))
+
+
 def moved(stack: Stack, member: Member, kind: str) -> list[dict[str, Any]]:
     """The numbers that left a worker, once all are claimed by others."""
     statement = (
@@ -87,34 +96,36 @@ def ran_again(stack: Stack, batch_id: str, rows: list[dict[str, Any]], since: fl
     return [start - since for start in starts if start > since]
 
 
-def kill(stack: Stack, runs: int, *, numbers: int, prefix: str, say: Say, seed: int = 1) -> Samples:
+def kill(
+    stack: Stack, samples: Samples, runs: int, *, numbers: int, prefix: str, say: Say, seed: int = 1
+) -> None:
     """SIGKILL of a worker in the middle of steps: until claimed by a peer, until the body runs again."""
-    samples: Samples = {}
     generator = random.Random(seed)
-    for run in range(runs):
+    first = f"{prefix}: first claimed by a peer"
+    for run in range(2 * runs):
+        if len(samples.get(first, [])) == runs:
+            return
         workers_ready(stack)
         batch_id = stack.start_batch(numbers=[SHORT] * numbers)
         victim = victim_at_work(stack, batch_id, run)
         time.sleep(generator.uniform(0, 0.3))
         killed_at = kill_now(stack, victim)
-        if not any(row["executor_id"] == victim.executor_id for row in stack.running(batch_id)):
-            # It had just finished: nothing of this batch was lost.
+        if not lost_work(stack, batch_id, victim):
+            # It had just finished: nothing of this batch was lost, and the run does not count.
             stack.finished_batch(batch_id, 180)
             continue
         rows = moved(stack, victim, "takeover")
-        add(samples, f"{prefix}: first claimed by a peer", min(row["claimed"] for row in rows) - killed_at)
+        add(samples, first, min(row["claimed"] for row in rows) - killed_at)
         add(samples, f"{prefix}: all claimed by peers", max(row["claimed"] for row in rows) - killed_at)
         again = ran_again(stack, batch_id, rows, killed_at)
         if again:
             add(samples, f"{prefix}: a step's body runs again", min(again))
             add(samples, f"{prefix}: every step's body runs again", max(again))
-        say(f"{prefix} {run + 1}/{runs}: claimed after {rows[0]['claimed'] - killed_at:.3f} s")
-    return samples
+        say(f"{prefix} {len(samples[first])}/{runs}: claimed after {rows[0]['claimed'] - killed_at:.3f} s")
 
 
-def pause(stack: Stack, runs: int, *, say: Say) -> Samples:
+def pause(stack: Stack, samples: Samples, runs: int, *, say: Say) -> None:
     """SIGSTOP of a worker in the middle of steps, until its work is claimed."""
-    samples: Samples = {}
     for run in range(runs):
         workers_ready(stack)
         batch_id = stack.start_batch(numbers=[LONG] * 3)
@@ -125,15 +136,28 @@ def pause(stack: Stack, runs: int, *, say: Say) -> Samples:
             rows = moved(stack, victim, "takeover")
         finally:
             stack.unpause(victim)
-        add(samples, "SIGSTOP: claimed by a peer", min(row["claimed"] for row in rows) - paused_at)
+        add(samples, "SIGSTOP: claimed by a peer", max(row["claimed"] for row in rows) - paused_at)
         stack.post(f"/workflows/{batch_id}/cancel")
         say(f"SIGSTOP {run + 1}/{runs}: {samples['SIGSTOP: claimed by a peer'][-1]:.3f} s")
-    return samples
 
 
-def terminate(stack: Stack, runs: int, *, say: Say) -> Samples:
+def cut(stack: ComposeStack, samples: Samples, runs: int, *, say: Say) -> None:
+    """A worker's container taken off the network in the middle of steps, until its work is claimed."""
+    name = "network cut: claimed by a peer"
+    for run in range(runs):
+        workers_ready(stack)
+        batch_id = stack.start_batch(numbers=[LONG] * 3)
+        victim = victim_at_work(stack, batch_id, run)
+        cut_at = time.time()
+        with off_the_network(stack, victim):
+            rows = moved(stack, victim, "takeover")
+        add(samples, name, max(row["claimed"] for row in rows) - cut_at)
+        stack.post(f"/workflows/{batch_id}/cancel")
+        say(f"network cut {run + 1}/{runs}: {samples[name][-1]:.3f} s")
+
+
+def terminate(stack: Stack, samples: Samples, runs: int, *, say: Say) -> None:
     """SIGTERM inside a step longer than the drain, until peers run it; and the stop of an idle worker."""
-    samples: Samples = {}
     name = "SIGTERM: claimed by a peer after the drain's limit"
     for run in range(runs):
         workers_ready(stack)
@@ -151,7 +175,6 @@ def terminate(stack: Stack, runs: int, *, say: Say) -> Samples:
         wait_for(lambda: not stack.executors()[member.executor_id]["in_flight"], 30, "an idle worker")  # noqa: B023
         add(samples, "SIGTERM: an idle worker ends", _stop_seconds(stack, member))
         say(f"idle stop {run + 1}/{runs}: {samples['SIGTERM: an idle worker ends'][-1]:.3f} s")
-    return samples
 
 
 def _stop_seconds(stack: Stack, member: Member) -> float:
@@ -163,9 +186,8 @@ def _stop_seconds(stack: Stack, member: Member) -> float:
     return stack.exited(member, 30).at - begun
 
 
-def outage(stack: Stack, runs: int, *, seconds: float, say: Say) -> Samples:
+def outage(stack: Stack, samples: Samples, runs: int, *, seconds: float, say: Say) -> None:
     """PostgreSQL away: until the slowest of 25 blocked workflows goes on after it is started again."""
-    samples: Samples = {}
     name = f"PostgreSQL away {seconds:g} s: the slowest of 25 workflows goes on"
     for run in range(runs):
         workers_ready(stack)
@@ -194,7 +216,6 @@ def outage(stack: Stack, runs: int, *, seconds: float, say: Say) -> Samples:
             stack.post(f"/workflows/{workflow_id}/cancel")
         say(f"outage {run + 1}/{runs}: {samples[name][-1]:.3f} s")
         time.sleep(LEASE_SECONDS + 1)
-    return samples
 
 
 def _postmaster(stack: Stack) -> float | None:
@@ -204,7 +225,7 @@ def _postmaster(stack: Stack) -> float | None:
         return None
 
 
-def idle_cost(stack: Stack, *, seconds: float, say: Say) -> Samples:
+def idle_cost(stack: Stack, samples: Samples, *, seconds: float, say: Say) -> None:
     """Transactions a second and executor of an idle stack."""
     workers_ready(stack)
     time.sleep(3)
@@ -214,7 +235,7 @@ def idle_cost(stack: Stack, *, seconds: float, say: Say) -> Samples:
     rate = (transactions(stack) - before - 2) / (time.monotonic() - begun)
     per_executor = rate / (stack.worker_count + 1)
     say(f"idle: {per_executor:.2f} transactions a second and executor")
-    return {"idle: transactions a second and executor, everything": [round(per_executor, 3)]}
+    add(samples, "idle: transactions a second and executor, everything", per_executor)
 
 
 def transactions(stack: Stack) -> int:

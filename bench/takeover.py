@@ -1,8 +1,8 @@
 """How long a takeover takes: ``python -m bench.takeover --runs 50 --backend native|compose``.
 
 Starts a Holdfast of its own (plain processes, or a Compose project with its own name), measures, ends
-it, and writes ``bench/results/takeover-BACKEND.json`` and ``.md``. Times are of one clock: the host's,
-which the database shares.
+it, and writes ``bench/results/takeover-BACKEND.json`` and ``.md``; ``--only SCENARIO`` renews that part
+of them. Times are of one clock: the host's, which the database shares.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,22 @@ IMAGE = "holdfast-bench"
 LIMITS: dict[str, tuple[float | None, float | None, float | None]] = {
     "SIGKILL, free slots: first claimed by a peer": (0.5, 1.0, None),
     "SIGSTOP: claimed by a peer": (None, None, LEASE_SECONDS + 1),
+    "network cut: claimed by a peer": (None, None, LEASE_SECONDS + 1),
     "SIGTERM: claimed by a peer after the drain's limit": (None, None, 1.0),
     "SIGTERM: an idle worker ends": (None, None, 1.0),
     "PostgreSQL away 20 s: the slowest of 25 workflows goes on": (None, None, 2.0),
     "idle: transactions a second and executor, lease and sweep": (None, None, 10.0),
 }
+SCENARIOS = ("kill", "saturated", "pause", "cut", "terminate", "outage", "idle", "lease")
+ORDER = (
+    "SIGKILL, free slots",
+    "SIGKILL, saturated",
+    "SIGSTOP",
+    "network cut",
+    "SIGTERM",
+    "PostgreSQL away 20 s",
+    "idle",
+)
 SETTINGS = {
     "HOLDFAST_DRAIN_SECONDS": f"{DRAIN_SECONDS:g}",
     "HOLDFAST_FIBONACCI_MAX_N": "38",
@@ -55,38 +67,42 @@ def new_stack(backend: str, home: Path, *, workers: int, **settings: str) -> Sta
 
 
 def measure(samples: Samples, backend: str, runs: int, only: str, say: Say) -> None:
-    """All scenarios whose name holds ``only``, into ``samples``."""
-    few = max(3, runs // 5)
+    """All scenarios, or ``only`` that one, into ``samples``."""
     home = Path(tempfile.mkdtemp(prefix="holdfast-bench-"))
 
-    def scenario(name: str, run: Callable[[], Samples]) -> None:
-        if only in name:
-            samples.update(run())
+    def on_free_slots(stack: Stack) -> dict[str, Callable[[], None]]:
+        kills = partial(
+            scenarios.kill, stack, samples, runs, numbers=3, prefix="SIGKILL, free slots", say=say
+        )
+        found: dict[str, Callable[[], None]] = {
+            "kill": kills,
+            "pause": partial(scenarios.pause, stack, samples, runs, say=say),
+            "terminate": partial(scenarios.terminate, stack, samples, runs, say=say),
+            "outage": partial(scenarios.outage, stack, samples, runs, seconds=20, say=say),
+            "idle": partial(scenarios.idle_cost, stack, samples, seconds=30, say=say),
+        }
+        if isinstance(stack, NativeStack):
+            found["lease"] = partial(lease_and_sweep, stack, samples, say)
+        if isinstance(stack, ComposeStack):
+            found["cut"] = partial(scenarios.cut, stack, samples, runs, say=say)
+        return found
 
     try:
-        # More slots than numbers: whoever takes over has a place free.
-        with running_stack(new_stack(backend, home / "a", workers=3, HOLDFAST_CPU_SLOTS="4")) as stack:
-            free = "SIGKILL, free slots"
-            scenario("kill", lambda: scenarios.kill(stack, runs, numbers=3, prefix=free, say=say))
-            scenario("pause", lambda: scenarios.pause(stack, few, say=say))
-            scenario("terminate", lambda: scenarios.terminate(stack, few, say=say))
-            outages = max(1, min(3, runs // 10))
-            scenario("outage", lambda: scenarios.outage(stack, outages, seconds=20, say=say))
-            scenario("idle", lambda: scenarios.idle_cost(stack, seconds=30, say=say))
-            if isinstance(stack, NativeStack):
-                native = stack
-                scenario("idle", lambda: lease_and_sweep(native, say))
-        if only in "saturated":
+        if only != "saturated":
+            # More slots than numbers: whoever takes over has a place free.
+            with running_stack(new_stack(backend, home / "a", workers=3, HOLDFAST_CPU_SLOTS="4")) as stack:
+                for name, scenario in on_free_slots(stack).items():
+                    if only in ("", name):
+                        scenario()
+        if only in ("", "saturated"):
             with running_stack(new_stack(backend, home / "b", workers=3, HOLDFAST_CPU_SLOTS="1")) as stack:
-                full = "SIGKILL, saturated"
-                half = max(3, runs // 2)
-                samples.update(scenarios.kill(stack, half, numbers=12, prefix=full, say=say))
+                scenarios.kill(stack, samples, runs, numbers=12, prefix="SIGKILL, saturated", say=say)
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def lease_and_sweep(stack: NativeStack, say: Say) -> Samples:
-    """The same for five executors that do nothing but beat and look, beside the idle stack."""
+def lease_and_sweep(stack: NativeStack, samples: Samples, say: Say) -> None:
+    """Transactions of five executors that do nothing but beat and look, beside the idle stack."""
     code = "from bench.idle import hold; hold(5)"
     environment = {
         **os.environ,
@@ -114,7 +130,7 @@ def lease_and_sweep(stack: NativeStack, say: Say) -> Samples:
         child.terminate()
         child.wait()
     say(f"lease and sweep: {each:.2f} transactions a second and executor")
-    return {"idle: transactions a second and executor, lease and sweep": [round(each, 3)]}
+    scenarios.add(samples, "idle: transactions a second and executor, lease and sweep", each)
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -122,26 +138,28 @@ def percentile(values: list[float], share: float) -> float:
     return sorted(values)[max(0, math.ceil(len(values) * share) - 1)]
 
 
-def summary(samples: Samples) -> list[dict[str, Any]]:
+def summary(measured: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """Figures of each name, with whether they keep their limits."""
     rows = []
-    for name, values in samples.items():
-        if not values:
-            continue
+    for name, each in measured.items():
+        values = each["samples"]
         figures = (statistics.median(values), percentile(values, 0.95), max(values))
         limits = LIMITS.get(name, (None, None, None))
-        holds = all(limit is None or value <= limit for value, limit in zip(figures, limits, strict=True))
         keys = ("median", "p95", "max")
         rows.append(
             {
                 "name": name,
+                "at": each["at"],
+                "load": each["load"],
                 "runs": len(values),
                 **{key: round(value, 3) for key, value in zip(keys, figures, strict=True)},
                 "limits": {k: limit for k, limit in zip(keys, limits, strict=True) if limit is not None},
-                "holds": holds,
+                "holds": all(
+                    limit is None or value <= limit for value, limit in zip(figures, limits, strict=True)
+                ),
             }
         )
-    return rows
+    return sorted(rows, key=lambda row: ORDER.index(str(row["name"]).split(":")[0]))
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -149,63 +167,69 @@ def markdown(report: dict[str, Any]) -> str:
     lines = [
         f"# Takeover, {report['backend']}",
         "",
-        f"{report['at']}, {report['cpus']} CPUs, load {report['load']}, Python {report['python']}. Seconds, "
-        "except the last lines; `python -m bench.takeover` writes this.",
+        f"{report['cpus']} CPUs, Python {report['python']}; load is the "
+        "machine's, of one minute, at the end of the measurement. Seconds, except the idle lines. Written by `python -m "
+        f"bench.takeover --backend {report['backend']} --runs 50`, or piece by piece with `--only`.",
         "",
-        "| what | runs | median | p95 | max | limit | |",
-        "|---|--:|--:|--:|--:|---|---|",
+        "| what | runs | median | p95 | max | limit | | load | measured |",
+        "|---|--:|--:|--:|--:|---|---|--:|---|",
     ]
     for row in report["rows"]:
         limit = ", ".join(f"{key} ≤ {value:g}" for key, value in row["limits"].items())
         mark = ("holds" if row["holds"] else "**missed**") if limit else ""
         lines.append(
             f"| {row['name']} | {row['runs']} | {row['median']:.3f} | {row['p95']:.3f} | {row['max']:.3f} "
-            f"| {limit} | {mark} |"
+            f"| {limit} | {mark} | {row['load']:.0f} | {row['at']} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def write(backend: str, samples: Samples) -> dict[str, Any]:
+    """Puts what was measured into the backend's report, in place of older figures of the same names."""
+    path = RESULTS / f"takeover-{backend}.json"
+    measured: dict[str, dict[str, Any]] = (
+        json.loads(path.read_text("utf-8"))["measured"] if path.exists() else {}
+    )
+    now = {"at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "load": round(os.getloadavg()[0], 1)}
+    measured |= {name: {**now, "samples": values} for name, values in samples.items() if values}
+    report = {
+        "backend": backend,
+        "cpus": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "rows": summary(measured),
+        "measured": measured,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    path.with_suffix(".md").write_text(markdown(report), "utf-8")
+    return report
 
 
 def main() -> int:
     """Entry point; exit code 0 only if every limit holds."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=50, help="runs of the kills; the dearer ones have fewer")
+    parser.add_argument("--runs", type=int, default=10, help="of each scenario; the reports have 50")
     parser.add_argument("--backend", choices=["native", "compose"], default="native")
-    parser.add_argument("--only", default="", help="kill, pause, terminate, outage, idle or saturated")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument("--only", default="", choices=["", *SCENARIOS], help="one scenario")
     options = parser.parse_args()
     if options.backend == "compose":
         build = ["docker", "compose", "build", "--quiet"]
         subprocess.run(build, cwd=ROOT, env={**os.environ, "HOLDFAST_IMAGE": IMAGE}, check=True)
-    load = os.getloadavg()[0]
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
     samples: Samples = {}
-    trouble = ""
+    trouble = False
     try:
         measure(samples, options.backend, options.runs, options.only, say)
     except AssertionError as error:
         # What was measured before is worth keeping.
-        trouble = str(error)
-        say(trouble)
-    rows = summary(samples)
-    report = {
-        "backend": options.backend,
-        "at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "cpus": len(os.sched_getaffinity(0)),
-        "load": f"{load:.1f} before, {os.getloadavg()[0]:.1f} after",
-        "python": platform.python_version(),
-        "trouble": trouble,
-        "rows": rows,
-        "samples": samples,
-    }
-    RESULTS.mkdir(exist_ok=True)
-    name = f"takeover-{options.backend}" + (f"-{options.only}" if options.only else "")
-    (RESULTS / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
-    (RESULTS / f"{name}.md").write_text(markdown(report), "utf-8")
-    print(json.dumps(report, indent=1) if options.json else markdown(report))
-    return 0 if not trouble and all(row["holds"] for row in rows) else 1
+        trouble = True
+        say(str(error))
+    report = write(options.backend, samples)
+    print(markdown(report))
+    return 0 if not trouble and all(row["holds"] for row in report["rows"] if row["name"] in samples) else 1
 
 
 if __name__ == "__main__":
