@@ -168,8 +168,8 @@ def markdown(report: dict[str, Any]) -> str:
         f"# Takeover, {report['backend']}",
         "",
         f"{report['cpus']} CPUs, Python {report['python']}; load is the "
-        "machine's, of one minute, at the end of the measurement. Seconds, except the idle lines. Written by `python -m "
-        f"bench.takeover --backend {report['backend']} --runs 50`, or piece by piece with `--only`.",
+        "machine's, of one minute, at the end of the measurement. Seconds, except the idle lines. Written by "
+        f"`python -m bench.takeover --backend {report['backend']} --runs 50`, or piece by piece with `--only`.",
         "",
         "| what | runs | median | p95 | max | limit | | load | measured |",
         "|---|--:|--:|--:|--:|---|---|--:|---|",
