@@ -169,7 +169,7 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         f"{report['cpus']} CPUs, Python {report['python']}; load is the "
         "machine's, of one minute, at the end of the measurement. Seconds, except the idle lines. Written by "
-        f"`python -m bench.takeover --backend {report['backend']} --runs 50`, or piece by piece with `--only`.",
+        f"`python -m bench.takeover --backend {report['backend']} --runs 50`, or in pieces with `--only`.",
         "",
         "| what | runs | median | p95 | max | limit | | load | measured |",
         "|---|--:|--:|--:|--:|---|---|--:|---|",
