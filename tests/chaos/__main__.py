@@ -23,7 +23,7 @@ from typing import Any
 
 import httpx
 
-from tests.chaos import hands
+from tests.chaos import disk, hands
 from tests.chaos.faults import FAULTS
 from tests.chaos.ground import GRACE_SECONDS, Ground, patiently
 from tests.chaos.load import JournalFile, Load
@@ -144,7 +144,9 @@ def campaign(options: argparse.Namespace, faults: list[Fault], home: Path) -> di
     else:
         build = ["docker", "compose", "build", "--quiet"]
         subprocess.run(build, cwd=ROOT, env={**os.environ, "HOLDFAST_IMAGE": IMAGE}, check=True)
-        stack = ComposeStack(IMAGE, workers=options.workers, **SETTINGS)
+        # The small disk only where it is filled: all else runs on what everybody runs.
+        override = disk.OVERRIDE if any(fault.kind == "disk_full" for fault in faults) else ""
+        stack = ComposeStack(IMAGE, workers=options.workers, override=override, **SETTINGS)
     journal = JournalFile(home / "journal.jsonl")
     findings: list[dict[str, Any]] = []
     with running_stack(stack):

@@ -10,7 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tests.chaos import hands, postgres
+from tests.chaos import disk, hands, postgres
 from tests.chaos.ground import (
     GRACE_SECONDS,
     MIDDLE,
@@ -221,6 +221,7 @@ FAULTS: dict[str, Fault] = {
     "terminate_backends_long": postgres.terminate_backends,
     "idle_connections": postgres.idle_connections,
     "row_lock": postgres.row_lock,
+    "disk_full": disk.disk_full,
     "poison": poison,
     "restarts_under_batch": restarts_under_batch,
     "one_key": one_key,

@@ -82,6 +82,14 @@ KINDS: dict[str, Kind] = {
         11, "300 idle connections, as far as the limits let in", 16, draw=_seconds(5, 5)
     ),
     "row_lock": Kind(11, "10 s lock on the rows of all executors", 22, draw=_seconds(10, 10)),
+    "disk_full": Kind(
+        12,
+        "PostgreSQL's disk full for 5 to 15 s, then freed",
+        40,
+        backends=("compose",),
+        draw=lambda rng: {"seconds": round(rng.uniform(5, 15), 2), "panic": rng.random() < 0.5},
+        minutes=10,
+    ),
     "poison": Kind(14, "poison beside 25 healthy jobs", 75, minutes=4),
     "restarts_under_batch": Kind(
         14, "rolling restarts under one batch", 45, draw=lambda _: {"rounds": 2}, minutes=4

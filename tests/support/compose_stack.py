@@ -27,11 +27,15 @@ for d in filter(str.isdigit, os.listdir('/proc')):
 
 
 class ComposeStack(Stack):
-    """``docker compose up`` with no ``.env``; ``image`` is one that was built before."""
+    """``docker compose up`` with no ``.env``; ``image`` is one that was built before.
 
-    def __init__(self, image: str, *, workers: int = 2, **settings: str) -> None:
+    ``override`` is a Compose file, relative to the checkout, that is laid over its own.
+    """
+
+    def __init__(self, image: str, *, workers: int = 2, override: str = "", **settings: str) -> None:
         super().__init__(workers=workers, **settings)
         self.image = image
+        self.override = override
         self.project = f"holdfast-test-{secrets.token_hex(4)}"
         self.port = free_ports(1)
         self._since = ""
@@ -42,8 +46,10 @@ class ComposeStack(Stack):
     @property
     def environment(self) -> dict[str, str]:
         """What Compose is run with: no setting of the shell's, none of a ``.env``."""
+        files = {"COMPOSE_FILE": f"compose.yaml:{self.override}"} if self.override else {}
         return clean_environment(
             **self.settings,
+            **files,
             HOLDFAST_IMAGE=self.image,
             HOLDFAST_API_PORT=str(self.port),
             HOLDFAST_WORKERS=str(self.worker_count),
