@@ -10,7 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tests.chaos import disk, hands, postgres
+from tests.chaos import disk, hands, network, postgres
 from tests.chaos.ground import (
     GRACE_SECONDS,
     MIDDLE,
@@ -217,10 +217,15 @@ FAULTS: dict[str, Fault] = {
     "same_id_twice": same_id_twice,
     "pause_worker": pause_worker,
     "cut_network": cut_network,
+    "half_open": network.half_open,
+    "half_open_briefly": network.half_open_briefly,
+    "half_open_api": network.half_open_api,
+    "reset": network.reset,
     "terminate_backends": postgres.terminate_backends,
     "terminate_backends_long": postgres.terminate_backends,
     "idle_connections": postgres.idle_connections,
     "row_lock": postgres.row_lock,
+    "slow_queries": network.slow_queries,
     "disk_full": disk.disk_full,
     "poison": poison,
     "restarts_under_batch": restarts_under_batch,

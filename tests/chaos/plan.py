@@ -32,6 +32,14 @@ def _seconds(least: float, most: float) -> Draw:
     return lambda rng: {"seconds": round(rng.uniform(least, most), 2)}
 
 
+def _resets(rng: random.Random) -> dict[str, Any]:
+    return {
+        "api": rng.random() < 0.3,
+        "worker": rng.randrange(10),
+        "seconds": [round(rng.uniform(0.5, 3), 2) for _ in range(3)],
+    }
+
+
 KINDS: dict[str, Kind] = {
     "kill_worker": Kind(1, "SIGKILL of a worker under load", 8, weight=6, draw=_delay(1.0)),
     "kill_api": Kind(
@@ -74,6 +82,24 @@ KINDS: dict[str, Kind] = {
         backends=("compose",),
         draw=lambda rng: {"worker": rng.randrange(10), "seconds": 30.0},
     ),
+    "half_open": Kind(
+        9,
+        "worker's connections half-open for longer than the lease",
+        40,
+        backends=("compose",),
+        draw=lambda rng: {"worker": rng.randrange(10), "seconds": round(rng.uniform(15, 30), 2)},
+    ),
+    "half_open_briefly": Kind(
+        9,
+        "worker's connections half-open for 2 to 3 s",
+        12,
+        backends=("compose",),
+        draw=lambda rng: {"worker": rng.randrange(10), "seconds": round(rng.uniform(2, 2.9), 2)},
+    ),
+    "half_open_api": Kind(
+        9, "the API's connections half-open", 22, backends=("compose",), draw=_seconds(8, 14)
+    ),
+    "reset": Kind(9, "connections of a worker or the API reset", 18, backends=("compose",), draw=_resets),
     "terminate_backends": Kind(10, "backends terminated once a second", 16, draw=lambda _: {"times": 8}),
     "terminate_backends_long": Kind(
         10, "backends terminated once a second for a minute", 75, draw=lambda _: {"times": 60}, minutes=15
@@ -82,6 +108,7 @@ KINDS: dict[str, Kind] = {
         11, "300 idle connections, as far as the limits let in", 16, draw=_seconds(5, 5)
     ),
     "row_lock": Kind(11, "10 s lock on the rows of all executors", 22, draw=_seconds(10, 10)),
+    "slow_queries": Kind(11, "200 ms more a query", 22, backends=("compose",), draw=_seconds(10, 15)),
     "disk_full": Kind(
         12,
         "PostgreSQL's disk full for 5 to 15 s, then freed",

@@ -34,7 +34,7 @@ def _postgres(ground: Ground, how: str, seconds: float) -> Seen:
         if seconds >= _PROBED_FROM_SECONDS:
             time.sleep(2)
             while time.monotonic() < deadline - 2:
-                _probe(ground)
+                probe(ground)
                 time.sleep(0.5)
         time.sleep(max(0.0, deadline - time.monotonic()))
         ground.over()
@@ -44,7 +44,8 @@ def _postgres(ground: Ground, how: str, seconds: float) -> Seen:
     return {"executors_replaced": len(before - after)}
 
 
-def _probe(ground: Ground) -> None:
+def probe(ground: Ground) -> None:
+    """Asks the API what it must answer without PostgreSQL; the audit judges the answers."""
     for method, path in (("GET", "/livez"), ("GET", "/readyz"), ("GET", "/executors"), ("POST", "/nested")):
         begun = time.monotonic()
         try:

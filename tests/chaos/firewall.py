@@ -1,0 +1,118 @@
+"""The way of one container to PostgreSQL, spoiled from outside: rules in its own network namespace.
+
+Needs root on the engine's own machine. What cannot be done raises ``AssertionError``: a fault that did no
+harm must not count as survived.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from tests.support.compose_stack import ComposeStack
+from tests.support.stack import ROOT, Member
+
+_OUT = ["OUTPUT", "-p", "tcp", "--dport", "5432"]
+_IN = ["INPUT", "-p", "tcp", "--sport", "5432"]
+# A rejected packet is answered with a reset, which must get through itself.
+_NO_RESET = ["!", "--tcp-flags", "RST", "RST"]
+_QUEUE = "5432"
+
+Rule = list[str]
+
+
+@contextmanager
+def half_open(stack: ComposeStack, member: Member) -> Iterator[None]:
+    """Nothing is closed and nothing answers: packets from and to PostgreSQL vanish."""
+    with _rules(stack, member, [[*_OUT, "-j", "DROP"], [*_IN, "-j", "DROP"]]):
+        yield
+
+
+@contextmanager
+def reset(stack: ComposeStack, member: Member) -> Iterator[None]:
+    """Whoever says something to the other side gets a reset, and so does who connects."""
+    answer = ["-j", "REJECT", "--reject-with", "tcp-reset"]
+    with _rules(stack, member, [[*_OUT, *_NO_RESET, *answer], [*_IN, *_NO_RESET, *answer]]):
+        yield
+
+
+@contextmanager
+def slow(stack: ComposeStack, members: list[Member], seconds: float) -> Iterator[None]:
+    """What these say to PostgreSQL gets there that much later: each round trip takes so much more."""
+    with ExitStack() as all_of_them:
+        for member in members:
+            # First the one who lets the packets go, then the rule; the other way round at the end.
+            all_of_them.enter_context(_delayer(stack, member, seconds))
+            rule = [*_OUT, "-j", "NFQUEUE", "--queue-num", _QUEUE]
+            all_of_them.enter_context(_rules(stack, member, [rule]))
+        yield
+
+
+@contextmanager
+def _rules(stack: ComposeStack, member: Member, rules: list[Rule]) -> Iterator[None]:
+    # The namespace is held open: it outlives the container's process, so that the rules can be taken back
+    # even from a container that ended meanwhile.
+    with Path(f"/proc/{_pid(stack, member)}/ns/net").open("rb") as held:
+        namespace = held.fileno()
+        _restore(namespace, "-I", rules)
+        try:
+            yield
+            met = re.findall(r"--[ds]port 5432 .*-c (\d+) ", _inside(namespace, "iptables", "-S", "-v"))
+            assert sum(map(int, met)) > 0, f"no packet of {member.name} met {rules}"
+        finally:
+            _restore(namespace, "-D", rules)
+
+
+def _restore(namespace: int, how: str, rules: list[Rule]) -> None:
+    # All in one: between two single calls a connection could break off in one direction alone.
+    lines = ["*filter", *(" ".join([how, *rule]) for rule in rules), "COMMIT", ""]
+    _inside(namespace, "iptables-restore", "--noflush", "--wait", "5", text="\n".join(lines))
+
+
+def _inside(namespace: int, *command: str, text: str = "") -> str:
+    done = subprocess.run(
+        ["nsenter", f"--net=/proc/self/fd/{namespace}", *command],
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        pass_fds=(namespace,),
+    )
+    assert done.returncode == 0, f"{' '.join(command)}: {done.returncode} {done.stderr[-500:]}"
+    return done.stdout
+
+
+@contextmanager
+def _delayer(stack: ComposeStack, member: Member, seconds: float) -> Iterator[None]:
+    process = subprocess.Popen(
+        [
+            *("nsenter", "--target", str(_pid(stack, member)), "--net"),
+            *(sys.executable, "-m", "tests.chaos.delay", _QUEUE, f"{seconds:g}"),
+        ],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        ready = process.stdout.readline()
+        assert ready == "ready\n", f"no delay in {member.name}: {process.communicate(timeout=5)[1][-500:]}"
+        yield
+        told, errors = process.communicate(timeout=seconds + 5)
+        assert process.returncode == 0, f"the delay of {member.name} ended early: {errors[-500:]}"
+        assert int(told) > 0, f"no packet of {member.name} was delayed"
+    finally:
+        process.kill()
+        process.wait(5)
+
+
+def _pid(stack: ComposeStack, member: Member) -> int:
+    pid = int(stack.inspect(member.container)["State"]["Pid"])
+    assert pid > 0, f"{member.name} does not run"
+    return pid
