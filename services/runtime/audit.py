@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from services.domain import fibonacci
+from services.runtime import promises
 from services.runtime.database import Connection, Row, query
 from services.runtime.findings import Finding, counted, found, some
 from services.runtime.journal import Journal
@@ -257,13 +258,14 @@ def only_poison_is_parked(audit: Audit) -> Finding:
     details = some(healthy, "healthy workflows are parked", told)
     details += some(other, f"workflows parked after other than {limit} crashes", told)
     details += some(over, f"workflows not parked after {limit} crashes", told)
-    return found(
-        6, f"poison is parked after {limit} crashes, and nothing else is", details, parked=len(parked)
-    )
+    measured = audit.journal.throughputs if audit.journal else []
+    slow, figures = promises.throughput_beside_poison(measured, crash_limit=limit)
+    text = f"poison is parked after {limit} crashes, nothing else is, and healthy work goes on beside it"
+    return found(6, text, details + slow, parked=len(parked), **figures)
 
 
 def stops_leave_nothing(audit: Audit) -> Finding:
-    """7: drained executors left nothing running; the stops of a journal exited 0 within their grace."""
+    """7: drained executors left no work; a journal's stops exited 0 in time, its ends left no child."""
     row = audit.row("audit_drained")
     grace = audit.settings.stop_grace_seconds
     exits = audit.journal.exits if audit.journal else []
@@ -272,7 +274,9 @@ def stops_leave_nothing(audit: Audit) -> Finding:
     details += some(
         bad, "stops were not orderly", lambda e: f"{e['who']}: {e['code']} after {e['seconds']:.1f} s"
     )
-    return found(7, "a stop leaves nothing behind", details, drained=row["drained"], observed=len(exits))
+    left, figures = promises.children_of_the_ended(audit.journal.children if audit.journal else [])
+    text = "a stop leaves nothing behind, and no child outlives its parent"
+    return found(7, text, details + left, drained=row["drained"], observed=len(exits), **figures)
 
 
 CHECKS: list[Callable[[Audit], Finding]] = [

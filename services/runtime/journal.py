@@ -19,7 +19,10 @@ class Journal:
     ``request``: ``key``, ``outcome`` (``ok``, ``refused``, ``unknown``), ``status``, ``workflow_id``; a
     repeated request has a later line with the same key. ``downtime``: ``from``, ``to`` (ISO 8601).
     ``exit``: ``who``, ``code``, ``seconds`` of a stop. ``probe``: ``path``, ``status``, ``seconds``,
-    ``retry_after`` of a request while the database was down.
+    ``retry_after`` of a request while the database was down. ``throughput``: ``alone`` and ``beside``
+    poison (healthy jobs a second), ``crashes`` of the poison and ``seconds`` that the second took.
+    ``children``: ``who`` ended, ``children`` (how many it had), ``left`` (pids that live on), and the
+    ``seconds`` between its end and that look.
     """
 
     accepted: set[str] = field(default_factory=set)
@@ -29,6 +32,8 @@ class Journal:
     downtimes: list[Interval] = field(default_factory=list)
     probes: list[dict[str, Any]] = field(default_factory=list)
     exits: list[dict[str, Any]] = field(default_factory=list)
+    throughputs: list[dict[str, Any]] = field(default_factory=list)
+    children: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def read(cls, lines: Iterable[str]) -> Journal:
@@ -47,6 +52,10 @@ class Journal:
                     journal.probes.append(entry)
                 case "exit":
                     journal.exits.append(entry)
+                case "throughput":
+                    journal.throughputs.append(entry)
+                case "children":
+                    journal.children.append(entry)
         journal.unresolved = len(unknown)
         return journal
 

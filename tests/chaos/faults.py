@@ -10,7 +10,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tests.chaos import disk, hands, network, postgres
+from tests.chaos import disk, hands, network, poison, postgres
+from tests.chaos.endings import watched
 from tests.chaos.ground import (
     GRACE_SECONDS,
     MIDDLE,
@@ -24,15 +25,15 @@ from tests.chaos.ground import (
 )
 from tests.chaos.load import now
 from tests.support.compose_stack import ComposeStack
-from tests.support.stack import wait_for
 
 
 def kill_worker(ground: Ground, *, worker: int, delay: float) -> Seen:
     victim = ground.worker(worker)
     ground.batch(MIDDLE)
     time.sleep(delay)
-    ground.stack.crash(victim)
-    ground.over()
+    with watched(ground, victim):
+        ground.stack.crash(victim)
+        ground.over()
     declared_dead(ground, victim.executor_id)
     return gone(ground, victim.executor_id)
 
@@ -44,8 +45,9 @@ def kill_api(ground: Ground, *, delay: float, posts: int) -> Seen:
         keys = [ground.key("kill-api") for _ in range(posts)]
         asked = [threads.submit(ground.load.post, "/fibonacci/batches", body, key) for key in keys]
         time.sleep(delay)
-        ground.stack.crash(victim)
-        ground.over()
+        with watched(ground, victim):
+            ground.stack.crash(victim)
+            ground.over()
         answered = sum(1 for future in asked if future.result())
     return {"answered": answered, "of": posts}
 
@@ -54,7 +56,8 @@ def rolling_restart(ground: Ground) -> Seen:
     ground.batch(MIDDLE)
     took = []
     for member in [*ground.workers(), patiently(ground.stack.api)]:
-        code, seconds = hands.stop_seconds(ground.stack, member, GRACE_SECONDS + 10)
+        with watched(ground, member):
+            code, seconds = hands.stop_seconds(ground.stack, member, GRACE_SECONDS + 10)
         ground.over()
         ground.journal.write("exit", who=member.executor_id, code=code, seconds=round(seconds, 2))
         took.append(seconds)
@@ -96,13 +99,14 @@ def pause_worker(ground: Ground, *, worker: int, seconds: float) -> Seen:
     victim = ground.worker(worker)
     ground.batch(MIDDLE)
     time.sleep(0.4)
-    ground.stack.pause(victim)
-    try:
-        time.sleep(seconds)
-    finally:
-        ground.stack.unpause(victim)
-        ground.over()
-    code = ground.stack.exited(victim, 15).code
+    with watched(ground, victim):
+        ground.stack.pause(victim)
+        try:
+            time.sleep(seconds)
+        finally:
+            ground.stack.unpause(victim)
+            ground.over()
+        code = ground.stack.exited(victim, 15).code
     assert code == 75, f"a fenced worker ended with {code}"
     return gone(ground, victim.executor_id)
 
@@ -117,36 +121,6 @@ def cut_network(ground: Ground, *, worker: int, seconds: float) -> Seen:
         declared_dead(ground, victim.executor_id)
         ground.over()
     return gone(ground, victim.executor_id)
-
-
-_POISON = """
-from dbos import DBOSClient, DBOSPortableJSONSerializer
-from services.runtime.schema import sqlalchemy_url
-from services.settings import get_settings
-from services.workflows import names
-s = get_settings()
-c = DBOSClient(system_database_url=sqlalchemy_url(s.database_url), serializer=DBOSPortableJSONSerializer())
-print(c.enqueue({"workflow_name": names.POISON, "queue_name": names.QUEUE_OF[names.POISON],
-    "application_name": s.application_name("worker"), "app_version": s.version_name("worker")}).workflow_id)
-"""
-
-
-def poison(ground: Ground) -> Seen:
-    batch_id = ground.batch([30] * 25)
-    done = hands.run_inside(ground.stack, "api", _POISON)
-    assert done.returncode == 0, done.stderr[-500:]
-    workflow_id = done.stdout.split()[-1]
-    begun = time.monotonic()
-
-    def parked() -> bool:
-        answer = ground.stack.request("GET", f"/workflows/{workflow_id}")
-        return answer.status_code == 200 and answer.json()["status"] == "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
-
-    wait_for(parked, 180, "poison parked", pause_seconds=0.3)
-    ground.over()
-    seconds = time.monotonic() - begun
-    ground.succeeded(batch_id, 180)
-    return {"parked_seconds": round(seconds, 1)}
 
 
 def restarts_under_batch(ground: Ground, *, rounds: int) -> Seen:
@@ -179,7 +153,8 @@ def one_key(ground: Ground, *, posts: int) -> Seen:
 def all_workers_down(ground: Ground, *, seconds: float) -> Seen:
     batch_id = ground.batch(MIDDLE)
     begun = now()
-    with hands.workers_gone(ground.stack, ground.workers()):
+    members = ground.workers()
+    with watched(ground, *members), hands.workers_gone(ground.stack, members):
         time.sleep(seconds)
         ground.over()
     ground.journal.write("downtime", **{"from": begun, "to": now()}, reason="all workers killed")
@@ -227,7 +202,7 @@ FAULTS: dict[str, Fault] = {
     "row_lock": postgres.row_lock,
     "slow_queries": network.slow_queries,
     "disk_full": disk.disk_full,
-    "poison": poison,
+    "poison": poison.poison,
     "restarts_under_batch": restarts_under_batch,
     "one_key": one_key,
     "all_workers_down": all_workers_down,

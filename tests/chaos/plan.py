@@ -117,7 +117,7 @@ KINDS: dict[str, Kind] = {
         draw=lambda rng: {"seconds": round(rng.uniform(5, 15), 2), "panic": rng.random() < 0.5},
         minutes=10,
     ),
-    "poison": Kind(14, "poison beside 25 healthy jobs", 75, minutes=4),
+    "poison": Kind(14, "poison beside a minute of healthy jobs", 210, draw=_seconds(60, 60), minutes=10),
     "restarts_under_batch": Kind(
         14, "rolling restarts under one batch", 45, draw=lambda _: {"rounds": 2}, minutes=4
     ),

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 
 from tests.chaos import hands
+from tests.chaos.endings import watched
 from tests.chaos.ground import MIDDLE, Ground, Seen, complete, declared_dead, gone
 from tests.chaos.load import now
 
@@ -62,11 +63,12 @@ def kill_and_restart_postgres(ground: Ground, *, worker: int, delay: float, seco
     victim = ground.worker(worker)
     ground.batch(MIDDLE)
     time.sleep(0.3)
-    ground.stack.crash(victim)
-    time.sleep(delay)
-    with hands.postgres_gone(ground.stack, "fast"):
-        time.sleep(seconds)
-        ground.over()
+    with watched(ground, victim):
+        ground.stack.crash(victim)
+        time.sleep(delay)
+        with hands.postgres_gone(ground.stack, "fast"):
+            time.sleep(seconds)
+            ground.over()
     ground.journal.write("downtime", **{"from": begun, "to": now()}, reason="PostgreSQL restarted")
     complete(ground)
     declared_dead(ground, victim.executor_id)

@@ -279,6 +279,25 @@ def test_disorderly_stops_of_the_journal_are_found(clean: Database) -> None:
     }
 
 
+def test_slow_healthy_work_beside_poison_is_found(clean: Database) -> None:
+    measured = {"alone": 10.0, "crashes": 5, "seconds": 60.0}
+    fine = check(clean, journal=Journal(throughputs=[{**measured, "beside": 8.5}]))[6]
+    assert (fine["details"], fine["figures"]["throughput_beside_poison"]) == ([], 0.85)
+    assert broken(clean, journal=Journal(throughputs=[{**measured, "beside": 4.0}])) == {
+        6: ["1 times healthy throughput beside poison was below 80%: 40% (4.00 of 10.00 jobs a second)"]
+    }
+
+
+def test_children_that_outlive_their_parent_are_found(clean: Database) -> None:
+    ends = [{"who": "a", "children": 2, "left": [], "seconds": 0.0}]
+    fine = check(clean, journal=Journal(children=ends))[7]
+    assert (fine["details"], fine["figures"]["ends_watched"]) == ([], 1)
+    ends.append({"who": "b", "children": 2, "left": [4711], "seconds": 2.0})
+    assert broken(clean, journal=Journal(children=ends)) == {
+        7: ["1 ended processes left children behind: b: 1 alive 2.0 s after its end"]
+    }
+
+
 def test_adoption_keeps_the_ids_and_is_recorded(clean: Database) -> None:
     insert(clean, ["left"], status="PENDING", executor_id="gone", application_version="worker-0")
     insert(clean, ["waiting"], application_version="worker-0")

@@ -178,6 +178,18 @@ class ComposeStack(Stack):
         # Another container has another pid namespace: the ended one has none left.
         return []
 
+    def outliving(self, member: Member) -> list[int]:
+        # The host's pids: they stay apart from those of the container's next run, which are younger.
+        ended = self.find_exit(member)
+        if ended is None:
+            raise AssertionError(f"{member.name} has not ended")
+        top = self.docker("top", member.container, "-eo", "pid,etimes,args", check=False).splitlines()
+        age = time.time() - ended.at
+        lines = (line.split(maxsplit=2) for line in top[1:])
+        return [
+            int(pid) for pid, seconds, words in lines if "cpu_child.py" in words and int(seconds) > age + 1
+        ]
+
     def kill_child(self, member: Member, pid: int) -> None:
         self.python(member, f"import os; os.kill({pid}, 9)")
 

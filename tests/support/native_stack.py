@@ -145,6 +145,9 @@ class NativeStack(Stack):
     def all_children(self) -> list[CpuChild]:
         return [child for child, _ in _cpu_children()]
 
+    def outliving(self, member: Member) -> list[int]:
+        return outliving(member.pid)
+
     def kill_child(self, member: Member, pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
@@ -278,6 +281,18 @@ class NativeStack(Stack):
 def _numbered(entries: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, entry in enumerate(entries, 1):
         yield f"worker-{number}", entry
+
+
+def outliving(parent: int) -> list[int]:
+    """CPU children that a process started which they are no longer the children of: it has ended."""
+    found = []
+    for child, now_under in _cpu_children():
+        with suppress(OSError):
+            # A child's last word is the pid of who started it: also known when somebody else has it now.
+            words = Path(f"/proc/{child.pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+            if words[-1] == str(parent).encode() and now_under != parent:
+                found.append(child.pid)
+    return found
 
 
 def _cpu_children() -> Iterator[tuple[CpuChild, int]]:

@@ -176,6 +176,10 @@ class Stack(ABC):
         """The CPU children of every process there is, also of ended ones."""
 
     @abstractmethod
+    def outliving(self, member: Member) -> list[int]:
+        """Pids of its CPU children that live though it has ended. Ask only after its end."""
+
+    @abstractmethod
     def kill_child(self, member: Member, pid: int) -> None:
         """SIGKILL one CPU child."""
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.cli import evidence
+from services.runtime import promises
 from services.runtime.findings import found, some
 from services.runtime.journal import Journal
 from services.runtime.ticks import inside, merged, unexcused
@@ -123,3 +124,62 @@ def test_samples_of_a_metric_by_label_values() -> None:
     text = '# TYPE a counter\na_total{z="1",b="x"} 2.0\na_total{z="1",b="y"} 3.0\n# TYPE g gauge\ng 7.0\n'
     assert evidence.samples(text, "a_total") == {("x", "1"): 2.0, ("y", "1"): 3.0}
     assert evidence.samples(text, "g") == {(): 7.0}
+
+
+def throughput(alone: float, beside: float, crashes: int = 5) -> dict[str, float]:
+    return {"alone": alone, "beside": beside, "crashes": crashes, "seconds": 60.0}
+
+
+@pytest.mark.parametrize(
+    ("beside", "details"),
+    [
+        (10.0, []),
+        (8.0, []),
+        (7.9, ["1 times healthy throughput beside poison was below 80%: 79% (7.90 of 10.00 jobs a second)"]),
+        (0.0, ["1 times healthy throughput beside poison was below 80%: 0% (0.00 of 10.00 jobs a second)"]),
+    ],
+)
+def test_throughput_beside_poison_is_held_against_the_promise(beside: float, details: list[str]) -> None:
+    told, figures = promises.throughput_beside_poison([throughput(10.0, beside)], crash_limit=5)
+    assert told == details
+    assert figures == {"throughput_beside_poison": beside / 10, "throughputs_measured": 1}
+
+
+def test_every_measurement_counts_and_the_worst_is_shown() -> None:
+    entries = [throughput(10.0, 9.0), throughput(10.0, 5.0), throughput(10.0, 9.9)]
+    told, figures = promises.throughput_beside_poison(entries, crash_limit=5)
+    assert len(told) == 1
+    assert figures == {"throughput_beside_poison": 0.5, "throughputs_measured": 3}
+
+
+def test_a_measurement_that_left_crashes_out_is_none() -> None:
+    told, _ = promises.throughput_beside_poison([throughput(10.0, 9.0, crashes=4)], crash_limit=5)
+    assert told == ["1 measurements beside poison ended before its 5 crashes: 4 in 60 s"]
+
+
+def test_without_healthy_work_there_is_no_throughput() -> None:
+    assert promises.throughput_beside_poison([throughput(0.0, 0.0)], crash_limit=5)[0]
+    _, figures = promises.throughput_beside_poison([], crash_limit=5)
+    assert figures == {"throughput_beside_poison": "not measured", "throughputs_measured": 0}
+
+
+def test_a_child_that_outlives_its_parent_is_found() -> None:
+    ends = [
+        {"who": "worker-a", "children": 2, "left": [], "seconds": 0.0},
+        {"who": "worker-b", "children": 2, "left": [7, 8], "seconds": 2.0},
+    ]
+    told, figures = promises.children_of_the_ended(ends)
+    assert told == ["1 ended processes left children behind: worker-b: 2 alive 2.0 s after its end"]
+    assert figures == {"ends_watched": 2, "children_watched": 4, "children_left": 2}
+    assert promises.children_of_the_ended(ends[:1])[0] == []
+
+
+def test_the_journal_keeps_what_was_measured() -> None:
+    journal = Journal.read(
+        [
+            '{"kind": "throughput", "alone": 2.0, "beside": 1.0, "crashes": 5, "seconds": 60.0}',
+            '{"kind": "children", "who": "w", "children": 2, "left": [], "seconds": 0.0}',
+        ]
+    )
+    assert [promises.ratio(entry) for entry in journal.throughputs] == [0.5]
+    assert [entry["who"] for entry in journal.children] == ["w"]

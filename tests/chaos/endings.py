@@ -1,0 +1,32 @@
+"""What an ended process leaves running: nothing, soon after its end. Invariant 7."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.chaos.ground import Ground
+from tests.support.stack import Member
+
+SOON_SECONDS = 2.0
+"""The kernel ends a child with its parent; a busy machine gets a moment for it."""
+
+
+@contextmanager
+def watched(ground: Ground, *members: Member) -> Iterator[None]:
+    """These end inside. The journal then tells how many of their children live on."""
+    had = {member: len(ground.stack.children(member)) for member in members}
+    yield
+    for member, children in had.items():
+        ground.stack.exited(member, 30)
+        tell(ground, member, children)
+
+
+def tell(ground: Ground, member: Member, children: int) -> None:
+    """Writes down which children of a process that has ended still live after ``SOON_SECONDS``."""
+    begun = time.monotonic()
+    while (left := ground.stack.outliving(member)) and time.monotonic() - begun < SOON_SECONDS:
+        time.sleep(0.05)
+    seconds = round(time.monotonic() - begun, 2)
+    ground.journal.write("children", who=member.executor_id, children=children, left=left, seconds=seconds)
