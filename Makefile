@@ -9,8 +9,9 @@ SEED ?= 1
 MINUTES ?= 5
 BACKEND ?= native
 RUNS ?= 10
+CASES ?= 10000
 
-.PHONY: help up native down demo test lint lock chaos bench image clean venv
+.PHONY: help up native down demo test lint lock chaos fuzz bench image clean venv
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +74,9 @@ chaos: .venv/ready ## faults under load: SEED=... MINUTES=...
 bench: .venv/ready ## how long a takeover takes: BACKEND=native|compose RUNS=...
 	@$(BIN)/python -m bench.takeover --backend $(BACKEND) --runs $(RUNS)
 
+fuzz: .venv/ready ## every operation of the API against its schema: CASES=... SEED=...
+	@$(BIN)/python -m tests.fuzz --cases $(CASES) --seed $(SEED)
+
 image: ## build the image
 	@$(COMPOSE) build
 
@@ -93,5 +97,5 @@ lock: .venv/ready ## write both locks anew; UPGRADE=--upgrade takes newer versio
 
 clean: ## end the plain processes, delete their data, .venv and caches (volumes of Compose: docker compose down -v)
 	@if [ -x $(BIN)/python ] && [ -d .holdfast ]; then $(NATIVE) clean; fi
-	@rm -rf .venv .holdfast .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build
+	@rm -rf .venv .holdfast .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .schemathesis build
 	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -169,7 +169,9 @@ def _require_json(content_type: str) -> None:
 
 def _require_object(body: bytes) -> None:
     try:
-        value: Any = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+        value: Any = json.loads(
+            body.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_each_name_once
+        )
     except UnicodeDecodeError as error:
         raise _RefusedError(400, "malformed-json", f"The body is not UTF-8: byte {error.start}.") from None
     except RecursionError:
@@ -182,6 +184,14 @@ def _require_object(body: bytes) -> None:
         raise _RefusedError(400, "malformed-json", detail) from None
     if not isinstance(value, dict):
         raise _RefusedError(422, "invalid-request", "The body must be a JSON object.")
+
+
+def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Which of two values is meant, nobody can know: parsers differ, so a proxy may have seen the other."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise _RefusedError(400, "malformed-json", "An object in the body has the same name twice.")
+    return value
 
 
 def _no_constant(name: str) -> NoReturn:

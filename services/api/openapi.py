@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from services.api.problems import MEDIA_TYPE, FieldError, Problem
+from services.settings import Settings
 
 
 def install(app: FastAPI) -> None:
@@ -32,6 +33,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
     schemas["FieldError"] = FieldError.model_json_schema(ref_template=reference)
     schemas["Problem"] = Problem.model_json_schema(ref_template=reference)
     schemas["Problem"].pop("$defs", None)
+    _bound(schemas["BatchRequest"], app.state.process.settings)
     for path in document["paths"].values():
         for operation in path.values():
             for status, response in operation["responses"].items():
@@ -41,6 +43,18 @@ def _document(app: FastAPI) -> dict[str, Any]:
                     if not response.get("content") or _is_fastapis(response):
                         response["content"] = {MEDIA_TYPE: problem}
     return document
+
+
+def _bound(batch: dict[str, Any], settings: Settings) -> None:
+    """What this installation's settings allow, so that a client can know before it asks."""
+    count, numbers = (
+        next(kind for kind in batch["properties"][name]["anyOf"] if kind["type"] != "null")
+        for name in ("count", "numbers")
+    )
+    count["maximum"] = numbers["maxItems"] = settings.fibonacci_max_count
+    # Also true where method is left out: recursive is the default.
+    batch["if"] = {"properties": {"method": {"const": "recursive"}}}
+    batch["then"] = {"properties": {"numbers": {"items": {"maximum": settings.fibonacci_max_n}}}}
 
 
 def _is_fastapis(response: dict[str, Any]) -> bool:

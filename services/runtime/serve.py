@@ -15,6 +15,7 @@ import uvicorn
 from pydantic import ValidationError
 
 from services.runtime import logs
+from services.runtime.http_protocol import HttpProtocol
 from services.runtime.process import Application, Process
 from services.settings import Settings, get_settings
 
@@ -30,6 +31,20 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
+
+
+def http_config(app: Any) -> uvicorn.Config:
+    """How `app` is served: every wait for a client is bounded, and no WebSocket is spoken."""
+    return uvicorn.Config(
+        app,
+        http=HttpProtocol,
+        ws="none",
+        log_config=None,
+        lifespan="on",
+        timeout_graceful_shutdown=_GRACEFUL_SECONDS,
+        timeout_keep_alive=15,
+        server_header=False,
+    )
 
 
 def serve(application: Application, create_app: Callable[[Process], Any]) -> None:
@@ -62,16 +77,7 @@ async def _serve(settings: Settings, application: Application, create_app: Calla
     listener = uvicorn.Config("", host=settings.bind_host, port=port, log_config=None).bind_socket()
     process = Process(settings, application, port=listener.getsockname()[1])
     logs.configure(settings, role=application.role, executor_id=process.executor_id)
-    server = _Server(
-        uvicorn.Config(
-            create_app(process),
-            log_config=None,
-            lifespan="on",
-            timeout_graceful_shutdown=_GRACEFUL_SECONDS,
-            timeout_keep_alive=15,
-            server_header=False,
-        )
-    )
+    server = _Server(http_config(create_app(process)))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, process.request_stop, signal.Signals(number).name)

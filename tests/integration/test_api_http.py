@@ -9,63 +9,17 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
-from dbos import DBOSClient
 
-from services.api.app import create_app
-from services.runtime.gateway import Gateway
 from services.settings import Settings
 from services.workflows import names
+from tests.support.api_server import Api, serving
 from tests.support.database import Database, wait_until
-from tests.unit.api_fakes import FakeProcess
 
 ANSWER_SECONDS = 2.0
-
-
-@dataclass
-class Api:
-    """The application behind uvicorn, in a thread."""
-
-    process: FakeProcess
-    server: uvicorn.Server
-    http: httpx.Client
-    address: tuple[str, int]
-
-    @property
-    def client(self) -> DBOSClient:
-        gateway: Any = self.process.gateway
-        found: DBOSClient = gateway.client
-        return found
-
-
-@contextmanager
-def serving(settings: Settings) -> Iterator[Api]:
-    """Serves with the real gateway, whose database counts as up until a call says otherwise."""
-    process = FakeProcess()
-    process.settings = settings  # type: ignore[assignment]
-    gateway = Gateway(settings, purpose="holdfast/api-test", database_up=lambda: True)
-    process.gateway = gateway  # type: ignore[assignment]
-    listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(create_app(process), log_config=None, lifespan="on")  # type: ignore[arg-type]
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    address = listener.getsockname()
-    with httpx.Client(base_url=f"http://127.0.0.1:{address[1]}", timeout=20, trust_env=False) as http:
-        try:
-            wait_until(lambda: server.started, "uvicorn listens")
-            yield Api(process, server, http, address)
-        finally:
-            server.should_exit = server.force_exit = True
-            thread.join(10)
-            gateway.close()
-            assert not thread.is_alive()
 
 
 @pytest.fixture

@@ -1,0 +1,60 @@
+"""The API over real sockets, served as in production, without a process life behind it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import uvicorn
+from dbos import DBOSClient
+
+from services.api.app import create_app
+from services.runtime.gateway import Gateway
+from services.runtime.serve import http_config
+from services.settings import Settings
+from tests.support.database import wait_until
+from tests.unit.api_fakes import FakeProcess
+
+
+@dataclass
+class Api:
+    """The application behind uvicorn, in a thread."""
+
+    process: FakeProcess
+    server: uvicorn.Server
+    http: httpx.Client
+    address: tuple[str, int]
+
+    @property
+    def client(self) -> DBOSClient:
+        gateway: Any = self.process.gateway
+        found: DBOSClient = gateway.client
+        return found
+
+
+@contextmanager
+def serving(settings: Settings, process: FakeProcess | None = None) -> Iterator[Api]:
+    """Serves with the real gateway, whose database counts as up until a call says otherwise."""
+    process = process or FakeProcess()
+    process.settings = settings  # type: ignore[assignment]
+    gateway = Gateway(settings, purpose="holdfast/api-test", database_up=lambda: True)
+    process.gateway = gateway  # type: ignore[assignment]
+    listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+    server = uvicorn.Server(http_config(create_app(process)))  # type: ignore[arg-type]
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    address = listener.getsockname()
+    with httpx.Client(base_url=f"http://127.0.0.1:{address[1]}", timeout=20, trust_env=False) as http:
+        try:
+            wait_until(lambda: server.started, "uvicorn listens")
+            yield Api(process, server, http, address)
+        finally:
+            server.should_exit = server.force_exit = True
+            thread.join(10)
+            gateway.close()
+            assert not thread.is_alive()
