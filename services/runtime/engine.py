@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
 import dbos._scheduler
@@ -88,26 +88,38 @@ class Engine:
 def guard_schedule(
     database_now: Callable[[], datetime], *, early_seconds: float, late_seconds: float
 ) -> None:
-    """Drops ticks whose time is far from the database's: a wrong clock schedules nothing.
+    """Computes ticks on the database's clock; while the local clock is far from it, drops them.
 
-    DBOS computes ticks from the local clock, and a process that was paused fires every tick it
-    missed, however many. ``database_now`` must not depend on the local wall clock.
+    DBOS computes ticks from the local clock and sleeps until the next: after a step of an hour, back to
+    the right time too, it would schedule nothing for that hour. And a process that was paused fires every
+    tick it missed, however many. ``database_now`` must not depend on the local wall clock.
     """
     original = dbos._scheduler._enqueue_scheduled_workflow
 
+    class DatabaseTime(datetime):
+        """The class as ``dbos._scheduler`` sees it: only what time it is differs."""
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]  # a plain one
+            return database_now().astimezone(tz)
+
     def enqueue(sys_db: Any, workflow_name: str, scheduled_at: datetime, *args: Any, **kwargs: Any) -> None:
-        late = database_now() - scheduled_at
-        if timedelta(seconds=-early_seconds) <= late <= timedelta(seconds=late_seconds):
+        now = database_now()
+        late, off = now - scheduled_at, datetime.now(UTC) - now
+        in_time = timedelta(seconds=-early_seconds) <= late <= timedelta(seconds=late_seconds)
+        if in_time and abs(off) <= timedelta(seconds=early_seconds):
             original(sys_db, workflow_name, scheduled_at, *args, **kwargs)
             return
         log.error(
-            "tick %s not scheduled: %.1f s from the database's clock",
+            "tick %s not scheduled: %.1f s late, the local clock %.1f s from the database's",
             scheduled_at.isoformat(),
             late.total_seconds(),
+            off.total_seconds(),
             extra={"action": "schedule.dropped"},
         )
 
     dbos._scheduler._enqueue_scheduled_workflow = enqueue
+    dbos._scheduler.datetime = DatabaseTime  # type: ignore[attr-defined]  # it imports it
 
 
 def catch_up(schedule: str, *, last: datetime | None, now: datetime, window_seconds: float) -> int:

@@ -93,10 +93,13 @@ class Lease:
             )[0]
             self._lock_key = row["lock_key"]
             self._held = bool(query(connection, "take_lock", lock_key=self._lock_key)[0]["held"])
-            uptime = query(connection, "database_uptime")[0]["seconds"]
+            before = time.time()
+            row = query(connection, "database_uptime")[0]
+            # Before the first beat, too, nothing may rest on a wrong clock.
+            self._set_clock(before, row["database_time"])
         # A database that came up just now has shaken off everyone's sessions, not only ours.
         self.last_beat = time.monotonic()
-        self._session_since = self.last_beat - uptime
+        self._session_since = self.last_beat - row["seconds"]
         self._connection = connection
         self._thread.start()
 
@@ -187,14 +190,17 @@ class Lease:
             log.error("declared dead by a peer, stopping at once", extra={"action": "executor.fenced"})
             self._on_fenced()
             return
-        self.clock_difference_seconds = (before + time.time()) / 2 - rows[0]["database_time"]
+        self._set_clock(before, rows[0]["database_time"])
         now = time.monotonic()
         if now - self.last_beat > self._break_seconds:
             self._session_since = now
         self.last_beat = now
-        self.database_clock = (rows[0]["database_time"], self.last_beat)
         if rows[0]["desired_state"] != "live":
             self._on_desired(rows[0]["desired_state"])
+
+    def _set_clock(self, asked_at: float, database_time: float) -> None:
+        self.clock_difference_seconds = (asked_at + time.time()) / 2 - database_time
+        self.database_clock = (database_time, time.monotonic())
 
     def _wait_for_beat(self, connection: Connection) -> None:
         """Waits for the next beat; raises ``psycopg2.Error`` as soon as the server closes the session."""

@@ -10,7 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tests.chaos import disk, hands, network, poison, postgres
+from tests.chaos import clock, disk, hands, network, poison, postgres
 from tests.chaos.endings import watched
 from tests.chaos.ground import (
     GRACE_SECONDS,
@@ -202,6 +202,7 @@ FAULTS: dict[str, Fault] = {
     "row_lock": postgres.row_lock,
     "slow_queries": network.slow_queries,
     "disk_full": disk.disk_full,
+    "wrong_clock": clock.wrong_clock,
     "poison": poison.poison,
     "restarts_under_batch": restarts_under_batch,
     "one_key": one_key,

@@ -117,6 +117,15 @@ KINDS: dict[str, Kind] = {
         draw=lambda rng: {"seconds": round(rng.uniform(5, 15), 2), "panic": rng.random() < 0.5},
         minutes=10,
     ),
+    "wrong_clock": Kind(
+        13,
+        "a worker's clock an hour off, put right, and stepping back an hour",
+        60,
+        # The library is the machine's; containers have none.
+        backends=("native",),
+        draw=lambda rng: {"offset": rng.choice([3600.0, -3600.0])},
+        minutes=10,
+    ),
     "poison": Kind(14, "poison beside a minute of healthy jobs", 210, draw=_seconds(60, 60), minutes=10),
     "restarts_under_batch": Kind(
         14, "rolling restarts under one batch", 45, draw=lambda _: {"rounds": 2}, minutes=4

@@ -12,7 +12,7 @@ import threading
 import time
 import tomllib
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from importlib.metadata import version
 from typing import Any
 
@@ -118,6 +118,7 @@ def test_every_private_name_in_use_is_known_here() -> None:
     assert used == {
         "dbos._scheduler",
         "dbos._scheduler._enqueue_scheduled_workflow",
+        "dbos._scheduler.datetime",
         "dbos._queue",
         "dbos._queue.queue_worker_thread",
         "dbos._sys_db",
@@ -541,25 +542,44 @@ def _schedule() -> None:
     )
 
 
-def test_guard_schedule_intercepts_every_tick(app: Launched) -> None:
-    """First a clock an hour off, of which nothing may be scheduled, then the right one."""
+@pytest.mark.parametrize("hours", [1, -1])
+def test_a_wrong_clock_schedules_nothing_and_the_right_one_goes_on(
+    app: Launched, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    """The local clock is an hour off, is put right, and is an hour off again."""
     look = "look at guard_schedule: the scheduler no longer calls dbos._scheduler._enqueue_scheduled_workflow"
-    off = {"by": timedelta(hours=1)}
+    ticks = "SELECT count(*) FROM dbos.workflow_status WHERE schedule_name = 'contract'"
+    off = {"by": timedelta(hours=hours)}
     asked: list[datetime] = []
 
-    def database_now() -> datetime:
-        now = datetime.now(UTC) + off["by"]
-        asked.append(now)
-        return now
+    class Local(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + off["by"]
 
+    def database_now() -> datetime:
+        asked.append(datetime.now(UTC))
+        return asked[-1]
+
+    def looks(count: int) -> None:
+        enough = len(asked) + count
+        wait_until(lambda: len(asked) >= enough, look)
+
+    for module in (engine_module, dbos._scheduler):
+        monkeypatch.setattr(module, "datetime", Local)
     guard_schedule(database_now, early_seconds=2, late_seconds=65)
     app.queue("contract-q")
     _schedule()
-    wait_until(lambda: len(asked) >= 2, look)
-    ticks = "SELECT count(*) FROM dbos.workflow_status WHERE schedule_name = 'contract'"
+    looks(8)
     assert app.database.one(ticks) == 0, look
     off["by"] = timedelta(0)
+    # Asleep until the tick of an hour ahead, or an hour behind: it would not go on before that.
     wait_until(lambda: app.database.one(ticks) >= 2, "with the right clock ticks are scheduled")
+    off["by"] = timedelta(hours=-hours)
+    looks(3)
+    before = app.database.one(ticks)
+    looks(6)
+    assert app.database.one(ticks) == before, look
     times = app.database.rows(
         "SELECT workflow_uuid FROM dbos.workflow_status WHERE schedule_name = 'contract'"
     )

@@ -117,6 +117,7 @@ def launched(
     patched = (
         (dbos._queue, "queue_worker_thread"),
         (dbos._scheduler, "_enqueue_scheduled_workflow"),
+        (dbos._scheduler, "datetime"),
         (dbos._sys_db, "time"),
         (dbos._sys_db, "retriable_postgres_exception"),
         (dbos._datasource, "retriable_postgres_exception"),

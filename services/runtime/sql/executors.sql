@@ -14,7 +14,8 @@ SELECT pg_try_advisory_lock(7031, %(lock_key)s) AS held
 -- name: database_uptime
 -- Since it last ended everyone's sessions: at its start, or when it restarted itself after a backend was
 -- killed, which moves no start time but discards the statistics.
-SELECT extract(epoch FROM clock_timestamp() - greatest(pg_postmaster_start_time(), b.stats_reset))::float8 AS seconds
+SELECT extract(epoch FROM clock_timestamp() - greatest(pg_postmaster_start_time(), b.stats_reset))::float8 AS seconds,
+       extract(epoch FROM clock_timestamp())::float8 AS database_time
 FROM pg_stat_bgwriter b
 
 -- name: beat
