@@ -6,11 +6,17 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from services.runtime.cpu_pool import CpuPool
+from tests.chaos import endings
+from tests.support.compose_stack import ComposeStack
 from tests.support.native_stack import outliving
-from tests.support.stack import wait_for
+from tests.support.stack import Exit, Member, wait_for
 
 # Starts what looks like a CPU child of it, bound to nobody's life, and says its pid.
 _CARELESS = """
@@ -64,3 +70,62 @@ def test_children_of_the_living_are_not_taken_for_others() -> None:
         assert outliving(os.getpid()) == []
     finally:
         pool.close()
+
+
+class _Ground:
+    """A stack whose ended process leaves ``left`` at each look, and a journal that keeps its lines."""
+
+    def __init__(self, *left: list[int]) -> None:
+        self.stack = self.journal = self
+        self.looks = list(left)
+        self.lines: list[dict[str, Any]] = []
+
+    def children(self, member: Member) -> list[int]:
+        return [1, 2]
+
+    def exited(self, member: Member, seconds: float) -> None:
+        """It has ended."""
+
+    def outliving(self, member: Member) -> list[int]:
+        return self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
+
+    def write(self, kind: str, **entry: Any) -> None:
+        del entry["seconds"]
+        self.lines.append({"kind": kind, **entry})
+
+
+WORKER = Member("worker-a", "worker", "worker-1", 7)
+
+
+@pytest.mark.parametrize(
+    ("looks", "left"), [([[]], []), ([[8], [8], []], []), ([[8, 9]], [8, 9]), ([[8, 9], [9]], [9])]
+)
+def test_the_journal_tells_who_is_left_after_a_while(
+    looks: list[list[int]], left: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endings, "SOON_SECONDS", 0.3)
+    ground = _Ground(*looks)
+    with endings.watched(ground, WORKER):  # type: ignore[arg-type]
+        pass
+    assert ground.lines == [{"kind": "children", "who": "worker-a", "children": 2, "left": left}]
+
+
+_TOP = """PID ELAPSED COMMAND
+100 90 /sbin/docker-init -- python -m services.worker
+101 90 python -S -P /app/services/runtime/cpu_child.py 9 7
+102 3 python -S -P /app/services/runtime/cpu_child.py 9 7
+"""
+
+
+def test_in_containers_age_tells_a_child_left_from_one_of_the_next_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stack = ComposeStack("image")
+    monkeypatch.setattr(stack, "find_exit", lambda _: Exit(137, time.time() - 10))
+    monkeypatch.setattr(stack, "docker", lambda *_, **__: _TOP)
+    assert stack.outliving(WORKER) == [101]
+    monkeypatch.setattr(stack, "docker", lambda *_, **__: "")
+    assert stack.outliving(WORKER) == [], "a container that is down runs nothing"
+    monkeypatch.setattr(stack, "find_exit", lambda _: None)
+    with pytest.raises(AssertionError, match="has not ended"):
+        stack.outliving(WORKER)
