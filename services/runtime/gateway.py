@@ -25,17 +25,33 @@ T = TypeVar("T")
 
 _POOL = 8
 
+# PostgreSQL that answers, but slowly (200 ms more a round trip make an enqueue last 2 s), is worth a
+# longer wait than one that is away; the heartbeat tells the two apart.
+_SLOW_SECONDS = 8.0
+_LATE_BEAT_SECONDS = 0.5
+_LOOK_SECONDS = 0.1
+
 
 class Gateway:
     """A lazy DBOS client and named ops statements, each call bounded in time.
 
     ``database_up`` says whether the executor's heartbeat goes through: while it does not, calls
-    fail at once instead of queueing up behind each other.
+    fail at once instead of queueing up behind each other. ``beat_age_seconds`` is the time since the
+    last one that did.
     """
 
-    def __init__(self, settings: Settings, *, purpose: str, database_up: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        purpose: str,
+        database_up: Callable[[], bool],
+        beat_age_seconds: Callable[[], float],
+    ) -> None:
         self._timeout_seconds = settings.database_timeout_seconds
+        self._latest_beat_seconds = settings.heartbeat_seconds + _LATE_BEAT_SECONDS
         self._database_up = database_up
+        self._beat_age_seconds = beat_age_seconds
         self._threads = ThreadPoolExecutor(max_workers=2 * _POOL, thread_name_prefix="gateway")
         self._engine = sa.create_engine(
             sqlalchemy_url(settings.database_url),
@@ -62,16 +78,16 @@ class Gateway:
         """Runs a blocking function that talks to PostgreSQL, in a thread.
 
         Raises ``DatabaseUnavailable`` when PostgreSQL is away or does not answer within
-        ``database_timeout_seconds``; the thread then ends by its own statement timeout.
+        ``database_timeout_seconds`` (8 s while heartbeats go through: it is slow, then); the thread
+        ends by its own statement timeout.
         """
         if not self._database_up():
             raise DatabaseUnavailable
         loop = asyncio.get_running_loop()
+        work = loop.run_in_executor(self._threads, partial(function, *args, **kwargs))
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                return await loop.run_in_executor(self._threads, partial(function, *args, **kwargs))
-        except TimeoutError as error:
-            raise DatabaseUnavailable from error
+            await self._patience(work)
+            return await work
         except sa.exc.TimeoutError as error:
             raise DatabaseUnavailable from error
         except psycopg2.Error as error:
@@ -85,6 +101,19 @@ class Gateway:
             ):
                 raise DatabaseUnavailable from error
             raise
+
+    async def _patience(self, work: asyncio.Future[T]) -> None:
+        """Returns once the work is done; raises ``DatabaseUnavailable`` when it is not worth the wait."""
+        loop = asyncio.get_running_loop()
+        began, pause = loop.time(), self._timeout_seconds
+        try:
+            while not (await asyncio.wait({work}, timeout=pause))[0]:
+                waited = loop.time() - began
+                if waited >= _SLOW_SECONDS or self._beat_age_seconds() > self._latest_beat_seconds:
+                    raise DatabaseUnavailable
+                pause = _LOOK_SECONDS
+        finally:
+            work.cancel()  # does nothing to one that is done
 
     async def ops(self, statement: str, /, **params: Any) -> list[Row]:
         """Runs a named ops statement; raises ``DatabaseUnavailable`` as :meth:`call` does."""

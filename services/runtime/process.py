@@ -110,7 +110,10 @@ class Process:
         )
         self.listener = Listener(settings, self.waker, purpose=self.identity.purpose("listener"))
         self.gateway = Gateway(
-            settings, purpose=self.identity.purpose("http"), database_up=lambda: self.lease.database_up
+            settings,
+            purpose=self.identity.purpose("http"),
+            database_up=lambda: self.lease.database_up,
+            beat_age_seconds=lambda: time.monotonic() - self.lease.last_beat,
         )
         self.ops = OpsPool(settings, purpose=self.identity.purpose("steps"), size=4, wait_seconds=5)
         self.pool: CpuPool | None = None

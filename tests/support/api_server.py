@@ -42,7 +42,7 @@ def serving(settings: Settings, process: FakeProcess | None = None) -> Iterator[
     """Serves with the real gateway, whose database counts as up until a call says otherwise."""
     process = process or FakeProcess()
     process.settings = settings  # type: ignore[assignment]
-    gateway = Gateway(settings, purpose="holdfast/api-test", database_up=lambda: True)
+    gateway = Gateway(settings, purpose="holdfast/api-test", database_up=lambda: True, beat_age_seconds=float)
     process.gateway = gateway  # type: ignore[assignment]
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
     server = uvicorn.Server(http_config(create_app(process)))  # type: ignore[arg-type]

@@ -1,0 +1,74 @@
+"""How long a request waits for PostgreSQL: briefly when it is away, longer when it is only slow."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from services.domain.errors import DatabaseUnavailable
+from services.runtime import gateway as module
+from services.runtime.gateway import Gateway
+from services.settings import Settings
+
+Make = Callable[[Callable[[], float]], Gateway]
+
+
+@pytest.fixture
+def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    monkeypatch.setattr(module, "_SLOW_SECONDS", 1.0)
+    for name, value in (
+        ("HOST", "127.0.0.1"),
+        ("PORT", "1"),
+        ("NAME", "n"),
+        ("USER", "u"),
+        ("PASSFILE", "/f"),
+    ):
+        monkeypatch.setenv(f"HOLDFAST_DATABASE_{name}", value)
+    made: list[Gateway] = []
+
+    def make(beat_age_seconds: Callable[[], float]) -> Gateway:
+        settings = Settings(database_timeout_seconds=0.2)
+        made.append(
+            Gateway(settings, purpose="test", database_up=lambda: True, beat_age_seconds=beat_age_seconds)
+        )
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def call(gateway: Gateway, seconds: float) -> str:
+    def work() -> str:
+        time.sleep(seconds)
+        return "done"
+
+    return asyncio.run(gateway.call(work))
+
+
+def test_a_slow_database_gets_more_time_than_the_timeout(gateway: Make) -> None:
+    assert call(gateway(lambda: 0.3), 0.6) == "done"
+
+
+def test_a_silent_database_gets_the_timeout_and_no_more(gateway: Make) -> None:
+    begun = time.monotonic()
+    with pytest.raises(DatabaseUnavailable):
+        call(gateway(lambda: 1.6), 0.6)
+    # asyncio.run waits for no thread of ours.
+    assert time.monotonic() - begun < 0.5
+
+
+def test_a_database_that_falls_silent_meanwhile_ends_the_wait(gateway: Make) -> None:
+    last_beat = time.monotonic() - 1.2
+    begun = time.monotonic()
+    with pytest.raises(DatabaseUnavailable):
+        call(gateway(lambda: time.monotonic() - last_beat), 0.9)
+    assert 0.2 < time.monotonic() - begun < 0.7
+
+
+def test_the_wait_for_a_slow_one_is_bounded(gateway: Make) -> None:
+    with pytest.raises(DatabaseUnavailable):
+        call(gateway(lambda: 0.0), 1.5)
