@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     credential_fetch_seconds: float = Field(0.2, ge=0, description="delay of the credential's source")
 
     pulse_catch_up_seconds: float = Field(
-        60.0, ge=0, description="missed pulses at most this old are caught up at start; older ones are gaps"
+        60.0, ge=0, description="missed pulses at most this old are caught up; older ones are gaps"
     )
 
     chaos: bool = Field(False, description="allows POST /executors/{id}/crash")

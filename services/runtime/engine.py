@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
@@ -86,15 +86,21 @@ class Engine:
 
 
 def guard_schedule(
-    database_now: Callable[[], datetime], *, early_seconds: float, late_seconds: float
+    database_now: Callable[[], datetime],
+    *,
+    early_seconds: float,
+    late_seconds: float,
+    on_tick: Callable[[], object] = lambda: None,
 ) -> None:
     """Computes ticks on the database's clock; while the local clock is far from it, drops them.
 
     DBOS computes ticks from the local clock and sleeps until the next: after a step of an hour, back to
     the right time too, it would schedule nothing for that hour. And a process that was paused fires every
-    tick it missed, however many. ``database_now`` must not depend on the local wall clock.
+    tick it missed, however many. ``database_now`` must not depend on the local wall clock. ``on_tick`` is
+    called after each tick that was scheduled, from the thread that did it; it may schedule ticks itself.
     """
     original = dbos._scheduler._enqueue_scheduled_workflow
+    looking_back = threading.local()
 
     class DatabaseTime(datetime):
         """The class as ``dbos._scheduler`` sees it: only what time it is differs."""
@@ -109,6 +115,12 @@ def guard_schedule(
         in_time = timedelta(seconds=-early_seconds) <= late <= timedelta(seconds=late_seconds)
         if in_time and abs(off) <= timedelta(seconds=early_seconds):
             original(sys_db, workflow_name, scheduled_at, *args, **kwargs)
+            if not getattr(looking_back, "now", False):
+                looking_back.now = True
+                try:
+                    on_tick()
+                finally:
+                    looking_back.now = False
             return
         log.error(
             "tick %s not scheduled: %.1f s late, the local clock %.1f s from the database's",
@@ -122,12 +134,11 @@ def guard_schedule(
     dbos._scheduler.datetime = DatabaseTime  # type: ignore[attr-defined]  # it imports it
 
 
-def catch_up(schedule: str, *, last: datetime | None, now: datetime, window_seconds: float) -> int:
-    """Schedules the ticks missed since the last one, at most ``window_seconds`` back; returns their number.
+def catch_up(schedule: str, missed: Sequence[datetime]) -> None:
+    """Schedules ticks that nobody scheduled: their times, in order, of a schedule in whole seconds.
 
-    Idempotent, also across processes: a tick's id is its time.
+    Idempotent, also across processes: a tick's id is its time, and what exists is left alone.
     """
-    if last is None:
-        return 0
-    start = max(last.astimezone(UTC), now.astimezone(UTC) - timedelta(seconds=window_seconds))
-    return len(DBOS.backfill_schedule(schedule, start, now.astimezone(UTC)))
+    if missed:
+        second = timedelta(seconds=1)
+        DBOS.backfill_schedule(schedule, missed[0] - second, missed[-1] + second)

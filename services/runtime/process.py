@@ -64,8 +64,11 @@ class Application(Protocol):
     def prepare(self, settings: Settings) -> None:
         """Imports workflows and builds configured instances: after DBOS exists, before its launch."""
 
-    def register(self, settings: Settings, resources: Resources) -> None:
+    def register(self, settings: Settings) -> None:
         """Registers queues and schedules, after the launch."""
+
+    def catch_up(self, settings: Settings, resources: Resources) -> None:
+        """Schedules what nobody scheduled: called once registered, and after each tick fired here."""
 
     def close(self) -> None:
         """Clears process-wide state at the end."""
@@ -192,10 +195,13 @@ class Process:
             self._database_now,
             early_seconds=self.settings.clock_tolerance_seconds,
             late_seconds=self.settings.pulse_catch_up_seconds + 5,
+            # Not only at start: a hole may open or be seen later, whoever fires the next tick fills it.
+            on_tick=lambda: self.application.catch_up(self.settings, resources),
         )
         self.listener.start()
         self._engine.launch()
-        self.application.register(self.settings, resources)
+        self.application.register(self.settings)
+        self.application.catch_up(self.settings, resources)
         self.sweep.start()
         if self.role == "api":
             # The database's figures are everyone's: one process reports them.

@@ -44,7 +44,7 @@ class Api:
         scope.build_instances()
         users.open_cache(settings)
 
-    def register(self, settings: Settings, resources: Resources) -> None:  # noqa: ARG002
+    def register(self, settings: Settings) -> None:  # noqa: ARG002
         """Registers the queues. Parents and children have queues of their own, or parents that wait
         would hold the places their children need."""
         for name in (names.SCOPE_QUEUE, names.USERS_QUEUE, names.USER_PAGES_QUEUE):
@@ -52,6 +52,9 @@ class Api:
         for name in (names.NESTED_ROOT_QUEUE, names.NESTED_CHILD_QUEUE, names.NESTED_GRANDCHILD_QUEUE):
             _queue(name, worker_concurrency=32)
         _queue(names.API_SUSPECTS_QUEUE, worker_concurrency=1)
+
+    def catch_up(self, settings: Settings, resources: Resources) -> None:
+        """No schedule of its own."""
 
     def close(self) -> None:
         """Clears the credential cache."""
@@ -75,8 +78,8 @@ class Worker:
 
         log.debug("workflows loaded: %s", [m.__name__ for m in (fibonacci, poison, pulse)])
 
-    def register(self, settings: Settings, resources: Resources) -> None:
-        """Registers queues and the schedule, and catches up on ticks missed while nobody ran."""
+    def register(self, settings: Settings) -> None:
+        """Registers queues and the schedule."""
         from services.workflows import pulse
 
         _queue(names.FIBONACCI_BATCH_QUEUE, worker_concurrency=32)
@@ -92,19 +95,23 @@ class Worker:
                     "schedule": names.PULSE_CRON,
                     "context": None,
                     "queue_name": names.PULSE_QUEUE,
-                    # Unbounded in DBOS; caught up below within a window.
+                    # Unbounded in DBOS; `catch_up` does it within a window.
                     "automatic_backfill": False,
                 }
             ]
         )
-        row = resources.ops.run("last_pulse")[0]
-        caught_up = engine.catch_up(
-            names.PULSE_SCHEDULE,
-            last=row["scheduled_at"],
-            now=row["now"],
+
+    def catch_up(self, settings: Settings, resources: Resources) -> None:
+        """Schedules the ticks of the last while that nobody scheduled."""
+        missed = resources.ops.run(
+            "missed_ticks",
+            schedule=names.PULSE_SCHEDULE,
+            tick_seconds=names.PULSE_SECONDS,
             window_seconds=settings.pulse_catch_up_seconds,
         )
-        log.info("caught up on %d pulses", caught_up, extra={"action": "schedule.caught_up"})
+        engine.catch_up(names.PULSE_SCHEDULE, [row["scheduled_at"] for row in missed])
+        if missed:
+            log.info("caught up on %d pulses", len(missed), extra={"action": "schedule.caught_up"})
 
     def close(self) -> None:
         """Nothing process-wide to clear."""

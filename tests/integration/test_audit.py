@@ -272,6 +272,15 @@ def test_a_gap_in_declared_downtime_is_excused(clean: Database) -> None:
     assert finding["figures"]["missing"] == 2
 
 
+def test_a_loss_that_nobody_was_there_to_see_ends_with_the_last_heartbeat(database: Database) -> None:
+    """The only worker died; the next one's first look, two minutes later, dates the loss far too late."""
+    back = GRID + timedelta(seconds=120)
+    executor(database, "a", "dead", started_at=GRID, heartbeat_at=GRID + timedelta(seconds=12), lost_at=back)
+    executor(database, "b", started_at=back)
+    ticks(database, 0, 1, 2, *range(14, 25))
+    assert broken(database) == {}
+
+
 def test_disorderly_stops_of_the_journal_are_found(clean: Database) -> None:
     stops = [{"who": "a", "code": 0, "seconds": 3.0}, {"who": "b", "code": 137, "seconds": 30.5}]
     assert broken(clean, journal=Journal(exits=stops)) == {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,8 +17,10 @@ from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer
 
 from services.runtime.engine import Engine
 from services.runtime.executors import Identity
+from services.runtime.process import Process
 from services.runtime.schema import sqlalchemy_url
 from services.runtime.waking import Waker
+from services.workflows.composition import Worker
 from tests.support.database import Database, wait_until
 from tests.support.executors import Peer, workflow
 
@@ -114,15 +117,13 @@ def launched(
     ``prepare`` runs when DBOS exists and before its launch. DBOS finds a queue that is registered later
     only within a second: ``queues`` are there before.
     """
-    patched = (
-        (dbos._queue, "queue_worker_thread"),
-        (dbos._scheduler, "_enqueue_scheduled_workflow"),
-        (dbos._scheduler, "datetime"),
-        (dbos._sys_db, "time"),
-        (dbos._sys_db, "retriable_postgres_exception"),
-        (dbos._datasource, "retriable_postgres_exception"),
-    )
-    before = [getattr(module, attribute) for module, attribute in patched]
+    with _put_back():
+        yield from _launched(database, name, queues, prepare)
+
+
+def _launched(
+    database: Database, name: str, queues: Iterable[str], prepare: Callable[[], None]
+) -> Iterator[Launched]:
     peer = Peer.start(database, name)
     waker = Waker()
     engine = Engine(database.settings(), peer.identity, waker)
@@ -145,5 +146,35 @@ def launched(
         wait_until(lambda: all(event.is_set() for event in parked), "parked executions end")
         engine.destroy(5)
         outside.destroy()
+
+
+@contextmanager
+def _put_back() -> Iterator[None]:
+    """Undoes at its end what the runtime patched in DBOS."""
+    patched = (
+        (dbos._queue, "queue_worker_thread"),
+        (dbos._scheduler, "_enqueue_scheduled_workflow"),
+        (dbos._scheduler, "datetime"),
+        (dbos._sys_db, "time"),
+        (dbos._sys_db, "retriable_postgres_exception"),
+        (dbos._datasource, "retriable_postgres_exception"),
+    )
+    before = [getattr(module, attribute) for module, attribute in patched]
+    try:
+        yield
+    finally:
         for (module, attribute), value in zip(patched, before, strict=True):
             setattr(module, attribute, value)
+
+
+@contextmanager
+def worker_process(database: Database, **options: Any) -> Iterator[Process]:
+    """A whole worker's life in the test's own process, without CPU children: started, then ended."""
+    with _put_back():
+        process = Process(database.settings(**options), Worker(uses_cpu_pool=False), port=1)
+        try:
+            process._start()
+            yield process
+        finally:
+            asyncio.run(process.drain())
+            process._end()

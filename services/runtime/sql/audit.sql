@@ -115,10 +115,11 @@ WHERE scheduled_at - previous > make_interval(secs => %(tick_seconds)s)
 ORDER BY 1 LIMIT 1000
 
 -- name: audit_presence
--- When executors of a role were there, by what the registry knows.
+-- When executors of a role were there, by what the registry knows. A loss that nobody was there to see is
+-- dated by the next one's first look, so the last heartbeat counts too.
 SELECT started_at AS begun,
        CASE WHEN state IN ('live', 'draining') THEN clock_timestamp()
-            ELSE least(coalesce(lost_at, ended_at), ended_at) END AS ended
+            ELSE least(lost_at, ended_at, heartbeat_at) END AS ended
 FROM ops.executors WHERE role = %(role)s ORDER BY started_at
 
 -- name: audit_homeless

@@ -26,8 +26,21 @@ RETURNING status, lateness_seconds
 SELECT scheduled_at, started_at, lateness_seconds, executor_id, status, queue_depth, live_executors
 FROM ops.pulses ORDER BY scheduled_at DESC LIMIT %(limit)s
 
--- name: last_pulse
-SELECT max(scheduled_at) AS scheduled_at, clock_timestamp() AS now FROM ops.pulses
+-- name: missed_ticks
+-- Points of the grid that nobody scheduled, from the first tick ever, at most the window back: no row, and
+-- no workflow that is still to write one. The newest row tells nothing about the ones before it: whoever
+-- starts after a hole fires its first tick before it looks back.
+SELECT tick AS scheduled_at
+FROM generate_series(
+    to_timestamp(ceil(extract(epoch FROM clock_timestamp() - make_interval(secs => %(window_seconds)s))
+        / %(tick_seconds)s) * %(tick_seconds)s),
+    clock_timestamp(), make_interval(secs => %(tick_seconds)s)) AS tick
+WHERE tick > (SELECT min(scheduled_at) FROM ops.pulses)
+  AND NOT EXISTS (SELECT FROM ops.pulses p WHERE p.scheduled_at = tick)
+  AND NOT EXISTS (SELECT FROM dbos.workflow_status w
+                  WHERE w.workflow_uuid = 'sched-' || %(schedule)s || '-'
+                      || to_char(tick AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"+00:00"'))
+ORDER BY 1
 
 -- name: children_state
 -- How many children of a workflow are still going.
