@@ -152,6 +152,39 @@ def transaction(connection: Connection) -> Iterator[Connection]:
         cursor.execute("COMMIT")
 
 
+class Trouble:
+    """Tells of a lost session once, then every ten seconds until it is over: retries come ten a second."""
+
+    EVERY_SECONDS = 10.0
+
+    def __init__(self, logger: logging.Logger, text: str, *, action: str) -> None:
+        self._logger = logger
+        self._text = text
+        self._action = action
+        self._since: float | None = None
+        self._told_at = 0.0
+
+    def met(self, error: psycopg2.Error) -> None:
+        """One more failure."""
+        now = time.monotonic()
+        if self._since is not None and now - self._told_at < self.EVERY_SECONDS:
+            return
+        self._since = self._since or now
+        self._told_at = now
+        self._logger.warning(
+            "%s, trying again: %s", self._text, str(error).strip(), extra={"action": self._action}
+        )
+
+    def over(self) -> None:
+        """It works; says how long it did not."""
+        if self._since is not None:
+            seconds = time.monotonic() - self._since
+            self._since = None
+            self._logger.info(
+                "%s: over after %.1f s", self._text, seconds, extra={"action": f"{self._action}.over"}
+            )
+
+
 class OpsPool:
     """A few connections for short named statements from many threads.
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 import psycopg2
 
-from services.runtime.database import Connection, connect, query, transaction, wait_readable
+from services.runtime.database import Connection, Trouble, connect, query, transaction, wait_readable
 from services.settings import Settings
 
 log = logging.getLogger("holdfast.executors")
@@ -72,6 +72,7 @@ class Lease:
         self._held = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
+        self._trouble = Trouble(log, "lease session lost", action="lease.lost")
         self.state = "live"
         # Set before this executor signs itself off: then a missing row is its own doing.
         self.leaving = False
@@ -151,15 +152,12 @@ class Lease:
                     self._session_since = time.monotonic()
                     self._held = False
                 self._beat(self._connection)
+                self._trouble.over()
                 self._wait_for_beat(self._connection)
             except psycopg2.Error as error:
                 if self._stop.is_set():
                     return
-                log.warning(
-                    "lease session lost, taking it again: %s",
-                    str(error).strip(),
-                    extra={"action": "lease.lost"},
-                )
+                self._trouble.met(error)
                 if self._connection is not None:
                     self._connection.close()
                     self._connection = None

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import psycopg2
 
 from services.domain.poison import Verdict
-from services.runtime.database import Connection, Row, connect, query, transaction
+from services.runtime.database import Connection, Row, Trouble, connect, query, transaction
 from services.runtime.executors import Identity
 from services.runtime.takeover import release
 from services.settings import Settings
@@ -69,6 +69,7 @@ class Sweep:
         self._connection: Connection | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sweep", daemon=True)
+        self._trouble = Trouble(log, "sweep failed", action="sweep.failed")
 
     def start(self) -> None:
         """Starts to look."""
@@ -88,12 +89,11 @@ class Sweep:
                 if self._connection is None or self._connection.closed:
                     self._connection = connect(self._settings, purpose=self._identity.purpose("sweep"))
                 self.round(self._connection)
+                self._trouble.over()
                 if self._missing:
                     pause = self._settings.second_look_seconds
             except psycopg2.Error as error:
-                log.warning(
-                    "sweep failed, trying again: %s", str(error).strip(), extra={"action": "sweep.failed"}
-                )
+                self._trouble.met(error)
                 if self._connection is not None:
                     self._connection.close()
             except Exception:

@@ -25,7 +25,7 @@ import psycopg
 import psycopg2
 from dbos._core import ActiveWorkflowById
 
-from services.runtime.database import Connection, connect, wait_readable
+from services.runtime.database import Connection, Trouble, connect, wait_readable
 from services.settings import Settings
 
 log = logging.getLogger("holdfast.waking")
@@ -135,6 +135,7 @@ class Listener:
         self._purpose = purpose
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="listener", daemon=True)
+        self._trouble = Trouble(log, "listener lost its session", action="listener.lost")
 
     def start(self) -> None:
         """Starts to listen; reconnects by itself."""
@@ -152,15 +153,15 @@ class Listener:
                 try:
                     with connection.cursor() as cursor:
                         cursor.execute(f"LISTEN {QUEUE_CHANNEL}; LISTEN {DONE_CHANNEL}")
+                    self._trouble.over()
+                    _SLEEPS.end_all()
                     self._waker.ring_all()
                     self._listen(connection)
                 finally:
                     connection.close()
             except psycopg2.Error as error:
-                log.warning(
-                    "listener lost its session: %s", str(error).strip(), extra={"action": "listener.lost"}
-                )
-                self._stop.wait(random.uniform(0.1, 0.4))  # noqa: S311
+                self._trouble.met(error)
+                self._stop.wait(random.uniform(0.05, 0.15))  # noqa: S311
             except Exception:
                 # Such as an event loop that closes while its parent is woken.
                 log.exception("listener goes on after an error", extra={"action": "listener.failed"})
@@ -180,20 +181,32 @@ class Listener:
 
 
 class _ShortSleep:
-    """The time module as ``dbos._sys_db`` sees it: its retries sleep at most a second.
+    """The time module as ``dbos._sys_db`` sees it: its sleeps end when PostgreSQL is back, or after a second.
 
     DBOS doubles its wait for the database up to 60 s, so after a short outage work stands still for
     several seconds more; an executor's own retry once a second costs the database nothing.
     """
 
+    def __init__(self) -> None:
+        self._back = threading.Condition()
+
     def __getattr__(self, name: str) -> Any:
         return getattr(time, name)
 
-    @staticmethod
-    def sleep(seconds: float) -> None:
+    def sleep(self, seconds: float) -> None:
+        """As ``time.sleep``, but no longer than it is worth."""
         if seconds > RETRY_CAP_SECONDS:
             seconds = RETRY_CAP_SECONDS * random.uniform(0.5, 1.0)  # noqa: S311
-        time.sleep(seconds)
+        with self._back:
+            self._back.wait(seconds)
+
+    def end_all(self) -> None:
+        """PostgreSQL answers again: whoever sleeps tries at once."""
+        with self._back:
+            self._back.notify_all()
+
+
+_SLEEPS = _ShortSleep()
 
 
 def retry_client_errors() -> None:
@@ -215,5 +228,5 @@ def retry_client_errors() -> None:
 
 
 def cap_retry_sleep() -> None:
-    """Caps the sleep between DBOS's retries of a lost database; idempotent."""
-    dbos._sys_db.time = _ShortSleep()  # type: ignore[assignment, attr-defined]
+    """Shortens the sleep between DBOS's retries of a lost database; idempotent."""
+    dbos._sys_db.time = _SLEEPS  # type: ignore[assignment, attr-defined]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from services.runtime import waking
 from services.runtime.waking import Listener, Waker, _Bell
 from tests.support.database import Database, wait_until
 from tests.support.executors import insert
@@ -231,3 +232,23 @@ def test_ring_all_wakes_parents_and_bells() -> None:
 
     asyncio.run(scene())
     assert threading.Event.is_set(bell)
+
+
+def test_retries_end_their_sleep_when_the_database_is_back(database: Database, ears: Ears) -> None:
+    slept: list[float] = []
+
+    def sleeper() -> None:
+        begun = time.monotonic()
+        waking._SLEEPS.sleep(0.9)
+        slept.append(time.monotonic() - begun)
+
+    thread = threading.Thread(target=sleeper)
+    thread.start()
+    time.sleep(0.1)
+    database.rows(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE application_name LIKE 'holdfast/worker-test/%'"
+    )
+    thread.join(5)
+    assert slept
+    assert slept[0] < 0.8, "it slept on although the listener was back"
