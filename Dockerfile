@@ -44,6 +44,6 @@ ENV PATH=/opt/holdfast/bin:/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sb
 USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=2s --timeout=3s --retries=30 \
+HEALTHCHECK --start-period=60s --start-interval=1s --interval=5s --timeout=3s --retries=3 \
     CMD ["python", "-IS", "/app/services/cli/healthcheck.py", "8000"]
 CMD ["python", "-m", "services.api"]
