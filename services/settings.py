@@ -71,7 +71,10 @@ class Settings(BaseSettings):
     credential_fetch_seconds: float = Field(0.2, ge=0, description="delay of the credential's source")
 
     pulse_catch_up_seconds: float = Field(
-        60.0, ge=0, description="missed pulses at most this old are caught up; older ones are gaps"
+        60.0,
+        ge=0,
+        le=3600,
+        description="missed pulses at most this old are caught up; older ones are gaps",
     )
 
     chaos: bool = Field(False, description="allows POST /executors/{id}/crash")
@@ -125,6 +128,11 @@ class Settings(BaseSettings):
     def slots(self) -> int:
         """Child processes for CPU work, at least one."""
         return self.cpu_slots or available_cpus()
+
+    @property
+    def pulse_late_seconds(self) -> float:
+        """A tick that starts later than this records itself as skipped."""
+        return self.pulse_catch_up_seconds + 5
 
     @property
     def fibonacci_claims(self) -> int:

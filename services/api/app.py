@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.responses import HTMLResponse
 
 from services.api import (
@@ -50,7 +50,7 @@ def create_app(process: Process) -> FastAPI:
 
     app = FastAPI(
         title="Holdfast",
-        version=_version(),
+        version=metrics.release(),
         description="Durable workflows with takeover between peers. Errors are RFC 9457 problem documents.",
         lifespan=lifespan,
         redirect_slashes=False,
@@ -74,7 +74,19 @@ def create_app(process: Process) -> FastAPI:
         app.include_router(module.router)
     app.include_router(ops_http.router(process))
     app.add_api_route("/", _index, include_in_schema=False, response_class=HTMLResponse)
+    _announce(app)
     return app
+
+
+def _announce(app: FastAPI) -> None:
+    """Zero for what each route answers when all is well, and for the errors that alerts look at."""
+    for route in app.routes:
+        if not isinstance(route, APIRoute):
+            continue
+        for method in route.methods or ():
+            metrics.HTTP_SECONDS.labels(method=method, route=route.path)
+            for status in (route.status_code or 200, 500, 503):
+                metrics.HTTP_REQUESTS.labels(method=method, route=route.path, status=str(status))
 
 
 async def _index() -> HTMLResponse:
@@ -84,10 +96,3 @@ async def _index() -> HTMLResponse:
 def _observe(method: str, route: str, status: int, seconds: float) -> None:
     metrics.HTTP_REQUESTS.labels(method=method, route=route, status=str(status)).inc()
     metrics.HTTP_SECONDS.labels(method=method, route=route).observe(seconds)
-
-
-def _version() -> str:
-    try:
-        return version("holdfast")
-    except PackageNotFoundError:  # run from a checkout
-        return "0"

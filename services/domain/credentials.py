@@ -6,7 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import NoReturn, TypedDict
+from typing import Literal, NoReturn, TypedDict
 
 from services.domain.errors import CredentialUnavailable
 
@@ -39,6 +39,10 @@ class Credential:
         raise TypeError("a Credential must not leave its process; pass its fingerprint instead")
 
 
+Use = Literal["hit", "miss", "error"]
+"""What became of one `get`: served from the cache, after a fetch, or not at all."""
+
+
 class CacheSnapshot(TypedDict):
     """What the cache did and holds, without the secret. The last three are None while it is empty."""
 
@@ -55,15 +59,24 @@ class CachedCredential:
     """Holds one secret for `ttl_seconds` after the start of the fetch that brought it.
 
     `fetch` returns the secret; it may block and may raise. `clock` counts seconds and never goes back
-    (``time.monotonic``). A fetch that takes longer than `ttl_seconds` serves those who wait for it only.
+    (``time.monotonic``). `on_use` is told of every `get`. A fetch that takes longer than `ttl_seconds`
+    serves those who wait for it only.
     """
 
-    def __init__(self, fetch: Callable[[], str], *, ttl_seconds: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        fetch: Callable[[], str],
+        *,
+        ttl_seconds: float,
+        clock: Callable[[], float],
+        on_use: Callable[[Use], None] = lambda _: None,
+    ) -> None:
         if ttl_seconds <= 0:
             raise ValueError("ttl_seconds must be positive")
         self._fetch = fetch
         self._ttl_seconds = ttl_seconds
         self._clock = clock
+        self._on_use = on_use
         self._lock = threading.Lock()
         self._held: Credential | None = None
         self._flight: Future[Credential] | None = None
@@ -79,10 +92,17 @@ class CachedCredential:
             held = self._held
             if held is not None and self._clock() - held.fetched_at < self._ttl_seconds:
                 self._hits += 1
+                self._on_use("hit")
                 return held
             self._misses += 1
             flight, leads = self._join()
-        return self._land(flight, leads)
+        try:
+            credential = self._land(flight, leads)
+        except CredentialUnavailable:
+            self._on_use("error")
+            raise
+        self._on_use("miss")
+        return credential
 
     def refresh(self) -> Credential:
         """Fetch now, or join the fetch under way; `get` serves the held value meanwhile, if fresh.

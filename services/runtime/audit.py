@@ -200,10 +200,12 @@ def _ticks(audit: Audit, figures: dict[str, Any]) -> list[str]:
         }
     )
     details += some(due, "ticks missing though a worker was there or started in time", _clock)
-    not_run = len(missing) + pulses["skipped"]
-    told = audit.row("pulse_health")["missed"]
-    if pulses["ticks"] and told != not_run:
-        details.append(f"/metrics counts {told} missed ticks, the grid shows {not_run}")
+    told = audit.row("pulse_health", late_seconds=audit.settings.pulse_late_seconds)
+    settled = audit.row(
+        "audit_settled_ticks", tick_seconds=seconds, first=told["first_tick"], until=told["settled_until"]
+    )
+    if settled["whole"] and told["missed"] != settled["not_run"]:
+        details.append(f"/metrics counts {told['missed']} missed ticks, the grid shows {settled['not_run']}")
     figures |= {"ticks": pulses["ticks"], "skipped": pulses["skipped"], "missing": len(missing)}
     figures |= {"unexcused": len(due), "max_lateness_seconds": round(pulses["max_lateness_seconds"], 3)}
     return details

@@ -2,7 +2,8 @@
 
 Private to DBOS 3.4.0 and used here, each held by a contract test (tests/integration/test_contracts.py):
 ``_dbos_global_instance``'s ``background_thread_stop_events`` and ``_active_workflows_set``, the names
-of its queue threads, and the scheduler's ``_enqueue_scheduled_workflow``.
+of its queue threads, their ``execute_dequeued_workflow``, and the scheduler's
+``_enqueue_scheduled_workflow``.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
+import dbos._queue
 import dbos._scheduler
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
 
+from services.runtime import metrics
 from services.runtime.database import TCP_OPTIONS
 from services.runtime.executors import Identity
 from services.runtime.schema import sqlalchemy_url
@@ -34,6 +37,7 @@ class Engine:
         cap_retry_sleep()
         retry_client_errors()
         waker.install()
+        measure_waits()
         self._waker = waker
         config: DBOSConfig = {
             "name": identity.application,
@@ -83,6 +87,26 @@ class Engine:
         thread = threading.Thread(target=DBOS.destroy, name="dbos-destroy", daemon=True)
         thread.start()
         thread.join(timeout_seconds)
+
+
+def measure_waits() -> None:
+    """Counts how long workflows waited in their queue before this process claimed them; idempotent.
+
+    Only up to the first claim: what a takeover or a hand over takes has figures of its own. A workflow
+    with a delay waits from its end on. Both times are the database's.
+    """
+    current: Any = dbos._queue.execute_dequeued_workflow  # type: ignore[attr-defined]  # it imports it
+    original = getattr(current, "unmeasured", current)
+
+    def execute(instance: Any, status: Any, owner_xid: str) -> Any:
+        claimed, enqueued = status["started_at_epoch_ms"], status["created_at"]
+        if status["recovery_attempts"] == 1 and status["queue_name"] and claimed and enqueued:
+            waited = claimed - max(enqueued, status["delay_until_epoch_ms"] or 0)
+            metrics.QUEUE_WAIT.labels(queue_name=status["queue_name"]).observe(max(0.0, waited / 1000))
+        return original(instance, status, owner_xid)
+
+    execute.unmeasured = original  # type: ignore[attr-defined]
+    dbos._queue.execute_dequeued_workflow = execute  # type: ignore[attr-defined, assignment]
 
 
 def guard_schedule(

@@ -1,140 +1,128 @@
-"""Metrics of a process, and of the database as the API sees it. Names and labels: docs/operations.md."""
+"""Metrics of this process. Every name, with labels, unit and meaning: docs/metrics.md.
+
+What only the end of a process decides (drains, hand overs, fencing) no scrape of that process would
+ever see: the database keeps those, and ``figures`` reports them.
+"""
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
-log = logging.getLogger("holdfast.metrics")
-
-Rows = list[dict[str, Any]]
+if TYPE_CHECKING:
+    from services.domain.poison import Verdict
+    from services.runtime.executors import Identity
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_WAIT_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 
-HTTP_REQUESTS = Counter("holdfast_http_requests_total", "Answered requests", ["method", "route", "status"])
-HTTP_SECONDS = Histogram(
-    "holdfast_http_request_duration_seconds", "Time to answer", ["method", "route"], buckets=_SECONDS
+OUTCOMES = ("SUCCESS", "ERROR", "LEFT")
+"""Of an execution; LEFT: it was cancelled, or goes on elsewhere."""
+TAKEOVER_REASONS = ("lock lost", "heartbeat late")
+"""Why an executor was declared dead."""
+RELEASE_REASONS = (*TAKEOVER_REASONS, "orphan", "stray")
+"""Why work was released: also because its executor was alive by no account, or never started it."""
+
+BUILD = Gauge(
+    "holdfast_build_info",
+    "What runs here; always 1",
+    ["application", "application_version", "release", "role"],
 )
+READY = Gauge("holdfast_executor_ready", "Whether this process should get work")
+CLOCK_DIFFERENCE = Gauge(
+    "holdfast_clock_difference_seconds", "Local clock minus the database's, at the last heartbeat"
+)
+HEARTBEAT_AGE = Gauge("holdfast_heartbeat_age_seconds", "Since the last heartbeat that went through")
+RUNNING = Gauge("holdfast_workflows_running", "Workflows that run here")
+DRAINING_SECONDS = Gauge(
+    "holdfast_draining_seconds", "How long this executor has been draining, 0 if it is not"
+)
+
 WORKFLOWS_COMPLETED = Counter(
     "holdfast_workflows_completed_total", "Executions that ended here", ["workflow_name", "status"]
 )
 WORKFLOW_SECONDS = Histogram(
-    "holdfast_workflow_duration_seconds", "Execution time here", ["workflow_name"], buckets=_SECONDS
+    "holdfast_workflow_duration_seconds",
+    "Execution time here",
+    ["workflow_name", "status"],
+    buckets=_SECONDS,
 )
 STEP_SECONDS = Histogram(
-    "holdfast_step_duration_seconds", "Time of a step's body", ["step_name"], buckets=_SECONDS
+    "holdfast_step_duration_seconds", "Time of a step's body", ["step_name", "status"], buckets=_SECONDS
 )
-TAKEOVERS = Counter("holdfast_takeovers_total", "Executors whose work this one took over", ["reason"])
-TAKEOVER_WORKFLOWS = Counter("holdfast_takeover_workflows_total", "Workflows released by takeovers")
+STEP_RETRIES = Counter("holdfast_step_retries_total", "Further attempts at a step that failed", ["step_name"])
+QUEUE_WAIT = Histogram(
+    "holdfast_queue_wait_seconds",
+    "From enqueued to first claimed, of what this executor claimed",
+    ["queue_name"],
+    buckets=_WAIT_SECONDS,
+)
+
+TAKEOVERS = Counter("holdfast_takeovers_total", "Executors that this one declared dead", ["reason"])
+TAKEOVER_WORKFLOWS = Counter(
+    "holdfast_takeover_workflows_total", "Workflows that this executor took from others", ["reason"]
+)
 TAKEOVER_DELAY = Histogram(
     "holdfast_takeover_delay_seconds",
     "From the first missing sign of life to the release of the work",
     buckets=(0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2, 5, 6, 10, 30),
 )
 PARKED = Counter("holdfast_parked_workflows_total", "Workflows parked as poison by this executor")
-HANDED_OVER = Counter("holdfast_handed_over_total", "Workflows handed over by this executor's drain")
-DRAIN_SECONDS = Gauge("holdfast_drain_seconds", "Time this executor has been draining")
+
 CREDENTIAL_REQUESTS = Counter(
     "holdfast_credential_cache_requests_total", "Uses of the credential cache", ["result"]
 )
 CREDENTIAL_SECONDS = Histogram(
     "holdfast_credential_fetch_seconds", "Time to fetch a credential", buckets=_SECONDS
 )
+HTTP_REQUESTS = Counter("holdfast_http_requests_total", "Answered requests", ["method", "route", "status"])
+HTTP_SECONDS = Histogram(
+    "holdfast_http_request_duration_seconds", "Time to answer", ["method", "route"], buckets=_SECONDS
+)
+
 WORKER_SLOTS = Gauge("holdfast_worker_slots", "Places for CPU work", ["state"])
 CPU_POOL = Gauge("holdfast_cpu_pool_processes", "Child processes for CPU work", ["state"])
-UP = Gauge("holdfast_executor_ready", "Whether this process is ready for work")
 
 
-class DatabaseCollector(Collector):
-    """The database's own figures, read at most once in ``max_age_seconds`` however often one scrapes.
+def release() -> str:
+    """The installed version of Holdfast; ``0`` when it runs from a checkout."""
+    try:
+        return version("holdfast")
+    except PackageNotFoundError:
+        return "0"
 
-    ``read`` runs a named statement. With PostgreSQL away it reports ``holdfast_database_up 0`` and
-    nothing else, so that no stale figure is taken for a fresh one.
-    """
 
-    def __init__(self, read: Callable[[str], Rows], *, max_age_seconds: float = 1.0) -> None:
-        self._read = read
-        self._max_age_seconds = max_age_seconds
-        self._cached: list[Metric] = []
-        self._read_at = float("-inf")
+def tell_build(identity: Identity) -> None:
+    """Says what runs here."""
+    BUILD.clear()
+    BUILD.labels(identity.application, identity.version, release(), identity.role).set(1)
 
-    def describe(self) -> Iterable[Metric]:
-        """Nothing: describing would query the database at registration."""
-        return []
 
-    def collect(self) -> Iterable[Metric]:
-        """The current figures as metric families."""
-        if time.monotonic() - self._read_at > self._max_age_seconds:
-            self._cached = list(self._families())
-            self._read_at = time.monotonic()
-        return self._cached
+def announce(*, workflows: Iterable[str] = (), steps: Iterable[str] = (), queues: Iterable[str] = ()) -> None:
+    """Shows zero for everything this process may count, so that a rate sees the first event too."""
+    for reason in TAKEOVER_REASONS:
+        TAKEOVERS.labels(reason=reason)
+    for reason in RELEASE_REASONS:
+        TAKEOVER_WORKFLOWS.labels(reason=reason)
+    for workflow_name in workflows:
+        for status in OUTCOMES:
+            WORKFLOWS_COMPLETED.labels(workflow_name=workflow_name, status=status)
+            WORKFLOW_SECONDS.labels(workflow_name=workflow_name, status=status)
+    for step_name in steps:
+        STEP_RETRIES.labels(step_name=step_name)
+        for status in OUTCOMES:
+            STEP_SECONDS.labels(step_name=step_name, status=status)
+    for queue_name in queues:
+        QUEUE_WAIT.labels(queue_name=queue_name)
 
-    def _families(self) -> Iterable[Metric]:
-        up = GaugeMetricFamily("holdfast_database_up", "Whether PostgreSQL answered this scrape")
-        try:
-            families = [
-                self._gauge(
-                    "workflows",
-                    "Unfinished and parked workflows",
-                    "unfinished_by_status",
-                    ("status", "workflow_name", "queue_name"),
-                    "workflows",
-                ),
-                self._gauge("queue_depth", "Workflows waiting", "queue_ages", ("queue_name",), "depth"),
-                self._gauge(
-                    "queue_oldest_enqueued_age_seconds",
-                    "Age of the oldest waiting workflow",
-                    "queue_ages",
-                    ("queue_name",),
-                    "oldest_age_seconds",
-                ),
-                self._gauge(
-                    "executors",
-                    "Executors by state",
-                    "executors_by_state",
-                    ("application", "state"),
-                    "executors",
-                ),
-                self._gauge(
-                    "orphaned_workflows",
-                    "Running work of no live executor",
-                    "orphaned_count",
-                    (),
-                    "workflows",
-                ),
-                self._gauge(
-                    "stranded_workflows",
-                    "Unfinished work of versions that nobody runs",
-                    "stranded",
-                    ("application_version", "status"),
-                    "workflows",
-                ),
-                *self._pulse(),
-            ]
-            up.add_metric([], 1)
-        except Exception as error:
-            log.warning("no figures from the database: %s", error, extra={"action": "metrics.no_database"})
-            families = []
-            up.add_metric([], 0)
-        return [up, *families]
 
-    def _gauge(self, name: str, text: str, statement: str, labels: tuple[str, ...], value: str) -> Metric:
-        family = GaugeMetricFamily(f"holdfast_{name}", text, labels=labels)
-        for row in self._read(statement):
-            family.add_metric([str(row[label]) for label in labels], float(row[value] or 0))
-        return family
-
-    def _pulse(self) -> Iterable[Metric]:
-        row = self._read("pulse_health")[0]
-        age = GaugeMetricFamily("holdfast_schedule_last_tick_age_seconds", "Age of the last pulse")
-        if row["last_tick_age_seconds"] is not None:
-            age.add_metric([], row["last_tick_age_seconds"])
-        missed = CounterMetricFamily("holdfast_schedule_missed_ticks", "Pulses that never ran")
-        missed.add_metric([], max(0, row["missed"]))
-        return [age, missed]
+def count_takeover(reason: str, verdicts: list[Verdict], seconds: float) -> None:
+    """One release of others' work by this executor; ``seconds`` since the loss, of a takeover."""
+    if reason in TAKEOVER_REASONS:
+        TAKEOVERS.labels(reason=reason).inc()
+        TAKEOVER_DELAY.observe(seconds)
+    TAKEOVER_WORKFLOWS.labels(reason=reason).inc(len(verdicts))
+    PARKED.inc(sum(v.action == "park" for v in verdicts))

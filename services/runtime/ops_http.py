@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -28,13 +30,23 @@ def router(process: Process) -> APIRouter:
 
     @routes.get("/metrics", summary="Prometheus metrics", response_class=Response)
     def metrics_() -> Response:
-        metrics.UP.set(process.ready()[0])
-        if process.pool is not None:
-            states = process.pool.states()
-            for state, number in states.items():
-                metrics.CPU_POOL.labels(state=state).set(number)
-            metrics.WORKER_SLOTS.labels(state="busy").set(states.get("busy", 0))
-            metrics.WORKER_SLOTS.labels(state="total").set(process.identity.slots)
+        _measure(process)
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     return routes
+
+
+def _measure(process: Process) -> None:
+    """Sets what is measured at the moment of a scrape."""
+    metrics.READY.set(process.ready()[0])
+    metrics.RUNNING.set(len(process.active()))
+    metrics.CLOCK_DIFFERENCE.set(process.lease.clock_difference_seconds)
+    metrics.HEARTBEAT_AGE.set(time.monotonic() - process.lease.last_beat)
+    metrics.DRAINING_SECONDS.set(process.draining_seconds)
+    if process.pool is None:
+        return
+    states = process.pool.states()
+    for state, number in states.items():
+        metrics.CPU_POOL.labels(state=state).set(number)
+    metrics.WORKER_SLOTS.labels(state="busy").set(states["busy"])
+    metrics.WORKER_SLOTS.labels(state="free").set(process.identity.slots - states["busy"])

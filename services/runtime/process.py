@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 from prometheus_client import REGISTRY
 
@@ -26,6 +26,7 @@ from services.runtime.cpu_pool import CpuPool
 from services.runtime.database import OpsPool, Row, wait_until_prepared
 from services.runtime.engine import Engine, guard_schedule
 from services.runtime.executors import Identity, Lease
+from services.runtime.figures import DatabaseCollector
 from services.runtime.gateway import Gateway
 from services.runtime.ledger import EffectLedger
 from services.runtime.resources import Resources, provide
@@ -108,7 +109,7 @@ class Process:
             settings,
             self.identity,
             settled_seconds=lambda: self.lease.settled_seconds,
-            on_takeover=_count_takeover,
+            on_takeover=metrics.count_takeover,
             running=self.active,
         )
         self.listener = Listener(settings, self.waker, purpose=self.identity.purpose("listener"))
@@ -124,7 +125,8 @@ class Process:
         self._stopping = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._hurry = False
-        self._collector: metrics.DatabaseCollector | None = None
+        self._collector: DatabaseCollector | None = None
+        self._drain_begun: float | None = None
 
     # --- what others ask -------------------------------------------------------------------
 
@@ -143,6 +145,11 @@ class Process:
             else f"{off:.1f} s from the database's clock",
         }
         return all(text == "ok" for text in checks.values()), checks
+
+    @property
+    def draining_seconds(self) -> float:
+        """How long this process has been draining, 0 if it is not."""
+        return 0.0 if self._drain_begun is None else time.monotonic() - self._drain_begun
 
     def request_stop(self, reason: str) -> None:
         """Begins an orderly stop, from any thread; a second call ends the wait for running steps."""
@@ -176,6 +183,7 @@ class Process:
             await asyncio.to_thread(self._end)
 
     def _start(self) -> None:
+        metrics.tell_build(self.identity)
         if self.application.uses_cpu_pool:
             self.pool = CpuPool(self.settings.slots)
         wait_until_prepared(
@@ -194,7 +202,7 @@ class Process:
         guard_schedule(
             self._database_now,
             early_seconds=self.settings.clock_tolerance_seconds,
-            late_seconds=self.settings.pulse_catch_up_seconds + 5,
+            late_seconds=self.settings.pulse_late_seconds,
             # Not only at start: a hole may open or be seen later, whoever fires the next tick fills it.
             on_tick=lambda: self.application.catch_up(self.settings, resources),
         )
@@ -205,7 +213,11 @@ class Process:
         self.sweep.start()
         if self.role == "api":
             # The database's figures are everyone's: one process reports them.
-            self._collector = metrics.DatabaseCollector(self._read_figures)
+            self._collector = DatabaseCollector(
+                self._read_figures,
+                applications=self.settings.application_names,
+                late_seconds=self.settings.pulse_late_seconds,
+            )
             REGISTRY.register(self._collector)
         self.state = "live"
         log.info(
@@ -215,10 +227,10 @@ class Process:
             extra={"action": "executor.started"},
         )
 
-    def _read_figures(self, statement: str) -> list[Row]:
+    def _read_figures(self, statement: str, /, **params: Any) -> list[Row]:
         # Scrapes run in threads, and are bounded as requests are: a frozen server took them 4.5 s.
         assert self._loop is not None
-        return asyncio.run_coroutine_threadsafe(self.gateway.ops(statement), self._loop).result()
+        return asyncio.run_coroutine_threadsafe(self.gateway.ops(statement, **params), self._loop).result()
 
     def _database_now(self) -> datetime:
         # Rests on the monotonic clock, so that a wall clock that jumps between two beats is noticed.
@@ -231,7 +243,7 @@ class Process:
         """Stops taking work, waits for running steps, hands the rest over. Idempotent."""
         if self.state != "live":
             return
-        begun = time.monotonic()
+        begun = self._drain_begun = time.monotonic()
         self._stopping.set()
         self.state = self.lease.state = "draining"
         assert self._engine is not None
@@ -245,7 +257,6 @@ class Process:
                 parents_at = time.monotonic() + 1
             running = [w for w in self.active() if w not in handed]
             elapsed = time.monotonic() - begun
-            metrics.DRAIN_SECONDS.set(elapsed)
             if not running or elapsed >= self.settings.drain_seconds or self._hurry:
                 break
             await asyncio.sleep(min(0.1, max(0.01, self.settings.drain_seconds - elapsed)))
@@ -265,9 +276,9 @@ class Process:
         )
 
     def _hand_over(self, only_waiting: bool) -> list[Verdict] | None:
-        verdicts = hand_over(self.settings, self.identity, only_waiting=only_waiting)
-        metrics.HANDED_OVER.inc(len(verdicts or ()))
-        return verdicts
+        return hand_over(
+            self.settings, self.identity, only_waiting=only_waiting, drain_seconds=self.draining_seconds
+        )
 
     def _end(self) -> None:
         # The work is no longer ours, so nothing that the children's end breaks can be recorded.
@@ -302,11 +313,3 @@ class Process:
             log.critical("crashing on an operator's order", extra={"action": "executor.crash"})
             logs.flush()
             os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _count_takeover(reason: str, verdicts: list[Verdict], seconds: float) -> None:
-    metrics.TAKEOVERS.labels(reason=reason).inc()
-    metrics.TAKEOVER_WORKFLOWS.inc(len(verdicts))
-    metrics.PARKED.inc(sum(v.action == "park" for v in verdicts))
-    if seconds > 0:
-        metrics.TAKEOVER_DELAY.observe(seconds)

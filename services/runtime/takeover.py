@@ -102,10 +102,13 @@ def _record(
     )
 
 
-def hand_over(settings: Settings, identity: Identity, *, only_waiting: bool) -> list[Verdict] | None:
+def hand_over(
+    settings: Settings, identity: Identity, *, only_waiting: bool, drain_seconds: float = 0.0
+) -> list[Verdict] | None:
     """A draining executor's own work back to the queues; None when the database did not let it.
 
-    Without ``only_waiting`` all that is left goes, and the executor signs off in the same transaction.
+    Without ``only_waiting`` all that is left goes, and the executor signs off in the same transaction,
+    with how long it drained.
     """
     try:
         connection = connect(settings, purpose=identity.purpose("drain"))
@@ -121,7 +124,13 @@ def hand_over(settings: Settings, identity: Identity, *, only_waiting: bool) -> 
                     only_waiting=only_waiting,
                 )
                 if not only_waiting:
-                    query(connection, "leave", executor_id=identity.executor_id, reason="drained")
+                    query(
+                        connection,
+                        "leave",
+                        executor_id=identity.executor_id,
+                        reason="drained",
+                        drain_seconds=drain_seconds,
+                    )
         finally:
             connection.close()
     except psycopg2.Error as error:

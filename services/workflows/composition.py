@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dbos import DBOS
 
-from services.runtime import engine
+from services.runtime import engine, metrics
 from services.runtime.resources import Resources
 from services.settings import Role, Settings
 from services.workflows import names
@@ -27,6 +27,12 @@ def _queue(name: str, worker_concurrency: int | None = None) -> None:
     )
 
 
+def _announce(role: Role) -> None:
+    workflows = [name for name, owner in names.ROLE_OF.items() if owner == role]
+    queues = {names.QUEUE_OF[name] for name in workflows} | {names.SUSPECTS_QUEUE[role]}
+    metrics.announce(workflows=workflows, steps=names.STEPS[role], queues=sorted(queues))
+
+
 @dataclass(frozen=True)
 class Api:
     """The API's application: object scope and process caches need a process that answers requests."""
@@ -41,6 +47,7 @@ class Api:
         from services.workflows import nesting, scope, users
 
         log.debug("workflows of %s loaded", nesting.__name__)
+        _announce(self.role)
         scope.build_instances()
         users.open_cache(settings)
 
@@ -77,6 +84,7 @@ class Worker:
         from services.workflows import fibonacci, poison, pulse
 
         log.debug("workflows loaded: %s", [m.__name__ for m in (fibonacci, poison, pulse)])
+        _announce(self.role)
 
     def register(self, settings: Settings) -> None:
         """Registers queues and the schedule."""

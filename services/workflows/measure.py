@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dbos import error
+from dbos import DBOS, error
 
 from services.runtime import metrics
+
+# Cancelled, or carried on elsewhere: not an outcome of this execution.
+_LEFT = (error.DBOSException, asyncio.CancelledError)
 
 
 @contextmanager
@@ -19,20 +23,29 @@ def measured(workflow_name: str) -> Iterator[None]:
     try:
         yield
         status = "SUCCESS"
-    except error.DBOSException:
-        # Cancelled, or carried on elsewhere: not an outcome of this execution.
+    except _LEFT:
         status = "LEFT"
         raise
     finally:
         metrics.WORKFLOWS_COMPLETED.labels(workflow_name=workflow_name, status=status).inc()
-        metrics.WORKFLOW_SECONDS.labels(workflow_name=workflow_name).observe(time.perf_counter() - begun)
+        seconds = time.perf_counter() - begun
+        metrics.WORKFLOW_SECONDS.labels(workflow_name=workflow_name, status=status).observe(seconds)
 
 
 @contextmanager
 def timed_step(step_name: str) -> Iterator[None]:
-    """Around a step's body."""
+    """Around a step's body: one attempt, with its outcome."""
     begun = time.perf_counter()
+    step = DBOS.step_status
+    if step is not None and step.current_attempt:
+        metrics.STEP_RETRIES.labels(step_name=step_name).inc()
+    status = "ERROR"
     try:
         yield
+        status = "SUCCESS"
+    except _LEFT:
+        status = "LEFT"
+        raise
     finally:
-        metrics.STEP_SECONDS.labels(step_name=step_name).observe(time.perf_counter() - begun)
+        seconds = time.perf_counter() - begun
+        metrics.STEP_SECONDS.labels(step_name=step_name, status=status).observe(seconds)

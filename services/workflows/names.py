@@ -38,6 +38,18 @@ FIBONACCI_NUMBER: Final = "fibonacci.number"
 PULSE_TICK: Final = "pulse.tick"
 POISON: Final = "chaos.poison"
 
+# Steps of our own, by the application that runs them: /metrics shows each from the start.
+STEPS: Final[dict[Role, tuple[str, ...]]] = {
+    "api": (
+        "scope.class.step",
+        "scope.instance.step",
+        "scope.function.step",
+        "users.process_one",
+        "nesting.touch",
+    ),
+    "worker": ("fibonacci.compute", "fibonacci.collect", "pulse.record", "chaos.kill_process"),
+}
+
 INSTANCE_NAMES: Final = ("alpha", "beta")
 PULSE_SCHEDULE: Final = "pulse"
 PULSE_CRON: Final = "*/5 * * * * *"

@@ -9,7 +9,7 @@ from dbos import DBOS, SetWorkflowID
 
 from services.runtime.resources import resources
 from services.workflows import names
-from services.workflows.measure import measured
+from services.workflows.measure import measured, timed_step
 
 log = logging.getLogger("holdfast.nesting")
 
@@ -30,7 +30,8 @@ def _answer(level: str, parents: list[str], below: dict[str, Any] | None) -> dic
 @DBOS.step(name="nesting.touch")
 def touch(level: str) -> str:
     """A step on every level, so that each has something recorded."""
-    return level
+    with timed_step("nesting.touch"):
+        return level
 
 
 @DBOS.workflow(name=names.NESTED_GRANDCHILD, max_recovery_attempts=None)

@@ -10,17 +10,20 @@ from dbos import DBOS
 from services.domain.errors import ChaosDisabled
 from services.runtime.resources import resources
 from services.workflows import names
+from services.workflows.measure import measured, timed_step
 
 
 @DBOS.step(name="chaos.kill_process")
 def kill_process() -> None:
     """Ends this process with SIGKILL; raises ``ChaosDisabled`` where chaos is off."""
-    if not resources().settings.chaos:
-        raise ChaosDisabled
-    os.kill(os.getpid(), signal.SIGKILL)
+    with timed_step("chaos.kill_process"):
+        if not resources().settings.chaos:
+            raise ChaosDisabled
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @DBOS.workflow(name=names.POISON, max_recovery_attempts=None)
 def poison() -> None:
     """Poison: whoever runs it dies."""
-    kill_process()
+    with measured(names.POISON):
+        kill_process()

@@ -22,7 +22,7 @@ def record(scheduled_at: str) -> dict[str, Any]:
             workflow_id=DBOS.workflow_id,
             executor_id=resources().executor_id,
             queue_name=names.FIBONACCI_QUEUE,
-            late_seconds=resources().settings.pulse_catch_up_seconds + 5,
+            late_seconds=resources().settings.pulse_late_seconds,
         )
         return rows[0] if rows else {"status": "recorded before"}
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import secrets
 import time
-from typing import Any
+from typing import Any, get_args
 
 from dbos import DBOS, SetWorkflowID
 
-from services.domain.credentials import CachedCredential
+from services.domain.credentials import CachedCredential, Use
 from services.domain.errors import CredentialUnavailable
 from services.runtime import metrics
 from services.runtime.resources import resources
@@ -38,7 +38,14 @@ def open_cache(settings: Settings) -> CachedCredential:
         finally:
             metrics.CREDENTIAL_SECONDS.observe(time.perf_counter() - begun)
 
-    _cache = CachedCredential(fetch, ttl_seconds=settings.credential_ttl_seconds, clock=time.monotonic)
+    def count(result: Use) -> None:
+        metrics.CREDENTIAL_REQUESTS.labels(result=result).inc()
+
+    for result in get_args(Use):
+        metrics.CREDENTIAL_REQUESTS.labels(result=result)
+    _cache = CachedCredential(
+        fetch, ttl_seconds=settings.credential_ttl_seconds, clock=time.monotonic, on_use=count
+    )
     return _cache
 
 
@@ -61,10 +68,7 @@ def process_one(page: int, user: int) -> dict[str, Any]:
     with timed_step("users.process_one"):
         if _cache is None:
             raise CredentialUnavailable
-        before = _cache.snapshot()["misses"]
         credential = _cache.get()
-        missed = _cache.snapshot()["misses"] > before
-        metrics.CREDENTIAL_REQUESTS.labels(result="miss" if missed else "hit").inc()
         return {
             "page": page,
             "user": user,

@@ -120,6 +120,7 @@ def test_every_private_name_in_use_is_known_here() -> None:
         "dbos._scheduler._enqueue_scheduled_workflow",
         "dbos._scheduler.datetime",
         "dbos._queue",
+        "dbos._queue.execute_dequeued_workflow",
         "dbos._queue.queue_worker_thread",
         "dbos._sys_db",
         "dbos._sys_db.time",

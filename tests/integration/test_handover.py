@@ -127,7 +127,7 @@ def test_an_executor_that_signed_off_is_not_fenced(database: Database) -> None:
     lease.start()
     try:
         lease.leaving = True
-        database.run("leave", executor_id="worker-leaving", reason="drained")
+        database.run("leave", executor_id="worker-leaving", reason="drained", drain_seconds=0.0)
         lease._thread.join(3)
         assert not lease._thread.is_alive()
         assert not fenced.is_set()

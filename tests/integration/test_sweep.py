@@ -303,7 +303,7 @@ def test_nobody_takes_itself_over(me: Peer) -> None:
 
 
 def test_the_drained_and_the_dead_are_not_judged_again(me: Peer, peer: Peer) -> None:
-    peer.database.run("leave", executor_id=peer.id, reason="drained")
+    peer.database.run("leave", executor_id=peer.id, reason="drained", drain_seconds=0.0)
     peer.die()
     peer.silent()
     before = peer.row

@@ -353,7 +353,9 @@ class World(RuleBasedStateMachine):
                     reason="drain",
                     crash_limit=5,
                 )
-                assert executors.query(connection, "leave", executor_id=executor.name, reason="drained")
+                assert executors.query(
+                    connection, "leave", executor_id=executor.name, reason="drained", drain_seconds=0.0
+                )
         finally:
             connection.close()
         executor.signed_off = True

@@ -153,6 +153,7 @@ def _put_back() -> Iterator[None]:
     """Undoes at its end what the runtime patched in DBOS."""
     patched = (
         (dbos._queue, "queue_worker_thread"),
+        (dbos._queue, "execute_dequeued_workflow"),
         (dbos._scheduler, "_enqueue_scheduled_workflow"),
         (dbos._scheduler, "datetime"),
         (dbos._sys_db, "time"),

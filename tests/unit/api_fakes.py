@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 from dbos import WorkflowStatus
@@ -185,6 +186,8 @@ class FakeProcess:
 
     role = "api"
     pool = None
+    draining_seconds = 0.0
+    lease = SimpleNamespace(clock_difference_seconds=0.25, last_beat=0.0)
 
     def __init__(self, **settings: Any) -> None:
         self.settings = FakeSettings(**settings)
@@ -201,6 +204,9 @@ class FakeProcess:
     @property
     def stopping(self) -> bool:
         return self._stopping.is_set()
+
+    def active(self) -> list[str]:
+        return []
 
     def ready(self) -> tuple[bool, dict[str, str]]:
         return self.state == "live", {"state": "ok" if self.state == "live" else self.state}

@@ -114,6 +114,12 @@ FROM (SELECT scheduled_at, lag(scheduled_at) OVER (ORDER BY scheduled_at) AS pre
 WHERE scheduled_at - previous > make_interval(secs => %(tick_seconds)s)
 ORDER BY 1 LIMIT 1000
 
+-- name: audit_settled_ticks
+-- Ticks of the grid that have no `run` row; `whole` unless retention deleted rows of that time.
+SELECT count(*) AS not_run, coalesce((SELECT min(scheduled_at) FROM ops.pulses) <= %(first)s, false) AS whole
+FROM generate_series(%(first)s::timestamptz, %(until)s::timestamptz, make_interval(secs => %(tick_seconds)s)) AS g (at)
+WHERE NOT EXISTS (SELECT FROM ops.pulses p WHERE p.scheduled_at = g.at AND p.status = 'run')
+
 -- name: audit_presence
 -- When executors of a role were there, by what the registry knows. A loss that nobody was there to see is
 -- dated by the next one's first look, so the last heartbeat counts too.

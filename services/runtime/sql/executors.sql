@@ -19,7 +19,11 @@ SELECT extract(epoch FROM clock_timestamp() - greatest(pg_postmaster_start_time(
 FROM pg_stat_bgwriter b
 
 -- name: beat
--- The second signal of life. No row: this executor was declared dead and must stop at once.
+-- The second signal of life. No row: this executor was declared dead and must stop at once, which is
+-- noted here since nobody could ask it any more.
+WITH fenced AS (
+    UPDATE ops.executors SET fenced_at = clock_timestamp()
+    WHERE executor_id = %(executor_id)s AND state = 'dead' AND fenced_at IS NULL)
 UPDATE ops.executors SET heartbeat_at = clock_timestamp(), in_flight = %(in_flight)s, state = %(state)s
 WHERE executor_id = %(executor_id)s AND state IN ('live', 'draining')
 RETURNING desired_state, extract(epoch FROM clock_timestamp())::float8 AS database_time
@@ -65,7 +69,8 @@ WHERE datname = current_database() AND usename = current_user
 
 -- name: leave
 -- The end of an orderly stop.
-UPDATE ops.executors SET state = 'drained', ended_at = clock_timestamp(), reason = %(reason)s, in_flight = 0
+UPDATE ops.executors SET state = 'drained', ended_at = clock_timestamp(), reason = %(reason)s, in_flight = 0,
+    drain_seconds = %(drain_seconds)s
 WHERE executor_id = %(executor_id)s AND state IN ('live', 'draining')
 RETURNING executor_id
 

@@ -12,6 +12,7 @@ BEGIN
         EXECUTE format('GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA ops TO %I', role_name);
         EXECUTE format('GRANT DELETE ON ops.crashes TO %I', role_name);
         EXECUTE format('REVOKE INSERT, UPDATE ON ops.migrations FROM %I', role_name);
+        EXECUTE format('REVOKE INSERT, UPDATE ON ops.totals, ops.totals_until, ops.countable FROM %I', role_name);
         EXECUTE format('REVOKE UPDATE ON ops.effects FROM %I', role_name);
     END LOOP;
 END $$;

@@ -48,17 +48,26 @@ SELECT count(*) FILTER (WHERE status IN ('ENQUEUED', 'PENDING', 'DELAYED')) AS u
 FROM dbos.workflow_status WHERE parent_workflow_id = %(workflow_id)s
 
 -- name: unfinished_by_status
--- Unfinished and parked work by name and queue; served by DBOS's partial indexes.
+-- Unfinished and parked work by name and queue; each part is served by a partial index of DBOS's.
 SELECT status, name AS workflow_name, coalesce(queue_name, '') AS queue_name, count(*) AS workflows
 FROM dbos.workflow_status WHERE status IN ('ENQUEUED', 'PENDING') GROUP BY 1, 2, 3
+UNION ALL
+SELECT status, name, coalesce(queue_name, ''), count(*)
+FROM dbos.workflow_status WHERE status = 'DELAYED' GROUP BY 1, 2, 3
 UNION ALL
 SELECT status, name, coalesce(queue_name, ''), count(*)
 FROM dbos.workflow_status WHERE status = 'MAX_RECOVERY_ATTEMPTS_EXCEEDED' GROUP BY 1, 2, 3
 
 -- name: queue_ages
-SELECT queue_name, count(*) AS depth,
-       (extract(epoch FROM clock_timestamp()) - min(created_at) / 1000.0)::float8 AS oldest_age_seconds
-FROM dbos.workflow_status WHERE status = 'ENQUEUED' AND queue_name IS NOT NULL GROUP BY 1
+-- Every queue that is registered, or has work waiting; an empty one with zeros.
+SELECT queue_name, coalesce(w.depth, 0) AS depth, coalesce(w.oldest_age_seconds, 0) AS oldest_age_seconds
+FROM (SELECT name AS queue_name FROM dbos.queues) AS q
+FULL JOIN (
+    SELECT queue_name, count(*) AS depth,
+           greatest(0, extract(epoch FROM clock_timestamp()) - min(created_at) / 1000.0)::float8
+               AS oldest_age_seconds
+    FROM dbos.workflow_status WHERE status = 'ENQUEUED' AND queue_name IS NOT NULL GROUP BY 1
+) AS w USING (queue_name)
 
 -- name: executors_by_state
 SELECT application, state, count(*) AS executors FROM ops.executors
@@ -70,11 +79,35 @@ WHERE w.status = 'PENDING' AND NOT EXISTS (
     SELECT FROM ops.executors e WHERE e.executor_id = w.executor_id AND e.state IN ('live', 'draining'))
 
 -- name: pulse_health
--- Age of the last tick, and ticks that never ran: skipped rows and holes between the first and last.
-SELECT extract(epoch FROM clock_timestamp() - max(scheduled_at))::float8 AS last_tick_age_seconds,
-       coalesce((extract(epoch FROM max(scheduled_at) - min(scheduled_at)) / 5 + 1)::bigint
-           - count(*) FILTER (WHERE status = 'run'), 0) AS missed
-FROM ops.pulses
+-- Age of the last tick, and how many ticks did not run: of the 5-second grid from the first tick ever to
+-- `settled_until`, before which none can run any more, those without a `run` row. So the number never goes
+-- down, and goes on while nobody schedules. Counted are only rows younger than the last fold.
+WITH grid AS (
+    SELECT u.counted_until, least(u.first_tick, (SELECT min(scheduled_at) FROM ops.pulses)) AS first_tick,
+           date_bin('5 s', now() - make_interval(secs => %(late_seconds)s + 5), '2000-01-01Z') AS settled_until
+    FROM ops.totals_until u)
+SELECT (SELECT extract(epoch FROM clock_timestamp() - max(scheduled_at))::float8 FROM ops.pulses)
+           AS last_tick_age_seconds,
+       first_tick, settled_until,
+       CASE WHEN settled_until >= first_tick THEN
+           (extract(epoch FROM settled_until - first_tick) / 5)::bigint + 1
+           - coalesce((SELECT value FROM ops.totals WHERE name = 'ticks_run'), 0)::bigint
+           - (SELECT count(*) FROM ops.pulses
+              WHERE status = 'run' AND scheduled_at > (SELECT counted_until FROM grid)
+                AND scheduled_at <= (SELECT settled_until FROM grid))
+       ELSE 0 END AS missed
+FROM grid
+
+-- name: totals
+-- What the database counts upwards (the view ops.countable): the folded sums, and what is younger.
+SELECT name, application, le, sum(value) AS value
+FROM (
+    SELECT name, application, le, value FROM ops.totals WHERE name <> 'ticks_run'
+    UNION ALL
+    SELECT name, application, le, value FROM ops.countable
+    WHERE at > (SELECT counted_until FROM ops.totals_until) AND at <= now() AND name <> 'ticks_run'
+) AS all_of_them
+GROUP BY 1, 2, 3
 
 -- name: ping
 SELECT extract(epoch FROM clock_timestamp())::float8 AS database_time

@@ -1,0 +1,175 @@
+"""The database's figures for /metrics, as the API reports them. Names: docs/metrics.md.
+
+Every statement reads an index, however many finished workflows there are. What counts upwards here
+(missed ticks, drains, hand overs, fencing) is kept by the database itself, in ``ops.totals``: it
+outlives processes and purged rows alike.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable
+from itertools import accumulate
+from typing import Any
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+log = logging.getLogger("holdfast.figures")
+
+Rows = list[dict[str, Any]]
+
+DRAIN_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, math.inf)
+"""Upper limits in seconds: those of the view ``ops.countable``."""
+
+_STATES = ("live", "draining")
+# Reading may take a tenth of the time at most, however large a backlog it has to count.
+_SHARE = 10
+
+
+class DatabaseCollector(Collector):
+    """The database's own figures, read at most once in ``max_age_seconds`` however often one scrapes.
+
+    ``read`` runs a named statement. With PostgreSQL away it reports ``holdfast_database_up 0`` and
+    nothing else, so that no stale figure is taken for a fresh one. ``late_seconds``: after that time
+    a tick that did not run never will. Every API process reports the same figures.
+    """
+
+    def __init__(
+        self,
+        read: Callable[..., Rows],
+        *,
+        applications: Collection[str],
+        late_seconds: float,
+        max_age_seconds: float = 1.0,
+    ) -> None:
+        self._read = read
+        self._applications = sorted(applications)
+        self._late_seconds = late_seconds
+        self._max_age_seconds = max_age_seconds
+        self._cached: list[Metric] = []
+        self._fresh_until = float("-inf")
+        self._missed = 0.0
+        self._lock = threading.Lock()
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: describing would query the database at registration."""
+        return []
+
+    def collect(self) -> Iterable[Metric]:
+        """The current figures as metric families."""
+        with self._lock:
+            begun = time.monotonic()
+            if begun >= self._fresh_until:
+                self._cached = list(self._families())
+                took = time.monotonic() - begun
+                self._fresh_until = time.monotonic() + max(self._max_age_seconds, _SHARE * took)
+            return self._cached
+
+    def _families(self) -> Iterable[Metric]:
+        up = GaugeMetricFamily("holdfast_database_up", "Whether PostgreSQL answered this scrape")
+        took = GaugeMetricFamily("holdfast_database_read_seconds", "Time to read the database's figures")
+        begun = time.monotonic()
+        try:
+            families = [*self._work(), *self._executors(), *self._schedule(), *self._totals()]
+            up.add_metric([], 1)
+        except Exception as error:
+            log.warning("no figures from the database: %s", error, extra={"action": "metrics.no_database"})
+            families = []
+            up.add_metric([], 0)
+        took.add_metric([], time.monotonic() - begun)
+        return [up, took, *families]
+
+    def _work(self) -> Iterable[Metric]:
+        yield _gauge(
+            "workflows",
+            "Unfinished and parked workflows",
+            self._read("unfinished_by_status"),
+            ("status", "workflow_name", "queue_name"),
+            "workflows",
+        )
+        queues = self._read("queue_ages")
+        yield _gauge("queue_depth", "Workflows waiting", queues, ("queue_name",), "depth")
+        yield _gauge(
+            "queue_oldest_enqueued_age_seconds",
+            "Age of the oldest waiting workflow, 0 where none waits",
+            queues,
+            ("queue_name",),
+            "oldest_age_seconds",
+        )
+        yield _gauge(
+            "orphaned_workflows",
+            "Running work of no live executor",
+            self._read("orphaned_count"),
+            (),
+            "workflows",
+        )
+        yield _gauge(
+            "stranded_workflows",
+            "Unfinished work of versions that nobody runs",
+            self._read("stranded"),
+            ("application_version", "status"),
+            "workflows",
+        )
+
+    def _executors(self) -> Iterable[Metric]:
+        # Zero where there is none: an alert on no live worker needs a figure to compare.
+        found = {(name, state): 0 for name in self._applications for state in _STATES}
+        found |= {
+            (row["application"], row["state"]): row["executors"] for row in self._read("executors_by_state")
+        }
+        family = GaugeMetricFamily(
+            "holdfast_executors", "Executors by state", labels=("application", "state")
+        )
+        for labels, number in found.items():
+            family.add_metric(labels, number)
+        yield family
+
+    def _schedule(self) -> Iterable[Metric]:
+        row = self._read("pulse_health", late_seconds=self._late_seconds)[0]
+        age = GaugeMetricFamily("holdfast_schedule_last_tick_age_seconds", "Age of the last pulse")
+        if row["last_tick_age_seconds"] is not None:
+            age.add_metric([], row["last_tick_age_seconds"])
+        # Should the database's clock step back, fewer ticks are settled than were a moment ago.
+        self._missed = max(self._missed, row["missed"])
+        missed = CounterMetricFamily("holdfast_schedule_missed_ticks", "Ticks that did not run in time")
+        missed.add_metric([], self._missed)
+        return [age, missed]
+
+    def _totals(self) -> Iterable[Metric]:
+        totals: dict[str, dict[tuple[str, float], float]] = defaultdict(dict)
+        for row in self._read("totals"):
+            totals[row["name"]][row["application"], row["le"]] = row["value"]
+        handed = CounterMetricFamily("holdfast_handed_over", "Workflows that draining executors handed over")
+        handed.add_metric([], totals["handed_over"].get(("", math.inf), 0))
+        fenced = CounterMetricFamily(
+            "holdfast_fenced",
+            "Executors that found themselves declared dead and stopped",
+            labels=["application"],
+        )
+        drains = HistogramMetricFamily(
+            "holdfast_drain_seconds", "From the order to stop to the last hand over", labels=["application"]
+        )
+        for name in self._applications:
+            fenced.add_metric([name], totals["fenced"].get((name, math.inf), 0))
+            counts = (totals["drains"].get((name, le), 0) for le in DRAIN_BUCKETS)
+            limits = ("+Inf" if le == math.inf else str(le) for le in DRAIN_BUCKETS)
+            seconds = totals["drain_seconds"].get((name, math.inf), 0)
+            drains.add_metric([name], list(zip(limits, accumulate(counts), strict=True)), seconds)
+        return [handed, fenced, drains]
+
+
+def _gauge(name: str, text: str, rows: Rows, labels: tuple[str, ...], value: str) -> Metric:
+    family = GaugeMetricFamily(f"holdfast_{name}", text, labels=labels)
+    for row in rows:
+        family.add_metric([str(row[label]) for label in labels], float(row[value] or 0))
+    return family
