@@ -32,7 +32,7 @@ venv: .venv/ready
 
 up: ## start everything and wait until it is ready: in containers, or else as plain processes
 	@if docker info >/dev/null 2>&1 && $(COMPOSE) version >/dev/null 2>&1; then \
-	    chmod -R a+rX postgres; \
+	    chmod -R a+rX postgres observability; \
 	    if $(COMPOSE) pull --quiet --policy missing postgres >/dev/null 2>&1 && $(COMPOSE) build; then \
 	        $(COMPOSE) up --detach --wait && $(COMPOSE) port api 8000 | sed 's#^#Holdfast is ready at http://#'; \
 	    else \
@@ -53,7 +53,7 @@ native: .venv/ready ## the same as plain processes in the foreground; Ctrl-C dra
 
 down: ## end what `make up` started; the data stays
 	@if [ -x $(BIN)/python ] && [ -d .holdfast ]; then $(NATIVE) down; fi
-	@if docker info >/dev/null 2>&1 && $(COMPOSE) version >/dev/null 2>&1; then $(COMPOSE) down; fi
+	@if docker info >/dev/null 2>&1 && $(COMPOSE) version >/dev/null 2>&1; then $(COMPOSE) --profile '*' down; fi
 
 demo: .venv/ready ## kill a worker, pause another, restart the API, and see the work go on
 	@$(BIN)/holdfast demo

@@ -7,6 +7,7 @@ Each consumer has a directory of its own (in Compose a volume) and sees no other
 ``migrate/``   ``pgpass``
 ``api/``       ``pgpass``, ``admin_token``, ``upstream_credential``
 ``worker/``    ``pgpass``
+``grafana/``   ``admin_password``
 =============  =====================================================================================
 
 Running it again changes nothing. What is missing (an interrupted first run, a deleted volume) is made
@@ -30,6 +31,8 @@ CONSUMERS = {
     "worker": ("holdfast_worker",),
 }
 TOKENS = ("admin_token", "upstream_credential")
+# For the users of other images, so readable for all: who may read is decided by who mounts the volume.
+FOREIGN = ("postgres/superuser", "grafana/admin_password")
 _ITERATIONS = 4096
 
 
@@ -44,7 +47,7 @@ def make_secrets(root: Path) -> list[Path]:
         _write_whole(path, text, mode)
         written.append(path)
 
-    for directory in ("postgres", *CONSUMERS):
+    for directory in ("postgres", "grafana", *CONSUMERS):
         (root / directory).mkdir(parents=True, exist_ok=True)
     for consumer, roles in CONSUMERS.items():
         passfile = root / consumer / "pgpass"
@@ -56,13 +59,13 @@ def make_secrets(root: Path) -> list[Path]:
         for role, password in passwords.items():
             verifier = root / "postgres" / f"{role}.scram"
             if not _matches(password, _read(verifier)):
-                # The database's user is another one: who may read is decided by who mounts the volume.
                 write(verifier, _scram(password, secrets.token_bytes(16)) + "\n", 0o444)
     for name in TOKENS:
         if not _read(root / "api" / name):
             write(root / "api" / name, secrets.token_urlsafe(32) + "\n", 0o600)
-    if not _read(root / "postgres" / "superuser"):
-        write(root / "postgres" / "superuser", secrets.token_hex(24) + "\n", 0o444)
+    for name in FOREIGN:
+        if not _read(root / name):
+            write(root / name, secrets.token_hex(24) + "\n", 0o444)
     return written
 
 

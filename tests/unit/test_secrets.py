@@ -43,7 +43,7 @@ def test_only_the_owner_reads_what_lets_one_in(tmp_path: Path) -> None:
     make_secrets(tmp_path)
     for path in tmp_path.rglob("*"):
         if path.is_file():
-            expected = 0o444 if path.parent.name == "postgres" else 0o600
+            expected = 0o444 if path.parent.name in ("postgres", "grafana") else 0o600
             assert stat.S_IMODE(path.stat().st_mode) == expected, path
 
 
@@ -53,7 +53,7 @@ def test_the_database_gets_no_password_of_a_role(tmp_path: Path) -> None:
     assert not [role for role, password in passwords(tmp_path).items() if password in known_to_postgres]
 
 
-@pytest.mark.parametrize("lost", ["postgres", "migrate", "api", "worker"])
+@pytest.mark.parametrize("lost", ["postgres", "migrate", "api", "worker", "grafana"])
 def test_a_lost_directory_is_made_again_and_the_others_stay(tmp_path: Path, lost: str) -> None:
     make_secrets(tmp_path)
     before = passwords(tmp_path)
