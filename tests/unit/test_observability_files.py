@@ -23,6 +23,7 @@ RULE_TESTS = sorted((PROMETHEUS / "rules" / "tests").glob("*.yml"))
 RUNBOOKS = (ROOT / "docs" / "runbooks.md").read_text("utf-8")
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text("utf-8"))
 
+_METRIC = re.compile(r"(?<![\w:])holdfast_\w+")
 _RECORDED = re.compile(r"\b[a-z]+:holdfast_\w+:\w+")
 # Units of Grafana that the panels use; a mistyped one would be shown as text.
 UNITS = {"short", "none", "s", "percentunit", "ops", "reqps", "bytes", "dtdurations", "bool_yes_no"}
@@ -143,6 +144,32 @@ def test_what_is_scraped_is_what_compose_runs() -> None:
 
 
 # --- metrics -------------------------------------------------------------------------------
+
+
+def known_metrics() -> set[str]:
+    """Every sample name that a process can report, and every label with it, from docs/metrics.md."""
+    from prometheus_client import REGISTRY
+
+    import services.runtime.metrics
+
+    assert services.runtime.metrics
+    own = {metric.name: metric.type for metric in REGISTRY.collect() if metric.name.startswith("holdfast_")}
+    documented = re.findall(r"`(holdfast_\w+)`", (ROOT / "docs" / "metrics.md").read_text("utf-8"))
+    names = set(documented) | {f"{name}_total" for name, kind in own.items() if kind == "counter"}
+    names |= {name for name, kind in own.items() if kind != "counter"}
+    return names | {f"{name}_{part}" for name in names for part in ("bucket", "sum", "count")}
+
+
+def used_metrics() -> list[tuple[str, str]]:
+    """(where, metric) of every metric that a rule or a panel asks for."""
+    found = [(rule.get("alert") or rule["record"], rule["expr"]) for rule in rules()]
+    found += [(f"{panel.dashboard}: {panel.title}", e) for panel in all_panels() for e in expressions(panel)]
+    return [(where, name) for where, expression in found for name in _METRIC.findall(expression)]
+
+
+def test_every_metric_that_is_asked_for_exists() -> None:
+    known = known_metrics()
+    assert [(where, name) for where, name in used_metrics() if name not in known] == []
 
 
 def test_every_recorded_figure_that_is_asked_for_is_recorded() -> None:
