@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
-from starlette.responses import HTMLResponse
 
 from services.api import (
     openapi,
     problems,
+    routes_console,
     routes_executors,
     routes_fibonacci,
     routes_schedule,
@@ -23,6 +23,7 @@ from services.api import (
 from services.api.context import Places
 from services.api.events import Feeds
 from services.api.middleware import RequestBody, RequestContext
+from services.console.reader import Reader
 from services.runtime import metrics, ops_http
 
 if TYPE_CHECKING:
@@ -30,14 +31,7 @@ if TYPE_CHECKING:
 
 STREAM_LIMIT = 100
 WAITER_LIMIT = 100
-
-INDEX = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Holdfast</title>
-<h1>Holdfast</h1>
-<p>Durable work that survives its containers. The calls are described at <a href="/docs">/docs</a>;
-this process's state is at <a href="/readyz">/readyz</a>, the executors at
-<a href="/executors">/executors</a>.</p>
-"""
+PAGE_LIMIT = 100
 
 
 def create_app(process: Process) -> FastAPI:
@@ -58,6 +52,8 @@ def create_app(process: Process) -> FastAPI:
     app.state.process = process
     app.state.feeds = Feeds(process, STREAM_LIMIT)
     app.state.waiters = Places(WAITER_LIMIT)
+    app.state.console_places = Places(PAGE_LIMIT)
+    app.state.reader = Reader(process.gateway.ops, _fixed(process))
     problems.install(app)
     openapi.install(app)
     # The last one added is the outermost.
@@ -70,10 +66,10 @@ def create_app(process: Process) -> FastAPI:
         routes_workflows,
         routes_executors,
         routes_schedule,
+        routes_console,
     ):
         app.include_router(module.router)
     app.include_router(ops_http.router(process))
-    app.add_api_route("/", _index, include_in_schema=False, response_class=HTMLResponse)
     _announce(app)
     return app
 
@@ -89,8 +85,9 @@ def _announce(app: FastAPI) -> None:
                 metrics.HTTP_REQUESTS.labels(method=method, route=route.path, status=str(status))
 
 
-async def _index() -> HTMLResponse:
-    return HTMLResponse(INDEX)
+def _fixed(process: Process) -> dict[str, Any]:
+    """What the console shows and no look changes."""
+    return {"chaos": process.settings.chaos, "token_required": True, "release": metrics.release()}
 
 
 def _observe(method: str, route: str, status: int, seconds: float) -> None:

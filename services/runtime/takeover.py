@@ -70,6 +70,9 @@ def release(
             queues=[v.work.home_queue or v.work.queue_name for v in counted],
             parked=[v.action == "park" for v in counted],
         )
+    _record(
+        connection, verdicts, executor_id=executor_id, by=identity, kind=kind, reason=reason, lost_at=lost_at
+    )
     parked = [v.work.workflow_id for v in verdicts if v.action == "park"]
     if parked:
         query(connection, "park_work", workflow_ids=parked, executor_id=executor_id)
@@ -81,9 +84,6 @@ def release(
         executor_id=executor_id,
         workflow_ids=[v.work.workflow_id for v in released],
         queues=[v.queue_name for v in released],
-    )
-    _record(
-        connection, verdicts, executor_id=executor_id, by=identity, kind=kind, reason=reason, lost_at=lost_at
     )
     return verdicts
 

@@ -51,11 +51,14 @@ ON CONFLICT (workflow_id) DO UPDATE SET crashes = excluded.crashes, steps_record
 DELETE FROM ops.crashes WHERE workflow_id = %(workflow_id)s RETURNING queue_name
 
 -- name: record_handovers
+-- Before the work is released, which makes DBOS forget when it began.
 INSERT INTO ops.handovers
-    (workflow_id, workflow_name, kind, reason, from_executor, released_by, lost_at)
+    (workflow_id, workflow_name, kind, reason, from_executor, released_by, lost_at, started_at)
 SELECT r.workflow_id, r.workflow_name, %(kind)s, %(reason)s, %(executor_id)s, %(by)s,
-       coalesce(%(lost_at)s, clock_timestamp())
+       coalesce(%(lost_at)s, clock_timestamp()),
+       CASE WHEN w.status = 'PENDING' THEN to_timestamp(coalesce(w.started_at_epoch_ms, w.created_at) / 1000.0) END
 FROM unnest(%(workflow_ids)s::text[], %(workflow_names)s::text[]) AS r (workflow_id, workflow_name)
+LEFT JOIN dbos.workflow_status w ON w.workflow_uuid = r.workflow_id
 
 -- name: orphans
 -- The anti-join: running work whose executor is not alive by any account.

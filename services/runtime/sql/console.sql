@@ -1,0 +1,157 @@
+-- What the console's reader asks while a page is open. Each is bounded by a limit and served by an index,
+-- also where a million finished workflows are stored.
+
+-- name: console_executors
+-- Who lives, and who ended within the window. One row at least: it carries the database's clock.
+SELECT extract(epoch FROM t.now)::float8 AS now, e.executor_id, e.application, e.role,
+       e.application_version AS version, e.state, e.hostname, e.pid, e.slots, e.in_flight,
+       extract(epoch FROM e.heartbeat_at)::float8 AS heartbeat_at,
+       extract(epoch FROM e.started_at)::float8 AS started_at, extract(epoch FROM e.ended_at)::float8 AS ended_at,
+       extract(epoch FROM e.lost_at)::float8 AS lost_at, e.taken_over_by,
+       extract(epoch FROM e.taken_over_at)::float8 AS taken_over_at, e.reason
+FROM (SELECT clock_timestamp() AS now) AS t
+LEFT JOIN LATERAL (
+    (SELECT * FROM ops.executors WHERE state IN ('live', 'draining') ORDER BY started_at LIMIT %(limit)s)
+    UNION ALL
+    (SELECT * FROM ops.executors WHERE ended_at > t.now - make_interval(secs => %(window_seconds)s)
+     ORDER BY ended_at DESC LIMIT %(limit)s)) AS e ON true
+
+-- name: console_attempts
+-- What runs now, and what began since the last look (it may have ended in between). DBOS leaves the start of
+-- a direct call out: it began when it was created. The third part looks at a bounded number of rows, because
+-- no index tells direct calls apart.
+WITH chosen AS (
+    (SELECT workflow_uuid FROM dbos.workflow_status WHERE status = 'PENDING'
+     ORDER BY created_at DESC LIMIT %(limit)s)
+    UNION
+    (SELECT workflow_uuid FROM dbos.workflow_status WHERE started_at_epoch_ms > %(since_ms)s
+     ORDER BY started_at_epoch_ms DESC LIMIT %(limit)s)
+    UNION
+    (SELECT workflow_uuid
+     FROM (SELECT workflow_uuid, started_at_epoch_ms, queue_name, status FROM dbos.workflow_status
+           WHERE created_at > %(since_ms)s ORDER BY created_at DESC LIMIT 5000) AS recent
+     WHERE started_at_epoch_ms IS NULL AND queue_name IS NULL AND status IN ('SUCCESS', 'ERROR')
+     LIMIT %(limit)s))
+SELECT w.workflow_uuid AS workflow_id, w.name, w.class_name, w.config_name AS instance_name, w.status,
+       w.executor_id, w.queue_name AS queue, w.recovery_attempts AS attempts,
+       CASE WHEN w.started_at_epoch_ms IS NOT NULL THEN w.started_at_epoch_ms
+            WHEN w.queue_name IS NULL AND w.status IN ('PENDING', 'SUCCESS', 'ERROR') THEN w.created_at
+            END AS started_ms,
+       w.completed_at AS ended_ms
+FROM chosen c JOIN dbos.workflow_status w USING (workflow_uuid)
+WHERE w.name <> %(tick)s
+
+-- name: console_attempts_of
+-- What became of these.
+SELECT w.workflow_uuid AS workflow_id, w.name, w.class_name, w.config_name AS instance_name, w.status,
+       w.executor_id, w.queue_name AS queue, w.recovery_attempts AS attempts,
+       CASE WHEN w.started_at_epoch_ms IS NOT NULL THEN w.started_at_epoch_ms
+            WHEN w.queue_name IS NULL AND w.status IN ('PENDING', 'SUCCESS', 'ERROR') THEN w.created_at
+            END AS started_ms,
+       w.completed_at AS ended_ms
+FROM dbos.workflow_status w WHERE w.workflow_uuid = ANY (%(workflow_ids)s)
+
+-- name: console_more
+-- Counts for what is too much to show one by one: started after one moment and before another.
+SELECT executor_id, (started_at_epoch_ms / (1000 * %(bucket_seconds)s)) * %(bucket_seconds)s AS bucket,
+       count(*) AS workflows
+FROM (SELECT executor_id, started_at_epoch_ms FROM dbos.workflow_status
+      WHERE started_at_epoch_ms > %(after_ms)s AND started_at_epoch_ms < %(before_ms)s
+        AND status <> 'PENDING' AND name <> %(tick)s
+      ORDER BY started_at_epoch_ms DESC LIMIT %(limit)s) AS counted
+WHERE executor_id IS NOT NULL GROUP BY 1, 2
+
+-- name: console_inputs
+-- The beginning of inputs, from which labels are made.
+SELECT workflow_uuid AS workflow_id, left(inputs, 400) AS inputs FROM dbos.workflow_input
+WHERE workflow_uuid = ANY (%(workflow_ids)s)
+
+-- name: console_moves
+-- Work that left an executor: what is new since the last look, and what waited for its next executor then.
+SELECT h.handover_id, h.workflow_id, h.workflow_name AS name, h.kind, h.reason, h.from_executor, h.released_by,
+       h.to_executor, round(extract(epoch FROM h.started_at) * 1000)::bigint AS started_ms,
+       extract(epoch FROM h.lost_at)::float8 AS lost_at, extract(epoch FROM h.released_at)::float8 AS released_at,
+       extract(epoch FROM h.claimed_at)::float8 AS claimed_at,
+       1 + (SELECT count(*) FROM ops.handovers earlier WHERE earlier.workflow_id = h.workflow_id
+            AND earlier.handover_id < h.handover_id AND earlier.started_at IS NOT NULL) AS attempt,
+       (SELECT w.status FROM dbos.workflow_status w WHERE w.workflow_uuid = h.workflow_id) AS status
+FROM ((SELECT * FROM ops.handovers WHERE released_at > to_timestamp(%(since)s)
+       ORDER BY released_at DESC LIMIT %(limit)s)
+      UNION
+      (SELECT * FROM ops.handovers WHERE handover_id = ANY (%(open_ids)s::bigint[]))) AS h
+ORDER BY h.handover_id
+
+-- name: console_moves_of
+-- Every move of one workflow, oldest first.
+SELECT h.handover_id, h.workflow_id, h.workflow_name AS name, h.kind, h.reason, h.from_executor, h.released_by,
+       h.to_executor, round(extract(epoch FROM h.started_at) * 1000)::bigint AS started_ms,
+       extract(epoch FROM h.lost_at)::float8 AS lost_at, extract(epoch FROM h.released_at)::float8 AS released_at,
+       extract(epoch FROM h.claimed_at)::float8 AS claimed_at,
+       count(h.started_at) OVER (ORDER BY h.handover_id) AS attempt,
+       (SELECT w.status FROM dbos.workflow_status w WHERE w.workflow_uuid = h.workflow_id) AS status
+FROM ops.handovers h WHERE h.workflow_id = %(workflow_id)s ORDER BY h.handover_id LIMIT 200
+
+-- name: console_pulses
+SELECT extract(epoch FROM scheduled_at)::float8 AS scheduled_at, status, lateness_seconds, executor_id,
+       queue_depth, extract(epoch FROM started_at)::float8 AS started_at
+FROM ops.pulses WHERE scheduled_at > to_timestamp(%(since)s) ORDER BY scheduled_at DESC LIMIT 1000
+
+-- name: console_unfinished
+-- Work that waits or runs, by queue; stranded is what no live executor's version can run.
+WITH unfinished AS (
+    SELECT status, coalesce(queue_name, '') AS queue, application_name, application_version,
+           count(*) AS workflows, min(created_at) AS oldest
+    FROM dbos.workflow_status WHERE status IN ('ENQUEUED', 'PENDING') GROUP BY 1, 2, 3, 4)
+SELECT u.status, u.queue, u.workflows,
+       (extract(epoch FROM clock_timestamp()) - u.oldest / 1000.0)::float8 AS oldest_age_seconds,
+       u.application_version IS NOT NULL AND NOT EXISTS (
+           SELECT FROM ops.executors e WHERE e.application = u.application_name
+             AND e.application_version = u.application_version AND e.state IN ('live', 'draining')) AS stranded
+FROM unfinished u
+
+-- name: console_counts
+SELECT (SELECT count(*) FROM dbos.workflow_status WHERE status = 'MAX_RECOVERY_ATTEMPTS_EXCEEDED') AS parked,
+       (SELECT count(*) FROM dbos.workflow_status w WHERE w.status = 'PENDING' AND NOT EXISTS (
+            SELECT FROM ops.executors e WHERE e.executor_id = w.executor_id AND e.state IN ('live', 'draining')))
+           AS orphaned
+
+-- name: console_root
+-- From a workflow up to the one that nobody started, at most 50 levels.
+WITH RECURSIVE up AS (
+    SELECT workflow_uuid, parent_workflow_id, 0 AS level FROM dbos.workflow_status
+    WHERE workflow_uuid = %(workflow_id)s
+    UNION ALL
+    SELECT w.workflow_uuid, w.parent_workflow_id, up.level + 1
+    FROM up JOIN dbos.workflow_status w ON w.workflow_uuid = up.parent_workflow_id WHERE up.level < 50)
+SELECT workflow_uuid AS root_id, extract(epoch FROM clock_timestamp())::float8 AS now
+FROM up ORDER BY level DESC LIMIT 1
+
+-- name: console_tree
+-- A workflow and what it started, level by level.
+WITH RECURSIVE down AS (
+    SELECT w.workflow_uuid, 0 AS level FROM dbos.workflow_status w WHERE w.workflow_uuid = %(workflow_id)s
+    UNION ALL
+    SELECT w.workflow_uuid, down.level + 1
+    FROM down JOIN dbos.workflow_status w ON w.parent_workflow_id = down.workflow_uuid WHERE down.level < 50),
+chosen AS (SELECT workflow_uuid, level FROM down LIMIT %(limit)s)
+SELECT w.workflow_uuid AS workflow_id, w.parent_workflow_id, w.name, w.class_name, w.config_name AS instance_name,
+       w.status, w.executor_id, w.queue_name AS queue, w.application_name AS application,
+       w.application_version AS version, w.recovery_attempts AS attempts, w.created_at AS created_ms,
+       CASE WHEN w.started_at_epoch_ms IS NOT NULL THEN w.started_at_epoch_ms
+            WHEN w.queue_name IS NULL AND w.status IN ('PENDING', 'SUCCESS', 'ERROR') THEN w.created_at
+            END AS started_ms, w.completed_at AS ended_ms, left(i.inputs, 400) AS inputs
+FROM chosen c JOIN dbos.workflow_status w USING (workflow_uuid)
+LEFT JOIN dbos.workflow_input i USING (workflow_uuid)
+ORDER BY c.level, w.created_at, w.workflow_uuid
+
+-- name: console_states
+SELECT executor_id, state FROM ops.executors WHERE executor_id = ANY (%(executor_ids)s)
+
+-- name: console_stranded
+-- Whether a workflow waits for a version that nobody alive runs.
+SELECT EXISTS (
+    SELECT FROM dbos.workflow_status w
+    WHERE w.workflow_uuid = %(workflow_id)s AND w.status IN ('ENQUEUED', 'PENDING')
+      AND w.application_version IS NOT NULL AND NOT EXISTS (
+          SELECT FROM ops.executors e WHERE e.application = w.application_name
+            AND e.application_version = w.application_version AND e.state IN ('live', 'draining'))) AS stranded
