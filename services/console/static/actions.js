@@ -1,0 +1,119 @@
+// Orders: what each does, when it is allowed, what to watch for afterwards.
+
+import { confirm, notice } from "./dialogs.js";
+import { orderKey } from "./api.js";
+import { count, shortExecutor } from "./words.js";
+
+const page = (workflowId) => `/console/workflows/${encodeURIComponent(workflowId)}`;
+
+export class Actions {
+  constructor(api, store) {
+    this.api = api;
+    this.store = store;
+  }
+
+  /** Send an order and say how it went. Resolves with the answer, or null. */
+  async order(path, body, words, { key = false } = {}) {
+    try {
+      const answer = await this.api.post(path, body, key ? { "Idempotency-Key": orderKey() } : {});
+      if (answer === null) {
+        notice("Nothing was done: this needs the admin token.", { bad: true });
+        return null;
+      }
+      const { text, link } = words(answer);
+      notice(text, { link });
+      return answer;
+    } catch (error) {
+      notice(error.message, { bad: true });
+      return null;
+    }
+  }
+
+  // --- executors ---------------------------------------------------------------------------
+
+  /** Why an order to an executor is not allowed; null when it is. */
+  whyNot(order, executor) {
+    if (executor.state === "dead" || executor.state === "drained") return `It is ${executor.state}: it takes no orders.`;
+    if (order === "drain" && executor.state === "draining") return "It drains already.";
+    if (order === "crash" && !this.store.head.chaos) return "Only where the stack runs with HOLDFAST_CHAOS=true.";
+    return null;
+  }
+
+  async drain(executor) {
+    const name = shortExecutor(executor.executor_id);
+    const last = executor.state === "live" && this.store.live(executor.role) === 1;
+    const yes = await confirm({
+      title: `Drain ${name}?`,
+      text: `It finishes the steps that run, hands the rest over to its peers and ends. Its restart policy brings a new one.${last ? ` It is the last live ${executor.role}: its work waits until another one starts.` : ""}`,
+      yes: "Drain it",
+    });
+    if (!yes) return null;
+    return this.order(`/executors/${encodeURIComponent(executor.executor_id)}/drain`, null, () => ({
+      text: `${name} drains. Watch its lane: it ends with an open ring, and dashed lines lead to where its work goes on.`,
+    }));
+  }
+
+  async crash(executor) {
+    const name = shortExecutor(executor.executor_id);
+    const yes = await confirm({
+      title: `Crash ${name}?`,
+      text: `It kills itself at once, with ${count(executor.in_flight, "workflow")} running. Peers take them over; steps that ran begin anew.`,
+      yes: "Crash it",
+      danger: true,
+    });
+    if (!yes) return null;
+    return this.order(`/executors/${encodeURIComponent(executor.executor_id)}/crash`, null, () => ({
+      text: `${name} was told to crash. Watch for the cross in its lane, and for the lines to a peer within a second.`,
+    }));
+  }
+
+  // --- workflows ---------------------------------------------------------------------------
+
+  async cancel(workflow) {
+    const yes = await confirm({
+      title: "Cancel this workflow?",
+      text: "It and its children end as cancelled. A running Fibonacci step ends within 1.5 s, other steps finish first. It can be resumed later.",
+      yes: "Cancel the workflow",
+      danger: true,
+    });
+    if (!yes) return null;
+    return this.order(`/workflows/${encodeURIComponent(workflow.workflow_id)}/cancel`, null, () => ({
+      text: "Cancelled, with its children. Its bars end with an outline.",
+    }));
+  }
+
+  resume(workflow) {
+    return this.order(`/workflows/${encodeURIComponent(workflow.workflow_id)}/resume`, null, () => ({
+      text: "It waits in its queue again and goes on after its recorded steps. Watch for a new bar.",
+    }));
+  }
+
+  fork(workflow, startStep) {
+    const path = `/workflows/${encodeURIComponent(workflow.workflow_id)}/fork`;
+    return this.order(path, { start_step: startStep }, (answer) => ({
+      text: `A copy runs from step ${startStep} on: `,
+      link: { href: page(answer.workflow_id), text: answer.workflow_id },
+    }), { key: true });
+  }
+
+  async adopt(workflow) {
+    const yes = await confirm({
+      title: "Adopt this workflow?",
+      text: `It was started by version ${workflow.application_version}, which nobody runs. Adopted, it goes on with the code of this release: do so only when that code takes the same steps.`,
+      yes: "Adopt it",
+    });
+    if (!yes) return null;
+    return this.order(`/workflows/${encodeURIComponent(workflow.workflow_id)}/adopt`, null, (answer) => ({
+      text: `Adopted by version ${answer.to_version}. It waits in its queue now.`,
+    }));
+  }
+
+  // --- scenes ------------------------------------------------------------------------------
+
+  start(path, body, watch) {
+    return this.order(path, body, (answer) => ({
+      text: `Started. ${watch} `,
+      link: { href: page(answer.workflow_id), text: answer.workflow_id },
+    }), { key: true });
+  }
+}

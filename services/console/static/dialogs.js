@@ -1,0 +1,72 @@
+// Dialogs and notices: the token, a yes before anything is destroyed, and what was done.
+
+import { $, make } from "./dom.js";
+
+const NOTICE_SECONDS = 12;
+const NOTICES = 4;
+
+/** Ask for the admin token; null when it is not given. `again`: the last one was refused. */
+export function askToken(again) {
+  const dialog = $("#token-dialog");
+  const field = $("#token");
+  $("#token-again").hidden = !again;
+  field.value = "";
+  return shown(dialog, () => field.value.trim() || null);
+}
+
+/** Ask before something is done; true for yes. */
+export function confirm({ title, text, yes, danger = false }) {
+  $("#confirm-title").textContent = title;
+  $("#confirm-text").textContent = text;
+  const button = $("#confirm-yes");
+  button.textContent = yes;
+  button.classList.toggle("danger", danger);
+  return shown($("#confirm-dialog"), () => true).then(Boolean);
+}
+
+/** Open a dialog and resolve with `value()` when its form is sent, with null when it is closed otherwise. */
+function shown(dialog, value) {
+  return new Promise((resolve) => {
+    dialog.returnValue = "";
+    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes" ? value() : null), { once: true });
+    dialog.showModal();
+  });
+}
+
+/** Every dialog closes by its buttons, by Escape, and by a click beside it. */
+export function prepareDialogs() {
+  for (const dialog of document.querySelectorAll("dialog")) {
+    dialog.addEventListener("click", (event) => {
+      if (event.target === dialog) dialog.close("");
+    });
+    for (const button of dialog.querySelectorAll("[data-close]")) {
+      button.addEventListener("click", () => dialog.close(""));
+    }
+    for (const form of dialog.querySelectorAll("form[data-answers]")) {
+      form.addEventListener("submit", (event) => {
+        event.preventDefault();
+        dialog.close("yes");
+      });
+    }
+  }
+}
+
+/** Say what was done and what to watch for. `link` leads to it. */
+export function notice(text, { bad = false, link = null } = {}) {
+  const region = $(bad ? "#notices-bad" : "#notices");
+  const element = make(
+    "div",
+    { class: `notice${bad ? " bad" : ""}` },
+    make("span", { "aria-hidden": "true" }, bad ? "! " : "✓ "),
+    make("p", {}, text, link ? make("a", { href: link.href, data: { inside: "" } }, link.text) : null),
+    make("button", { type: "button", class: "plain", "aria-label": "Dismiss", onclick: () => element.remove() }, "×"),
+  );
+  region.append(element);
+  while (region.children.length > NOTICES) region.firstChild.remove();
+  const leave = () => {
+    // Stays while somebody reads it.
+    if (element.matches(":hover, :focus-within")) setTimeout(leave, 2000);
+    else element.remove();
+  };
+  setTimeout(leave, NOTICE_SECONDS * 1000);
+}

@@ -1,0 +1,50 @@
+// The little of a framework that this page needs.
+
+export const $ = (selector, within = document) => within.querySelector(selector);
+
+/** An element: `make("td", {class: "id", onclick: f}, "text", child, …)`. Text is never read as markup. */
+export function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "data") Object.assign(element.dataset, value);
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  return element;
+}
+
+/** Set text only where it differs: an unchanged node costs no layout and is not read out again. */
+export function say(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/** Shape and word of a state, in its tone. */
+export function badge({ shape, word, tone = "plain" }) {
+  return make("span", { class: `badge ${tone}` }, make("span", { "aria-hidden": "true" }, shape), ` ${word}`);
+}
+
+/** Run `action` at most every `milliseconds`, the last call never lost. */
+export function throttled(action, milliseconds) {
+  let timer = 0;
+  let last = -Infinity;
+  return () => {
+    if (timer) return;
+    timer = setTimeout(() => {
+      timer = 0;
+      last = performance.now();
+      action();
+    }, Math.max(0, last + milliseconds - performance.now()));
+  };
+}
+
+/** Name an answer of the server that refuses: its problem document's words. */
+export async function problemOf(response) {
+  try {
+    const problem = await response.json();
+    return problem.detail || problem.title || `the server answered ${response.status}`;
+  } catch {
+    return `the server answered ${response.status}`;
+  }
+}

@@ -1,0 +1,148 @@
+// The stream of events. Read with fetch and not EventSource: its comments count as signs of life, it goes on
+// from the last id on a connection of ours, and a refusal shows its status.
+
+const SILENCE_SECONDS = 12; // the server says "still here" every 10 s
+const FIRST_PAUSE_SECONDS = 0.5;
+const LONGEST_PAUSE_SECONDS = 15;
+const HIDDEN_SECONDS = 60;
+const POLL_SECONDS = 3;
+
+export class Live extends EventTarget {
+  constructor(store) {
+    super();
+    this.store = store;
+    this.state = "connecting";
+    this.lastId = null;
+    this.failures = 0;
+    this.retryAt = null;
+    this.abort = null;
+    this.wake = null;
+    this.hiddenTimer = 0;
+    document.addEventListener("visibilitychange", () => this.visibility());
+    addEventListener("online", () => this.retryNow());
+  }
+
+  /** Follow for ever. */
+  async run() {
+    for (;;) {
+      if (this.asleep) {
+        await this.rest(Infinity);
+        continue;
+      }
+      try {
+        if (await this.follow()) continue;
+      } catch {
+        // Whatever broke the stream, the answer is the same: try again.
+      }
+      if (this.asleep) continue;
+      this.failures += 1;
+      const bound = Math.min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (this.failures - 1));
+      const pause = bound * (0.5 + Math.random() / 2);
+      this.retryAt = performance.now() / 1000 + pause;
+      this.become("away");
+      await this.rest(pause);
+    }
+  }
+
+  /** One stream, from its start to its end. True when it need not be mourned. */
+  async follow() {
+    this.abort = new AbortController();
+    const headers = { Accept: "text/event-stream" };
+    if (this.lastId) headers["Last-Event-ID"] = this.lastId;
+    let timer = 0;
+    const alive = () => {
+      clearTimeout(timer);
+      timer = setTimeout(() => this.abort.abort(), SILENCE_SECONDS * 1000);
+    };
+    alive();
+    try {
+      const response = await fetch("/console/events", { headers, cache: "no-store", signal: this.abort.signal });
+      if (response.status === 503 && (await this.poll())) return true;
+      if (!response.ok) throw new Error(`events answered ${response.status}`);
+      const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+      let text = "";
+      for (;;) {
+        const { value, done } = await reader.read();
+        if (done) return false;
+        alive();
+        text += value;
+        const blocks = text.split("\n\n");
+        text = blocks.pop();
+        for (const block of blocks) this.receive(block);
+      }
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  receive(block) {
+    let kind = "message";
+    let id = null;
+    const data = [];
+    for (const line of block.split("\n")) {
+      if (line.startsWith("data:")) data.push(line.slice(5));
+      else if (line.startsWith("event:")) kind = line.slice(6).trim();
+      else if (line.startsWith("id:")) id = line.slice(3).trim();
+    }
+    if (data.length) {
+      const document = JSON.parse(data.join("\n"));
+      if (kind === "snapshot") this.store.snapshot(document);
+      else if (kind === "change" && this.store.ready) this.store.change(document);
+      this.lastId = id ?? this.lastId;
+    } else if (this.store.ready) {
+      this.store.heard();
+    }
+    if (this.store.ready) {
+      this.failures = 0;
+      this.become("live");
+    }
+  }
+
+  /** Every place for a stream may be taken: then ask for snapshots. True when one came. */
+  async poll() {
+    const response = await fetch("/console/snapshot", { cache: "no-store", signal: this.abort.signal });
+    if (!response.ok) return false;
+    this.store.snapshot(await response.json());
+    this.lastId = null;
+    this.failures = 0;
+    this.become("live");
+    await this.rest(POLL_SECONDS);
+    return true;
+  }
+
+  become(state) {
+    if (state === "live") this.retryAt = null;
+    if (this.state === state) return;
+    this.state = state;
+    this.store.away = state !== "live";
+    this.dispatchEvent(new Event("state"));
+  }
+
+  retryNow() {
+    this.wake?.();
+  }
+
+  rest(seconds) {
+    return new Promise((resolve) => {
+      const timer = Number.isFinite(seconds) ? setTimeout(resolve, seconds * 1000) : 0;
+      this.wake = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+  }
+
+  /** A tab that nobody looks at gives its place back; it goes on where it was when seen again. */
+  visibility() {
+    clearTimeout(this.hiddenTimer);
+    if (document.hidden) {
+      this.hiddenTimer = setTimeout(() => {
+        this.asleep = true;
+        this.abort?.abort();
+      }, HIDDEN_SECONDS * 1000);
+    } else {
+      this.asleep = false;
+      this.wake?.();
+    }
+  }
+}

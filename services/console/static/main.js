@@ -1,0 +1,135 @@
+// Brings the parts together: one store, one stream, two views behind two kinds of address.
+
+import { Actions } from "./actions.js";
+import { Api } from "./api.js";
+import { Charts } from "./charts.js";
+import { askToken, notice, prepareDialogs } from "./dialogs.js";
+import { $, say, throttled } from "./dom.js";
+import { ExecutorDialog } from "./executor.js";
+import { Lists, Twin } from "./lists.js";
+import { Live } from "./live.js";
+import { Phone } from "./phone.js";
+import { prepareStart } from "./start.js";
+import { Store } from "./store.js";
+import { Summary } from "./summary.js";
+import { Timeline } from "./timeline.js";
+import { View, WINDOWS } from "./view.js";
+import { WorkflowPage } from "./workflow.js";
+
+const store = new Store();
+const view = new View(store);
+const live = new Live(store);
+const api = new Api(askToken);
+const actions = new Actions(api, store);
+const summary = new Summary(store, live);
+const lists = new Lists(store, api);
+const twin = new Twin(store, view);
+const executorDialog = new ExecutorDialog(store, actions);
+const workflowPage = new WorkflowPage(store, api, actions);
+const phone = new Phone(store, view, (id) => executorDialog.open(id));
+new Timeline(store, view, (id) => go(`/console/workflows/${encodeURIComponent(id)}`), (id) => executorDialog.open(id));
+const charts = new Charts(store, view);
+
+// --- addresses -------------------------------------------------------------------------------
+
+function route() {
+  const match = /^\/console\/workflows\/([^/]+)$/.exec(location.pathname);
+  $("#overview").hidden = Boolean(match);
+  $("#workflow").hidden = !match;
+  for (const id of ["#scroll-window", "#still"]) $(id).hidden = Boolean(match);
+  if (match) workflowPage.open(decodeURIComponent(match[1]));
+  else workflowPage.close();
+  everything();
+}
+
+function go(path) {
+  history.pushState(null, "", path);
+  route();
+  scrollTo(0, 0);
+  $(location.pathname.startsWith("/console/workflows/") ? "#workflow-title" : "#timeline").focus({ preventScroll: true });
+}
+
+addEventListener("popstate", route);
+document.addEventListener("click", (event) => {
+  const link = event.target.closest?.("a[data-inside]");
+  if (!link || event.button || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
+  event.preventDefault();
+  go(link.getAttribute("href"));
+});
+
+// --- what moves ------------------------------------------------------------------------------
+
+const everything = throttled(() => {
+  summary.show();
+  executorDialog.refresh();
+  if ($("#workflow").hidden) {
+    lists.show();
+    charts.draw();
+    phone.show();
+  } else {
+    workflowPage.look();
+  }
+  $("#loading").hidden = store.ready;
+}, 250);
+const words = throttled(() => twin.show(), 1000);
+
+store.addEventListener("news", () => {
+  everything();
+  words();
+});
+live.addEventListener("state", everything);
+view.addEventListener("changed", everything);
+// Ages grow also when nothing comes in.
+setInterval(everything, 500);
+
+// --- the toolbar -----------------------------------------------------------------------------
+
+for (const input of document.querySelectorAll("input[name=window]")) {
+  input.addEventListener("change", () => view.choose(WINDOWS[Number(input.value)]));
+}
+view.addEventListener("changed", () => {
+  $(`input[name=window][value="${WINDOWS.indexOf(view.window)}"]`).checked = true;
+});
+
+const still = $("#still");
+still.addEventListener("click", () => {
+  const frozen = view.frozenAt === null;
+  view.freeze(frozen);
+  still.setAttribute("aria-pressed", String(frozen));
+  say(still, frozen ? "Go on" : "Hold still");
+});
+
+$("#theme").addEventListener("click", () => {
+  const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+  const shown = document.documentElement.dataset.theme ?? (dark ? "dark" : "light");
+  const next = shown === "dark" ? "light" : "dark";
+  document.documentElement.dataset.theme = next;
+  try {
+    localStorage.setItem("holdfast-theme", next);
+  } catch {
+    // Then it lasts as long as the page.
+  }
+  dispatchEvent(new Event("themechange"));
+});
+
+const admin = $("#admin");
+function showAdmin() {
+  say(admin, api.token ? "Admin: unlocked" : "Admin: locked");
+  admin.title = api.token ? "Forget the token" : "Give the admin token";
+}
+api.addEventListener("token", showAdmin);
+admin.addEventListener("click", async () => {
+  if (api.token) {
+    api.token = null;
+    notice("The admin token is forgotten.");
+    return;
+  }
+  const token = await askToken(false);
+  if (token) api.token = token;
+});
+
+prepareDialogs();
+prepareStart(actions);
+showAdmin();
+route();
+live.run();

@@ -1,0 +1,106 @@
+// The first line: a sentence to read aloud, and a warning in words when something is wrong.
+
+import { $, say } from "./dom.js";
+import { clock, count, duration, list } from "./words.js";
+
+const QUIET_SECONDS = 5; // with a database at hand, something comes every 2 s
+const ORPHANED_AFTER_SECONDS = 1.5; // a takeover in its usual time is no alarm
+
+export class Summary {
+  constructor(store, live) {
+    this.store = store;
+    this.live = live;
+    this.sentence = $("#sentence");
+    this.warning = $("#warning");
+    this.pulse = $("#live");
+    this.orphanedSince = null;
+  }
+
+  show() {
+    const { store } = this;
+    if (!store.ready) {
+      say(this.sentence, this.live.state === "away" ? "The server does not answer yet." : "Looking …");
+    } else {
+      say(this.sentence, calm(store));
+      const warnings = this.warnings();
+      const text = warnings.join(" ");
+      // The live region speaks when its text changes: figures in it would make it speak every second.
+      if (this.warning.dataset.kind !== text.replace(/[\d.,]+ ?\w*/g, "#")) {
+        this.warning.dataset.kind = text.replace(/[\d.,]+ ?\w*/g, "#");
+        say($("#alarm"), text || (this.alarmed ? "All is well again." : ""));
+        this.alarmed = Boolean(text);
+      }
+      say(this.warning, text);
+      this.warning.hidden = !text;
+      document.title = text ? "⚠ Holdfast" : "Holdfast";
+    }
+    this.clock();
+  }
+
+  clock() {
+    const { store, live } = this;
+    const quiet = store.head.database?.up !== false && store.seenAt !== null && store.now() - store.seenAt > QUIET_SECONDS;
+    const away = live.state !== "live" || quiet;
+    this.pulse.dataset.state = live.state === "connecting" ? "connecting" : away ? "away" : "live";
+    if (live.state === "connecting") return say(this.pulse, "○ connecting");
+    if (!away) return say(this.pulse, `● live ${clock(store.now())}`);
+    const seen = store.seenAt === null ? "never seen" : `last seen ${duration(store.now() - store.seenAt)} ago`;
+    const wait = live.retryAt === null ? 0 : live.retryAt - performance.now() / 1000;
+    if (live.state === "live") return say(this.pulse, `○ ${seen}, the line is quiet`);
+    return say(this.pulse, `○ ${seen}, ${wait > 0.5 ? `trying again in ${Math.ceil(wait)} s` : "trying now"}`);
+  }
+
+  warnings() {
+    const { store, live } = this;
+    const found = [];
+    const { counts = {}, database } = store.head;
+    if (live.state === "away") {
+      found.push(`The server does not answer. What you see is from ${clock(store.seenAt)}; it comes back by itself.`);
+      return found;
+    }
+    if (database?.up === false) {
+      const since = duration(store.now() - (database.since ?? store.lastGood));
+      return [`The database has been away for ${since}. Running work waits for it, and the figures are the last known ones.`];
+    }
+    if (!store.live("worker")) {
+      const waiting = counts.queued ? `, and ${count(counts.queued, "workflow")} wait` : "";
+      found.push(`No worker is live${waiting}. Start one: docker compose up -d worker.`);
+    }
+    if (counts.orphaned) {
+      this.orphanedSince ??= store.now();
+      if (store.now() - this.orphanedSince > ORPHANED_AFTER_SECONDS) {
+        found.push(`${count(counts.orphaned, "workflow")} belonged to executors that are gone, and no peer has taken them over yet.`);
+      }
+    } else {
+      this.orphanedSince = null;
+    }
+    if (counts.stranded) {
+      found.push(`${count(counts.stranded, "workflow")} wait for a version that nobody runs: start that version, or adopt them.`);
+    }
+    if (counts.parked) {
+      found.push(`${count(counts.parked, "workflow")} crashed too many executors and are parked: look at them, then resume or cancel.`);
+    }
+    return found;
+  }
+}
+
+/** The sentence when all is well. */
+export function calm(store) {
+  const { counts = {}, last_takeover: last } = store.head;
+  const alive = [count(store.live("worker"), "worker"), count(store.live("api"), "API")];
+  const draining = [...store.executors.values()].filter((e) => e.state === "draining").length;
+  const oldest = Math.max(0, ...[...store.queues.values()].map((queue) => queue.oldest_age_seconds ?? 0));
+  const queued = counts.queued
+    ? `${counts.queued.toLocaleString("en")} ${counts.queued === 1 ? "waits" : `wait${oldest ? ", the oldest" : ""}`}${oldest ? ` for ${duration(oldest)}` : ""}`
+    : "none waits";
+  const sentences = [
+    `${list(alive)} live${draining ? `, ${draining} draining` : ""}.`,
+    `${count(counts.running ?? 0, "workflow")} ${counts.running === 1 ? "runs" : "run"}, ${queued}.`,
+  ];
+  if (last) {
+    sentences.push(
+      `Last takeover ${duration(store.now() - last.at)} ago: ${count(last.workflows, "workflow")} in ${duration(last.seconds)}.`,
+    );
+  }
+  return sentences.join(" ");
+}

@@ -1,0 +1,99 @@
+// Words and figures: everything the page says about a state goes through here, so that it says it alike.
+
+export const EXECUTOR = {
+  live: { shape: "●", word: "live" },
+  draining: { shape: "◐", word: "draining" },
+  drained: { shape: "○", word: "drained" },
+  dead: { shape: "✖", word: "dead" },
+};
+
+/** Of an attempt. `tone` picks the colour, which never stands alone. */
+export const OUTCOME = {
+  running: { shape: "▶", word: "running", tone: "accent" },
+  success: { shape: "✓", word: "succeeded", tone: "plain" },
+  error: { shape: "!", word: "failed", tone: "bad" },
+  cancelled: { shape: "⊘", word: "cancelled", tone: "plain" },
+  lost: { shape: "✖", word: "lost with its executor", tone: "bad" },
+  handed_over: { shape: "»", word: "handed over", tone: "warn" },
+  parked: { shape: "■", word: "parked as poison", tone: "bad" },
+};
+
+/** Of a stored workflow, in DBOS's words. */
+export const STATUS = {
+  DELAYED: { shape: "…", word: "delayed", tone: "plain" },
+  ENQUEUED: { shape: "…", word: "waiting", tone: "plain" },
+  PENDING: { shape: "▶", word: "running", tone: "accent" },
+  SUCCESS: { shape: "✓", word: "succeeded", tone: "good" },
+  ERROR: { shape: "!", word: "failed", tone: "bad" },
+  CANCELLED: { shape: "⊘", word: "cancelled", tone: "plain" },
+  MAX_RECOVERY_ATTEMPTS_EXCEEDED: { shape: "■", word: "parked", tone: "bad" },
+};
+
+/** What an attempt's outcome makes of its workflow, as far as bars can tell. */
+export const STATUS_OF_OUTCOME = {
+  running: "PENDING",
+  success: "SUCCESS",
+  error: "ERROR",
+  cancelled: "CANCELLED",
+  lost: "ENQUEUED",
+  handed_over: "ENQUEUED",
+  parked: "MAX_RECOVERY_ATTEMPTS_EXCEEDED",
+};
+
+/** "0.34 s", "12 s", "3 min", "2 h": a duration with as many digits as one needs. */
+export function duration(seconds) {
+  if (seconds === null || seconds === undefined || Number.isNaN(seconds)) return "–";
+  const value = Math.max(0, seconds);
+  if (value < 0.995) return `${value.toFixed(2)} s`;
+  if (value < 9.95) return `${value.toFixed(1)} s`;
+  if (value < 119.5) return `${Math.round(value)} s`;
+  if (value < 7170) return `${Math.round(value / 60)} min`;
+  if (value < 172_800) return `${Math.round(value / 3600)} h`;
+  return `${Math.round(value / 86_400)} days`;
+}
+
+/** "1 workflow", "24 workflows". */
+export function count(number, one, many = `${one}s`) {
+  return `${number.toLocaleString("en")} ${number === 1 ? one : many}`;
+}
+
+/** "a, b and c". */
+export function list(items) {
+  return items.length < 2 ? items.join("") : `${items.slice(0, -1).join(", ")} and ${items.at(-1)}`;
+}
+
+/** An executor's id without its middle: role and the part that differs. The title has the whole. */
+export function shortExecutor(id) {
+  const parts = /^([a-z]+)-.*-([0-9a-f]{8})$/.exec(id ?? "");
+  return parts ? `${parts[1]} …${parts[2]}` : id || "nobody";
+}
+
+/** A workflow's id with its middle left out when it is long. */
+export function shortId(id, length = 26) {
+  return id.length <= length ? id : `${id.slice(0, length - 9)}…${id.slice(-8)}`;
+}
+
+const CLOCK = new Intl.DateTimeFormat(undefined, {
+  hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23",
+});
+
+/** Local time of day of epoch seconds. */
+export function clock(seconds) {
+  return CLOCK.format(seconds * 1000);
+}
+
+/** Epoch seconds of an ISO text; null for null. */
+export function epoch(text) {
+  return text ? Date.parse(text) / 1000 : null;
+}
+
+/** What is written beside the end of an executor that died or left, given how many workflows moved. */
+export function endOf(executor, moved, by = executor.taken_over_by) {
+  if (executor.state === "drained") {
+    return moved ? `drained, handed over ${count(moved, "workflow")}` : "drained, nothing left to hand over";
+  }
+  const reason = executor.reason || "silent";
+  if (!by) return `${reason}, waiting for a peer to take over`;
+  const seconds = executor.taken_over_at - (executor.lost_at ?? executor.ended_at);
+  return `${reason}, taken over in ${duration(seconds)} by ${shortExecutor(by)} (${moved})`;
+}

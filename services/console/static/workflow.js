@@ -1,0 +1,145 @@
+// A workflow's page, at its own address: who it belongs to, what ran where, and what may be done.
+
+import { $, badge, make, say } from "./dom.js";
+import { Tree } from "./tree.js";
+import { Waterfall } from "./waterfall.js";
+import { duration, epoch, OUTCOME, shortExecutor, STATUS } from "./words.js";
+
+const ENDED = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"];
+const ORDERS = ["cancel", "resume", "fork", "adopt"];
+const STEPS = 500;
+const LOOK_SECONDS = 1.5;
+
+export class WorkflowPage {
+  constructor(store, api, actions) {
+    this.store = store;
+    this.api = api;
+    this.actions = actions;
+    this.id = null;
+    this.busy = false;
+    this.tree = new Tree($("#tree"));
+    this.waterfall = new Waterfall($("#steps"));
+    for (const order of ORDERS) {
+      $(`#do-${order}`).addEventListener("click", async () => {
+        if (!this.workflow) return;
+        const step = Number($("#fork-step").value) || 1;
+        await actions[order](this.workflow, step);
+        this.look(true);
+      });
+    }
+  }
+
+  open(id) {
+    this.id = id;
+    this.workflow = null;
+    this.lookedAt = -Infinity;
+    $("#workflow").dataset.state = "loading";
+    say($("#workflow-id"), id);
+    say($("#workflow-problem"), "");
+    say($("#workflow-about"), "Looking …");
+    return this.look(true);
+  }
+
+  close() {
+    this.id = null;
+  }
+
+  /** Called often; asks only while something may still change, and never twice at once. */
+  async look(now = false) {
+    if (this.id === null || this.busy || document.hidden) return;
+    const ended = this.workflow && ENDED.includes(this.workflow.status);
+    const seconds = performance.now() / 1000;
+    if (!now && (seconds - this.lookedAt < LOOK_SECONDS || (ended && !this.changed()))) return;
+    this.busy = true;
+    this.lookedAt = seconds;
+    const id = this.id;
+    const path = `/workflows/${encodeURIComponent(id)}`;
+    try {
+      const [workflow, steps, tree] = await Promise.all([
+        this.api.get(path),
+        this.api.get(`${path}/steps?limit=${STEPS}`),
+        this.api.get(`/console${path}/tree`),
+      ]);
+      if (id !== this.id) return;
+      say($("#workflow-problem"), "");
+      this.show(workflow, steps, tree);
+    } catch (error) {
+      if (id !== this.id) return;
+      const gone = error.status === 404;
+      say($("#workflow-problem"), gone ? "There is no workflow of this id. It may have been deleted, or the address is wrong." : `${error.message} What you see is from before.`);
+      if (gone) say($("#workflow-about"), "");
+      $("#workflow").dataset.state = this.workflow ? "known" : gone ? "gone" : "loading";
+    } finally {
+      this.busy = false;
+    }
+  }
+
+  /** Something on the stream says otherwise: it was resumed, say. */
+  changed() {
+    const newest = this.store.attempts(this.id).at(-1);
+    return Boolean(newest && newest.ended_at === null);
+  }
+
+  show(workflow, { steps, next_offset: more }, tree) {
+    this.workflow = workflow;
+    const node = tree.nodes.find((other) => other.workflow_id === workflow.workflow_id);
+    $("#workflow").dataset.state = "known";
+    say($("#workflow-title"), node?.label ?? workflow.name);
+    $("#workflow-status").replaceChildren(badge(STATUS[workflow.status] ?? { shape: "?", word: workflow.status }));
+    say($("#workflow-about"), about(workflow, tree));
+    this.tree.show(tree, workflow.workflow_id);
+    this.waterfall.show(steps, tree, workflow, more !== null);
+    this.attempts(tree);
+    payload("input", workflow.input, workflow.input_shortened);
+    payload("output", workflow.error ?? workflow.output, workflow.output_shortened);
+    say($("#output-title"), workflow.error ? "Error" : "Output");
+    for (const order of ORDERS) {
+      const why = tree.actions[order];
+      $(`#do-${order}`).disabled = why !== null;
+      say($(`#why-${order}`), why ?? ALLOWED[order]);
+    }
+    $("#fork-step").disabled = tree.actions.fork !== null;
+    $("#fork-step").max = String(steps.length + 1);
+  }
+
+  attempts({ attempts, executors, moves }) {
+    $("#attempts").replaceChildren(
+      ...attempts.map((bar) => {
+        const move = moves.find((other) => other.from === bar.executor_id && Math.abs(other.lost_at - (bar.ended_at ?? 0)) < 1);
+        const gap = move?.claimed_at ? `, claimed again ${duration(move.claimed_at - move.lost_at)} later` : "";
+        return make(
+          "li",
+          {},
+          make("span", { class: "number" }, `${bar.attempt}`),
+          make("span", { title: bar.executor_id }, `${shortExecutor(bar.executor_id)} (${executors[bar.executor_id] ?? "forgotten"})`),
+          badge(OUTCOME[bar.outcome] ?? { shape: "?", word: bar.outcome }),
+          make("span", { class: "quiet" }, `${duration((bar.ended_at ?? this.store.now()) - bar.started_at)}${move ? `, ${move.reason}${gap}` : ""}`),
+        );
+      }),
+    );
+  }
+}
+
+const ALLOWED = {
+  cancel: "Ends it and its children.",
+  resume: "Puts it back into its queue; recorded steps are not done again.",
+  fork: "Runs a copy from this step on; the steps before keep their results.",
+  adopt: "Lets this release go on with work of a version that nobody runs.",
+};
+
+function about(workflow, tree) {
+  const parts = [workflow.name, workflow.application_version && `version ${workflow.application_version}`];
+  if (workflow.queue_name) parts.push(`queue ${workflow.queue_name}`);
+  const started = epoch(workflow.started_at);
+  const ended = epoch(workflow.completed_at);
+  if (started === null) parts.push(`waits for ${duration(tree.now - epoch(workflow.created_at))}`);
+  else if (ended === null) parts.push(`runs for ${duration(tree.now - started)} on ${shortExecutor(workflow.executor_id)}`);
+  else parts.push(`took ${duration(ended - started)}, on ${shortExecutor(workflow.executor_id)} at last`);
+  if (workflow.forked_from) parts.push(`a copy of ${workflow.forked_from}`);
+  return parts.filter(Boolean).join(" · ");
+}
+
+function payload(name, value, cut) {
+  const text = value === null || value === undefined ? "none" : typeof value === "string" ? value : JSON.stringify(value, null, 2);
+  say($(`#${name}`), cut ? `${text} …\n(the first 4 kB)` : text);
+}
