@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import time
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from services.cli.children import is_alive
@@ -16,8 +19,8 @@ from tests.support.stack import Member, Stack, wait_for
 Samples = dict[str, list[float]]
 Say = Callable[[str], None]
 
-# F(32) takes about half a second alone, F(36) several: longer than the drain.
-SHORT, LONG = 32, 36
+# F(32) takes about half a second alone, F(34) more than one, F(36) several: longer than the drain.
+SHORT, MIDDLE, LONG = 32, 34, 36
 DRAIN_SECONDS = 2.0
 LEASE_SECONDS = 5.0
 
@@ -32,15 +35,14 @@ def epoch(column: str) -> str:
     return f"extract(epoch FROM {column})::float8"
 
 
-def kill_now(stack: Stack, member: Member) -> float:
-    """SIGKILL; the time of it, by this host's clock, which is the database's too."""
-    if isinstance(stack, ComposeStack):
-        # From inside: a kill by the engine is a manual stop, and would count the engine's own delay.
-        code = f"import os, time; print(time.time(), flush=True); os.kill({member.pid}, 9)"
-        return float(stack.python(member, code).split()[0])
-    now = time.time()
-    stack.kill(member)
-    return now
+def main_pid(stack: Stack, member: Member) -> int:
+    """The process to kill, as this host counts it."""
+    if not isinstance(stack, ComposeStack):
+        return member.pid
+    # The one under the container's init: a kill by the engine is a manual stop, and what is started inside
+    # comes to its turn seconds later beside the CPU work.
+    init = stack.docker("inspect", "--format", "{{.State.Pid}}", member.container).strip()
+    return int(Path(f"/proc/{init}/task/{init}/children").read_text("ascii").split()[0])
 
 
 def workers_ready(stack: Stack) -> list[Member]:
@@ -48,9 +50,9 @@ def workers_ready(stack: Stack) -> list[Member]:
     return stack.members("worker", stack.worker_count, 60)
 
 
-def victim_at_work(stack: Stack, batch_id: str, turn: int) -> Member:
+def victim_at_work(stack: Stack, workers: list[Member], batch_id: str, turn: int) -> Member:
     """A worker in the middle of numbers of the batch, another at each turn, so that none restarts slowly."""
-    members = sorted(stack.ready_members("worker"), key=lambda m: m.name)
+    members = sorted(workers, key=lambda m: m.name)
     order = members[turn % len(members) :] + members[: turn % len(members)]
 
     def find() -> Member | None:
@@ -101,15 +103,21 @@ def kill(
 ) -> None:
     """SIGKILL of a worker in the middle of steps: until claimed by a peer, until the body runs again."""
     generator = random.Random(seed)
+    number = (
+        SHORT if not isinstance(stack, ComposeStack) else MIDDLE if numbers > stack.worker_count else LONG
+    )
     first = f"{prefix}: first claimed by a peer"
     for run in range(2 * runs):
         if len(samples.get(first, [])) == runs:
             return
-        workers_ready(stack)
-        batch_id = stack.start_batch(numbers=[SHORT] * numbers)
-        victim = victim_at_work(stack, batch_id, run)
+        workers = workers_ready(stack)
+        # Before the work begins: the engine takes its time to say.
+        pids = {member.executor_id: main_pid(stack, member) for member in workers}
+        batch_id = stack.start_batch(numbers=[number] * numbers)
+        victim = victim_at_work(stack, workers, batch_id, run)
         time.sleep(generator.uniform(0, 0.3))
-        killed_at = kill_now(stack, victim)
+        killed_at = time.time()  # by this host's clock, which is the database's too
+        os.kill(pids[victim.executor_id], signal.SIGKILL)
         if not lost_work(stack, batch_id, victim):
             # It had just finished: nothing of this batch was lost, and the run does not count.
             stack.finished_batch(batch_id, 180)
@@ -127,9 +135,9 @@ def kill(
 def pause(stack: Stack, samples: Samples, runs: int, *, say: Say) -> None:
     """SIGSTOP of a worker in the middle of steps, until its work is claimed."""
     for run in range(runs):
-        workers_ready(stack)
+        workers = workers_ready(stack)
         batch_id = stack.start_batch(numbers=[LONG] * 3)
-        victim = victim_at_work(stack, batch_id, run)
+        victim = victim_at_work(stack, workers, batch_id, run)
         paused_at = time.time()
         stack.pause(victim)
         try:
@@ -145,9 +153,9 @@ def cut(stack: ComposeStack, samples: Samples, runs: int, *, say: Say) -> None:
     """A worker's container taken off the network in the middle of steps, until its work is claimed."""
     name = "network cut: claimed by a peer"
     for run in range(runs):
-        workers_ready(stack)
+        workers = workers_ready(stack)
         batch_id = stack.start_batch(numbers=[LONG] * 3)
-        victim = victim_at_work(stack, batch_id, run)
+        victim = victim_at_work(stack, workers, batch_id, run)
         cut_at = time.time()
         with off_the_network(stack, victim):
             rows = moved(stack, victim, "takeover")
@@ -160,9 +168,9 @@ def terminate(stack: Stack, samples: Samples, runs: int, *, say: Say) -> None:
     """SIGTERM inside a step longer than the drain, until peers run it; and the stop of an idle worker."""
     name = "SIGTERM: claimed by a peer after the drain's limit"
     for run in range(runs):
-        workers_ready(stack)
+        workers = workers_ready(stack)
         batch_id = stack.start_batch(numbers=[LONG] * 2)
-        victim = victim_at_work(stack, batch_id, run)
+        victim = victim_at_work(stack, workers, batch_id, run)
         stopped_at = time.time()
         stack.stop(victim)
         rows = moved(stack, victim, "handover")
