@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from services.cli import checks, work
+from services.cli import checks, watch, work
 from services.cli.embedded import ROOT
 from services.cli.installation import NothingRunsError, kind, url
 from services.cli.shown import JsonOption, plain_errors, show
@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 
 COMMANDS: list[Callable[..., None]] = [
-    *(work.submit, work.watch, work.executors, work.drain, work.crash),
+    *(work.submit, watch.watch, work.executors, work.drain, work.crash),
     *(checks.verify, checks.handovers, checks.stranded, checks.adopt),
 ]
 for command in COMMANDS:

@@ -14,6 +14,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from services.cli.embedded import NativeError
 from services.cli.installation import NothingRunsError, url
@@ -106,7 +107,8 @@ def table(title: str, columns: list[str], rows: list[list[Any]]) -> Table:
     for column in columns:
         made.add_column(column, overflow="fold")
     for row in rows:
-        made.add_row(*("–" if cell is None else str(cell) for cell in row))  # noqa: RUF001
+        cells = ("–" if cell is None else cell if isinstance(cell, Text) else str(cell) for cell in row)  # noqa: RUF001
+        made.add_row(*cells)
     return made
 
 

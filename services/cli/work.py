@@ -1,4 +1,4 @@
-"""Commands about work over HTTP: ``submit``, ``watch``, ``executors``, ``drain``, ``crash``."""
+"""Commands about work over HTTP: ``submit``, ``executors``, ``drain``, ``crash``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ from typing import Annotated, Any
 
 import httpx
 import typer
-from rich.console import Group
-from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from services.cli.evidence import samples
 from services.cli.shown import Api, JsonOption, Refused, UrlOption, age, console, plain_errors, show, table
 
 TERMINAL = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
@@ -137,58 +134,3 @@ def _order(executor_id: str, order: str, url: str | None, as_json: bool) -> None
     with plain_errors():
         answer = Api(url).post(f"/executors/{executor_id}/{order}")
         show(answer, as_json=as_json, human=lambda: f"{executor_id} is told to {order}")
-
-
-def watch(
-    once: Annotated[bool, typer.Option("--once", help="show it once and end")] = False,
-    every: Annotated[float, typer.Option(min=0.2, help="seconds between two looks")] = 1.0,
-    url: UrlOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Show executors, queues and batches, live until Ctrl-C."""
-    with plain_errors():
-        api = Api(url)
-        if once or as_json:
-            data = overview(api)
-            show(data, as_json=as_json, human=lambda: _overview(data))
-            return
-        with Live(console=console, refresh_per_second=4, transient=False) as live:
-            while True:
-                try:
-                    live.update(_overview(overview(api)))
-                except (httpx.TransportError, Refused) as error:
-                    live.update(f"waiting for {api.address}: {error}")
-                time.sleep(every)
-
-
-def overview(api: Api) -> dict[str, Any]:
-    """Executors, queues and the unfinished batches with their progress."""
-    metrics = api.text("/metrics")
-    depth = samples(metrics, "holdfast_queue_depth")
-    ages = samples(metrics, "holdfast_queue_oldest_enqueued_age_seconds")
-    rows = api.get("/workflows", name="fibonacci.batch", limit=10)["workflows"]
-    batches = []
-    for row in rows[:5]:
-        batch = api.get(f"/fibonacci/batches/{row['workflow_id']}")
-        batches.append({k: batch[k] for k in ("workflow_id", "status", "completed", "total")})
-    alive = [e for e in api.get("/executors")["executors"] if e["state"] in ("live", "draining")]
-    return {
-        "executors": alive,
-        "queues": [
-            {"queue": queue, "waiting": int(value), "oldest_age_seconds": ages.get((queue,))}
-            for (queue,), value in sorted(depth.items())
-        ],
-        "batches": batches,
-    }
-
-
-def _overview(data: dict[str, Any]) -> Group:
-    queues = [[q["queue"], q["waiting"], age(q["oldest_age_seconds"])] for q in data["queues"]]
-    batches = [[b["workflow_id"], b["status"], f"{b['completed']} / {b['total']}"] for b in data["batches"]]
-    return Group(
-        _executors_table(data["executors"]),
-        "",
-        table("waiting" if queues else "nothing waits", ["queue", "workflows", "oldest"], queues),
-        "",
-        table("latest batches", ["batch", "status", "done"], batches),
-    )

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from services.cli import checks, installation, main
+from services.cli import checks, installation, main, watch
 from services.cli.installation import NothingRunsError
 from services.runtime.findings import found
 
@@ -31,7 +31,6 @@ EXECUTORS = [
     }
     for state in ("live", "dead")
 ]
-METRICS = '# TYPE holdfast_queue_depth gauge\nholdfast_queue_depth{queue_name="fibonacci"} 3.0\n'
 
 
 class Fake:
@@ -148,21 +147,61 @@ def test_without_an_api_it_says_so() -> None:
     assert "the API does not answer" in done.stderr
 
 
+def snapshot(**changed: Any) -> dict[str, Any]:
+    """The console's document, with one live worker and one that was taken over 20 s ago."""
+    live = {
+        "executor_id": "worker-a", "role": "worker", "state": "live", "slots": 2, "in_flight": 1,
+        "heartbeat_at": 999.5, "started_at": 900.0, "ended_at": None, "taken_over_by": None, "reason": None,
+    }  # fmt: skip
+    dead = live | {
+        "executor_id": "worker-b", "state": "dead", "ended_at": 980.2, "taken_over_by": "worker-a",
+        "reason": "lock lost",
+    }  # fmt: skip
+    bar = {"executor_id": "worker-a", "started_at": 990.0, "ended_at": None}
+    move = {
+        "workflow_id": "w-1", "kind": "takeover", "reason": "lock lost", "from": "worker-b", "to": "worker-a",
+        "released_at": 980.5,
+    }  # fmt: skip
+    return {
+        "now": 1000.0,
+        "database": {"up": True, "since": 0.0},
+        "executors": [live, dead, dead | {"executor_id": "worker-c", "ended_at": 100.0}],
+        "bars": [bar, bar | {"executor_id": "worker-b", "started_at": 975.0, "ended_at": 980.2}],
+        "moves": [move],
+        "pulses": [{"scheduled_at": 990.0, "status": "run"}, {"scheduled_at": 995.0, "status": "missed"}],
+        "queues": [{"queue": "fibonacci", "depth": 3, "oldest_age_seconds": 2.0}],
+        "counts": {"running": 1, "queued": 3, "parked": 0, "stranded": 0, "orphaned": 0},
+        "last_takeover": {"at": 980.5, "seconds": 0.34, "workflows": 5},
+    } | changed
+
+
 @pytest.mark.parametrize("flag", ["--once", "--json"])
 def test_watch_once(api: Fake, flag: str) -> None:
-    api.answers["/metrics"] = [(200, METRICS)]
-    api.answers["/executors"] = [(200, {"executors": EXECUTORS})]
+    api.answers["/console/snapshot"] = [(200, snapshot())]
     api.answers["/workflows"] = [(200, {"workflows": [{"workflow_id": "b"}]})]
     api.answers["/fibonacci/batches/b"] = [(200, batch("PENDING", 1))]
     done = run("watch", flag, url=api.url)
     assert done.exit_code == 0
     if flag == "--json":
         data = json.loads(done.stdout)
-        assert data["queues"] == [{"queue": "fibonacci", "waiting": 3, "oldest_age_seconds": None}]
+        assert data["queues"] == [{"queue": "fibonacci", "depth": 3, "oldest_age_seconds": 2.0}]
         assert data["batches"] == [{"workflow_id": "b", "status": "PENDING", "completed": 1, "total": 2}]
+        assert [e["executor_id"] for e in data["executors"]] == ["worker-a", "worker-b"], "long gone"
     else:
-        assert "1 / 2" in done.stdout
-        assert "fibonacci" in done.stdout
+        assert "Workers live: 1. Workflows running: 1, waiting: 3. Last takeover 20 s ago" in done.stdout
+        assert "|·" in done.stdout, "one pulse ran, one was missed"
+
+
+def test_a_lane_shows_what_ran_and_where_it_ended() -> None:
+    bars = [{"started_at": 990.2, "ended_at": None}, {"started_at": 995.5, "ended_at": 997.5}]
+    assert watch.lane(bars, 1000.0) == " " * 50 + "▁▁▁▁▁▂▂▂▁▁"
+    broken = watch.lane([{"started_at": 970.1, "ended_at": 980.2}], 1000.0, mark="✖", ended_at=980.2)
+    assert broken == " " * 30 + "▁" * 10 + "✖" + " " * 19
+
+
+def test_watch_says_when_the_database_is_away() -> None:
+    told = watch._sentence(snapshot(database={"up": False, "since": 988.0}))
+    assert told.plain.startswith("PostgreSQL has been away for 12 s")
 
 
 @pytest.mark.parametrize(("troubles", "code"), [([], 0), (["2 steps recorded twice"], 1)])
