@@ -6,7 +6,9 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -54,36 +56,50 @@ def main_pid(stack: Stack, member: Member) -> int:
     return int(Path(f"/proc/{init}/task/{init}/children").read_text("ascii").split()[0])
 
 
+@dataclass(frozen=True)
+class Victim:
+    """A worker in the middle of numbers of a batch, and the process to signal."""
+
+    member: Member
+    pid: int
+    batch_id: str
+
+
 def workers_ready(stack: Stack) -> list[Member]:
     """All workers, once all are live again."""
     return stack.members("worker", stack.worker_count, 60)
 
 
-def victim_at_work(stack: Stack, workers: list[Member], batch_id: str, turn: int) -> Member:
-    """A worker in the middle of numbers of the batch, another at each turn, so that none restarts slowly."""
-    members = sorted(workers, key=lambda m: m.name)
+def victim_at_work(stack: Stack, numbers: list[int], turn: int) -> Victim:
+    """A worker in the middle of a new batch, another at each turn, so that none restarts slowly."""
+    members = sorted(workers_ready(stack), key=lambda m: m.name)
+    # Before the work begins: the engine takes its time to say.
+    pids = {member.executor_id: main_pid(stack, member) for member in members}
+    batch_id = stack.start_batch(numbers=numbers)
     order = members[turn % len(members) :] + members[: turn % len(members)]
 
     def find() -> Member | None:
         running = {number["executor_id"] for number in stack.running(batch_id)}
         return next((member for member in order if member.executor_id in running), None)
 
-    return wait_for(find, 30, f"a worker in the middle of {batch_id}", pause_seconds=0.02)
+    member = wait_for(find, 30, f"a worker in the middle of {batch_id}", pause_seconds=0.02)
+    return Victim(member, pids[member.executor_id], batch_id)
 
 
-def lost_work(stack: Stack, batch_id: str, victim: Member) -> bool:
-    """Whether the victim's end took anything of the batch; in this order, for it may move in between."""
-    if any(row["executor_id"] == victim.executor_id for row in stack.running(batch_id)):
+def left_work(stack: Stack, victim: Victim) -> bool:
+    """Whether its end took anything of the batch; in this order, for it may move in between."""
+    executor_id = victim.member.executor_id
+    if any(row["executor_id"] == executor_id for row in stack.running(victim.batch_id)):
         return True
-    statement = f"SELECT 1 AS one FROM ops.handovers WHERE from_executor = '{victim.executor_id}' LIMIT 1"
+    statement = f"SELECT 1 AS one FROM ops.handovers WHERE from_executor = '{executor_id}' LIMIT 1"
     return bool(stack.query(statement))
 
 
-def moved(stack: Stack, member: Member, kind: str) -> list[dict[str, Any]]:
+def moved(stack: Stack, victim: Victim, kind: str) -> list[dict[str, Any]]:
     """The numbers that left a worker, once all are claimed by others."""
     statement = (
         f"SELECT workflow_id, reason, {epoch('released_at')} AS released, {epoch('claimed_at')} AS claimed"
-        f" FROM ops.handovers WHERE from_executor = '{member.executor_id}' AND kind = '{kind}'"
+        f" FROM ops.handovers WHERE from_executor = '{victim.member.executor_id}' AND kind = '{kind}'"
         " AND workflow_name = 'fibonacci.number'"
     )
 
@@ -94,7 +110,7 @@ def moved(stack: Stack, member: Member, kind: str) -> list[dict[str, Any]]:
     return wait_for(
         all_claimed,
         60,
-        f"the work of {member.executor_id} claimed by others",
+        f"the work of {victim.member.executor_id} claimed by others",
         pause_seconds=0.1,
     )
 
@@ -119,88 +135,90 @@ def kill(
     for run in range(2 * runs):
         if len(samples.get(first, [])) == runs:
             return
-        workers = workers_ready(stack)
-        # Before the work begins: the engine takes its time to say.
-        pids = {member.executor_id: main_pid(stack, member) for member in workers}
-        batch_id = stack.start_batch(numbers=[number] * numbers)
-        victim = victim_at_work(stack, workers, batch_id, run)
+        victim = victim_at_work(stack, [number] * numbers, run)
         time.sleep(generator.uniform(0, 0.3))
         killed_at = time.time()  # by this host's clock, which is the database's too
-        os.kill(pids[victim.executor_id], signal.SIGKILL)
-        if not lost_work(stack, batch_id, victim):
+        os.kill(victim.pid, signal.SIGKILL)
+        if not left_work(stack, victim):
             # It had just finished: nothing of this batch was lost, and the run does not count.
-            stack.finished_batch(batch_id, 180)
+            stack.finished_batch(victim.batch_id, 180)
             continue
         rows = moved(stack, victim, "takeover")
         add(samples, first, min(row["claimed"] for row in rows) - killed_at)
         add(samples, f"{prefix}: all claimed by peers", max(row["claimed"] for row in rows) - killed_at)
-        again = ran_again(stack, batch_id, rows, killed_at)
+        again = ran_again(stack, victim.batch_id, rows, killed_at)
         if again:
             add(samples, f"{prefix}: a step's body runs again", min(again))
             add(samples, f"{prefix}: every step's body runs again", max(again))
         say(f"{prefix} {len(samples[first])}/{runs}: claimed after {rows[0]['claimed'] - killed_at:.3f} s")
 
 
+def _until_claimed(
+    stack: Stack,
+    samples: Samples,
+    runs: int,
+    name: str,
+    harm: Callable[[Victim], AbstractContextManager[None]],
+    *,
+    kind: str = "takeover",
+    less_seconds: float = 0.0,
+    say: Say,
+) -> None:
+    """Harm to a worker in the middle of long numbers, until peers have claimed all that it ran."""
+    for run in range(2 * runs):
+        if len(samples.get(name, [])) == runs:
+            return
+        victim = victim_at_work(stack, [LONG] * 3, run)
+        begun = time.time()
+        with harm(victim):
+            rows = moved(stack, victim, kind) if left_work(stack, victim) else []
+        if rows:
+            add(samples, name, max(row["claimed"] for row in rows) - begun - less_seconds)
+            say(f"{name} {len(samples[name])}/{runs}: {samples[name][-1]:.3f} s")
+        cancel(stack, victim.batch_id)
+
+
 def pause(stack: Stack, samples: Samples, runs: int, *, say: Say) -> None:
     """SIGSTOP of a worker in the middle of steps, until its work is claimed."""
-    for run in range(runs):
-        workers = workers_ready(stack)
-        batch_id = stack.start_batch(numbers=[LONG] * 3)
-        victim = victim_at_work(stack, workers, batch_id, run)
-        paused_at = time.time()
-        stack.pause(victim)
+
+    @contextmanager
+    def stopped(victim: Victim) -> Iterator[None]:
+        os.kill(victim.pid, signal.SIGSTOP)
         try:
-            rows = moved(stack, victim, "takeover")
+            yield
         finally:
-            stack.unpause(victim)
-        add(samples, "SIGSTOP: claimed by a peer", max(row["claimed"] for row in rows) - paused_at)
-        cancel(stack, batch_id)
-        say(f"SIGSTOP {run + 1}/{runs}: {samples['SIGSTOP: claimed by a peer'][-1]:.3f} s")
+            os.kill(victim.pid, signal.SIGCONT)
+
+    _until_claimed(stack, samples, runs, "SIGSTOP: claimed by a peer", stopped, say=say)
 
 
 def cut(stack: ComposeStack, samples: Samples, runs: int, *, say: Say) -> None:
     """A worker's container taken off the network in the middle of steps, until its work is claimed."""
     name = "network cut: claimed by a peer"
-    for run in range(runs):
-        workers = workers_ready(stack)
-        batch_id = stack.start_batch(numbers=[LONG] * 3)
-        victim = victim_at_work(stack, workers, batch_id, run)
-        cut_at = time.time()
-        with off_the_network(stack, victim):
-            rows = moved(stack, victim, "takeover")
-        add(samples, name, max(row["claimed"] for row in rows) - cut_at)
-        cancel(stack, batch_id)
-        say(f"network cut {run + 1}/{runs}: {samples[name][-1]:.3f} s")
+    _until_claimed(stack, samples, runs, name, lambda victim: off_the_network(stack, victim.member), say=say)
 
 
 def terminate(stack: Stack, samples: Samples, runs: int, *, say: Say) -> None:
     """SIGTERM inside a step longer than the drain, until peers run it; and the stop of an idle worker."""
+
+    @contextmanager
+    def told(victim: Victim) -> Iterator[None]:
+        os.kill(victim.pid, signal.SIGTERM)
+        time.sleep(DRAIN_SECONDS)
+        yield
+
     name = "SIGTERM: claimed by a peer after the drain's limit"
-    for run in range(runs):
-        workers = workers_ready(stack)
-        batch_id = stack.start_batch(numbers=[LONG] * 2)
-        victim = victim_at_work(stack, workers, batch_id, run)
-        stopped_at = time.time()
-        stack.stop(victim)
-        rows = moved(stack, victim, "handover")
-        add(samples, name, max(row["claimed"] for row in rows) - stopped_at - DRAIN_SECONDS)
-        cancel(stack, batch_id)
-        say(f"SIGTERM {run + 1}/{runs}: {samples[name][-1]:+.3f} s after the limit")
+    _until_claimed(stack, samples, runs, name, told, kind="handover", less_seconds=DRAIN_SECONDS, say=say)
     for run in range(runs):
         members = workers_ready(stack)
         member = members[run % len(members)]
         wait_for(lambda: not stack.executors()[member.executor_id]["in_flight"], 30, "an idle worker")  # noqa: B023
-        add(samples, "SIGTERM: an idle worker ends", _stop_seconds(stack, member))
+        pid = main_pid(stack, member)
+        begun = time.time()
+        os.kill(pid, signal.SIGTERM)
+        wait_for(lambda: not is_alive(pid), 30, f"end of {member.name}", pause_seconds=0.005)  # noqa: B023
+        add(samples, "SIGTERM: an idle worker ends", time.time() - begun)
         say(f"idle stop {run + 1}/{runs}: {samples['SIGTERM: an idle worker ends'][-1]:.3f} s")
-
-
-def _stop_seconds(stack: Stack, member: Member) -> float:
-    begun = time.time()
-    stack.stop(member)
-    if not isinstance(stack, ComposeStack):
-        wait_for(lambda: not is_alive(member.pid), 30, f"end of {member.name}", pause_seconds=0.005)
-        return time.time() - begun
-    return stack.exited(member, 30).at - begun
 
 
 def outage(stack: Stack, samples: Samples, runs: int, *, seconds: float, say: Say) -> None:
