@@ -77,6 +77,12 @@ class Settings(BaseSettings):
         description="missed pulses at most this old are caught up; older ones are gaps",
     )
 
+    otlp_endpoint: str = Field(
+        "",
+        pattern=r"^(https?://[^\s/?#@]+(/[^\s?#]*)?)?$",
+        description="where traces go (OTLP over HTTP, for example http://collector:4318); empty: nowhere",
+    )
+
     chaos: bool = Field(False, description="allows POST /executors/{id}/crash")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="lowest level logged")
 

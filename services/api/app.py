@@ -24,7 +24,7 @@ from services.api.context import Places
 from services.api.events import Feeds
 from services.api.middleware import RequestBody, RequestContext
 from services.console.reader import Reader
-from services.runtime import metrics, ops_http
+from services.runtime import metrics, ops_http, tracing
 
 if TYPE_CHECKING:
     from services.runtime.process import Process
@@ -47,6 +47,7 @@ def create_app(process: Process) -> FastAPI:
         version=metrics.release(),
         description="Durable workflows with takeover between peers. Errors are RFC 9457 problem documents.",
         lifespan=lifespan,
+        telemetry=tracing.fastapi_options(),
         redirect_slashes=False,
     )
     app.state.process = process

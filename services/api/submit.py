@@ -21,6 +21,7 @@ from services.api.models import TERMINAL, Accepted, Finished
 from services.api.problems import request_id_of
 from services.api.views import error_text
 from services.domain.errors import DatabaseUnavailable, IdempotencyConflict
+from services.runtime import tracing
 from services.settings import Settings
 from services.workflows.names import QUEUE_OF, ROLE_OF
 
@@ -106,6 +107,9 @@ def enqueue_options(settings: Settings, work: Work, workflow_id: str) -> Enqueue
         "app_version": settings.version_name(role),
         "workflow_id": workflow_id,
     }
+    # Here, not where the enqueue runs: that is another thread, which has no context.
+    if (trace_context := tracing.context()) is not None:
+        options["otel_context"] = trace_context
     if work.class_name is not None:
         options["class_name"] = work.class_name
     if work.instance_name is not None:

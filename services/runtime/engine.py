@@ -19,7 +19,7 @@ import dbos._queue
 import dbos._scheduler
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
 
-from services.runtime import metrics
+from services.runtime import metrics, tracing
 from services.runtime.database import TCP_OPTIONS
 from services.runtime.executors import Identity
 from services.runtime.schema import sqlalchemy_url
@@ -54,6 +54,7 @@ class Engine:
             "log_level": settings.log_level,
             "scheduler_polling_interval_sec": 5.0,
         }
+        config.update(tracing.dbos_options())
         self._dbos: Any = DBOS(config=config)
         self._dbos._active_workflows_set = WakingActiveSet(waker)
 

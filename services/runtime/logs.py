@@ -8,6 +8,7 @@ import sys
 from dbos import DBOS
 from pythonjsonlogger.json import JsonFormatter
 
+from services.runtime import tracing
 from services.settings import Settings
 
 _PROBES = ("/livez", "/readyz", "/metrics")
@@ -29,8 +30,9 @@ class _Context(logging.Filter):
         for theirs, ours in _RENAMED.items():
             if theirs in record.__dict__:
                 record.__dict__.setdefault(ours, record.__dict__.pop(theirs))
-        for noise in ("applicationID", "applicationVersion", "color_message"):
+        for noise in ("applicationID", "applicationVersion", "color_message", "traceId"):
             record.__dict__.pop(noise, None)
+        record.__dict__.update(tracing.ids())
         if "workflow_id" not in record.__dict__:
             try:
                 workflow_id = DBOS.workflow_id

@@ -14,7 +14,7 @@ from typing import Any
 import uvicorn
 from pydantic import ValidationError
 
-from services.runtime import logs
+from services.runtime import logs, tracing
 from services.runtime.http_protocol import HttpProtocol
 from services.runtime.process import Application, Process
 from services.settings import Settings, get_settings
@@ -23,6 +23,8 @@ log = logging.getLogger("holdfast.serve")
 
 # Open requests get this long after the drain; uvicorn's graceful timeout < drain < stop grace.
 _GRACEFUL_SECONDS = 2
+# What spans may cost a stop whose collector does not answer.
+_FLUSH_SECONDS = 1.0
 
 
 class _Server(uvicorn.Server):
@@ -77,6 +79,12 @@ async def _serve(settings: Settings, application: Application, create_app: Calla
     listener = uvicorn.Config("", host=settings.bind_host, port=port, log_config=None).bind_socket()
     process = Process(settings, application, port=listener.getsockname()[1])
     logs.configure(settings, role=application.role, executor_id=process.executor_id)
+    tracing.start(
+        settings,
+        application=process.identity.application,
+        version=process.identity.version,
+        executor_id=process.executor_id,
+    )
     server = _Server(http_config(create_app(process)))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -91,4 +99,5 @@ async def _serve(settings: Settings, application: Application, create_app: Calla
     await process.drain()
     server.should_exit = True
     await serving
+    await asyncio.to_thread(tracing.stop, _FLUSH_SECONDS)
     return 0 if process.stopping and process.state == "stopped" else 1

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
+from services.runtime import tracing
 from services.runtime.ops_http import router
 from services.runtime.process import Process
 
@@ -19,6 +20,13 @@ def create_app(process: Process) -> FastAPI:
         async with process.life():
             yield
 
-    app = FastAPI(title="Holdfast worker", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="Holdfast worker",
+        lifespan=lifespan,
+        telemetry=tracing.fastapi_options(),
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+    )
     app.include_router(router(process))
     return app

@@ -16,6 +16,7 @@ from dbos import DBOS, SetWorkflowID
 
 from services.domain.errors import CpuChildDied, CpuError
 from services.domain.fibonacci import Method, summary
+from services.runtime import tracing
 from services.runtime.resources import resources
 from services.workflows import names
 from services.workflows.measure import measured, timed_step
@@ -128,7 +129,7 @@ async def batch(numbers: list[int], method: Method, sequential: bool) -> dict[st
         batch_id = str(DBOS.workflow_id)
         children = [f"{batch_id}-{index}" for index in range(len(numbers))]
         for child, n in zip(children, numbers, strict=True):
-            with SetWorkflowID(child):
+            with SetWorkflowID(child), tracing.propagated():
                 await DBOS.enqueue_workflow_async(names.FIBONACCI_QUEUE, number, n, method)
             if sequential:
                 await _until_done(batch_id)

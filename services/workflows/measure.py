@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from dbos import DBOS, error
 
-from services.runtime import metrics
+from services.runtime import metrics, tracing
 
 # Cancelled, or carried on elsewhere: not an outcome of this execution.
 _LEFT = (error.DBOSException, asyncio.CancelledError)
@@ -20,6 +20,7 @@ def measured(workflow_name: str) -> Iterator[None]:
     """Around a workflow's body: one execution here, with its outcome."""
     begun = time.perf_counter()
     status = "ERROR"
+    tracing.mark_run()
     try:
         yield
         status = "SUCCESS"

@@ -7,6 +7,7 @@ from typing import Any
 
 from dbos import DBOS, SetWorkflowID
 
+from services.runtime import tracing
 from services.runtime.resources import resources
 from services.workflows import names
 from services.workflows.measure import measured, timed_step
@@ -63,7 +64,7 @@ def root(queued: bool) -> dict[str, Any]:
 def _start(workflow: Any, queue: str, level: str, parents: list[str], queued: bool) -> dict[str, Any]:
     workflow_id = str(DBOS.workflow_id)
     parents = [*parents, workflow_id]
-    with SetWorkflowID(f"{workflow_id}-{level}"):
+    with SetWorkflowID(f"{workflow_id}-{level}"), tracing.propagated():
         if not queued:
             return workflow(parents, queued)  # type: ignore[no-any-return]
         handle = DBOS.enqueue_workflow(queue, workflow, parents, queued)

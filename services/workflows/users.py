@@ -14,7 +14,7 @@ from dbos import DBOS, SetWorkflowID
 
 from services.domain.credentials import CachedCredential, Use
 from services.domain.errors import CredentialUnavailable
-from services.runtime import metrics
+from services.runtime import metrics, tracing
 from services.runtime.resources import resources
 from services.settings import Settings
 from services.workflows import names
@@ -91,7 +91,7 @@ def process_users(pages: int, page_size: int) -> dict[str, Any]:
         workflow_id = DBOS.workflow_id
         handles = []
         for page in range(pages):
-            with SetWorkflowID(f"{workflow_id}-page-{page}"):
+            with SetWorkflowID(f"{workflow_id}-page-{page}"), tracing.propagated():
                 handles.append(DBOS.enqueue_workflow(names.USER_PAGES_QUEUE, process_page, page, page_size))
         users = [user for handle in handles for user in handle.get_result(polling_interval_sec=0.05)]
         return {

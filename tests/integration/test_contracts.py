@@ -29,7 +29,7 @@ from dbos import DBOS
 
 from services.cli.embedded import ROOT
 from services.runtime import engine as engine_module
-from services.runtime import waking
+from services.runtime import tracing, waking
 from services.runtime.database import query, transaction
 from services.runtime.engine import guard_schedule
 from services.runtime.waking import Waker, WakingActiveSet, cap_retry_sleep, retry_client_errors
@@ -443,6 +443,54 @@ def test_the_shape_of_the_active_set() -> None:
     active._remove("w", ("q", None))
     assert (rung, active.activeList()) == (["q"], []), look
     assert queued is not None
+
+
+# --- traces -------------------------------------------------------------------------------------------
+
+
+def test_each_claim_tells_its_attempt(app: Launched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a claim reads it from the row: 1 first, 2 when it is the run after a takeover."""
+    original = dbos._queue.execute_dequeued_workflow  # type: ignore[attr-defined]  # it imports it
+    monkeypatch.setattr(dbos._queue, "execute_dequeued_workflow", original)  # to be put back
+    monkeypatch.setattr(tracing, "_attempts", {})
+    tracing._note_attempts()
+    app.queue("contract-q")
+    for attempt in (1, 2):
+        gate = held(app, "traced")
+        assert tracing._attempts == {"traced": attempt}, "look at tracing._note_attempts"
+        if attempt == 1:
+            with transaction(app.database.connect()) as connection:
+                query(connection, "release_work", executor_id=app.identity.executor_id,
+                      workflow_ids=["traced"], queues=["contract-q"])  # fmt: skip
+            _entered.clear()
+        gate.set()
+    app.wait("traced")
+
+
+def test_where_dbos_keeps_the_trace_and_what_a_fork_takes_with_it(app: Launched) -> None:
+    """An attribute of the row, untouched by our release: it outlives a process, and forks copy it."""
+    app.queue("contract-q", worker_concurrency=0)
+    attributes = {"dbos.otelContext": {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}}
+    assert dbos._context.OTEL_CARRIER_ATTRIBUTE in attributes  # type: ignore[attr-defined]
+    app.client.enqueue(
+        {
+            "queue_name": "contract-q",
+            "workflow_name": "contract.quick",
+            "workflow_id": "carried",
+            "app_version": app.identity.version,
+            "attributes": attributes,
+        }
+    )
+    app.database.rows(
+        "UPDATE dbos.workflow_status SET status = 'PENDING', executor_id = 'worker-dead'"
+        " WHERE workflow_uuid = 'carried'"
+    )
+    with transaction(app.database.connect()) as connection:
+        query(connection, "release_work", executor_id="worker-dead", workflow_ids=["carried"],
+              queues=["contract-q"])  # fmt: skip
+    forked = app.client.fork_workflow("carried", 1, queue_name="contract-q").workflow_id
+    for workflow_id in ("carried", forked):
+        assert workflow(app.database, workflow_id)["attributes"] == attributes
 
 
 # --- retries after an outage --------------------------------------------------------------------------

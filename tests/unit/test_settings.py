@@ -44,6 +44,8 @@ def test_defaults_fit_together() -> None:
         ({"log_level": "LOUD"}, "log_level"),
         ({"application_version": "has space"}, "application_version"),
         ({"api_port": 70000}, "api_port"),
+        ({"otlp_endpoint": "collector:4318"}, "otlp_endpoint"),
+        ({"otlp_endpoint": "http://user:secret@collector:4318"}, "otlp_endpoint"),
     ],
 )
 def test_contradictions_are_refused_by_name(values: dict[str, object], named: str) -> None:
@@ -58,6 +60,9 @@ def test_contradictions_are_refused_by_name(values: dict[str, object], named: st
         {"drain_seconds": 25, "stop_grace_seconds": 30},
         {"drain_seconds": 0, "stop_grace_seconds": 5},
         {"crash_limit": 2},
+        {"otlp_endpoint": ""},
+        {"otlp_endpoint": "http://collector:4318"},
+        {"otlp_endpoint": "https://collector.example/otlp/"},
     ],
 )
 def test_the_limits_themselves_are_allowed(values: dict[str, object]) -> None:
