@@ -37,7 +37,7 @@ class Engine:
         cap_retry_sleep()
         retry_client_errors()
         waker.install()
-        measure_waits()
+        observe_claims()
         self._waker = waker
         config: DBOSConfig = {
             "name": identity.application,
@@ -90,10 +90,10 @@ class Engine:
         thread.join(timeout_seconds)
 
 
-def measure_waits() -> None:
+def observe_claims() -> None:
     """Counts how long workflows waited in their queue before this process claimed them; idempotent.
 
-    Only up to the first claim: what a takeover or a hand over takes has figures of its own. A workflow
+    For traces it keeps which run this is. Waits count only up to the first claim: what a takeover or a hand over takes has figures of its own. A workflow
     with a delay waits from its end on. Both times are the database's.
     """
     current: Any = dbos._queue.execute_dequeued_workflow  # type: ignore[attr-defined]  # it imports it
@@ -104,6 +104,8 @@ def measure_waits() -> None:
         if status["recovery_attempts"] == 1 and status["queue_name"] and claimed and enqueued:
             waited = claimed - max(enqueued, status["delay_until_epoch_ms"] or 0)
             metrics.QUEUE_WAIT.labels(queue_name=status["queue_name"]).observe(max(0.0, waited / 1000))
+        if status["status"] == "PENDING":  # else DBOS won't run it
+            tracing.note_claim(status["workflow_uuid"], status["recovery_attempts"])
         return original(instance, status, owner_xid)
 
     execute.unmeasured = original  # type: ignore[attr-defined]

@@ -5,8 +5,7 @@ trace context with each workflow's row (attribute ``dbos.otelContext``), so it o
 who takes the workflow over, gets it by a hand over, resumes or forks it goes on in the same trace.
 A run that a SIGKILL ends exports no span; the run after it says which attempt it is.
 
-Nothing of OpenTelemetry's SDK is imported before :func:`start`. Private to DBOS 3.4.0 and used here, held
-by a contract test: ``dbos._queue.execute_dequeued_workflow``.
+Nothing of OpenTelemetry's SDK is imported before :func:`start`.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-import dbos._queue
 from dbos import DBOS, DBOSConfig, PropagateOtelContext
 
 from services.settings import Settings
@@ -75,7 +73,6 @@ def start(settings: Settings, *, application: str, version: str, executor_id: st
     logging.getLogger(trace_exporter.__name__).addFilter(_NowAndThen(_COMPLAIN_EVERY_SECONDS))
     # DBOS warns that it exports no logs; they are on standard output.
     logging.getLogger("dbos").addFilter(lambda record: "logger provider not set" not in str(record.msg))
-    _note_attempts()
     log.info("exporting traces to %s", endpoint, extra={"action": "tracing.started"})
 
 
@@ -121,6 +118,12 @@ def propagated() -> AbstractContextManager[object]:
     return PropagateOtelContext() if on() else nullcontext()
 
 
+def note_claim(workflow_id: str, attempt: int | None) -> None:
+    """Keeps the attempt that a claim read with its row for :func:`mark_run`: DBOS does not show it."""
+    if on() and attempt is not None:
+        _attempts[workflow_id] = attempt
+
+
 def mark_run() -> None:
     """Puts the attempt on the workflow's span: 1 is the first run, more follow takeovers and hand overs.
 
@@ -145,23 +148,6 @@ def ids() -> dict[str, str]:
     if not span.is_valid:
         return {}
     return {"trace_id": format_trace_id(span.trace_id), "span_id": format_span_id(span.span_id)}
-
-
-def _note_attempts() -> None:
-    """Keeps the attempt that a claim read with its row, which DBOS does not show to the workflow."""
-    original = dbos._queue.execute_dequeued_workflow  # type: ignore[attr-defined]  # it imports it
-
-    def execute(instance: Any, status: Any, owner_xid: str) -> Any:
-        workflow_id, attempt = status["workflow_uuid"], status["recovery_attempts"]
-        if attempt is not None and status["status"] == "PENDING":  # else it won't run
-            _attempts[workflow_id] = attempt
-        try:
-            return original(instance, status, owner_xid)
-        except Exception:
-            _attempts.pop(workflow_id, None)
-            raise
-
-    dbos._queue.execute_dequeued_workflow = execute  # type: ignore[assignment, attr-defined]
 
 
 class _NowAndThen(logging.Filter):
