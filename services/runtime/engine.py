@@ -93,8 +93,9 @@ class Engine:
 def observe_claims() -> None:
     """Counts how long workflows waited in their queue before this process claimed them; idempotent.
 
-    For traces it keeps which run this is. Waits count only up to the first claim: what a takeover or a hand over takes has figures of its own. A workflow
-    with a delay waits from its end on. Both times are the database's.
+    Waits count only up to the first claim: what a takeover or a hand over takes has figures of its own. A
+    workflow with a delay waits from its end on. Both times are the database's. For traces it keeps which
+    run of the workflow begins.
     """
     current: Any = dbos._queue.execute_dequeued_workflow  # type: ignore[attr-defined]  # it imports it
     original = getattr(current, "unmeasured", current)
