@@ -8,7 +8,7 @@ import re
 import select
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib import resources
@@ -222,6 +222,10 @@ class OpsPool:
             return self._use(fresh, name, params)
         finally:
             self._places.release()
+
+    def run_all(self, statements: Mapping[str, dict[str, Any]]) -> dict[str, list[Row]]:
+        """Runs several named statements, one after the other; the rows of each."""
+        return {name: self.run(name, **params) for name, params in statements.items()}
 
     def run_patiently(self, name: str, /, **params: Any) -> list[Row]:
         """The same for durable code: waits for PostgreSQL as long as it is away, as DBOS itself does."""

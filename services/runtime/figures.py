@@ -12,7 +12,7 @@ import math
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import accumulate
 from typing import Any
 
@@ -39,14 +39,15 @@ _SHARE = 10
 class DatabaseCollector(Collector):
     """The database's own figures, read at most once in ``max_age_seconds`` however often one scrapes.
 
-    ``read`` runs a named statement. With PostgreSQL away it reports ``holdfast_database_up 0`` and
-    nothing else, so that no stale figure is taken for a fresh one. ``late_seconds``: after that time
-    a tick that did not run never will. Every API process reports the same figures.
+    ``read`` runs named statements, each with its parameters, and returns the rows of each. With
+    PostgreSQL away it reports ``holdfast_database_up 0`` and nothing else, so that no stale figure is
+    taken for a fresh one. ``late_seconds``: after that time a tick that did not run never will. Every
+    API process reports the same figures.
     """
 
     def __init__(
         self,
-        read: Callable[..., Rows],
+        read: Callable[[Mapping[str, dict[str, Any]]], dict[str, Rows]],
         *,
         applications: Collection[str],
         late_seconds: float,
@@ -54,7 +55,15 @@ class DatabaseCollector(Collector):
     ) -> None:
         self._read = read
         self._applications = sorted(applications)
-        self._late_seconds = late_seconds
+        self._statements: dict[str, dict[str, Any]] = {
+            "unfinished_by_status": {},
+            "queue_ages": {},
+            "orphaned_count": {},
+            "stranded": {},
+            "executors_by_state": {},
+            "pulse_health": {"late_seconds": late_seconds},
+            "totals": {},
+        }
         self._max_age_seconds = max_age_seconds
         self._cached: list[Metric] = []
         self._fresh_until = float("-inf")
@@ -80,7 +89,13 @@ class DatabaseCollector(Collector):
         took = GaugeMetricFamily("holdfast_database_read_seconds", "Time to read the database's figures")
         begun = time.monotonic()
         try:
-            families = [*self._work(), *self._executors(), *self._schedule(), *self._totals()]
+            rows = self._read(self._statements)
+            families = [
+                *_work(rows),
+                self._executors(rows["executors_by_state"]),
+                *self._schedule(rows["pulse_health"][0]),
+                *self._totals(rows["totals"]),
+            ]
             up.add_metric([], 1)
         except Exception as error:
             log.warning("no figures from the database: %s", error, extra={"action": "metrics.no_database"})
@@ -89,53 +104,18 @@ class DatabaseCollector(Collector):
         took.add_metric([], time.monotonic() - begun)
         return [up, took, *families]
 
-    def _work(self) -> Iterable[Metric]:
-        yield _gauge(
-            "workflows",
-            "Unfinished and parked workflows",
-            self._read("unfinished_by_status"),
-            ("status", "workflow_name", "queue_name"),
-            "workflows",
-        )
-        queues = self._read("queue_ages")
-        yield _gauge("queue_depth", "Workflows waiting", queues, ("queue_name",), "depth")
-        yield _gauge(
-            "queue_oldest_enqueued_age_seconds",
-            "Age of the oldest waiting workflow, 0 where none waits",
-            queues,
-            ("queue_name",),
-            "oldest_age_seconds",
-        )
-        yield _gauge(
-            "orphaned_workflows",
-            "Running work of no live executor",
-            self._read("orphaned_count"),
-            (),
-            "workflows",
-        )
-        yield _gauge(
-            "stranded_workflows",
-            "Unfinished work of versions that nobody runs",
-            self._read("stranded"),
-            ("application_version", "status"),
-            "workflows",
-        )
-
-    def _executors(self) -> Iterable[Metric]:
+    def _executors(self, rows: Rows) -> Metric:
         # Zero where there is none: an alert on no live worker needs a figure to compare.
         found = {(name, state): 0 for name in self._applications for state in _STATES}
-        found |= {
-            (row["application"], row["state"]): row["executors"] for row in self._read("executors_by_state")
-        }
+        found |= {(row["application"], row["state"]): row["executors"] for row in rows}
         family = GaugeMetricFamily(
             "holdfast_executors", "Executors by state", labels=("application", "state")
         )
         for labels, number in found.items():
             family.add_metric(labels, number)
-        yield family
+        return family
 
-    def _schedule(self) -> Iterable[Metric]:
-        row = self._read("pulse_health", late_seconds=self._late_seconds)[0]
+    def _schedule(self, row: dict[str, Any]) -> Iterable[Metric]:
         age = GaugeMetricFamily("holdfast_schedule_last_tick_age_seconds", "Age of the last pulse")
         if row["last_tick_age_seconds"] is not None:
             age.add_metric([], row["last_tick_age_seconds"])
@@ -145,9 +125,9 @@ class DatabaseCollector(Collector):
         missed.add_metric([], self._missed)
         return [age, missed]
 
-    def _totals(self) -> Iterable[Metric]:
+    def _totals(self, rows: Rows) -> Iterable[Metric]:
         totals: dict[str, dict[tuple[str, float], float]] = defaultdict(dict)
-        for row in self._read("totals"):
+        for row in rows:
             totals[row["name"]][row["application"], row["le"]] = row["value"]
         handed = CounterMetricFamily("holdfast_handed_over", "Workflows that draining executors handed over")
         handed.add_metric([], totals["handed_over"].get(("", math.inf), 0))
@@ -166,6 +146,39 @@ class DatabaseCollector(Collector):
             seconds = totals["drain_seconds"].get((name, math.inf), 0)
             drains.add_metric([name], list(zip(limits, accumulate(counts), strict=True)), seconds)
         return [handed, fenced, drains]
+
+
+def _work(rows: dict[str, Rows]) -> Iterable[Metric]:
+    yield _gauge(
+        "workflows",
+        "Unfinished and parked workflows",
+        rows["unfinished_by_status"],
+        ("status", "workflow_name", "queue_name"),
+        "workflows",
+    )
+    queues = rows["queue_ages"]
+    yield _gauge("queue_depth", "Workflows waiting", queues, ("queue_name",), "depth")
+    yield _gauge(
+        "queue_oldest_enqueued_age_seconds",
+        "Age of the oldest waiting workflow, 0 where none waits",
+        queues,
+        ("queue_name",),
+        "oldest_age_seconds",
+    )
+    yield _gauge(
+        "orphaned_workflows",
+        "Running work of no live executor",
+        rows["orphaned_count"],
+        (),
+        "workflows",
+    )
+    yield _gauge(
+        "stranded_workflows",
+        "Unfinished work of versions that nobody runs",
+        rows["stranded"],
+        ("application_version", "status"),
+        "workflows",
+    )
 
 
 def _gauge(name: str, text: str, rows: Rows, labels: tuple[str, ...], value: str) -> Metric:

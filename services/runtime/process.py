@@ -13,7 +13,7 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -227,10 +227,11 @@ class Process:
             extra={"action": "executor.started"},
         )
 
-    def _read_figures(self, statement: str, /, **params: Any) -> list[Row]:
+    def _read_figures(self, statements: Mapping[str, dict[str, Any]]) -> dict[str, list[Row]]:
         # Scrapes run in threads, and are bounded as requests are: a frozen server took them 4.5 s.
         assert self._loop is not None
-        return asyncio.run_coroutine_threadsafe(self.gateway.ops(statement, **params), self._loop).result()
+        reading = self.gateway.call(self.gateway.pool.run_all, statements)
+        return asyncio.run_coroutine_threadsafe(reading, self._loop).result()
 
     def _database_now(self) -> datetime:
         # Rests on the monotonic clock, so that a wall clock that jumps between two beats is noticed.

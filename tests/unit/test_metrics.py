@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -41,14 +41,16 @@ class Reader:
 
     def __init__(self) -> None:
         self.rows = {name: [dict(row) for row in rows] for name, rows in _ROWS.items()}
-        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.calls: list[dict[str, dict[str, Any]]] = []
         self.down = False
+        self.takes: Callable[[], None] = lambda: None
 
-    def __call__(self, statement: str, /, **params: Any) -> list[dict[str, Any]]:
+    def __call__(self, statements: Mapping[str, dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
         if self.down:
             raise ConnectionError("no database")
-        self.calls.append((statement, params))
-        return self.rows[statement]
+        self.calls.append(dict(statements))
+        self.takes()
+        return {name: self.rows[name] for name in statements}
 
 
 def collector(read: Reader, **options: Any) -> figures.DatabaseCollector:
@@ -207,7 +209,7 @@ def test_missed_ticks_never_go_down() -> None:
         made._fresh_until = 0
         told.append(values(made.collect(), "holdfast_schedule_missed_ticks_total")[()])
     assert told == [7, 9, 9, 9, 10]
-    assert ("pulse_health", {"late_seconds": 65.0}) in read.calls
+    assert read.calls[0]["pulse_health"] == {"late_seconds": 65.0}
 
 
 def test_without_a_database_nothing_old_is_told() -> None:
@@ -227,16 +229,19 @@ def test_scrapes_share_one_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     read = Reader()
     made = collector(read)
 
-    def slow(statement: str, /, **params: Any) -> list[dict[str, Any]]:
-        now[0] += 0.5
-        return read(statement, **params)
+    def slow() -> None:
+        now[0] += 2
 
-    made._read = slow
+    for moment, calls in ((0, 1), (0.9, 1), (1.1, 2)):
+        now[0] = 100 + moment
+        made.collect()
+        assert len(read.calls) == calls
+    read.takes = slow
+    now[0] = 200.0
     made.collect()
-    once = len(read.calls)
-    now[0] += 0.5 * once * 9
+    now[0] += 19
     made.collect()
-    assert len(read.calls) == once, "a slow database is read a tenth of the time"
-    now[0] += 0.5 * once * 2
+    assert len(read.calls) == 3, "a slow database is read a tenth of the time"
+    now[0] += 2
     made.collect()
-    assert len(read.calls) == 2 * once
+    assert len(read.calls) == 4
