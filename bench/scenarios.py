@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from services.cli.children import is_alive
+from tests.chaos.ground import patiently
 from tests.chaos.hands import off_the_network
 from tests.support.compose_stack import ComposeStack
 from tests.support.stack import Member, Stack, wait_for
@@ -227,7 +228,8 @@ def outage(stack: Stack, samples: Samples, runs: int, *, seconds: float, say: Sa
     for run in range(runs):
         workers_ready(stack)
         ids = [
-            stack.post("/scope/class", {"steps": 400, "step_seconds": 0.2})["workflow_id"] for _ in range(25)
+            patiently(lambda: stack.post("/scope/class", {"steps": 400, "step_seconds": 0.2}))["workflow_id"]
+            for _ in range(25)
         ]
         time.sleep(2)
         with stack.postgres_down():
