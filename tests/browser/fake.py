@@ -48,6 +48,9 @@ class Fake:
         self.calls: list[tuple[str, str, Any]] = []
         """Every order that came: method, path, body."""
         self.snapshots = 0
+        self.streams = True
+        """False: every place for a stream is taken."""
+        self.resumed = self.full = 0
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         routes = [
@@ -108,10 +111,11 @@ class Fake:
         return JSONResponse(self.document()) if self.up else Response(status_code=503)
 
     async def events(self, request: Request) -> Response:
-        if not self.up:
+        if not self.up or not self.streams:
             return Response(status_code=503)
         boot, _, number = request.headers.get("last-event-id", "").rpartition("-")
         after = int(number) if boot == self.world.boot else None
+        self.full, self.resumed = self.full + (after is None), self.resumed + (after is not None)
         return StreamingResponse(self._stream(after), media_type="text/event-stream")
 
     async def _stream(self, after: int | None) -> AsyncIterator[str]:

@@ -155,6 +155,18 @@ class World:
                 if bar["workflow_id"] == workflow_id and bar["ended_at"] is None:
                     self._end(bar, "cancelled")
 
+    def lose_database(self) -> None:
+        """Nothing more is known."""
+        with self.lock:
+            self.database_up, self.database_since = False, self.at
+            self.rev += 1
+
+    def find_database(self) -> None:
+        """It is back."""
+        with self.lock:
+            self.database_up, self.database_since = True, self.at
+            self.rev += 1
+
     # --- time ------------------------------------------------------------------------------
 
     def now(self) -> float:
@@ -342,8 +354,8 @@ def lived(seconds: float = 900.0, **options: Any) -> World:
     plan = [(s, "batch") for s in range(4, int(seconds), 47)] + [
         (s, "scope") for s in range(9, int(seconds), 61)
     ]
-    plan += [(s, "kill") for s in range(130, int(seconds) - 60, 290)]
-    plan += [(s, "drain") for s in range(240, int(seconds) - 60, 410)]
+    plan += [(s, "kill") for s in range(148, int(seconds) - 60, 282)]
+    plan += [(s, "drain") for s in range(242, int(seconds) - 40, 423)]
     for moment, what in sorted(plan):
         world.step(now - seconds + moment)
         live = [e for e, row in world.executors.items() if row["state"] == "live" and row["role"] == "worker"]

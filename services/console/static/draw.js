@@ -128,7 +128,7 @@ function steps({ context, colours, scale, steps: known }, bar, box) {
   }
 }
 
-function threads({ context, colours, scale, lanes, store, view, hover, width }) {
+function threads({ context, colours, scale, lanes, store, view, hover, width, hits }) {
   let drawn = 0;
   for (const bar of store.bars.values()) {
     if (!bar.next || bar.ended_at === null || drawn >= THREADS_DRAWN) continue;
@@ -139,6 +139,8 @@ function threads({ context, colours, scale, lanes, store, view, hover, width }) 
     if (from.y === null || to.y === null || to.x < -20 || from.x > width) continue;
     const chosen = [view.selected, hover?.bar?.key].some((key) => key === bar.key || key === next.key);
     paint.thread(context, colours, from, to, bar.outcome, chosen);
+    // Noted, but not for the pointer: a line is too thin to be pointed at.
+    hits.push({ x: NaN, kind: "thread", bar, next, style: bar.outcome === "handed_over" ? "dashed" : "through" });
     drawn += 1;
   }
 }

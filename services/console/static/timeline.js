@@ -30,6 +30,8 @@ export class Timeline {
     this.stale = true;
     this.lastDraw = { at: -Infinity, pixel: null };
     this.drawMs = [];
+    this.canvas.frames = 0;
+    this.canvas.drawn = () => this.hits.map(noted);
     this.still = matchMedia("(prefers-reduced-motion: reduce)");
     this.recolour();
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.recolour());
@@ -109,6 +111,7 @@ export class Timeline {
 
   /** What a frame costs, for who measures: the median and the worst of the last 120. */
   timed(milliseconds) {
+    this.canvas.frames += 1;
     this.drawMs.push(milliseconds);
     if (this.drawMs.length < 120) return;
     const sorted = this.drawMs.sort((a, b) => a - b);
@@ -199,6 +202,16 @@ export class Timeline {
     if (hit?.bar) this.openWorkflow(hit.bar.workflow_id);
     else if (hit?.executor) this.openExecutor(hit.executor.executor_id);
   }
+}
+
+/** What was drawn, as plain data: for the browser's console, and for tests of what cannot be seen in the DOM. */
+function noted(hit) {
+  const { kind, x, y, bar, next, executor, words, pulse, style, number } = hit;
+  const lane = bar?.executor_id ?? executor?.executor_id;
+  return {
+    kind, x, y, lane, words, style, number,
+    key: bar?.key, outcome: bar?.outcome, from: lane, to: next?.executor_id, at: pulse?.scheduled_at, status: pulse?.status,
+  };
 }
 
 /** The second line of a lane's head. */
