@@ -29,6 +29,7 @@ def hold(count: int) -> None:
             port=0,
             slots=0,
             suspects_queue=names.WORKER_SUSPECTS_QUEUE,
+            trials_queue=names.WORKER_TRIALS_QUEUE,
             leaf_queues=names.LEAF_QUEUES,
         )
         lease = Lease(

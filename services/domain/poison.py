@@ -1,9 +1,15 @@
 """Who is to blame when a process dies: which of its workflows count a crash, and what follows.
 
-Only a process's death counts, never an orderly hand over, and only without progress in between:
-a workflow that recorded a step since its last crash starts counting again. From its second crash a
-workflow is a suspect and runs one at a time on a queue of its own; when a process dies that ran a
-suspect, the suspect alone is counted, so that its healthy neighbours are never parked with it.
+Only a process's death counts, never an orderly hand over, and only without progress in between: a
+workflow that recorded a step since its last crash starts counting again. One death does not tell who of
+those that ran did it, so all are counted, and nobody is parked for that:
+
+- from its second crash a workflow is a suspect and runs one at a time on a queue of its own, so that two
+  suspects never meet in a process and one poison costs a healthy workflow at most two counts;
+- the last run before the limit is a trial: alone in its process. Only a death in which nobody else ran
+  parks. A death during a trial in company counts nothing for the one on trial, which is tried again.
+
+So poison is parked at the limit, and what others did to a healthy workflow costs it at most a wait.
 """
 
 from __future__ import annotations
@@ -12,7 +18,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-Action = Literal["requeue", "quarantine", "park"]
+Action = Literal["requeue", "quarantine", "try", "park"]
 
 SUSPECT_FROM = 2
 
@@ -25,7 +31,7 @@ class InFlight:
     name: str
     queue_name: str | None
     home_queue: str | None
-    """The queue it came from, where it was moved to the suspects' queue before."""
+    """The queue it came from, where it was moved to the suspects' queue or the trials' before."""
     crashes: int
     steps_recorded: int
     steps_at_last_crash: int
@@ -49,30 +55,41 @@ def judge(
     died: bool,
     crash_limit: int,
     suspects_queue: str,
+    trials_queue: str,
     leaf_queues: Collection[str],
     internal_queue: str = "_dbos_internal_queue",
 ) -> list[Verdict]:
     """Decides for every workflow of a lost executor, in the order given.
 
     ``died`` says that the process ended without a word; a hang or a hand over blames nobody.
-    ``leaf_queues`` names the queues whose workflows may be moved to ``suspects_queue``.
+    ``leaf_queues`` names the queues whose workflows may be moved to the suspects and on trial. What has
+    another home (a parent, while it does not wait) cannot be tried: it is counted only where no suspect
+    ran, which is likelier to blame, and parked by the count alone.
     """
     work = list(work)
+    moved = (suspects_queue, trials_queue)
     running = [w for w in work if not w.waits_for_children]
-    suspects = [w for w in running if w.queue_name == suspects_queue]
-    blamed = {w.workflow_id for w in (suspects or running)} if died else set()
+    beside_suspects = any(w.queue_name in moved for w in running)
     verdicts = []
     for item in work:
-        home = item.home_queue if item.queue_name == suspects_queue else item.queue_name
-        home = home or internal_queue
-        if item.workflow_id not in blamed:
-            verdicts.append(Verdict(item, "requeue", item.queue_name or home, False, item.crashes))
+        home = (item.home_queue if item.queue_name in moved else item.queue_name) or internal_queue
+        can_be_tried = home in leaf_queues
+        stays = Verdict(item, "requeue", item.queue_name or home, False, item.crashes)
+        if not died or item.waits_for_children:
+            verdicts.append(stays)
+            continue
+        if beside_suspects and not can_be_tried and item.queue_name not in moved:
+            verdicts.append(stays)
             continue
         progressed = item.steps_recorded > item.steps_at_last_crash
         crashes = 1 if progressed else item.crashes + 1
-        if crashes >= crash_limit:
+        if crashes >= crash_limit and (len(running) == 1 or not can_be_tried):
             verdicts.append(Verdict(item, "park", home, True, crashes))
-        elif crashes >= SUSPECT_FROM and home in leaf_queues:
+        elif crashes >= crash_limit:
+            verdicts.append(Verdict(item, "try", trials_queue, False, item.crashes))
+        elif can_be_tried and crashes == crash_limit - 1:
+            verdicts.append(Verdict(item, "try", trials_queue, True, crashes))
+        elif can_be_tried and crashes >= SUSPECT_FROM:
             verdicts.append(Verdict(item, "quarantine", suspects_queue, True, crashes))
         else:
             verdicts.append(Verdict(item, "requeue", home, True, crashes))

@@ -38,6 +38,7 @@ class Identity:
     port: int
     slots: int
     suspects_queue: str
+    trials_queue: str
     leaf_queues: Collection[str] = field(repr=False)
 
     def purpose(self, what: str) -> str:

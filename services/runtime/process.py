@@ -32,6 +32,7 @@ from services.runtime.ledger import EffectLedger
 from services.runtime.resources import Resources, provide
 from services.runtime.sweep import Sweep
 from services.runtime.takeover import hand_over
+from services.runtime.trials import Trials
 from services.runtime.waking import Listener, Waker
 from services.settings import Role, Settings
 
@@ -53,6 +54,10 @@ class Application(Protocol):
     @property
     def suspects_queue(self) -> str:
         """Where suspects of poison run one at a time."""
+
+    @property
+    def trials_queue(self) -> str:
+        """Where they run alone in their process, before they are parked."""
 
     @property
     def leaf_queues(self) -> frozenset[str]:
@@ -94,6 +99,7 @@ class Process:
             port=port,
             slots=settings.slots if application.uses_cpu_pool else 0,
             suspects_queue=application.suspects_queue,
+            trials_queue=application.trials_queue,
             leaf_queues=application.leaf_queues,
         )
         self.state = "starting"
@@ -110,7 +116,7 @@ class Process:
             self.identity,
             settled_seconds=lambda: self.lease.settled_seconds,
             on_takeover=metrics.count_takeover,
-            running=self.active,
+            running=lambda: [*self.active(), *self.trials.held],
         )
         self.listener = Listener(settings, self.waker, purpose=self.identity.purpose("listener"))
         self.gateway = Gateway(
@@ -120,6 +126,7 @@ class Process:
             beat_age_seconds=lambda: time.monotonic() - self.lease.last_beat,
         )
         self.ops = OpsPool(settings, purpose=self.identity.purpose("steps"), size=4, wait_seconds=5)
+        self.trials = Trials(settings, self.identity, self.waker, ops=self.ops, active=self.active)
         self.pool: CpuPool | None = None
         self._engine: Engine | None = None
         self._stopping = asyncio.Event()
@@ -206,6 +213,7 @@ class Process:
             # Not only at start: a hole may open or be seen later, whoever fires the next tick fills it.
             on_tick=lambda: self.application.catch_up(self.settings, resources),
         )
+        self.trials.install()
         self.listener.start()
         self._engine.launch()
         self.application.register(self.settings)

@@ -55,6 +55,7 @@ def release(
         died=died,
         crash_limit=crash_limit,
         suspects_queue=identity.suspects_queue,
+        trials_queue=identity.trials_queue,
         leaf_queues=identity.leaf_queues,
     )
     if not verdicts:
@@ -138,3 +139,21 @@ def hand_over(
         log.warning("hand over failed: %s", str(error).strip(), extra={"action": "executor.hand_over_failed"})
         return None
     return verdicts
+
+
+def give_back(settings: Settings, identity: Identity, workflow_id: str, *, reason: str) -> None:
+    """One claim of this executor's, not started here, back to its queue. Raises ``psycopg2.Error``."""
+    connection = connect(settings, purpose=identity.purpose("trial"))
+    try:
+        with transaction(connection):
+            release(
+                connection,
+                identity,
+                identity.executor_id,
+                kind="handover",
+                reason=reason,
+                crash_limit=settings.crash_limit,
+                only={workflow_id},
+            )
+    finally:
+        connection.close()

@@ -15,6 +15,8 @@ import random
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import dbos._datasource
@@ -42,6 +44,8 @@ class _Bell(threading.Event):
     def __init__(self, stop: threading.Event) -> None:
         super().__init__()
         self._stop_event = stop
+        self.open = threading.Event()
+        self.open.set()
 
     def is_set(self) -> bool:
         return self._stop_event.is_set()
@@ -49,6 +53,8 @@ class _Bell(threading.Event):
     def wait(self, timeout: float | None = None) -> bool:
         if not self._stop_event.is_set():
             super().wait(timeout)
+        while not self._stop_event.is_set() and not self.open.wait(0.1):
+            pass
         self.clear()
         return self._stop_event.is_set()
 
@@ -58,6 +64,7 @@ class Waker:
 
     def __init__(self) -> None:
         self._bells: dict[str, _Bell] = {}
+        self._only: str | None = None
         self._waiting: dict[str, set[tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = defaultdict(set)
         self._lock = threading.Lock()
 
@@ -69,9 +76,32 @@ class Waker:
             bell = _Bell(stop_event)
             with self._lock:
                 self._bells[queue.name] = bell
+                if self._only not in (None, queue.name):
+                    bell.open.clear()
             original(bell, instance, queue)
 
         dbos._queue.queue_worker_thread = with_bell  # type: ignore[assignment]  # its names differ
+
+    @contextmanager
+    def only(self, queue_name: str) -> Iterator[None]:
+        """Inside, no other queue of this process claims anything; a claim under way still ends."""
+        with self._lock:
+            self._only = queue_name
+            for name, bell in self._bells.items():
+                if name != queue_name:
+                    bell.open.clear()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._only = None
+                for bell in self._bells.values():
+                    bell.open.set()
+
+    def stopping(self, queue_name: str) -> bool:
+        """Whether that queue of this process was told to stop."""
+        bell = self._bells.get(queue_name)
+        return bell is not None and bell.is_set()
 
     def ring(self, queue_name: str) -> None:
         """Makes the queue look for work now; unknown queues are somebody else's."""

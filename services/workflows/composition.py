@@ -29,7 +29,10 @@ def _queue(name: str, worker_concurrency: int | None = None) -> None:
 
 def _announce(role: Role) -> None:
     workflows = [name for name, owner in names.ROLE_OF.items() if owner == role]
-    queues = {names.QUEUE_OF[name] for name in workflows} | {names.SUSPECTS_QUEUE[role]}
+    queues = {names.QUEUE_OF[name] for name in workflows} | {
+        names.SUSPECTS_QUEUE[role],
+        names.TRIALS_QUEUE[role],
+    }
     metrics.announce(workflows=workflows, steps=names.STEPS[role], queues=sorted(queues))
 
 
@@ -39,6 +42,7 @@ class Api:
 
     role: Role = "api"
     suspects_queue: str = names.API_SUSPECTS_QUEUE
+    trials_queue: str = names.API_TRIALS_QUEUE
     leaf_queues: frozenset[str] = names.LEAF_QUEUES
     uses_cpu_pool: bool = False
 
@@ -59,6 +63,7 @@ class Api:
         for name in (names.NESTED_ROOT_QUEUE, names.NESTED_CHILD_QUEUE, names.NESTED_GRANDCHILD_QUEUE):
             _queue(name, worker_concurrency=32)
         _queue(names.API_SUSPECTS_QUEUE, worker_concurrency=1)
+        _queue(names.API_TRIALS_QUEUE, worker_concurrency=1)
 
     def catch_up(self, settings: Settings, resources: Resources) -> None:
         """No schedule of its own."""
@@ -76,6 +81,7 @@ class Worker:
 
     role: Role = "worker"
     suspects_queue: str = names.WORKER_SUSPECTS_QUEUE
+    trials_queue: str = names.WORKER_TRIALS_QUEUE
     leaf_queues: frozenset[str] = names.LEAF_QUEUES
     uses_cpu_pool: bool = True
 
@@ -95,6 +101,7 @@ class Worker:
         _queue(names.FIBONACCI_QUEUE, worker_concurrency=settings.fibonacci_claims)
         _queue(names.PULSE_QUEUE, worker_concurrency=4)
         _queue(names.WORKER_SUSPECTS_QUEUE, worker_concurrency=1)
+        _queue(names.WORKER_TRIALS_QUEUE, worker_concurrency=1)
         DBOS.apply_schedules(
             [
                 {

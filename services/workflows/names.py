@@ -18,12 +18,14 @@ NESTED_ROOT_QUEUE: Final = "nested-roots"
 NESTED_CHILD_QUEUE: Final = "nested-children"
 NESTED_GRANDCHILD_QUEUE: Final = "nested-grandchildren"
 API_SUSPECTS_QUEUE: Final = "api-suspects"
+API_TRIALS_QUEUE: Final = "api-trials"
 
 # Queues of the worker's application.
 FIBONACCI_BATCH_QUEUE: Final = "fibonacci-batches"
 FIBONACCI_QUEUE: Final = "fibonacci"
 PULSE_QUEUE: Final = "pulses"
 WORKER_SUSPECTS_QUEUE: Final = "worker-suspects"
+WORKER_TRIALS_QUEUE: Final = "worker-trials"
 
 CLASS_SCOPE: Final = "ClassScope.run"
 INSTANCE_SCOPE: Final = "InstanceScope.run"
@@ -76,10 +78,11 @@ ROLE_OF: Final[dict[str, Role]] = {
     for name in QUEUE_OF
 }
 
-# Each role's queue for suspects of poison, and the queues whose workflows may be moved there: only
-# those without children, since a parent that holds the suspects' one place would wait for ever for a
-# child that is a suspect too.
+# Each role's queue for suspects of poison, its queue for their last run before they are parked, and the
+# queues whose workflows may be moved there: only those without children, since a parent that holds the
+# one place would wait for ever for a child that is a suspect too.
 SUSPECTS_QUEUE: Final[dict[Role, str]] = {"api": API_SUSPECTS_QUEUE, "worker": WORKER_SUSPECTS_QUEUE}
+TRIALS_QUEUE: Final[dict[Role, str]] = {"api": API_TRIALS_QUEUE, "worker": WORKER_TRIALS_QUEUE}
 LEAF_QUEUES: Final = frozenset(
     {SCOPE_QUEUE, USER_PAGES_QUEUE, NESTED_GRANDCHILD_QUEUE, FIBONACCI_QUEUE, PULSE_QUEUE}
 )

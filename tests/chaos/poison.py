@@ -14,7 +14,7 @@ from typing import Any
 from services.runtime.promises import LEAST_THROUGHPUT, ratio
 from tests.chaos import endings, hands
 from tests.chaos.ground import Ground, Seen, patiently
-from tests.support.stack import Member, wait_for
+from tests.support.stack import Member, Stack, wait_for
 
 _N = 31
 """A few tenths of a second on an idle core: little is lost with a job that is cut off."""
@@ -91,9 +91,7 @@ def _measured(ground: Ground, *batch_ids: str) -> dict[str, Any]:
 def _beside(ground: Ground, jobs: int) -> tuple[dict[str, Any], Seen]:
     # The poison comes into the middle of a queue, not behind it.
     first = ground.batch([_N] * (jobs // 4))
-    done = hands.run_inside(ground.stack, "api", _POISON)
-    assert done.returncode == 0, done.stderr[-500:]
-    workflow_id = done.stdout.split()[-1]
+    workflow_id = send(ground.stack)
     second = ground.batch([_N] * (jobs - jobs // 4))
 
     def parked() -> bool:
@@ -116,6 +114,13 @@ def _beside(ground: Ground, jobs: int) -> tuple[dict[str, Any], Seen]:
     until_parked = round(row["parked_seconds"], 1)
     meanwhile = round(row["meanwhile"] / row["parked_seconds"], 3)
     return beside, {"crashes": row["crashes"], "parked_seconds": until_parked, "until_parked": meanwhile}
+
+
+def send(stack: Stack) -> str:
+    """Enqueues one poison, which runs where ``HOLDFAST_CHAOS`` is true; returns its id."""
+    done = hands.run_inside(stack, "api", _POISON)
+    assert done.returncode == 0, done.stderr[-500:]
+    return done.stdout.split()[-1]
 
 
 def _dead_workers(ground: Ground) -> dict[str, Member]:

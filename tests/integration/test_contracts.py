@@ -675,6 +675,33 @@ def test_catching_up_schedules_what_is_missing_and_repeats_nothing(app: Launched
     engine_module.catch_up("contract", [])
 
 
+# --- trials -------------------------------------------------------------------------------------------
+
+_LOOK_AT_TRIALS = "look at services/runtime/trials.py"
+
+
+def test_every_claim_of_a_queue_starts_through_one_function(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the thread of its queue, with the row's queue, and what is not started here stays claimed."""
+    original = dbos._queue.execute_dequeued_workflow
+    assert list(inspect.signature(original).parameters) == ["dbos", "status", "owner_xid"], _LOOK_AT_TRIALS
+    seen: list[tuple[str, str]] = []
+
+    def execute(instance: Any, status: Any, owner_xid: str) -> Any:
+        seen.append((threading.current_thread().name, status["queue_name"]))
+        return None if status["workflow_uuid"] == "held" else original(instance, status, owner_xid)
+
+    monkeypatch.setattr(dbos._queue, "execute_dequeued_workflow", execute)
+    with launched(database, queues=_QUEUES) as app:
+        for workflow_id in ("held", "started"):
+            app.enqueue("contract.quick", queue="contract-q", workflow_id=workflow_id)
+        app.wait("started")
+        wait_until(lambda: len(seen) == 2, _LOOK_AT_TRIALS)
+        assert set(seen) == {("queue-worker-contract-q", "contract-q")}, _LOOK_AT_TRIALS
+        assert app.status("held") == "PENDING"
+
+
 # --- fencing ------------------------------------------------------------------------------------------
 
 

@@ -59,7 +59,7 @@ def test_five_crashes_park(database: Database, me: Peer) -> None:
         ("ENQUEUED", names.FIBONACCI_QUEUE, 1),
         ("ENQUEUED", suspects, 2),
         ("ENQUEUED", suspects, 3),
-        ("ENQUEUED", suspects, 4),
+        ("ENQUEUED", names.WORKER_TRIALS_QUEUE, 4),
         ("MAX_RECOVERY_ATTEMPTS_EXCEEDED", None, 5),
     ]
     assert len(handovers(database, "poison")) == LIMIT
@@ -74,14 +74,33 @@ def test_neighbours_are_not_parked_with_it(database: Database, me: Peer) -> None
     """The same 25 healthy workflows run beside it at every crash, and never make progress."""
     healthy = [f"healthy-{n}" for n in range(25)]
     insert(database, ["poison", *healthy])
-    while state(database, "poison")[0] == "ENQUEUED":
+    while (found := state(database, "poison"))[0] == "ENQUEUED":
         suspects = [w for w in healthy if state(database, w)[1] == names.WORKER_SUSPECTS_QUEUE]
         others = [w for w in healthy if w not in suspects]
-        # The suspects' queue gives a process one workflow at a time: here the poison.
-        crash(me, "poison", *others)
+        # The suspects' queue gives a process one workflow at a time, here the poison; a trial has no company.
+        crash(me, "poison", *(others if found[1] != names.WORKER_TRIALS_QUEUE else ()))
     assert all(state(database, w)[0] == "ENQUEUED" for w in healthy)
     assert max(crashes(database, w) for w in healthy) == 2
     assert crashes(database, "poison") == LIMIT
+
+
+def test_a_trial_in_company_parks_nobody(database: Database, me: Peer) -> None:
+    """A fresh poison kills the process in which a healthy workflow makes its last run, again and again."""
+    insert(database, ["healthy"])
+    for _ in range(LIMIT - 1):
+        crash(me, "healthy")
+    for n in range(LIMIT):
+        insert(database, [f"poison-{n}"])
+        crash(me, "healthy", f"poison-{n}")
+        assert state(database, "healthy") == ("ENQUEUED", names.WORKER_TRIALS_QUEUE)
+        assert (crashes(database, "healthy"), crashes(database, f"poison-{n}")) == (LIMIT - 1, 1)
+    assert database.rows("SELECT * FROM ops.crashes WHERE parked_at IS NOT NULL") == []
+    # Its home is remembered through all of it.
+    claim(database, me.id, "healthy")
+    record_steps(database, "healthy", 1)
+    database.rows("UPDATE dbos.workflow_status SET status = 'ENQUEUED' WHERE workflow_uuid = 'healthy'")
+    crash(me, "healthy")
+    assert (state(database, "healthy"), crashes(database, "healthy")) == (("ENQUEUED", "fibonacci"), 1)
 
 
 def test_a_healthy_suspect_that_finishes_is_cleared(database: Database, me: Peer) -> None:

@@ -45,6 +45,7 @@ def identity(name: str, *, application: str = "holdfast-worker", version: str = 
         port=1,
         slots=2,
         suspects_queue=names.WORKER_SUSPECTS_QUEUE,
+        trials_queue=names.WORKER_TRIALS_QUEUE,
         leaf_queues=names.LEAF_QUEUES,
     )
 

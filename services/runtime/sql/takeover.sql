@@ -70,7 +70,10 @@ WHERE w.status = 'PENDING' AND w.application_name = %(application)s AND w.applic
 
 -- name: own_work
 -- What is recorded as running here, each claim with its token.
-SELECT w.workflow_uuid AS workflow_id, w.owner_xid FROM dbos.workflow_status w
+SELECT w.workflow_uuid AS workflow_id, w.owner_xid,
+       EXISTS (SELECT FROM dbos.workflow_status child WHERE child.parent_workflow_id = w.workflow_uuid
+               AND child.status IN ('ENQUEUED', 'PENDING', 'DELAYED')) AS waits_for_children
+FROM dbos.workflow_status w
 WHERE w.status = 'PENDING' AND w.executor_id = %(executor_id)s
   AND w.application_name = %(application)s AND w.application_version = %(version)s
 

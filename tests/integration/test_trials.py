@@ -1,0 +1,174 @@
+"""The last run before the parking: alone in its process, and what happens when it cannot be."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from dbos import DBOS
+
+from services.runtime.database import OpsPool
+from services.runtime.trials import Trials
+from services.workflows import names
+from tests.support.database import Database, wait_until
+from tests.support.engines import Launched, launched, worker_process
+from tests.support.executors import handovers, insert, workflow
+
+_ORDINARY = "trial-test-ordinary"
+_QUEUES = (_ORDINARY, names.WORKER_TRIALS_QUEUE)
+_gates: dict[str, threading.Event] = {}
+_running: set[str] = set()
+_seen: dict[str, set[str]] = {}
+
+
+@DBOS.workflow(name="trial.held", max_recovery_attempts=None)
+def _held() -> None:
+    workflow_id = str(DBOS.workflow_id)
+    _seen[workflow_id] = set(_running)
+    _running.add(workflow_id)
+    try:
+        assert _gates.setdefault(workflow_id, threading.Event()).wait(30)
+    finally:
+        _running.discard(workflow_id)
+
+
+class _Worker:
+    """A launched engine with its trials."""
+
+    def __init__(self, app: Launched, trials: Trials) -> None:
+        self.app = app
+        self.trials = trials
+
+    def enqueue(self, workflow_id: str, queue: str = _ORDINARY) -> None:
+        _gates.setdefault(workflow_id, threading.Event())
+        self.app.enqueue("trial.held", queue=queue, workflow_id=workflow_id)
+        self.app.waker.ring(queue)
+
+    def run(self, workflow_id: str, queue: str = _ORDINARY) -> None:
+        self.enqueue(workflow_id, queue)
+        wait_until(lambda: workflow_id in _running, f"{workflow_id} runs")
+
+    def hold(self, workflow_id: str) -> None:
+        """A trial that is claimed and waits for the others to end."""
+        self.enqueue(workflow_id, names.WORKER_TRIALS_QUEUE)
+        wait_until(lambda: self.trials.held == (workflow_id,), f"{workflow_id} is held")
+
+    def closed(self) -> None:
+        """Ordinary work is not claimed: watched for longer than two polls."""
+        self.enqueue("outside")
+        until = time.monotonic() + 2.5
+        while time.monotonic() < until:
+            assert self.app.status("outside") == "ENQUEUED", "claimed beside a trial"
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def worker(database: Database, request: pytest.FixtureRequest) -> Iterator[_Worker]:
+    _gates.clear()
+    _running.clear()
+    _seen.clear()
+    settings = database.settings(drain_seconds=getattr(request, "param", 20.0))
+    ops = OpsPool(settings, purpose="test")
+    with launched(database, queues=_QUEUES) as app:
+        app.queue(names.WORKER_TRIALS_QUEUE, worker_concurrency=1)
+        trials = Trials(settings, app.identity, app.waker, ops=ops, active=app.engine.active)
+        trials.install()
+        yield _Worker(app, trials)
+        for gate in _gates.values():
+            gate.set()
+    ops.close()
+
+
+def test_a_trial_waits_until_it_is_alone_and_stays_alone(worker: _Worker) -> None:
+    worker.run("neighbour")
+    worker.hold("trial")
+    worker.closed()
+    assert "trial" not in _running
+    _gates["neighbour"].set()
+    wait_until(lambda: "trial" in _running, "the trial runs")
+    assert _seen["trial"] == set(), "somebody ran beside it"
+    worker.enqueue("second", names.WORKER_TRIALS_QUEUE)
+    worker.closed()
+    assert worker.app.status("second") == "ENQUEUED", "one trial at a time"
+    _gates["trial"].set()
+    wait_until(lambda: "outside" in _seen or "second" in _seen, "the queues are open again")
+    for gate in _gates.values():
+        gate.set()
+    worker.app.wait("outside")
+    worker.app.wait("second")
+
+
+def test_a_process_that_is_idle_tries_at_once(worker: _Worker) -> None:
+    begun = time.monotonic()
+    worker.run("trial", names.WORKER_TRIALS_QUEUE)
+    assert time.monotonic() - begun < 3
+    assert worker.trials.held == ()
+
+
+@pytest.mark.parametrize("worker", [0.0], indirect=True)
+def test_where_others_take_long_it_is_given_back_for_a_while(worker: _Worker) -> None:
+    """Queues that stand still do harm, a suspect that waits does none. The first wait is a second here."""
+    database = worker.app.database
+    worker.run("neighbour")
+    worker.hold("trial")
+    wait_until(lambda: worker.app.status("trial") == "ENQUEUED", "it is given back")
+    assert workflow(database, "trial")["queue_name"] == names.WORKER_TRIALS_QUEUE
+    assert [(h["kind"], h["reason"]) for h in handovers(database, "trial")] == [("handover", "not alone")]
+    worker.run("outside")
+    assert worker.app.status("trial") == "ENQUEUED", "claimed again before the others had their time"
+    wait_until(lambda: worker.trials.held == ("trial",), "it is tried again")
+    assert worker.trials._wait_seconds == 2, "for longer"
+    _gates["neighbour"].set()
+    _gates["outside"].set()
+    wait_until(lambda: "trial" in _running, "the trial runs")
+    assert _seen["trial"] == set()
+    assert worker.trials._wait_seconds == 1
+    assert database.rows("SELECT * FROM ops.crashes") == []
+
+
+def test_parents_that_wait_are_no_company(worker: _Worker) -> None:
+    """Their children may wait for the queues that the trial closed."""
+    parent = {"name": names.FIBONACCI_BATCH, "queue_name": names.FIBONACCI_BATCH_QUEUE}
+    worker.app.peer.runs("parent", **parent)
+    insert(worker.app.database, ["child"], parent_workflow_id="parent", queue_name="nobody-polls-it")
+    worker.run("trial", names.WORKER_TRIALS_QUEUE)
+
+
+def test_what_was_cancelled_and_still_executes_is_company(worker: _Worker) -> None:
+    """The database no longer counts it as running here, and it can still kill the process."""
+    worker.run("neighbour")
+    worker.app.database.rows(
+        "UPDATE dbos.workflow_status SET status = 'CANCELLED' WHERE workflow_uuid = 'neighbour'"
+    )
+    worker.hold("trial")
+    worker.closed()
+    assert "trial" not in _running
+    _gates["neighbour"].set()
+    wait_until(lambda: "trial" in _running, "the trial runs")
+
+
+def test_what_is_claimed_and_not_yet_started_is_company(worker: _Worker) -> None:
+    worker.app.peer.runs("claimed")
+    worker.hold("trial")
+    worker.closed()
+    assert "trial" not in _running
+
+
+def test_a_stop_starts_no_trial(worker: _Worker) -> None:
+    worker.run("neighbour")
+    worker.hold("trial")
+    worker.app.engine.stop_dequeuing()
+    _gates["neighbour"].set()
+    worker.app.wait("neighbour")
+    wait_until(lambda: worker.trials.held == (), "the wait ends")
+    assert worker.app.status("trial") == "PENDING", "left to the drain's hand over"
+    assert "trial" not in _seen
+
+
+def test_what_is_held_is_no_stray(database: Database) -> None:
+    with worker_process(database) as process:
+        process.trials.held = ("trial",)
+        assert process.sweep._running is not None
+        assert "trial" in process.sweep._running()
