@@ -11,10 +11,10 @@ BACKEND ?= native
 RUNS ?= 10
 CASES ?= 10000
 
-.PHONY: help up native down demo test lint lock chaos fuzz bench image clean venv
+.PHONY: help up native down demo test lint lock chaos fuzz bench image clean venv screenshots
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Every install is checked against the hashes; where packages come from is pip's own configuration.
 .venv/ready: requirements-dev.lock
@@ -76,6 +76,9 @@ bench: .venv/ready ## how long a takeover takes: BACKEND=native|compose RUNS=...
 
 fuzz: .venv/ready ## every operation of the API against its schema: CASES=... SEED=...
 	@$(BIN)/python -m tests.fuzz --cases $(CASES) --seed $(SEED)
+
+screenshots: .venv/ready ## the pictures in docs/images, taken of a real run (needs Chromium)
+	@HOLDFAST_SCREENSHOTS=1 HOLDFAST_REQUIRE_DOCKER=1 $(BIN)/python -m pytest tests/browser/test_console_real.py
 
 image: ## build the image
 	@$(COMPOSE) build

@@ -59,6 +59,7 @@ class Fake:
             Route("/static/{name}", self.static),
             Route("/console/workflows/{workflow_id}/tree", self.tree),
             Route("/console/workflows/{workflow_id}", self.page),
+            Route("/stranded", self.stranded, methods=["GET"]),
             Route("/workflows", self.workflows),
             Route("/workflows/{workflow_id}", self.workflow),
             Route("/workflows/{workflow_id}/steps", self.steps),
@@ -319,6 +320,10 @@ class Fake:
             "error": None,
         }
 
+    async def stranded(self, _: Request) -> Response:
+        row = {"application": "holdfast-worker", "application_version": "0.0.9", "status": "ENQUEUED"}
+        return JSONResponse({"stranded": [{**row, "workflows": self.world.stranded}]})
+
     async def order(self, request: Request) -> Response:
         """Every POST."""
         if not self.up:
@@ -326,9 +331,11 @@ class Fake:
         path = request.url.path
         body = await request.json() if await request.body() else None
         parts = path.strip("/").split("/")
-        control = parts[0] in ("executors", "workflows")
-        if control and request.headers.get("authorization") != f"Bearer {TOKEN}":
+        control = parts[0] in ("executors", "workflows", "stranded")
+        if control and "authorization" not in request.headers:
             return problem(401, "This call needs the admin token.")
+        if control and request.headers["authorization"] != f"Bearer {TOKEN}":
+            return problem(403, "This is not the admin token.", "wrong-admin-token")
         self.calls.append(("POST", path, body))
         answer: dict[str, Any] = {}
         if parts[0] == "executors":
@@ -338,6 +345,9 @@ class Fake:
             if parts[2] == "cancel":
                 self.world.cancel(parts[1])
             answer = {"workflow_id": parts[1], "status": "CANCELLED" if parts[2] == "cancel" else "ENQUEUED"}
+        elif parts[0] == "stranded":
+            answer = {"adopted": self.world.stranded, "to_version": "0.1.0"}
+            self.world.stranded = 0
         else:
             is_batch = path == "/fibonacci/batches"
             started = self.world.batch((body or {}).get("count") or 50) if is_batch else self.world.scope()
@@ -345,9 +355,14 @@ class Fake:
         return JSONResponse(answer, 202)
 
 
-def problem(status: int, detail: str) -> Response:
+def problem(status: int, detail: str, kind: str = "refused") -> Response:
     """A problem document."""
-    document = {"type": "about:blank", "title": "refused", "status": status, "detail": detail}
+    document = {
+        "type": f"urn:holdfast:problem:{kind}",
+        "title": "refused",
+        "status": status,
+        "detail": detail,
+    }
     return JSONResponse(document, status, media_type="application/problem+json")
 
 

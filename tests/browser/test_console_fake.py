@@ -319,6 +319,20 @@ def test_a_scene_is_started_and_linked(new_page: NewPage, fake: Fake) -> None:
     expect(page.locator("#workflow-title")).to_have_text("batch")
 
 
+def test_stranded_work_is_adopted(new_page: NewPage, fake: Fake) -> None:
+    page = opened(new_page, fake)
+    page.evaluate(f"sessionStorage.setItem('holdfast-admin-token', '{TOKEN}')")
+    fake.world.stranded = 3
+    page.click("#stranded")
+    expect(page.locator("#stranded-rows")).to_contain_text("3 workflows (ENQUEUED) of holdfast-worker")
+    page.click("#stranded-rows button")
+    page.click("#confirm-yes")
+    expect(page.locator("#notices")).to_contain_text("3 workflows adopted by version 0.1.0")
+    body = {"application": "holdfast-worker", "from_version": "0.0.9"}
+    assert fake.calls == [("POST", "/stranded/adopt", body)]
+    expect(page.locator("#trouble")).to_be_hidden()
+
+
 def test_a_running_workflow_is_cancelled(new_page: NewPage, fake: Fake) -> None:
     scope = fake.world.scope(60)
     page = opened(new_page, fake, f"/console/workflows/{scope}")

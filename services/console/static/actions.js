@@ -108,6 +108,20 @@ export class Actions {
     }));
   }
 
+  /** All stranded work of a version. */
+  async adoptAll(row) {
+    const yes = await confirm({
+      title: `Adopt ${count(row.workflows, "workflow")}?`,
+      text: `They were started by version ${row.application_version}, which nobody runs. Adopted, they go on with the code of this release: do so only when that code takes the same steps.`,
+      yes: "Adopt them",
+    });
+    if (!yes) return null;
+    const body = { application: row.application, from_version: row.application_version };
+    return this.order("/stranded/adopt", body, (answer) => ({
+      text: `${count(answer.adopted, "workflow")} adopted by version ${answer.to_version}. Watch for new bars.`,
+    }));
+  }
+
   // --- scenes ------------------------------------------------------------------------------
 
   start(path, body, watch) {

@@ -32,7 +32,7 @@ export class Api extends EventTarget {
   /** The JSON of a GET. Throws `Refused`, also when nobody answers. */
   async get(path) {
     const response = await this.send(path, { cache: "no-store" });
-    if (!response.ok) throw new Refused(await problemOf(response), response.status);
+    if (!response.ok) throw new Refused((await problemOf(response)).words, response.status);
     return response.json();
   }
 
@@ -47,9 +47,11 @@ export class Api extends EventTarget {
       }
       const response = await this.send(path, options);
       if (response.ok) return response.json();
-      if (response.status !== 401) throw new Refused(await problemOf(response), response.status);
+      const { kind, words } = await problemOf(response);
+      if (response.status !== 401 && kind !== "wrong-admin-token") throw new Refused(words, response.status);
+      const refused = asked || this.token !== null;
       this.token = null;
-      const token = await this.askToken(asked);
+      const token = await this.askToken(refused);
       if (!token) return null;
       this.token = token;
     }

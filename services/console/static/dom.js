@@ -39,12 +39,13 @@ export function throttled(action, milliseconds) {
   };
 }
 
-/** Name an answer of the server that refuses: its problem document's words. */
+/** Why the server refuses: kind and words of its problem document. */
 export async function problemOf(response) {
+  const words = `The server answered ${response.status}.`;
   try {
     const problem = await response.json();
-    return problem.detail || problem.title || `the server answered ${response.status}`;
+    return { kind: String(problem.type ?? "").split(":").at(-1), words: problem.detail || problem.title || words };
   } catch {
-    return `the server answered ${response.status}`;
+    return { kind: "", words };
   }
 }

@@ -10,6 +10,7 @@ import { Lists, Twin } from "./lists.js";
 import { Live } from "./live.js";
 import { Phone } from "./phone.js";
 import { prepareStart } from "./start.js";
+import { prepareStranded } from "./stranded.js";
 import { Store } from "./store.js";
 import { Summary } from "./summary.js";
 import { Timeline } from "./timeline.js";
@@ -130,6 +131,7 @@ admin.addEventListener("click", async () => {
 
 prepareDialogs();
 prepareStart(actions);
+prepareStranded(api, actions);
 showAdmin();
 route();
 live.run();

@@ -31,7 +31,8 @@ export class Summary {
         this.alarmed = Boolean(text);
       }
       say(this.warning, text);
-      this.warning.hidden = !text;
+      $("#trouble").hidden = !text;
+      $("#stranded").hidden = this.live.state !== "live" || !store.head.counts?.stranded;
       document.title = text ? "⚠ Holdfast" : "Holdfast";
     }
     this.clock();
