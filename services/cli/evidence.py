@@ -78,30 +78,65 @@ def _right_while_down(probe: dict[str, Any]) -> bool:
 
 
 def counters_agree(audit: Audit) -> Finding:
-    """9, first half: the counters of processes that kept all their work equal the database's rows."""
+    """9, first half: counters of processes equal the database's rows.
+
+    What a process took from others is compared for all that live; what it finished and ran, for those
+    that never lost work themselves.
+    """
     different: list[str] = []
     compared = reached = 0
     for _ in range(_TRIES):
         different, compared, reached = [], 0, 0
         for row in audit.rows("audit_live"):
-            if row["lost_work"] or row["state"] != "live" or (text := scrape(row)) is None:
+            if row["state"] != "live" or (text := scrape(row)) is None:
                 continue
             reached += 1
-            # Labels in alphabetical order: status, workflow_name.
-            told = samples(text, "holdfast_workflows_completed_total")
-            since = int(row["started_at"].timestamp() * 1000) - 86_400_000
-            stored = audit.rows("audit_completed_by", executor_id=row["executor_id"], since_ms=since)
-            known = {(r["status"], r["workflow_name"]): r["workflows"] for r in stored}
-            for key in {k for k in (*told, *known) if k[0] == "SUCCESS"}:
+            for what, told, known in _counted(audit, row, text):
                 compared += 1
-                if told.get(key, 0) != known.get(key, 0):
-                    difference = f"{told.get(key, 0):g} counted, {known.get(key, 0)} stored"
-                    different.append(f"{row['executor_id']} {key[1]}: {difference}")
+                if told != known:
+                    different.append(f"{row['executor_id']} {what}: {told:g} counted, {known} stored")
         if not different:
             break
         time.sleep(1.0)  # a workflow is counted a moment before it is stored
     details = some(different, "counters differ from the database")
     return found(9, "counters equal the database", details, compared=compared, executors_reached=reached)
+
+
+def _counted(audit: Audit, row: dict[str, Any], text: str) -> Iterator[tuple[str, float, int]]:
+    """What a process counted and what the database says, each with what it is about."""
+    executor = {"executor_id": row["executor_id"]}
+
+    def pairs(told: dict[str, float], rows: list[dict[str, Any]]) -> Iterator[tuple[str, float, int]]:
+        known = {str(r["what"]): int(r["number"]) for r in rows}
+        for what in sorted(told.keys() | known):
+            yield what, told.get(what, 0), known.get(what, 0)
+
+    def by_label(name: str, *, success: bool = False) -> dict[str, float]:
+        # Labels in alphabetical order: status stands before workflow_name, and after step_name.
+        found = samples(text, name).items()
+        return {
+            next(label for label in labels if label != "SUCCESS"): value
+            for labels, value in found
+            if not success or "SUCCESS" in labels
+        }
+
+    for name, statement in (
+        ("holdfast_takeovers_total", "audit_taken_over_by"),
+        ("holdfast_takeover_workflows_total", "audit_released_by"),
+    ):
+        for what, told, known in pairs(by_label(name), audit.rows(statement, **executor)):
+            # A commit whose answer was lost with the database is stored and not counted, never the reverse.
+            yield what, max(told, known), known
+    if row["lost_work"]:
+        return
+    executor["since_ms"] = int(row["started_at"].timestamp() * 1000) - 86_400_000
+    completed = by_label("holdfast_workflows_completed_total", success=True)
+    yield from pairs(completed, audit.rows("audit_completed_by", **executor))
+    steps = by_label("holdfast_step_duration_seconds_count", success=True)
+    rows = [r for r in audit.rows("audit_steps_by", **executor) if r["what"] in steps]
+    for what, told, known in pairs(steps, rows):
+        # A body may run and not be recorded (its workflow was cancelled meanwhile), never the reverse.
+        yield what, min(told, known), known
 
 
 def logs_are_clean(lines: Iterable[str], secrets: Iterable[str], *, plain: Iterable[str] = ()) -> Finding:

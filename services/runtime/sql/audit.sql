@@ -174,9 +174,34 @@ FROM ops.executors e WHERE e.state IN ('live', 'draining') ORDER BY e.started_at
 
 -- name: audit_completed_by
 -- What the database says an executor finished.
-SELECT name AS workflow_name, status, count(*) AS workflows FROM dbos.workflow_status
-WHERE executor_id = %(executor_id)s AND status IN ('SUCCESS', 'ERROR') AND created_at >= %(since_ms)s
-GROUP BY 1, 2
+SELECT name AS what, count(*) AS number FROM dbos.workflow_status
+WHERE executor_id = %(executor_id)s AND status = 'SUCCESS' AND created_at >= %(since_ms)s
+GROUP BY 1
+
+-- name: audit_steps_by
+-- Steps that succeeded, of the workflows that an executor has or had last: of those that came from others, only
+-- the steps that began after it had claimed them; of forks, only those that began after the fork.
+SELECT o.function_name AS what, count(*) AS number
+FROM dbos.workflow_status w
+JOIN dbos.operation_outputs o ON o.workflow_uuid = w.workflow_uuid
+LEFT JOIN LATERAL (
+    SELECT max(extract(epoch FROM h.claimed_at) * 1000) AS at FROM ops.handovers h
+    WHERE h.workflow_id = w.workflow_uuid AND h.to_executor = w.executor_id) AS claimed ON true
+WHERE w.executor_id = %(executor_id)s AND w.created_at >= %(since_ms)s
+  AND o.error IS NULL AND o.started_at_epoch_ms >= greatest(w.created_at, claimed.at) - 50
+GROUP BY 1
+
+-- name: audit_taken_over_by
+-- Executors that this one declared dead, by reason.
+SELECT reason AS what, count(*) AS number FROM ops.executors
+WHERE taken_over_by = %(executor_id)s AND state = 'dead' GROUP BY 1
+
+-- name: audit_released_by
+-- Workflows that this executor took from others, or gave back because they never started, as metrics call it.
+SELECT CASE reason WHEN 'no live executor' THEN 'orphan' WHEN 'not running here' THEN 'stray' ELSE reason END AS what,
+       count(*) AS number
+FROM ops.handovers
+WHERE released_by = %(executor_id)s AND kind IN ('takeover', 'orphan') GROUP BY 1
 
 -- name: recent_handovers
 -- Work that left an executor which did not finish it, newest first.
