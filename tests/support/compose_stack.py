@@ -6,7 +6,7 @@ import json
 import secrets
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,13 +29,25 @@ for d in filter(str.isdigit, os.listdir('/proc')):
 class ComposeStack(Stack):
     """``docker compose up`` with no ``.env``; ``image`` is one that was built before.
 
-    ``override`` is a Compose file, relative to the checkout, that is laid over its own.
+    ``override`` is a Compose file, relative to the checkout, that is laid over its own; ``profile`` is one of
+    compose.yaml, and ``services`` names those to start (none: all).
     """
 
-    def __init__(self, image: str, *, workers: int = 2, override: str = "", **settings: str) -> None:
+    def __init__(
+        self,
+        image: str,
+        *,
+        workers: int = 2,
+        override: str = "",
+        profile: str = "",
+        services: Sequence[str] = (),
+        **settings: str,
+    ) -> None:
         super().__init__(workers=workers, **settings)
         self.image = image
         self.override = override
+        self.profile = profile
+        self.services = list(services)
         self.project = f"holdfast-test-{secrets.token_hex(4)}"
         self.port = free_ports(1)
         self._since = ""
@@ -47,6 +59,8 @@ class ComposeStack(Stack):
     def environment(self) -> dict[str, str]:
         """What Compose is run with: no setting of the shell's, none of a ``.env``."""
         files = {"COMPOSE_FILE": f"compose.yaml:{self.override}"} if self.override else {}
+        if self.profile:
+            files["COMPOSE_PROFILES"] = self.profile
         return clean_environment(
             **self.settings,
             **files,
@@ -92,7 +106,7 @@ class ComposeStack(Stack):
     def start(self) -> None:
         self._since = f"{time.time():.6f}"
         self._started = True
-        self.compose("up", "--detach", "--wait", "--no-build")
+        self.compose("up", "--detach", "--wait", "--no-build", *self.services)
         self.url = f"http://{self.compose('port', 'api', '8000').strip()}"
 
     def down(self) -> None:

@@ -200,8 +200,10 @@ def test_start_order() -> None:
 
 def test_images() -> None:
     assert interpolated(SERVICES["postgres"]["image"]) == "postgres:17"
+    provision = (ROOT / ".ci" / "provision").read_text("utf-8")
     for name in OBSERVABILITY:  # a version in full: these are not tested here with whatever comes out next
         assert re.fullmatch(rf"\w+/{name}:v?\d+\.\d+\.\d+", interpolated(SERVICES[name]["image"]))
+        assert f"{name}_image={interpolated(SERVICES[name]['image'])}\n" in provision
     foreign = {"postgres", *OBSERVABILITY}
     ours = [service for name, service in SERVICES.items() if name not in foreign]
     assert len({service["image"] for service in ours}) == 1
