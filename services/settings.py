@@ -83,6 +83,9 @@ class Settings(BaseSettings):
         description="where traces go (OTLP over HTTP, for example http://collector:4318); empty: nowhere",
     )
 
+    admin_token_file: Path | None = Field(
+        None, description="the token that orders (drain, cancel, shutdown, ...) must carry; none: no orders"
+    )
     chaos: bool = Field(False, description="allows POST /executors/{id}/crash")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="lowest level logged")
 

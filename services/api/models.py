@@ -99,6 +99,14 @@ class WorkflowFilter(BaseModel):
     executor_id: list[Annotated[str, Field(pattern=NAME)]] = Field(default=[], max_length=20)
     limit: int = Field(default=50, ge=1, le=200)
     offset: int = Field(default=0, ge=0, le=1_000_000)
+    prefix: str | None = Field(
+        default=None, pattern=r"^[A-Za-z0-9._:+-]{1,200}$", description="how the id begins"
+    )
+    before: str | None = Field(
+        default=None,
+        pattern=r"^\d{1,15}~[A-Za-z0-9._:+-]{1,200}$",
+        description="next_before of the page before: cheaper than an offset, and steady while work is added",
+    )
 
 
 class Page(BaseModel):
@@ -197,6 +205,7 @@ class WorkflowList(BaseModel):
 
     workflows: list[Workflow]
     next_offset: int | None = Field(description="offset of the next page; null at the end")
+    next_before: str | None = Field(default=None, description="cursor of the next page; null at the end")
 
 
 class Step(BaseModel):
@@ -248,6 +257,35 @@ class ExecutorOrder(BaseModel):
 
     executor_id: str
     desired_state: str
+
+
+class Stranded(BaseModel):
+    """Unfinished work of a version that no live executor runs."""
+
+    application: str | None
+    application_version: str
+    status: Status
+    workflows: int
+
+
+class StrandedList(BaseModel):
+    """Everything that is stranded."""
+
+    stranded: list[Stranded]
+
+
+class AdoptRequest(_Request):
+    """Which stranded work the present version is to continue."""
+
+    application: str = Field(pattern=NAME)
+    from_version: str = Field(pattern=NAME)
+
+
+class Adopted(BaseModel):
+    """How much work moved, and the version that continues it."""
+
+    adopted: int
+    to_version: str
 
 
 class Pulse(BaseModel):

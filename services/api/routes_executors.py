@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.background import BackgroundTask
 from starlette.responses import JSONResponse, Response
 
+from services.api.access import CONTROL, REFUSALS
 from services.api.context import process_of
 from services.api.models import Executor, ExecutorId, ExecutorList, ExecutorOrder, Stopping
 from services.api.problems import documented
@@ -26,7 +27,8 @@ async def list_executors(request: Request) -> ExecutorList:
 @router.post(
     "/executors/{executor_id}/drain",
     status_code=202,
-    responses=documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
+    dependencies=CONTROL,
+    responses=REFUSALS | documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
 )
 async def drain(request: Request, executor_id: ExecutorId) -> ExecutorOrder:
     """Tell an executor to finish its running steps, hand over the rest, and end."""
@@ -36,7 +38,8 @@ async def drain(request: Request, executor_id: ExecutorId) -> ExecutorOrder:
 @router.post(
     "/executors/{executor_id}/crash",
     status_code=202,
-    responses=documented(400, 403, 404, 408, 409, 413, 415, 422, 500, 503),
+    dependencies=CONTROL,
+    responses=REFUSALS | documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
 )
 async def crash(request: Request, executor_id: ExecutorId) -> ExecutorOrder:
     """Tell an executor to kill itself, only where HOLDFAST_CHAOS is true."""
@@ -59,9 +62,11 @@ async def _order(request: Request, statement: str, executor_id: str, desired: st
 @router.post(
     "/shutdown",
     status_code=202,
+    dependencies=CONTROL,
     responses={
         202: {"model": Stopping, "description": "draining"},
-        **documented(400, 408, 413, 415, 422, 500),
+        **REFUSALS,
+        **documented(400, 408, 413, 415, 422, 500, 503),
     },
 )
 async def shutdown(request: Request) -> Response:

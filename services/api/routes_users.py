@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Depends, Request
 from starlette.responses import Response
 
+from services.api.access import CONTROL, REFUSALS
 from services.api.context import accepting, process_of
 from services.api.models import (
     Accepted,
@@ -65,7 +66,12 @@ async def show_cache(request: Request) -> Cache:
     return _snapshot(request, _cache())
 
 
-@router.delete("/cache", tags=["users"], responses=documented(400, 408, 413, 415, 422, 500, 503))
+@router.delete(
+    "/cache",
+    tags=["users"],
+    dependencies=CONTROL,
+    responses=REFUSALS | documented(400, 408, 413, 415, 422, 500, 503),
+)
 async def invalidate_cache(request: Request) -> Cache:
     """Forget the cached credential; the next use fetches it anew."""
     cache = _cache()

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import logging
+from typing import Annotated
 
 from dbos import DBOSClient, SetWorkflowID, StepInfo, WorkflowStatus
 from fastapi import APIRouter, Body, Depends, Query, Request
 from starlette.responses import JSONResponse, Response
 
+from services.api.access import CONTROL, REFUSALS
 from services.api.context import accepting, process_of
 from services.api.models import (
     Accepted,
+    Adopted,
+    AdoptRequest,
     ForkRequest,
     IdempotencyKey,
     Page,
     StepList,
+    Stranded,
+    StrandedList,
     WorkflowDetail,
     WorkflowFilter,
     WorkflowId,
@@ -22,12 +28,14 @@ from services.api.models import (
 )
 from services.api.problems import documented
 from services.api.submit import claim, find
-from services.api.views import step, workflow, workflow_detail
-from services.domain.errors import Conflict, InvalidRequest, UnknownWorkflow
-from services.settings import Settings
+from services.api.views import listed, step, workflow_detail
+from services.domain.errors import Conflict, InvalidRequest, NotFound, UnknownWorkflow
+from services.runtime.adoption import adopt
+from services.settings import Role, Settings
 from services.workflows.names import QUEUE_OF, ROLE_OF
 
 router = APIRouter(tags=["workflows"])
+log = logging.getLogger("holdfast.api")
 
 ENDED = ("SUCCESS", "ERROR", "CANCELLED")
 RESUMABLE = ("CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
@@ -37,27 +45,26 @@ RESUMABLE = ("CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 async def list_workflows(request: Request, wanted: Annotated[WorkflowFilter, Query()]) -> WorkflowList:
     """Workflows of both applications, newest first, without their payloads."""
     process = process_of(request)
-    filters: dict[str, Any] = {
-        "status": list(wanted.status) or None,
-        "name": wanted.name or None,
-        "queue_name": wanted.queue or None,
-        "executor_id": wanted.executor_id or None,
-    }
-    rows = await process.gateway.call(
-        process.gateway.client.list_workflows,
-        application_name=process.settings.application_names,
+    before_ms, _, before_id = (wanted.before or "").partition("~")
+    rows = await process.gateway.ops(
+        "list_workflows",
+        applications=process.settings.application_names,
+        status=list(wanted.status) or None,
+        name=wanted.name or None,
+        queue=wanted.queue or None,
+        executor_id=wanted.executor_id or None,
+        prefix=wanted.prefix,
+        before_ms=int(before_ms) if before_ms else None,
+        before_id=before_id or None,
         # One more than asked for tells whether there is a next page.
         limit=wanted.limit + 1,
-        offset=wanted.offset or None,
-        sort_desc=True,
-        load_input=False,
-        load_output=False,
-        **filters,
+        offset=wanted.offset,
     )
-    more = len(rows) > wanted.limit
+    shown, more = rows[: wanted.limit], len(rows) > wanted.limit
     return WorkflowList(
-        workflows=[workflow(row) for row in rows[: wanted.limit]],
+        workflows=[listed(row) for row in shown],
         next_offset=wanted.offset + wanted.limit if more else None,
+        next_before=f"{shown[-1]['created_at']}~{shown[-1]['workflow_id']}" if more else None,
     )
 
 
@@ -86,7 +93,9 @@ async def list_steps(request: Request, workflow_id: WorkflowId, page: Annotated[
 
 
 @router.post(
-    "/workflows/{workflow_id}/cancel", responses=documented(400, 404, 408, 409, 413, 415, 422, 500, 503)
+    "/workflows/{workflow_id}/cancel",
+    dependencies=CONTROL,
+    responses=REFUSALS | documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
 )
 async def cancel(request: Request, workflow_id: WorkflowId) -> Accepted:
     """Cancel it and its children. A running Fibonacci step ends within 1.5 s; other steps finish first."""
@@ -109,7 +118,8 @@ async def cancel(request: Request, workflow_id: WorkflowId) -> Accepted:
 @router.post(
     "/workflows/{workflow_id}/resume",
     status_code=202,
-    responses=documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
+    dependencies=CONTROL,
+    responses=REFUSALS | documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
 )
 async def resume(request: Request, workflow_id: WorkflowId) -> Accepted:
     """Put a cancelled or parked workflow back into its queue; it goes on after its recorded steps."""
@@ -130,9 +140,10 @@ async def resume(request: Request, workflow_id: WorkflowId) -> Accepted:
 @router.post(
     "/workflows/{workflow_id}/fork",
     status_code=202,
-    dependencies=[Depends(accepting)],
+    dependencies=[*CONTROL, Depends(accepting)],
     responses={
         202: {"model": Accepted, "description": "the copy; Location says where to look"},
+        **REFUSALS,
         **documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
     },
 )
@@ -166,6 +177,71 @@ async def fork(
     return JSONResponse(
         {"workflow_id": forked_id, "status": status}, 202, headers={"Location": f"/workflows/{forked_id}"}
     )
+
+
+@router.post(
+    "/workflows/{workflow_id}/adopt",
+    status_code=202,
+    dependencies=CONTROL,
+    responses=REFUSALS | documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
+)
+async def adopt_one(request: Request, workflow_id: WorkflowId) -> Adopted:
+    """Let the present version continue a stranded workflow, under its own id."""
+    row = await _existing(request, workflow_id)
+    if row.application_name is None or row.app_version is None:
+        raise Conflict("This workflow has no version: it is not stranded.")
+    return await _adopt(request, row.application_name, row.app_version, only=workflow_id)
+
+
+@router.get("/stranded", responses=documented(500, 503))
+async def list_stranded(request: Request) -> StrandedList:
+    """Unfinished work of versions that no live executor runs."""
+    rows = await process_of(request).gateway.ops("stranded")
+    return StrandedList(stranded=[Stranded.model_validate(row) for row in rows])
+
+
+@router.post(
+    "/stranded/adopt",
+    status_code=202,
+    dependencies=CONTROL,
+    responses=REFUSALS | documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
+)
+async def adopt_stranded(request: Request, body: AdoptRequest) -> Adopted:
+    """Let the present version continue all stranded work of one older version, under its own ids.
+
+    You say with this that its code can: the same steps in the same order.
+    """
+    return await _adopt(request, body.application, body.from_version)
+
+
+async def _adopt(
+    request: Request, application: str, from_version: str, *, only: str | None = None
+) -> Adopted:
+    process = process_of(request)
+    settings = process.settings
+    roles: dict[str, Role] = {settings.application_name(role): role for role in ("api", "worker")}
+    if application not in roles:
+        raise NotFound(f"There is no application of this name. Use {' or '.join(roles)}.")
+    to_version = settings.version_name(roles[application])
+    moved = await process.gateway.call(
+        adopt,
+        settings,
+        purpose=f"holdfast/{process.executor_id}/adopt",
+        application=application,
+        from_version=from_version,
+        to_version=to_version,
+        only=only,
+    )
+    if not moved:
+        raise Conflict("Nothing was moved: it is not stranded. GET /stranded lists what is.")
+    log.info(
+        "adopted %d workflows of %s into %s",
+        moved,
+        from_version,
+        to_version,
+        extra={"action": "workflow.adopted"},
+    )
+    return Adopted(adopted=moved, to_version=to_version)
 
 
 async def _existing(request: Request, workflow_id: str, *, payload: bool = False) -> WorkflowStatus:

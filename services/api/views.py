@@ -58,9 +58,11 @@ def _columns(row: WorkflowStatus) -> dict[str, Any]:
     }
 
 
-def workflow(row: WorkflowStatus) -> Workflow:
-    """A listed workflow."""
-    return Workflow(**_columns(row))
+def listed(row: dict[str, Any]) -> Workflow:
+    """A row of `list_workflows`."""
+    return Workflow(
+        **{**row, **{name: iso(row[name]) for name in ("created_at", "started_at", "completed_at")}}
+    )
 
 
 def workflow_detail(row: WorkflowStatus) -> WorkflowDetail:

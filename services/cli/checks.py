@@ -17,7 +17,8 @@ import typer
 from services.cli import evidence, installation
 from services.cli.shown import JsonOption, console, plain_errors, show, table
 from services.runtime import audit
-from services.runtime.database import Connection, connect, query, transaction
+from services.runtime.adoption import move
+from services.runtime.database import Connection, connect, query
 from services.runtime.findings import Finding
 from services.runtime.journal import Journal
 from services.settings import Settings
@@ -204,29 +205,6 @@ def adopt(
             moved = move(connection, application, from_version, to_version)
         data = {"adopted": [row["workflow_id"] for row in moved]}
         show(data, as_json=as_json, human=lambda: f"{len(moved)} workflows go on in {to_version}")
-
-
-def move(
-    connection: Connection, application: str, from_version: str, to_version: str
-) -> list[dict[str, Any]]:
-    """Adopts stranded work and records each move, in one transaction. Raises ``psycopg2.Error``."""
-    with transaction(connection):
-        versions = {"from_version": from_version, "to_version": to_version}
-        rows = query(connection, "adopt", application=application, **versions)
-        for executor_id in {row["executor_id"] for row in rows}:
-            mine = [row for row in rows if row["executor_id"] == executor_id]
-            query(
-                connection,
-                "record_handovers",
-                workflow_ids=[row["workflow_id"] for row in mine],
-                workflow_names=[row["workflow_name"] for row in mine],
-                executor_id=executor_id,
-                by="operator",
-                kind="adoption",
-                reason=f"{from_version} to {to_version}",
-                lost_at=None,
-            )
-    return rows
 
 
 def _stranded_table(rows: list[dict[str, Any]]) -> Any:

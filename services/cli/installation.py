@@ -14,6 +14,7 @@ import sys
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from services.cli.children import is_alive
 from services.cli.embedded import ROOT
@@ -71,6 +72,25 @@ def url() -> str:
         return str(state["api_url"])
     port = os.environ.get("HOLDFAST_API_PORT")
     return f"http://127.0.0.1:{port}" if port else DEFAULT_URL
+
+
+def admin_token(address: str | None = None) -> str | None:
+    """The token that orders need: of ``HOLDFAST_ADMIN_TOKEN_FILE``, else of what runs here; None if unknown.
+
+    What runs here is asked only for an ``address`` on this machine: nobody else is to get its token.
+    Raises ``OSError`` when the named file cannot be read.
+    """
+    if named := os.environ.get("HOLDFAST_ADMIN_TOKEN_FILE"):
+        return Path(named).read_text("ascii").strip()
+    if address is not None and urlsplit(address).hostname not in ("127.0.0.1", "localhost", "::1"):
+        return None
+    if state := native_state():
+        return Path(state["admin_token_file"]).read_text("ascii").strip()
+    try:
+        done = inside("token") if kind() == "compose" else None
+    except NothingRunsError:
+        return None
+    return done.stdout.strip() if done is not None and done.returncode == 0 else None
 
 
 def settings() -> Settings:

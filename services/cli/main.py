@@ -9,7 +9,7 @@ import typer
 
 from services.cli import checks, watch, work
 from services.cli.embedded import ROOT
-from services.cli.installation import NothingRunsError, kind, url
+from services.cli.installation import NothingRunsError, admin_token, kind, url
 from services.cli.shown import JsonOption, plain_errors, show
 
 app = typer.Typer(
@@ -47,6 +47,18 @@ def down(as_json: JsonOption = False) -> None:
     with plain_errors():
         _make("down", quiet=as_json)
         show({"status": "down"}, as_json=as_json, human=lambda: None)
+
+
+@app.command()
+def token(as_json: JsonOption = False) -> None:
+    """Print the admin token, which orders need as `Authorization: Bearer ...`."""
+    with plain_errors():
+        found = admin_token()
+        if not found:
+            raise NothingRunsError(
+                "no admin token is known here: `holdfast up`, or HOLDFAST_ADMIN_TOKEN_FILE"
+            )
+        show({"token": found}, as_json=as_json, human=lambda: print(found))
 
 
 @app.command()

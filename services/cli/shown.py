@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from services.cli.embedded import NativeError
-from services.cli.installation import NothingRunsError, url
+from services.cli.installation import NothingRunsError, admin_token, url
 
 console = Console(highlight=False)
 
@@ -54,6 +54,12 @@ class Api:
         headers = {"Idempotency-Key": key} if key else {}
         return self._json(self._client.post(path, json=body, headers=headers))
 
+    def order(self, path: str) -> Any:
+        """The JSON of a POST that needs the admin token."""
+        token = admin_token(self.address)
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return self._json(self._client.post(path, headers=headers))
+
     def text(self, path: str) -> str:
         """The body of a GET."""
         answer = self._client.get(path)
@@ -81,6 +87,8 @@ def plain_errors() -> Iterator[None]:
         trouble = f"the API does not answer ({error}); is it up? `holdfast up` starts it"
     except (Refused, NothingRunsError, NativeError) as error:
         trouble = str(error)
+    except OSError as error:
+        trouble = f"{error.filename}: {error.strerror}"
     except psycopg2.Error as error:
         trouble = f"PostgreSQL: {str(error).strip()}"
     except ValidationError as error:

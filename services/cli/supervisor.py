@@ -193,6 +193,7 @@ class Supervisor:
             environment.setdefault(
                 "HOLDFAST_CREDENTIAL_FILE", str(self.secrets / "api" / "upstream_credential")
             )
+            environment.setdefault("HOLDFAST_ADMIN_TOKEN_FILE", str(self.secrets / "api" / "admin_token"))
         return Child(name, f"services.{role}", port, environment, self.logs / f"{name}.jsonl")
 
     def _worker_port(self, number: int) -> int:
@@ -240,6 +241,7 @@ class Supervisor:
                 "database": "holdfast",
                 "data": str(self.cluster.data),
             },
+            "admin_token_file": self.api.environment["HOLDFAST_ADMIN_TOKEN_FILE"],
             "passfiles": {role: str(self.secrets / role / "pgpass") for role in ("migrate", "api", "worker")},
         }
         new = self.home / "native.json.new"

@@ -76,6 +76,14 @@ class ChaosDisabled(NotAllowed):
     """Crashing executors is switched off. Start Holdfast with HOLDFAST_CHAOS=true to allow it."""
 
 
+class WrongAdminToken(NotAllowed):
+    """This is not the admin token of this installation. `holdfast token` prints the present one."""
+
+
+class AdminTokenUnset(NotAllowed):
+    """Orders are switched off here. Set HOLDFAST_ADMIN_TOKEN_FILE to a file that holds a token."""
+
+
 class Unavailable(HoldfastError):
     """Holdfast cannot do this at the moment. Send the same request again shortly."""
 
@@ -92,6 +100,10 @@ class Draining(Unavailable):
 
 class CredentialUnavailable(Unavailable):
     """The credential's source could not be read. Check HOLDFAST_CREDENTIAL_FILE, then try again."""
+
+
+class AdminTokenUnusable(Unavailable):
+    """The file of the admin token holds none. Check HOLDFAST_ADMIN_TOKEN_FILE, then try again."""
 
 
 class CpuError(HoldfastError):

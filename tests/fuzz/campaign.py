@@ -57,6 +57,9 @@ def fuzz(ground: Ground, *, seed: int, examples: int, phases: str, limit_seconds
             *("--seed", str(seed), "--max-examples", str(examples), "--no-color"),
             *("--request-timeout", str(REQUEST_SECONDS), "--warnings", "off"),
             *("--suppress-health-check", "all"),
+            *("--header", f"Authorization: {ground.api.http.headers['Authorization']}"),
+            # It never ends; its own tests read it.
+            *("--exclude-path", "/console/events"),
             *("--report", "json", "--report-json-path", str(report)),
         ]
         done = subprocess.run(

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from services.cli.checks import SUBJECTS, move
+from services.cli.checks import SUBJECTS
 from services.domain.fibonacci import summary
 from services.runtime import audit
+from services.runtime.adoption import move
 from services.runtime.database import query
 from services.runtime.findings import Finding
 from services.runtime.journal import Journal

@@ -215,7 +215,9 @@ def test_adopt_is_reenqueue_with_another_version(app: Launched) -> None:
     database = app.database
     _running(database, "ours", "theirs", application_version="worker-0")
     app.dbos._sys_db.reenqueue_for_recovery("theirs", ["worker-dead"], "_dbos_internal_queue")
-    database.run("adopt", application="holdfast-worker", from_version="worker-0", to_version="worker-1")
+    database.run(
+        "adopt", application="holdfast-worker", only=None, from_version="worker-0", to_version="worker-1"
+    )
     ours, theirs = _rows(database, "ours", "theirs")
     assert ours == {**theirs, "application_version": "worker-1"}, f"adopt differs: {_LOOK_AT_SQL}"
 

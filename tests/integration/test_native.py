@@ -62,7 +62,9 @@ class Native:
     def request(self, path: str, method: str = "GET", port: int | None = None) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=5)
         try:
-            connection.request(method, path)
+            token = (self.home / "secrets" / "api" / "admin_token") if method != "GET" else None
+            headers = {"Authorization": f"Bearer {token.read_text().strip()}"} if token else {}
+            connection.request(method, path, headers=headers)
             response = connection.getresponse()
             return response.status, response.read()
         except OSError:

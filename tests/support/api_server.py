@@ -13,6 +13,7 @@ import httpx
 import uvicorn
 from dbos import DBOSClient
 
+from services.api.access import read_token
 from services.api.app import create_app
 from services.runtime.gateway import Gateway
 from services.runtime.serve import http_config
@@ -49,7 +50,11 @@ def serving(settings: Settings, process: FakeProcess | None = None) -> Iterator[
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     address = listener.getsockname()
-    with httpx.Client(base_url=f"http://127.0.0.1:{address[1]}", timeout=20, trust_env=False) as http:
+    file = settings.admin_token_file
+    headers = {"Authorization": f"Bearer {read_token(file)}"} if file else {}
+    with httpx.Client(
+        base_url=f"http://127.0.0.1:{address[1]}", timeout=20, trust_env=False, headers=headers
+    ) as http:
         try:
             wait_until(lambda: server.started, "uvicorn listens")
             yield Api(process, server, http, address)

@@ -255,6 +255,9 @@ class ComposeStack(Stack):
             self.api(), "print(open('/run/holdfast/upstream_credential').read().strip())"
         ).strip()
 
+    def read_admin_token(self) -> str:
+        return self.compose("exec", "-T", "api", "cat", "/run/holdfast/admin_token").strip()
+
     def write_credential(self, secret: str) -> None:
         code = f"open('/secrets/api/upstream_credential', 'w').write('{secret}\\n')"
         self.compose("run", "--rm", "-T", "--no-deps", "secrets", "python", "-c", code)

@@ -63,7 +63,10 @@ class Server:
         """What a process of that role needs to reach a database here."""
         user = "holdfast_migrator" if role == "migrate" else f"holdfast_{role}"
         values = (user, "127.0.0.1", str(self.cluster.port), name, str(self.secrets / role / "pgpass"))
-        return {f"HOLDFAST_DATABASE_{key}": value for key, value in zip(_VARIABLES, values, strict=True)}
+        found = {f"HOLDFAST_DATABASE_{key}": value for key, value in zip(_VARIABLES, values, strict=True)}
+        if role == "api":
+            found["HOLDFAST_ADMIN_TOKEN_FILE"] = str(self.secrets / "api" / "admin_token")
+        return found
 
     def migrate(self, name: str) -> None:
         """Runs ``dbos migrate`` as the migrate container does."""

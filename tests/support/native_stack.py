@@ -274,6 +274,9 @@ class NativeStack(Stack):
     def read_credential(self) -> str:
         return (self.home / "secrets" / "api" / "upstream_credential").read_text("ascii").strip()
 
+    def read_admin_token(self) -> str:
+        return (self.home / "secrets" / "api" / "admin_token").read_text("ascii").strip()
+
     def write_credential(self, secret: str) -> None:
         (self.home / "secrets" / "api" / "upstream_credential").write_text(f"{secret}\n", "ascii")
 

@@ -122,6 +122,7 @@ class Stack(ABC):
         self.worker_count = workers
         self.settings = settings
         self.url = ""
+        self._admin_token = ""
         # A connection is not kept: it might be one to a process that a test has killed since.
         self.http = httpx.Client(
             timeout=20, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
@@ -208,6 +209,10 @@ class Stack(ABC):
         """The secret that the credential cache serves."""
 
     @abstractmethod
+    def read_admin_token(self) -> str:
+        """The token that orders need."""
+
+    @abstractmethod
     def write_credential(self, secret: str) -> None:
         """Rotate it."""
 
@@ -226,9 +231,17 @@ class Stack(ABC):
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """One request to the API."""
+        if method != "GET":
+            options["headers"] = {**self.admin(), **(options.get("headers") or {})}
         response = self.http.request(method, self.url + path, **options)
         self.bodies.append(response.text)
         return response
+
+    def admin(self) -> dict[str, str]:
+        """The header that orders need."""
+        if not self._admin_token:
+            self._admin_token = self.read_admin_token()
+        return {"Authorization": f"Bearer {self._admin_token}"}
 
     def get(self, path: str) -> Any:
         """The JSON of a GET that must answer 200."""

@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import shutil
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from dbos import WorkflowStatus
 from dbos._context import take_assigned_workflow_id
 
+from services.api.models import Workflow
 from services.domain.errors import DatabaseUnavailable
 from services.settings import Settings
 
 API, WORKER = "holdfast-api", "holdfast-worker"
 
 
+TOKEN = "admin-token-of-the-tests"
+ADMIN = {"Authorization": f"Bearer {TOKEN}"}
+_token_file = Path(tempfile.mkdtemp(prefix="holdfast-unit-")) / "admin_token"
+_token_file.write_text(TOKEN + "\n", "ascii")
+atexit.register(shutil.rmtree, _token_file.parent, ignore_errors=True)
+
+
 class FakeSettings(Settings):
-    """Settings that need no dbos-config.yaml."""
+    """Settings that need no dbos-config.yaml, with an admin token."""
+
+    admin_token_file: Path | None = _token_file
 
     @property
     def _dbos_config(self) -> dict[str, Any]:
@@ -157,6 +171,35 @@ class FakeGateway:
     def _claim_request(self, *, key: str, fingerprint: str, workflow_id: str) -> list[dict[str, Any]]:
         row = {"fingerprint": fingerprint, "workflow_id": workflow_id}
         return [self.requests.setdefault(key, row)]
+
+    def _list_workflows(
+        self, *, applications: list[str], limit: int, offset: int, prefix: str | None, **filters: Any
+    ) -> list[dict[str, Any]]:
+        assert set(applications) == {API, WORKER}, "every listing names both applications"
+        at, before = filters.pop("before_ms"), filters.pop("before_id")
+        wanted = {{"queue": "queue_name"}.get(name, name): value for name, value in filters.items() if value}
+        rows = sorted(
+            self.client.rows.values(), key=lambda row: (row.created_at, row.workflow_id), reverse=True
+        )
+        found = [
+            row
+            for row in rows
+            if all(getattr(row, name) in value for name, value in wanted.items())
+            and row.workflow_id.startswith(prefix or "")
+            and (at is None or (row.created_at, row.workflow_id) < (at, before))
+        ]
+        renamed = {
+            "instance_name": "config_name",
+            "application": "application_name",
+            "application_version": "app_version",
+            "attempts": "recovery_attempts",
+            "started_at": "dequeued_at",
+        }
+        columns = list(Workflow.model_fields)
+        return [
+            {name: getattr(row, renamed.get(name, name)) for name in columns}
+            for row in found[offset : offset + limit]
+        ]
 
     def _list_executors(self) -> list[dict[str, Any]]:
         return self.executors

@@ -12,7 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from services.api.app import create_app
-from tests.unit.api_fakes import FakeProcess
+from tests.unit.api_fakes import ADMIN, FakeProcess
 
 BATCHES = "/fibonacci/batches"
 
@@ -24,7 +24,7 @@ def process() -> FakeProcess:
 
 @pytest.fixture
 def client(process: FakeProcess) -> Iterator[TestClient]:
-    with TestClient(create_app(process), raise_server_exceptions=False) as client:  # type: ignore[arg-type]
+    with TestClient(create_app(process), raise_server_exceptions=False, headers=ADMIN) as client:  # type: ignore[arg-type]
         yield client
 
 
@@ -132,7 +132,7 @@ def test_the_body_rules_hold_where_no_body_is_needed(
 
 def test_a_number_with_too_many_digits_is_refused() -> None:
     process = FakeProcess()
-    with TestClient(create_app(process)) as client:  # type: ignore[arg-type]
+    with TestClient(create_app(process), headers=ADMIN) as client:  # type: ignore[arg-type]
         content = b'{"steps": ' + b"1" * 5000 + b"}"
         response = client.post("/scope/class", content=content, headers={"content-type": "application/json"})
     assert "digits" in is_problem(response, 400)["detail"]

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from services.api.app import create_app
 from services.api.routes_schedule import find_gaps
 from services.workflows import names
-from tests.unit.api_fakes import API, FakeClient, FakeProcess, computed, executor
+from tests.unit.api_fakes import ADMIN, API, FakeClient, FakeProcess, computed, executor
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def dbos(process: FakeProcess) -> FakeClient:
 
 @pytest.fixture
 def client(process: FakeProcess) -> Iterator[TestClient]:
-    with TestClient(create_app(process), raise_server_exceptions=False) as client:  # type: ignore[arg-type]
+    with TestClient(create_app(process), raise_server_exceptions=False, headers=ADMIN) as client:  # type: ignore[arg-type]
         yield client
 
 
@@ -108,7 +108,25 @@ def test_the_listing_is_newest_first_and_pages(client: TestClient, dbos: FakeCli
     last = client.get("/workflows?limit=2&offset=4").json()
     assert [row["workflow_id"] for row in last["workflows"]] == ["w0"]
     assert last["next_offset"] is None
-    assert dbos.loads == [(False, False)] * 2, "a listing loads no payload"
+    assert dbos.loads == [], "a listing loads no payload"
+
+
+def test_a_cursor_skips_and_repeats_nothing(client: TestClient, dbos: FakeClient) -> None:
+    for number in range(7):
+        dbos.add(f"w{number}", created_at=1000 + number // 3)
+    seen, before = [], ""
+    for _ in range(4):
+        page = client.get(f"/workflows?limit=2{before}").json()
+        seen += [row["workflow_id"] for row in page["workflows"]]
+        # What comes in between is newer, and no page's business.
+        dbos.add(f"new{len(seen)}", created_at=5000)
+        before = f"&before={page['next_before']}"
+    assert seen == ["w6", "w5", "w4", "w3", "w2", "w1", "w0"]
+    assert page["next_before"] is None
+    found = client.get("/workflows?prefix=w1").json()["workflows"]
+    assert [row["workflow_id"] for row in found] == ["w1"]
+    for wrong in ("before=1", "before=~w", "prefix=%25", "before=x~w"):
+        assert client.get(f"/workflows?{wrong}").status_code == 422
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from services.api import submit
 from services.api.app import create_app
 from services.domain.errors import CpuChildDied
 from services.workflows import names, users
-from tests.unit.api_fakes import API, WORKER, FakeProcess, executor
+from tests.unit.api_fakes import ADMIN, API, WORKER, FakeProcess, executor
 
 STARTS: list[tuple[str, dict[str, Any]]] = [
     ("/scope/class", {}),
@@ -37,7 +37,7 @@ def process() -> FakeProcess:
 
 @pytest.fixture
 def client(process: FakeProcess) -> Iterator[TestClient]:
-    with TestClient(create_app(process), raise_server_exceptions=False) as client:  # type: ignore[arg-type]
+    with TestClient(create_app(process), raise_server_exceptions=False, headers=ADMIN) as client:  # type: ignore[arg-type]
         yield client
 
 
@@ -378,7 +378,7 @@ def test_crash_needs_chaos(client: TestClient, process: FakeProcess) -> None:
 def test_crash_with_chaos_reaches_the_registry() -> None:
     process = FakeProcess(chaos=True)
     process.gateway.executors = [executor("a")]
-    with TestClient(create_app(process)) as client:  # type: ignore[arg-type]
+    with TestClient(create_app(process), headers=ADMIN) as client:  # type: ignore[arg-type]
         assert client.post("/executors/a/crash").status_code == 202
     assert process.gateway.orders == [("crash", "a")]
 

@@ -17,7 +17,14 @@ ROOT = Path(__file__).resolve().parents[2]
 ONE_SHOTS = {"secrets", "migrate"}
 OBSERVABILITY = {"prometheus", "grafana"}
 # Fixed by image and compose.yaml inside a container, so not passed on from .env.
-FIXED_IN_CONTAINERS = {"config_file", "bind_host", "api_port", "worker_port", "credential_file"}
+FIXED_IN_CONTAINERS = {
+    "config_file",
+    "bind_host",
+    "api_port",
+    "worker_port",
+    "credential_file",
+    "admin_token_file",
+}
 COMPOSE_ONLY = {
     "HOLDFAST_PUBLISH_ADDRESS",
     "HOLDFAST_WORKERS",

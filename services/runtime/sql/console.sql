@@ -155,3 +155,20 @@ SELECT EXISTS (
       AND w.application_version IS NOT NULL AND NOT EXISTS (
           SELECT FROM ops.executors e WHERE e.application = w.application_name
             AND e.application_version = w.application_version AND e.state IN ('live', 'draining'))) AS stranded
+
+-- name: list_workflows
+-- A page of workflows, newest first; those of one millisecond by id, so that a cursor skips none.
+SELECT workflow_uuid AS workflow_id, name, status, class_name, config_name AS instance_name,
+       application_name AS application, application_version, queue_name, executor_id,
+       recovery_attempts AS attempts, parent_workflow_id, forked_from, created_at,
+       started_at_epoch_ms AS started_at, completed_at
+FROM dbos.workflow_status
+WHERE application_name = ANY (%(applications)s)
+  AND (%(status)s::text[] IS NULL OR status = ANY (%(status)s))
+  AND (%(name)s::text[] IS NULL OR name = ANY (%(name)s))
+  AND (%(queue)s::text[] IS NULL OR queue_name = ANY (%(queue)s))
+  AND (%(executor_id)s::text[] IS NULL OR executor_id = ANY (%(executor_id)s))
+  AND (%(prefix)s::text IS NULL OR starts_with(workflow_uuid, %(prefix)s))
+  AND (%(before_ms)s::bigint IS NULL
+       OR created_at <= %(before_ms)s AND (created_at, workflow_uuid) < (%(before_ms)s, %(before_id)s))
+ORDER BY created_at DESC, workflow_uuid DESC LIMIT %(limit)s OFFSET %(offset)s

@@ -96,6 +96,7 @@ SET status = 'ENQUEUED', application_version = %(to_version)s, owner_xid = NULL,
     queue_name = coalesce(w.queue_name, '_dbos_internal_queue')
 WHERE w.status IN ('ENQUEUED', 'PENDING') AND w.application_name = %(application)s
   AND w.application_version = %(from_version)s
+  AND (%(only)s::text IS NULL OR w.workflow_uuid = %(only)s)
   AND NOT EXISTS (SELECT FROM ops.executors e
                   WHERE e.application = w.application_name AND e.application_version = w.application_version
                     AND e.state IN ('live', 'draining'))
