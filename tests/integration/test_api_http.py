@@ -326,13 +326,15 @@ def elsewhere(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[s
 
 
 def test_a_database_that_refuses(database: Database, elsewhere: socket.socket) -> None:
-    with serving(Settings()) as api:
+    # No heartbeat goes through either.
+    with serving(Settings(), beat_age_seconds=lambda: 60.0) as api:
         refused_in_time(api)
 
 
 def test_a_database_that_never_answers(database: Database, elsewhere: socket.socket) -> None:
     elsewhere.listen(1000)
-    with serving(Settings()) as api:
+    # No heartbeat goes through either.
+    with serving(Settings(), beat_age_seconds=lambda: 60.0) as api:
         refused_in_time(api)
         # Threads still hang in their connects: who comes next must not queue up behind them.
         refused_in_time(api)

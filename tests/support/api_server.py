@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -39,11 +39,18 @@ class Api:
 
 
 @contextmanager
-def serving(settings: Settings, process: FakeProcess | None = None) -> Iterator[Api]:
+def serving(
+    settings: Settings,
+    process: FakeProcess | None = None,
+    *,
+    beat_age_seconds: Callable[[], float] = float,
+) -> Iterator[Api]:
     """Serves with the real gateway, whose database counts as up until a call says otherwise."""
     process = process or FakeProcess()
     process.settings = settings  # type: ignore[assignment]
-    gateway = Gateway(settings, purpose="holdfast/api-test", database_up=lambda: True, beat_age_seconds=float)
+    gateway = Gateway(
+        settings, purpose="holdfast/api-test", database_up=lambda: True, beat_age_seconds=beat_age_seconds
+    )
     process.gateway = gateway  # type: ignore[assignment]
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
     server = uvicorn.Server(http_config(create_app(process)))  # type: ignore[arg-type]
