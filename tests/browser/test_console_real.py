@@ -48,9 +48,13 @@ def opened(new_page: NewPage, stack: Stack, path: str = "/", **options: object) 
     return page
 
 
+def wanted() -> bool:
+    return os.environ.get("HOLDFAST_SCREENSHOTS", "") not in ("", "0")
+
+
 def picture(page: Page, name: str) -> None:
     """For the documentation, only when it was asked for."""
-    if os.environ.get("HOLDFAST_SCREENSHOTS", "") in ("", "0"):
+    if not wanted():
         return
     IMAGES.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=IMAGES / f"{name}.png", scale="css")
@@ -88,6 +92,10 @@ def test_a_batch_from_the_page_a_kill_and_where_the_work_goes_on(new_page: NewPa
     head = page.locator(f"#heads .head[title='{victim.executor_id}'] .state")
     expect(head).to_have_text("dead")
     expect(page.locator("#sentence")).to_contain_text("Last takeover")
+    if wanted():
+        page.click(".segments label >> nth=0")
+        page.click("#notices button")
+        page.wait_for_timeout(3000)  # for a picture with some life after the kill
     picture(page, "console")
     taken = stack.query(
         f"SELECT workflow_id FROM ops.handovers WHERE from_executor = '{victim.executor_id}' LIMIT 1"

@@ -35,7 +35,7 @@ export class ExecutorDialog {
       ["Role", `${executor.role} of ${executor.application}`],
       ["Version", executor.version],
       ["Process", `${executor.pid} on ${executor.hostname}`],
-      ["Busy", `${executor.in_flight} of ${count(executor.slots, "slot")}`],
+      ["Runs", `${count(executor.in_flight, "workflow")}, ${count(executor.slots, "slot")} for CPU work`],
       ["Started", clock(executor.started_at)],
     ];
     if (executor.ended_at === null) {

@@ -1,7 +1,7 @@
 // Recent workflows: live from what the page knows anyway, or page by page from the store.
 
 import { $, badge, make, say, throttled } from "./dom.js";
-import { count, duration, epoch, shortExecutor, shortId, STATUS, STATUS_OF_OUTCOME } from "./words.js";
+import { count, duration, epoch, holder, shortExecutor, shortId, STATUS, STATUS_OF_OUTCOME } from "./words.js";
 
 const PAGE = 25;
 const SEARCH_MS = 300;
@@ -157,7 +157,7 @@ export class Lists {
       element.parts.status = row.status;
       cells[1].replaceChildren(badge(STATUS[row.status] ?? { shape: "?", word: row.status }));
     }
-    say(cells[2], row.executor ? shortExecutor(row.executor) : "nobody yet");
+    say(cells[2], holder(row.status, row.executor));
     cells[2].title = row.executor ?? "";
     say(cells[3], String(row.attempts ?? "–"));
     say(cells[4], row.at === null ? "–" : duration(this.store.now() - row.at));

@@ -100,7 +100,7 @@ export function calm(store) {
   ];
   if (last) {
     sentences.push(
-      `Last takeover ${duration(store.now() - last.at)} ago: ${count(last.workflows, "workflow")} in ${duration(last.seconds)}.`,
+      `Last takeover ${duration(store.now() - last.at)} ago: ${count(last.workflows, "workflow")}, running again within ${duration(last.seconds)}.`,
     );
   }
   return sentences.join(" ");

@@ -6,7 +6,7 @@ import { Lanes } from "./lanes.js";
 import { palette } from "./paint.js";
 import { Keys } from "./keys.js";
 import { Card } from "./card.js";
-import { duration, EXECUTOR, shortExecutor } from "./words.js";
+import { count, duration, EXECUTOR, shortExecutor } from "./words.js";
 
 const HEADS_SECONDS = 0.25;
 const STILL_SECONDS = 1; // how often time moves on for those who want less motion
@@ -216,9 +216,10 @@ function noted(hit) {
 
 /** The second line of a lane's head. */
 export function metaOf(executor, store) {
-  const parts = [`v${executor.version}`.replace(/^vv/, "v")];
+  // Versions are named after their role ("worker-1"), which stands beside this already.
+  const parts = [`v${executor.version.replace(`${executor.role}-`, "").replace(/^v/, "")}`];
   if (executor.state === "live" || executor.state === "draining") {
-    parts.push(`${executor.in_flight}/${executor.slots} busy`);
+    parts.push(`${executor.in_flight} running${executor.slots ? ` on ${count(executor.slots, "slot")}` : ""}`);
     parts.push(`beat ${duration(store.knownUntil() - executor.heartbeat_at)}`);
   } else if (executor.ended_at !== null) {
     parts.push(`${duration(store.now() - executor.ended_at)} ago`);

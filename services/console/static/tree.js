@@ -1,7 +1,7 @@
 // Parents and children of a workflow, as nested lists.
 
 import { badge, make } from "./dom.js";
-import { count, shortExecutor, STATUS } from "./words.js";
+import { count, holder, STATUS } from "./words.js";
 
 const CHILDREN_SHOWN = 60;
 
@@ -48,7 +48,7 @@ export class Tree {
           { class: "node" },
           link,
           badge(STATUS[node.status] ?? { shape: "?", word: node.status }),
-          make("span", { class: "quiet" }, node.executor_id ? shortExecutor(node.executor_id) : "nobody yet"),
+          make("span", { class: "quiet" }, holder(node.status, node.executor_id)),
         ),
         children.has(node.workflow_id) ? this.level(children, node.workflow_id, ownId) : null,
       );

@@ -68,6 +68,11 @@ export function shortExecutor(id) {
   return parts ? `${parts[1]} …${parts[2]}` : id || "nobody";
 }
 
+/** Who has a workflow. What waits is stored with whoever put it into the queue: that is not who has it. */
+export function holder(status, executorId) {
+  return executorId && status !== "ENQUEUED" && status !== "DELAYED" ? shortExecutor(executorId) : "nobody yet";
+}
+
 /** A workflow's id with its middle left out when it is long. */
 export function shortId(id, length = 26) {
   return id.length <= length ? id : `${id.slice(0, length - 9)}…${id.slice(-8)}`;
