@@ -1,10 +1,10 @@
 """Poison beside healthy work: parked, and the healthy work hardly slower for it. Invariant 6.
 
 The measured window is about a minute of healthy jobs. It holds everything that one poison costs: its
-first crash in the healthy queue, its further ones one at a time on the suspects' queue, each time the
-wait for the takeover, the jobs that were cut off and run again, and the new process's start. While a
-poison is alive the throughput is lower, since crash follows crash as fast as processes come back; the
-journal tells that as well. What is promised is that it is soon over.
+first crash in the healthy queue, its further ones one at a time on the suspects' queue, the last alone in
+its process, each time the wait for the takeover, the jobs that were cut off and run again, and the new
+process's start. While a poison is alive the throughput is lower, since crash follows crash as fast as
+processes come back; the journal tells that as well. What is promised is that it is soon over.
 """
 
 from __future__ import annotations
