@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 
 from services.api import (
@@ -60,7 +60,7 @@ def create_app(process: Process) -> FastAPI:
     # The last one added is the outermost.
     app.add_middleware(RequestBody, max_body_bytes=process.settings.max_body_bytes)
     app.add_middleware(RequestContext, observe=_observe)
-    for module in (
+    modules = (
         routes_scope,
         routes_users,
         routes_fibonacci,
@@ -68,16 +68,16 @@ def create_app(process: Process) -> FastAPI:
         routes_executors,
         routes_schedule,
         routes_console,
-    ):
-        app.include_router(module.router)
-    app.include_router(ops_http.router(process))
-    _announce(app)
+    )
+    for router in (*(module.router for module in modules), ops_http.router(process)):
+        app.include_router(router)
+        _announce(router)
     return app
 
 
-def _announce(app: FastAPI) -> None:
+def _announce(router: APIRouter) -> None:
     """Zero for what each route answers when all is well, and for the errors that alerts look at."""
-    for route in app.routes:
+    for route in router.routes:
         if not isinstance(route, APIRoute):
             continue
         for method in route.methods or ():

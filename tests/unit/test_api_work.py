@@ -414,6 +414,20 @@ def test_requests_are_counted_by_template_not_by_id(client: TestClient, process:
     assert "some-id" not in text
 
 
+def test_errors_of_every_route_are_counted_from_zero(client: TestClient) -> None:
+    """An alert on the first 500 needs the 0 before it."""
+    lines = client.get("/metrics").text.splitlines()
+    counted = [line for line in lines if line.startswith("holdfast_http_requests_total{")]
+    for path, methods in client.get("/openapi.json").json()["paths"].items():
+        for method in methods:
+            labels = f'method="{method.upper()}",route="{path}"'
+            for status in ("500", "503"):
+                assert any(f'{labels},status="{status}"' in line for line in counted), labels
+            assert any(
+                line.startswith("holdfast_http_request_duration_seconds_count{" + labels) for line in lines
+            )
+
+
 def test_the_page_and_the_schema_are_there(client: TestClient) -> None:
     assert "/docs" in client.get("/").text
     schema = client.get("/openapi.json").json()

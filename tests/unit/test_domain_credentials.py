@@ -106,6 +106,18 @@ def test_hit_expiry_and_snapshot(cache: CachedCredential, source: Source, clock:
     assert source.calls == 2
 
 
+def test_every_use_is_told_once_with_what_became_of_it(source: Source, clock: Clock) -> None:
+    told: list[str] = []
+    cache = CachedCredential(source, ttl_seconds=10, clock=clock, on_use=told.append)
+    source.values = [OSError("no"), "secret"]
+    with pytest.raises(CredentialUnavailable):
+        cache.get()
+    cache.get()
+    cache.get()
+    cache.refresh()
+    assert told == ["error", "miss", "hit"]
+
+
 def test_a_hundred_misses_make_one_fetch(cache: CachedCredential, source: Source) -> None:
     futures = _burst(cache, source)
     assert {id(future.result()) for future in futures} == {id(cache.get())}
