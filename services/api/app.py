@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 
+from services import __version__
 from services.api import (
     openapi,
     problems,
@@ -44,7 +45,7 @@ def create_app(process: Process) -> FastAPI:
 
     app = FastAPI(
         title="Holdfast",
-        version=metrics.release(),
+        version=__version__,
         description="Durable workflows with takeover between peers. Errors are RFC 9457 problem documents.",
         lifespan=lifespan,
         telemetry=tracing.fastapi_options(),
@@ -88,7 +89,7 @@ def _announce(router: APIRouter) -> None:
 
 def _fixed(process: Process) -> dict[str, Any]:
     """What the console shows and no look changes."""
-    return {"chaos": process.settings.chaos, "token_required": True, "release": metrics.release()}
+    return {"chaos": process.settings.chaos, "token_required": True, "release": __version__}
 
 
 def _observe(method: str, route: str, status: int, seconds: float) -> None:

@@ -7,10 +7,11 @@ ever see: the database keeps those, and ``figures`` reports them.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
+
+from services import __version__
 
 if TYPE_CHECKING:
     from services.domain.poison import Verdict
@@ -90,18 +91,10 @@ WORKER_SLOTS = Gauge("holdfast_worker_slots", "Places for CPU work", ["state"])
 CPU_POOL = Gauge("holdfast_cpu_pool_processes", "Child processes for CPU work", ["state"])
 
 
-def release() -> str:
-    """The installed version of Holdfast; ``0`` when it runs from a checkout."""
-    try:
-        return version("holdfast")
-    except PackageNotFoundError:
-        return "0"
-
-
 def tell_build(identity: Identity) -> None:
     """Says what runs here."""
     BUILD.clear()
-    BUILD.labels(identity.application, identity.version, release(), identity.role).set(1)
+    BUILD.labels(identity.application, identity.version, __version__, identity.role).set(1)
 
 
 def announce(*, workflows: Iterable[str] = (), steps: Iterable[str] = (), queues: Iterable[str] = ()) -> None:
