@@ -45,13 +45,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.line(f"{_REQUIRED}=1 makes this a failure")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def playwright() -> Iterator[Playwright]:
+    # No longer than a module: while it lives, an event loop runs in this thread, and DBOS refuses there.
     with sync_playwright() as started:
         yield started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(playwright: Playwright) -> Iterator[Browser]:
     options = ["--no-sandbox", "--disable-background-networking", "--disable-dev-shm-usage"]
     launched = playwright.chromium.launch(executable_path=chromium(), args=options)
