@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from services.api.context import Places
+from services.api.sse import HEADERS, HEARTBEAT_SECONDS, RECONNECT_MILLISECONDS, sse_event, woken
 from services.console.reader import Reader
 
 if TYPE_CHECKING:
@@ -18,11 +19,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("holdfast.api")
 
-HEARTBEAT_SECONDS = 10.0
 SLOW_SECONDS = 10.0
 """A client that takes nothing for this long is cut off; it may come back with its Last-Event-ID."""
 STOP_SECONDS = 0.3
-RECONNECT_MILLISECONDS = 1000
 
 
 class ConsoleStream(StreamingResponse):
@@ -32,7 +31,7 @@ class ConsoleStream(StreamingResponse):
         super().__init__(
             events(process, reader, last_event_id),
             media_type="text/event-stream",
-            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+            headers=HEADERS,
         )
         self._process = process
         self._reader = reader
@@ -84,26 +83,11 @@ async def events(process: Process, reader: Reader, last_event_id: str | None) ->
             changes = None if number is None else reader.after(number)
             if changes is None:
                 number, text = reader.snapshot()
-                yield _event("snapshot", reader.event_id(number), text)
+                yield sse_event("snapshot", reader.event_id(number), text)
             elif changes:
                 number = changes[-1][0]
-                yield "".join(_event("change", reader.event_id(key), text) for key, text in changes)
-            elif not await _first(stopping, next_change):
+                yield "".join(sse_event("change", reader.event_id(key), text) for key, text in changes)
+            elif not await woken(stopping, next_change, HEARTBEAT_SECONDS):
                 yield ": still here\n\n"
     finally:
         stopping.cancel()
-
-
-async def _first(stopping: asyncio.Future[None], next_change: asyncio.Event) -> bool:
-    """Whether one of them came within a heartbeat."""
-    change = asyncio.ensure_future(next_change.wait())
-    either: set[asyncio.Future[Any]] = {stopping, change}
-    try:
-        done, _ = await asyncio.wait(either, timeout=HEARTBEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        change.cancel()
-    return bool(done)
-
-
-def _event(kind: str, event_id: str, text: str) -> str:
-    return f"id: {event_id}\nevent: {kind}\ndata: {text}\n\n"

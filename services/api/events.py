@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from services.api.batches import read_batch
 from services.api.context import Places
 from services.api.models import TERMINAL, Batch, NumberResult
+from services.api.sse import HEADERS, HEARTBEAT_SECONDS, RECONNECT_MILLISECONDS, sse_event, woken
 from services.domain.errors import DatabaseUnavailable, HoldfastError
 
 if TYPE_CHECKING:
@@ -26,10 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("holdfast.api")
 
-HEARTBEAT_SECONDS = 10.0
 LOOK_SECONDS = 0.25
 OUTAGE_LOOK_SECONDS = 1.0
-RECONNECT_MILLISECONDS = 1000
 
 _EVENT_ID = re.compile(r"(\d{1,5})-([0-9a-f]{1,3000})(-end)?")
 
@@ -112,7 +111,7 @@ class EventStream(StreamingResponse):
         super().__init__(
             events(feeds.process, feed, last_event_id),
             media_type="text/event-stream",
-            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+            headers=HEADERS,
         )
         self._feeds = feeds
         self._feed = feed
@@ -160,7 +159,7 @@ async def events(process: Process, feed: Feed, last_event_id: str | None) -> Asy
                 if batch.status in TERMINAL:
                     yield _event("end", _progress(batch), f"{_bits(batch, sent)}-end")
                 return
-            if not await _first(stopping, next_look):
+            if not await woken(stopping, next_look, HEARTBEAT_SECONDS):
                 yield ": still here\n\n"
             if stopping.done():
                 return
@@ -182,17 +181,6 @@ def seen(last_event_id: str | None, total: int) -> set[int] | None:
     return {index for index in range(total) if bits >> index & 1}
 
 
-async def _first(stopping: asyncio.Future[None], next_look: asyncio.Event) -> bool:
-    """Whether one of them came within a heartbeat."""
-    look = asyncio.ensure_future(next_look.wait())
-    either: set[asyncio.Future[Any]] = {stopping, look}
-    try:
-        done, _ = await asyncio.wait(either, timeout=HEARTBEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        look.cancel()
-    return bool(done)
-
-
 def _mark(number: NumberResult) -> Any:
     # A number with a result never changes again; one without is worth an event when who or how changes.
     return "SUCCESS" if number.status == "SUCCESS" else (number.status, number.executor_id, number.attempts)
@@ -207,4 +195,4 @@ def _progress(batch: Batch) -> dict[str, Any]:
 
 
 def _event(kind: str, data: dict[str, Any], event_id: str) -> str:
-    return f"id: {event_id}\nevent: {kind}\ndata: {json.dumps(data)}\n\n"
+    return sse_event(kind, event_id, json.dumps(data))
