@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from services.console.history import Collection, Item, Row
+from services.console.bars import Collection, Item, Row
 from services.workflows.names import PULSE_SECONDS
 
 EXECUTOR_LIMIT = 200

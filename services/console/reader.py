@@ -16,8 +16,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from services.console.bars import BUCKET_SECONDS, Row
 from services.console.figures import EXECUTOR_LIMIT, Figures
-from services.console.history import BUCKET_SECONDS, History, Row
+from services.console.history import History
 from services.console.labels import needs_input
 from services.domain.errors import DatabaseUnavailable
 from services.workflows.names import PULSE_TICK
@@ -110,7 +111,7 @@ class Reader:
             **self._fixed,
             "database": self._database,
             "bars": list(self.history.bars.items.values()),
-            "more": self.history.shown_more(),
+            "more": self.history.more.shown(),
             "moves": list(self.history.moves.items.values()),
             "last_takeover": self._takeover,
             **self.figures.document(),
@@ -177,7 +178,7 @@ class Reader:
             "console_attempts", since_ms=int(since * 1000), limit=BAR_LIMIT, tick=PULSE_TICK
         )
         await self._count_skipped(rows, since)
-        left = sorted(history.running() - {row["workflow_id"] for row in rows})
+        left = sorted(history.bars.running() - {row["workflow_id"] for row in rows})
         if left:
             ended = await self._ask("console_attempts_of", workflow_ids=left)
             history.vanished(set(left) - {row["workflow_id"] for row in ended})
@@ -213,7 +214,7 @@ class Reader:
         wanted = {
             row["workflow_id"]
             for row in rows
-            if needs_input(row["name"]) and not self.history.knows(row["workflow_id"])
+            if needs_input(row["name"]) and not self.history.bars.knows(row["workflow_id"])
         }
         if not wanted:
             return {}
@@ -243,7 +244,7 @@ class Reader:
         bars, bars_gone = self.history.bars.take()
         moves, moves_gone = self.history.moves.take()
         change, gone = self.figures.take()
-        change |= {"bars": bars, "moves": moves, "more": self.history.take_more()}
+        change |= {"bars": bars, "moves": moves, "more": self.history.more.take()}
         gone |= {"bars": bars_gone, "moves": moves_gone}
         change = {name: value for name, value in change.items() if value}
         if any(gone.values()):

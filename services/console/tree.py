@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from services.console.history import History, Row, move
+from services.console.bars import Row
+from services.console.history import History, move
 from services.console.labels import label
 from services.domain.errors import UnknownWorkflow
 from services.workflows.names import QUEUE_OF

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,17 @@ def picture(page: Page, name: str) -> None:
 def token(stack: Stack) -> str:
     assert isinstance(stack, NativeStack)
     return Path(stack.state["admin_token_file"]).read_text("ascii").strip()
+
+
+def strand(stack: Stack, workflow_id: str) -> None:
+    assert isinstance(stack, NativeStack)
+    with closing(stack.connect()) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE dbos.workflow_status SET application_version = 'api-0', status = 'ENQUEUED',"
+            " completed_at = NULL, queue_name = '_dbos_internal_queue' WHERE workflow_uuid = %s",
+            [workflow_id],
+        )
+        assert cursor.rowcount == 1
 
 
 def test_a_batch_from_the_page_a_kill_and_where_the_work_goes_on(new_page: NewPage, stack: Stack) -> None:
@@ -135,6 +147,31 @@ def test_orders_with_the_token(new_page: NewPage, stack: Stack) -> None:
     expect(page.locator("#workflow-status")).to_contain_text("cancelled")
     page.click("#do-resume")
     expect(page.locator("#workflow-status")).to_contain_text("running")
+
+
+def test_a_fork_and_an_adoption(new_page: NewPage, stack: Stack) -> None:
+    page = opened(new_page, stack)
+    scope = stack.post("/scope/class", {"steps": 4, "step_seconds": 0, "wait": True})["workflow_id"]
+    page.goto(f"{stack.url}/console/workflows/{scope}")
+    expect(page.locator("#workflow-status")).to_contain_text("succeeded")
+    page.fill("#fork-step", "3")
+    page.click("#do-fork")
+    page.fill("#token", token(stack))
+    page.keyboard.press("Enter")
+    copy = page.locator("#notices a")
+    expect(copy).to_be_visible()
+    copy_id = str(copy.text_content())
+    page.goto(f"{stack.url}/console/workflows/{copy_id}")
+    expect(page.locator("#workflow-about")).to_contain_text(f"a copy of {scope}")
+    expect(page.locator("#workflow-status")).to_contain_text("succeeded")
+    # Queued by a release that is gone: as a downgrade or a lost image leaves it.
+    strand(stack, copy_id)
+    page.reload()
+    page.click("#do-adopt")
+    page.click("#confirm-yes")
+    expect(page.locator("#notices")).to_contain_text("Adopted by version api-")
+    expect(page.locator("#workflow-status")).to_contain_text("succeeded")
+    assert stack.get(f"/workflows/{copy_id}")["application_version"] != "api-0"
 
 
 def test_an_api_that_stops_and_comes_back(new_page: NewPage, stack: Stack) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -225,9 +225,10 @@ class NativeStack(Stack):
             return False
         return True
 
-    def query(self, statement: str) -> list[dict[str, Any]]:
+    def connect(self) -> Any:
+        """A connection as the migrator, who may do anything to the tables; the caller closes it."""
         state = self.state
-        connection = psycopg2.connect(
+        return psycopg2.connect(
             host="127.0.0.1",
             port=state["postgres"]["port"],
             dbname="holdfast",
@@ -235,12 +236,11 @@ class NativeStack(Stack):
             passfile=state["passfiles"]["migrate"],
             connect_timeout=3,
         )
-        try:
-            with connection.cursor() as cursor:
-                cursor.execute(f"SELECT coalesce(json_agg(t), '[]') FROM ({statement}) AS t")
-                return list(cursor.fetchall()[0][0])
-        finally:
-            connection.close()
+
+    def query(self, statement: str) -> list[dict[str, Any]]:
+        with closing(self.connect()) as connection, connection.cursor() as cursor:
+            cursor.execute(f"SELECT coalesce(json_agg(t), '[]') FROM ({statement}) AS t")
+            return list(cursor.fetchall()[0][0])
 
     def dump(self) -> str:
         state = self.state

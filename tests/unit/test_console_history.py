@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from services.console.history import BUCKET_SECONDS, Collection, History
+from services.console.bars import BUCKET_SECONDS, Collection
+from services.console.history import History
 from services.console.labels import label
 from services.workflows import names
 
@@ -82,12 +83,12 @@ def test_a_collection_tells_each_change_once() -> None:
 def test_an_attempt_runs_and_ends(history: History) -> None:
     history.attempts([row("w")], {"w": '{"positionalArgs": [34, "recursive"]}'}, NOW)
     assert bars(history) == [("worker-a", "running", None, 1)]
-    assert history.running() == {"w"}
+    assert history.bars.running() == {"w"}
     history.attempts([row("w", "SUCCESS", ended_ms=int((NOW - 1) * 1000))], {}, NOW)
     assert bars(history) == [("worker-a", "success", NOW - 1, 1)]
     [bar] = history.bars.items.values()
     assert bar["label"] == "fib(34)"
-    assert history.running() == set()
+    assert history.bars.running() == set()
 
 
 @pytest.mark.parametrize("seen_before", [True, False], ids=["watched", "read later"])
@@ -149,7 +150,7 @@ def test_deleted_work_is_gone(history: History) -> None:
     history.bars.take()
     history.vanished(["w", "never seen"])
     assert history.bars.take() == ([], [f"w@{int((NOW - 10) * 1000)}"])
-    assert not history.knows("w")
+    assert not history.bars.knows("w")
 
 
 def test_what_is_too_much_is_counted_once(history: History) -> None:
@@ -159,10 +160,10 @@ def test_what_is_too_much_is_counted_once(history: History) -> None:
         history.attempts(rows, {}, NOW)
         history.trim(NOW)
     assert len(history.bars.items) == 10
-    assert sum(n for buckets in history.more.values() for n in buckets.values()) == 20
-    assert all(size == BUCKET_SECONDS for _, size, _ in history.shown_more()["worker-a"])
-    assert history.take_more() == history.shown_more()
-    assert history.take_more() == {}
+    assert sum(n for buckets in history.more.shown().values() for _, _, n in buckets) == 20
+    assert all(size == BUCKET_SECONDS for _, size, _ in history.more.shown()["worker-a"])
+    assert history.more.take() == history.more.shown()
+    assert history.more.take() == {}
     kept = {bar["workflow_id"] for bar in history.bars.items.values()}
     assert kept == {f"w{n}" for n in range(20, 30)}
 
@@ -172,7 +173,7 @@ def test_running_work_stays_longest(history: History) -> None:
     ended = int(NOW * 1000)
     history.attempts([row(f"w{n}", "SUCCESS", NOW - 100 + n, ended_ms=ended) for n in range(30)], {}, NOW)
     history.trim(NOW)
-    assert history.running() == {"old"}
+    assert history.bars.running() == {"old"}
 
 
 def test_the_window_moves_on(history: History) -> None:
@@ -184,7 +185,7 @@ def test_the_window_moves_on(history: History) -> None:
     history.trim(NOW + 1000)
     assert {bar["workflow_id"] for bar in history.bars.items.values()} == {"runs"}
     assert history.moves.items == {}
-    assert history.more == {}
+    assert history.more.shown() == {}
     assert history.last_takeover() is None
 
 
