@@ -34,7 +34,9 @@ def error_text(error: Any) -> str | None:
     """An error of a workflow or step in one bounded sentence."""
     if error is None:
         return None
-    text = f"{getattr(error, 'name', None) or type(error).__name__}: {error}"
+    # One that can't be read comes as the text that is stored.
+    name = "" if isinstance(error, str) else f"{getattr(error, 'name', None) or type(error).__name__}: "
+    text = f"{name}{error}"
     return text[:1000].encode("utf-8", "backslashreplace").decode("utf-8")
 
 

@@ -106,6 +106,12 @@ class AdminTokenUnusable(Unavailable):
     """The file of the admin token holds none. Check HOLDFAST_ADMIN_TOKEN_FILE, then try again."""
 
 
+class PickleRefused(HoldfastError):
+    """This stored value is marked as pickled Python, which could run any code and is never loaded here.
+    Find out who wrote the row; start the work again under a new id.
+    """
+
+
 class CpuError(HoldfastError):
     """A computation in a child process ended without a result. Run it again."""
 

@@ -17,12 +17,13 @@ from typing import Any
 
 import dbos._queue
 import dbos._scheduler
-from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
+from dbos import DBOS, DBOSConfig
 
 from services.runtime import metrics, tracing
 from services.runtime.database import TCP_OPTIONS
 from services.runtime.executors import Identity
 from services.runtime.schema import sqlalchemy_url
+from services.runtime.serializer import json_serializer
 from services.runtime.waking import Waker, WakingActiveSet, cap_retry_sleep, retry_client_errors
 from services.settings import Settings
 
@@ -48,7 +49,7 @@ class Engine:
             "db_engine_kwargs": {
                 "connect_args": {"application_name": identity.purpose("dbos"), **TCP_OPTIONS}
             },
-            "serializer": DBOSPortableJSONSerializer(),
+            "serializer": json_serializer(),
             # Only the migrate container runs DDL; launch checks the schema's version instead.
             "run_migrations": False,
             "log_level": settings.log_level,

@@ -11,11 +11,12 @@ from typing import Any, ParamSpec, TypeVar
 
 import psycopg2
 import sqlalchemy as sa
-from dbos import DBOSClient, DBOSPortableJSONSerializer
+from dbos import DBOSClient
 
 from services.domain.errors import DatabaseUnavailable
 from services.runtime.database import TCP_OPTIONS, OpsPool, Row, unreachable
 from services.runtime.schema import sqlalchemy_url
+from services.runtime.serializer import json_serializer
 from services.settings import Settings
 
 log = logging.getLogger("holdfast.gateway")
@@ -68,7 +69,7 @@ class Gateway:
         )
         self.client = DBOSClient(
             system_database_engine=self._engine,
-            serializer=DBOSPortableJSONSerializer(),
+            serializer=json_serializer(),
             lazy=True,
             retry_connection_errors=False,
         )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import sqlalchemy as sa
-from dbos import DBOS, DBOSPortableJSONSerializer, SQLAlchemyDatasource
+from dbos import DBOS, SQLAlchemyDatasource
 
 from services.runtime.database import TCP_OPTIONS
 from services.runtime.schema import sqlalchemy_url
+from services.runtime.serializer import json_serializer
 from services.settings import Settings
 
 _INSERT = sa.text(
@@ -34,7 +35,7 @@ class EffectLedger:
                 "connect_args": {"application_name": purpose, **TCP_OPTIONS},
             },
             schema="dbos",
-            serializer=DBOSPortableJSONSerializer(),
+            serializer=json_serializer(),
             run_migrations=False,
         )
 

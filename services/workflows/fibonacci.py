@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from typing import Any, TypedDict, cast
+from typing import Any, TypedDict
 
 from dbos import DBOS, SetWorkflowID
 
@@ -110,10 +110,11 @@ async def collect(workflow_ids: list[str]) -> list[dict[str, Any]]:
         collected: list[dict[str, Any]] = []
         for workflow_id in workflow_ids:
             status = statuses.get(workflow_id)
-            if status is not None and status.status == "SUCCESS":
-                collected.append(cast("dict[str, Any]", status.output))
+            if status is not None and status.status == "SUCCESS" and isinstance(status.output, dict):
+                collected.append(status.output)
                 continue
-            why = f"{status.status}: {status.error}" if status is not None else "missing"
+            # A result that can't be read (PickleRefused) comes as the text that is stored.
+            why = f"{status.status}: {status.error or 'unreadable'}" if status is not None else "missing"
             collected.append({"workflow_id": workflow_id, "error": why})
         return collected
 

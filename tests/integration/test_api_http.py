@@ -128,11 +128,6 @@ def test_the_listing_spans_both_applications(api: Api) -> None:
         assert [row["workflow_id"] for row in rows] == found, query
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="DBOS's client unpickles rows that are marked so: issue 5, no pickle",
-)
 def test_a_planted_pickle_is_not_loaded(api: Api, database: Database) -> None:
     """Whoever can write a row must not get code to run in the API."""
     started = api.http.post("/nested").json()["workflow_id"]

@@ -173,6 +173,21 @@ BREAKS: dict[str, tuple[Callable[[Database], Any], int, str]] = {
         3,
         "F(30000) in number-3",
     ),
+    "pickled result": (
+        sql("UPDATE dbos.workflow_output SET output = 'gASVFgAAAAA=' WHERE workflow_uuid = 'number-2'"),
+        3,
+        "1 wrong results: F(10) in number-2",
+    ),
+    "pickled input": (
+        sql("UPDATE dbos.workflow_input SET inputs = 'gASVFgAAAAA=' WHERE workflow_uuid = 'number-2'"),
+        3,
+        "1 wrong results: F(None) in number-2",
+    ),
+    "pickled step": (
+        sql("UPDATE dbos.operation_outputs SET output = 'gASVFgAAAAA=' WHERE workflow_uuid = 'number-2'"),
+        2,
+        "1 effects that differ",
+    ),
     "gap in the ticks": (lambda d: ticks(d, 6), 4, "2 ticks missing though a worker was there"),
     "tick off the grid": (
         sql(
@@ -262,6 +277,8 @@ def test_a_batch_without_all_its_numbers_is_found(clean: Database) -> None:
     assert broken(clean) == {1: ["1 incomplete batches: batch (1 of 2)"]}
     number(clean, "batch-1", parent_workflow_id="batch")
     assert broken(clean) == {}
+    clean.rows("UPDATE dbos.workflow_input SET inputs = 'gASVFg==' WHERE workflow_uuid = 'batch'")
+    assert broken(clean) == {1: ["1 incomplete batches: batch (2 of None)"]}
 
 
 def test_a_gap_in_declared_downtime_is_excused(clean: Database) -> None:

@@ -1,5 +1,6 @@
 -- The invariants of a Holdfast database, for `holdfast verify`. Read only; each is one pass over an index
 -- or one table, fine at 1e5 workflows. "Finished" is SUCCESS, ERROR, CANCELLED or parked.
+-- What is no JSON (a planted pickle, say) counts as wrong, and must not end the audit: hence pg_input_is_valid.
 
 -- name: audit_requests
 -- Idempotency keys: each stands for one workflow of its own. A key without a workflow was claimed by a
@@ -22,15 +23,16 @@ FROM dbos.workflow_status w WHERE w.status IN ('ENQUEUED', 'PENDING', 'DELAYED')
 
 -- name: audit_batches
 -- A finished batch has one finished child for each of its numbers, and none left behind.
-SELECT b.workflow_uuid AS workflow_id, jsonb_array_length(i.inputs::jsonb -> 'positionalArgs' -> 0) AS wanted,
+SELECT b.workflow_uuid AS workflow_id, jsonb_array_length(i.given) AS wanted,
        count(c.workflow_uuid) FILTER (WHERE c.status = 'SUCCESS') AS succeeded
 FROM dbos.workflow_status b
-JOIN dbos.workflow_input i ON i.workflow_uuid = b.workflow_uuid
+JOIN (SELECT workflow_uuid,
+             CASE WHEN pg_input_is_valid(inputs, 'jsonb') THEN inputs::jsonb -> 'positionalArgs' -> 0 END AS given
+      FROM dbos.workflow_input) AS i ON i.workflow_uuid = b.workflow_uuid
 LEFT JOIN dbos.workflow_status c ON c.parent_workflow_id = b.workflow_uuid
 WHERE b.name = %(batch)s AND b.status = 'SUCCESS' AND b.forked_from IS NULL
 GROUP BY 1, 2
-HAVING count(c.workflow_uuid) FILTER (WHERE c.status = 'SUCCESS')
-       <> jsonb_array_length(i.inputs::jsonb -> 'positionalArgs' -> 0)
+HAVING count(c.workflow_uuid) FILTER (WHERE c.status = 'SUCCESS') IS DISTINCT FROM jsonb_array_length(i.given)
 LIMIT 20
 
 -- name: audit_steps
@@ -39,14 +41,15 @@ FROM dbos.operation_outputs
 
 -- name: audit_scope_steps
 -- A finished scope workflow has one recorded output for each of its steps.
-SELECT w.workflow_uuid AS workflow_id, (i.inputs::jsonb -> 'positionalArgs' ->> 0)::bigint AS wanted,
-       count(o.function_id) AS recorded
+SELECT w.workflow_uuid AS workflow_id, i.wanted, count(o.function_id) AS recorded
 FROM dbos.workflow_status w
-JOIN dbos.workflow_input i ON i.workflow_uuid = w.workflow_uuid
+JOIN (SELECT workflow_uuid, CASE WHEN pg_input_is_valid(inputs, 'jsonb')
+                                 THEN (inputs::jsonb -> 'positionalArgs' ->> 0)::bigint END AS wanted
+      FROM dbos.workflow_input) AS i ON i.workflow_uuid = w.workflow_uuid
 LEFT JOIN dbos.operation_outputs o ON o.workflow_uuid = w.workflow_uuid
 WHERE w.name = ANY (%(names)s) AND w.status = 'SUCCESS'
 GROUP BY 1, 2
-HAVING count(o.function_id) <> (i.inputs::jsonb -> 'positionalArgs' ->> 0)::bigint
+HAVING count(o.function_id) IS DISTINCT FROM i.wanted
 LIMIT 20
 
 -- name: audit_effects
@@ -77,17 +80,20 @@ SELECT count(*) AS different
 FROM ops.effects e
 JOIN dbos.operation_outputs o ON o.workflow_uuid = e.workflow_id AND o.function_name = 'fibonacci.compute'
 WHERE o.output IS NOT NULL
-  AND (o.output::jsonb ->> 'sha256' <> e.sha256 OR (o.output::jsonb ->> 'n')::bigint <> e.n)
+  AND CASE WHEN pg_input_is_valid(o.output, 'jsonb')
+      THEN o.output::jsonb ->> 'sha256' <> e.sha256 OR (o.output::jsonb ->> 'n')::bigint <> e.n ELSE true END
 
 -- name: audit_results
 -- Every different result of a successful number, with how often it occurs: few rows, however many numbers.
-SELECT (o.output::jsonb ->> 'n')::bigint AS n, (i.inputs::jsonb -> 'positionalArgs' ->> 0)::bigint AS wanted,
-       o.output::jsonb ->> 'sha256' AS sha256, o.output::jsonb ->> 'result' AS result,
-       (o.output::jsonb ->> 'digits')::bigint AS digits, count(*) AS results, min(w.workflow_uuid) AS example
-FROM dbos.workflow_status w
-JOIN dbos.workflow_output o ON o.workflow_uuid = w.workflow_uuid
-JOIN dbos.workflow_input i ON i.workflow_uuid = w.workflow_uuid
-WHERE w.name = %(number)s AND w.status = 'SUCCESS'
+SELECT (stored.output ->> 'n')::bigint AS n, (stored.input -> 'positionalArgs' ->> 0)::bigint AS wanted,
+       stored.output ->> 'sha256' AS sha256, stored.output ->> 'result' AS result,
+       (stored.output ->> 'digits')::bigint AS digits, count(*) AS results, min(stored.workflow_uuid) AS example
+FROM (SELECT w.workflow_uuid, CASE WHEN pg_input_is_valid(o.output, 'jsonb') THEN o.output::jsonb END AS output,
+             CASE WHEN pg_input_is_valid(i.inputs, 'jsonb') THEN i.inputs::jsonb END AS input
+      FROM dbos.workflow_status w
+      JOIN dbos.workflow_output o ON o.workflow_uuid = w.workflow_uuid
+      JOIN dbos.workflow_input i ON i.workflow_uuid = w.workflow_uuid
+      WHERE w.name = %(number)s AND w.status = 'SUCCESS') AS stored
 GROUP BY 1, 2, 3, 4, 5 ORDER BY 1
 
 -- name: audit_pulses
