@@ -11,7 +11,7 @@ BACKEND ?= native
 RUNS ?= 10
 CASES ?= 10000
 
-.PHONY: help up native down demo test lint lock chaos fuzz bench image clean venv screenshots
+.PHONY: help up native down demo test lint lock audit sbom licences chaos fuzz bench image clean venv screenshots
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,6 +97,25 @@ lock: .venv/ready ## write both locks anew; UPGRADE=--upgrade takes newer versio
 	    { printf '%s\n' $(LOCK_HEAD); sed '/^# Every dependency\|^# Written by/d' $$file; } > $$file.new && mv $$file.new $$file; \
 	done
 	@touch .venv/ready
+
+# Exit code 0 means: asked, and nothing known. Who could not be asked has said nothing.
+audit: .venv/ready ## ask OSV for known vulnerabilities in all that is locked (needs the network)
+	@mkdir -p build && rm -f build/audit.txt
+	@$(BIN)/pip-audit --strict --disable-pip --vulnerability-service osv --progress-spinner off \
+	    --requirement requirements-dev.lock --output build/audit.txt $(AUDIT) 2>build/audit.log \
+	    || { if [ -s build/audit.txt ]; then cat build/audit.txt; \
+	        else tail -n 1 build/audit.log; echo "NOT AUDITED: the advisory service did not answer (build/audit.log)"; fi >&2; \
+	        exit 1; }
+	@echo "no known vulnerability in $$(grep -c '^[a-z0-9].*==' requirements-dev.lock) locked packages"
+
+sbom: .venv/ready ## what the image brings along, with versions and hashes: build/holdfast.cdx.json (CycloneDX)
+	@mkdir -p build
+	@$(BIN)/python -W ignore -m cyclonedx_py requirements requirements.lock --pyproject pyproject.toml --mc-type application \
+	    --output-reproducible --output-format JSON --output-file build/holdfast.cdx.json
+	@echo build/holdfast.cdx.json
+
+licences: .venv/ready ## write docs/licences.md; fails on a licence that nobody has allowed yet
+	@$(BIN)/python -m tests.support.licences
 
 clean: ## end the plain processes, delete their data, .venv and caches (volumes of Compose: docker compose down -v)
 	@if [ -x $(BIN)/python ] && [ -d .holdfast ]; then $(NATIVE) clean; fi

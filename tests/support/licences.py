@@ -1,0 +1,123 @@
+"""The licences of what the image brings along: ``python -m tests.support.licences`` writes docs/licences.md.
+
+Read from the metadata of what is installed from the lock. A licence that is not in the list below ends it
+with 1: somebody has to read it first.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "licences.md"
+
+ALLOWED = {
+    "Apache-2.0",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "ISC",
+    "LGPL-3.0-only",
+    "LGPL-3.0-or-later",
+    "MIT",
+    "MPL-2.0",
+    "PSF-2.0",
+}
+# What packages say that do not use SPDX's names.
+SPDX = {
+    "3-Clause BSD License": "BSD-3-Clause",
+    "ISC License": "ISC",
+    "LGPL with exceptions": "LGPL-3.0-or-later",
+    "MIT License": "MIT",
+}
+# Where the image runs, whatever machine this is.
+IMAGE = {
+    "implementation_name": "cpython",
+    "os_name": "posix",
+    "platform_machine": "x86_64",
+    "platform_python_implementation": "CPython",
+    "platform_system": "Linux",
+    "python_full_version": "3.12.0",
+    "python_version": "3.12",
+    "sys_platform": "linux",
+}
+HEAD = """# Licences
+
+Holdfast itself is under the MIT licence (`LICENSE`). Its image brings along, beside the base image
+(`python:3.12-slim`: Debian, and CPython under PSF-2.0), the packages below; PostgreSQL's image is used as it
+is published. `make licences` writes this page from the packages' own metadata, `make sbom` lists versions and
+hashes. psycopg and psycopg2 are under the LGPL: they are used unchanged, as libraries of their own that
+anybody can replace.
+
+| package | licence |
+|---|---|
+"""
+
+
+@dataclass(frozen=True)
+class Locked:
+    """A package of a lock."""
+
+    name: str
+    version: str
+    hashes: frozenset[str]
+    in_image: bool
+
+
+def locked(file: Path) -> list[Locked]:
+    """The packages of a lock, in its order."""
+    found = []
+    for entry in re.split(r"\n(?=[a-z0-9])", file.read_text("utf-8")):
+        if entry.startswith("#"):
+            continue
+        wanted = Requirement(entry.partition("\\")[0].strip())
+        hashes = frozenset(re.findall(r"--hash=sha256:([0-9a-f]{64})", entry))
+        here = wanted.marker is None or wanted.marker.evaluate(dict(IMAGE))
+        found.append(Locked(wanted.name, str(wanted.specifier).removeprefix("=="), hashes, here))
+    return found
+
+
+def licence(package: str) -> str:
+    """The licence of an installed package, by SPDX. Raises ``LookupError`` when it names none."""
+    told = metadata.metadata(package)
+    classifiers = [
+        c.rpartition(" :: ")[2] for c in told.get_all("Classifier") or [] if c.startswith("License")
+    ]
+    for words in (told.get("License-Expression"), told.get("License"), *classifiers):
+        if words:
+            return SPDX.get(words, words)
+    raise LookupError(f"{package} names no licence")
+
+
+def unread(expression: str) -> set[str]:
+    """Its licences that nobody has allowed yet."""
+    return set(re.split(r" (?:AND|OR) ", expression.replace("(", "").replace(")", ""))) - ALLOWED
+
+
+def licences() -> dict[str, str]:
+    """The licence of each package in the image."""
+    packages = [package.name for package in locked(ROOT / "requirements.lock") if package.in_image]
+    return {name: licence(name) for name in packages}
+
+
+def page(found: dict[str, str]) -> str:
+    """docs/licences.md."""
+    return HEAD + "".join(f"| {name} | {expression} |\n" for name, expression in found.items())
+
+
+def main() -> int:
+    found = licences()
+    PAGE.write_text(page(found), "utf-8")
+    bad = {name: expression for name, expression in found.items() if unread(expression)}
+    for name, expression in bad.items():
+        sys.stderr.write(f"licences: {name} is under {expression}, which is not in ALLOWED\n")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
