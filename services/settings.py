@@ -16,6 +16,8 @@ import yaml
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.domain.web import host_name, is_loopback
+
 Role = Literal["api", "worker"]
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -40,7 +42,21 @@ class Settings(BaseSettings):
     worker_port: int = Field(
         8001, ge=0, le=65535, description="HTTP port of a worker: livez, readyz, metrics"
     )
+    publish_address: str | None = Field(
+        None, description="where a container's API is published (Compose says it); none: bind_host is judged"
+    )
+    allowed_hosts: str = Field(
+        "", description="more names, comma-separated, by which the API may be called (Host header)"
+    )
+
     max_body_bytes: int = Field(1_048_576, ge=1024, description="request bodies above it get 413")
+    rate_limit: float = Field(
+        500.0, ge=0, description="requests a second that one client may send for long; 0: any number"
+    )
+    rate_burst: int = Field(1000, ge=1, description="requests that one client may send at once")
+    queue_limit: int = Field(
+        100_000, ge=0, description="unfinished workflows from which on new work gets 503; 0: no limit"
+    )
 
     heartbeat_seconds: float = Field(1.0, gt=0, description="time between two heartbeats")
     lease_seconds: float = Field(5.0, gt=0, description="silence after which an executor counts as dead")
@@ -86,6 +102,7 @@ class Settings(BaseSettings):
     admin_token_file: Path | None = Field(
         None, description="the token that orders (drain, cancel, shutdown, ...) must carry; none: no orders"
     )
+    require_token: bool = Field(False, description="demands the admin token for every call, reading included")
     chaos: bool = Field(False, description="allows POST /executors/{id}/crash")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="lowest level logged")
 
@@ -103,6 +120,13 @@ class Settings(BaseSettings):
             )
         if self.sweep_seconds >= self.lease_seconds:
             raise ValueError("HOLDFAST_SWEEP_SECONDS must be below HOLDFAST_LEASE_SECONDS")
+        return self
+
+    @model_validator(mode="after")
+    def _hosts_are_names(self) -> Self:
+        for name in filter(None, (name.strip() for name in self.allowed_hosts.split(","))):
+            if host_name(name) is None:
+                raise ValueError(f"HOLDFAST_ALLOWED_HOSTS: {name!r} is no host name; separate them by commas")
         return self
 
     @cached_property
@@ -132,6 +156,33 @@ class Settings(BaseSettings):
     def version_name(self, role: Role) -> str:
         """Version of a role's application; DBOS wants names that differ between applications."""
         return f"{role}-{self.application_version}"
+
+    @property
+    def host_names(self) -> frozenset[str]:
+        """Names, besides ``localhost`` and addresses, by which the HTTP servers may be called."""
+        given = (*self.allowed_hosts.split(","), self.publish_address or "", self.bind_host)
+        return frozenset(name for one in given if (name := host_name(one)))
+
+    @property
+    def refusal(self) -> str | None:
+        """Why an API that is set up like this must not start; None when it may.
+
+        Judged is the published address: inside a container, a process listens on all interfaces.
+        """
+        if self.require_token:
+            if self.admin_token_file is None:
+                return "HOLDFAST_REQUIRE_TOKEN=true needs HOLDFAST_ADMIN_TOKEN_FILE, a file with a token."
+            return None
+        name, address = "HOLDFAST_PUBLISH_ADDRESS", self.publish_address
+        if not address:
+            name, address = "HOLDFAST_BIND_HOST", self.bind_host
+        if is_loopback(address):
+            return None
+        return (
+            f"{name}={address} lets others than this machine reach the API, where they would read and start "
+            "work without a token. Set HOLDFAST_REQUIRE_TOKEN=true, which demands the admin token for every "
+            f"call, or keep to this machine with {name}=127.0.0.1."
+        )
 
     @property
     def slots(self) -> int:

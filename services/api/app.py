@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
+from starlette.responses import Response
+from starlette.types import Scope
 
 from services import __version__
 from services.api import (
@@ -21,11 +23,16 @@ from services.api import (
     routes_users,
     routes_workflows,
 )
+from services.api.access import TokenForAll
+from services.api.admission import Admission
 from services.api.context import Places
 from services.api.events import Feeds
 from services.api.middleware import RequestBody, RequestContext
+from services.api.rate import Buckets, RateLimit
 from services.console.reader import Reader
 from services.runtime import metrics, ops_http, tracing
+from services.runtime.http_guard import Guard
+from services.settings import Settings
 
 if TYPE_CHECKING:
     from services.runtime.process import Process
@@ -50,17 +57,19 @@ def create_app(process: Process) -> FastAPI:
         lifespan=lifespan,
         telemetry=tracing.fastapi_options(),
         redirect_slashes=False,
+        # FastAPI's own pages run scripts from a CDN, which could read this tab's token.
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.process = process
     app.state.feeds = Feeds(process, STREAM_LIMIT)
     app.state.waiters = Places(WAITER_LIMIT)
     app.state.console_places = Places(PAGE_LIMIT)
+    app.state.admission = Admission(process.gateway.ops, process.settings.queue_limit)
     app.state.reader = Reader(process.gateway.ops, _fixed(process))
     problems.install(app)
     openapi.install(app)
-    # The last one added is the outermost.
-    app.add_middleware(RequestBody, max_body_bytes=process.settings.max_body_bytes)
-    app.add_middleware(RequestContext, observe=_observe)
+    _protect(app, process.settings)
     modules = (
         routes_scope,
         routes_users,
@@ -74,6 +83,22 @@ def create_app(process: Process) -> FastAPI:
         app.include_router(router)
         _announce(router)
     return app
+
+
+def _protect(app: FastAPI, settings: Settings) -> None:
+    """What stands between a request and its route; the last one added is the outermost."""
+    app.add_middleware(RequestBody, max_body_bytes=settings.max_body_bytes)
+    if settings.require_token:
+        app.add_middleware(TokenForAll, settings=settings)
+    if settings.rate_limit:
+        app.add_middleware(RateLimit, buckets=Buckets(settings.rate_limit, settings.rate_burst))
+    # Before the rate: what a hostile page sends through a browser must not use up that person's share.
+    app.add_middleware(Guard, names=settings.host_names, refuse=_refuse)
+    app.add_middleware(RequestContext, observe=_observe)
+
+
+def _refuse(scope: Scope, status: int, kind: str, detail: str) -> Response:
+    return problems.problem(scope, status, kind=kind, detail=detail)
 
 
 def _announce(router: APIRouter) -> None:

@@ -13,13 +13,10 @@ import re
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from starlette.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
-
 from services.api.batches import read_batch
 from services.api.context import Places
 from services.api.models import TERMINAL, Batch, NumberResult
-from services.api.sse import HEADERS, HEARTBEAT_SECONDS, RECONNECT_MILLISECONDS, sse_event, woken
+from services.api.sse import HEARTBEAT_SECONDS, RECONNECT_MILLISECONDS, sse_event, woken
 from services.domain.errors import DatabaseUnavailable, HoldfastError
 
 if TYPE_CHECKING:
@@ -102,27 +99,6 @@ class Feeds:
             self._feeds.pop(feed.batch.workflow_id, None)
             if feed.task is not None:
                 feed.task.cancel()
-
-
-class EventStream(StreamingResponse):
-    """The streamed answer; gives its place back however it ends, also before its first byte."""
-
-    def __init__(self, feeds: Feeds, feed: Feed, last_event_id: str | None) -> None:
-        super().__init__(
-            events(feeds.process, feed, last_event_id),
-            media_type="text/event-stream",
-            headers=HEADERS,
-        )
-        self._feeds = feeds
-        self._feed = feed
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the stream."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._feeds.leave(self._feed)
-            self._feeds.places.give_back()
 
 
 async def events(process: Process, feed: Feed, last_event_id: str | None) -> AsyncIterator[str]:

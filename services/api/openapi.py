@@ -7,7 +7,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from services.api.problems import MEDIA_TYPE, FieldError, Problem
+from services.api.problems import MEDIA_TYPE, FieldError, Problem, documented
+from services.api.rate import EXEMPT
 from services.settings import Settings
 
 
@@ -33,9 +34,14 @@ def _document(app: FastAPI) -> dict[str, Any]:
     schemas["FieldError"] = FieldError.model_json_schema(ref_template=reference)
     schemas["Problem"] = Problem.model_json_schema(ref_template=reference)
     schemas["Problem"].pop("$defs", None)
-    _bound(schemas["BatchRequest"], app.state.process.settings)
-    for path in document["paths"].values():
-        for operation in path.values():
+    settings: Settings = app.state.process.settings
+    _bound(schemas["BatchRequest"], settings)
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            for status, response in documented(*_refusals(path, settings)).items():
+                operation["responses"].setdefault(str(status), response)
+            if settings.require_token and path not in EXEMPT:
+                operation["security"] = [{"HTTPBearer": []}]
             for status, response in operation["responses"].items():
                 if status >= "400":
                     problem = {"schema": {"$ref": "#/components/schemas/Problem"}}
@@ -43,6 +49,16 @@ def _document(app: FastAPI) -> dict[str, Any]:
                     if not response.get("content") or _is_fastapis(response):
                         response["content"] = {MEDIA_TYPE: problem}
     return document
+
+
+def _refusals(path: str, settings: Settings) -> list[int]:
+    """What any call may be answered before its route is found."""
+    statuses = [403, 421]
+    if settings.rate_limit and path not in EXEMPT:
+        statuses.append(429)
+    if settings.require_token and path not in EXEMPT:
+        statuses.append(401)
+    return statuses
 
 
 def _bound(batch: dict[str, Any], settings: Settings) -> None:

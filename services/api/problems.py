@@ -139,13 +139,18 @@ def failure(scope: Scope, error: BaseException) -> Response:
 
 def _holdfast_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, errors.HoldfastError)
+    return refused(request.scope, error)
+
+
+def refused(scope: Scope, error: errors.HoldfastError) -> Response:
+    """One of our errors as its problem document."""
     status = status_of(type(error))
     if status == 500:
-        return failure(request.scope, error)
+        return failure(scope, error)
     retry = error.retry_after_seconds
     field = getattr(error, "field", None)
     return problem(
-        request.scope,
+        scope,
         status,
         kind=_kebab(type(error).__name__),
         detail=error.message,

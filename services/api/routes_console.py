@@ -11,15 +11,17 @@ from fastapi import APIRouter, Depends, Header, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from services.api.console_stream import ConsoleStream
+from services.api.console_stream import events
 from services.api.context import RETRY_SECONDS, Places, accepting, process_of
 from services.api.models import WorkflowId
 from services.api.problems import documented
+from services.api.sse import BoundedStream
 from services.console.reader import Reader
 from services.console.tree import read_tree
 
 router = APIRouter(tags=["console"])
 
+SWAGGER_FILES = ("swagger-ui-bundle.js", "swagger-ui.css")
 CONTENT_TYPES = {
     "html": "text/html; charset=utf-8",
     "css": "text/css; charset=utf-8",
@@ -28,12 +30,15 @@ CONTENT_TYPES = {
     "png": "image/png",
     "ico": "image/x-icon",
 }
+# Swagger UI sets styles in its markup, and its style sheet has pictures in it.
+DOCS_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; "
+    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
     # Asked again each time, answered with 304: a new release is seen at the next load.
     "Cache-Control": "no-cache",
 }
@@ -78,7 +83,13 @@ async def follow_console(
     except BaseException:
         places.give_back()
         raise
-    return ConsoleStream(process_of(request), reader, places, last_event_id)
+
+    def leave() -> None:
+        reader.leave()
+        places.give_back()
+
+    process = process_of(request)
+    return BoundedStream(process, events(process, reader, last_event_id), leave)
 
 
 @router.get("/console/workflows/{workflow_id}/tree", responses=documented(404, 422, 500, 503))
@@ -93,6 +104,14 @@ async def show_page(request: Request, workflow_id: str = "") -> Response:
     """The page; which workflow it shows, it finds in its own address."""
     del workflow_id
     return _file(request, "index.html")
+
+
+@router.get("/docs", include_in_schema=False)
+async def show_docs(request: Request) -> Response:
+    """Every call, from the schema, with Swagger UI."""
+    answer = _file(request, "docs.html")
+    answer.headers["Content-Security-Policy"] = DOCS_POLICY
+    return answer
 
 
 @router.get("/static/{file}", include_in_schema=False)
@@ -115,7 +134,9 @@ def _file(request: Request, name: str) -> Response:
 def _files() -> dict[str, tuple[bytes, str]]:
     """Content and tag of each file of the page, read once: no path from outside reaches the file system."""
     found = {}
-    for file in resources.files("services.console").joinpath("static").iterdir():
+    ours = resources.files("services.console").joinpath("static")
+    swagger = resources.files("fastapi_offline").joinpath("static")
+    for file in (*ours.iterdir(), *(swagger.joinpath(name) for name in SWAGGER_FILES)):
         if file.name.rpartition(".")[2] in CONTENT_TYPES:
             content = file.read_bytes()
             found[file.name] = content, f'"{hashlib.sha256(content).hexdigest()[:32]}"'

@@ -10,9 +10,10 @@ from starlette.responses import JSONResponse, Response
 
 from services.api.batches import read_batch
 from services.api.context import RETRY_SECONDS, accepting, process_of
-from services.api.events import EventStream, Feeds, finished
+from services.api.events import Feeds, events, finished
 from services.api.models import TERMINAL, AcceptedBatch, Batch, BatchRequest, IdempotencyKey, WorkflowId
 from services.api.problems import documented
+from services.api.sse import BoundedStream
 from services.api.submit import Work, submit
 from services.domain.errors import InvalidRequest
 from services.domain.fibonacci import check
@@ -117,4 +118,9 @@ async def follow_batch(
         feeds.places.give_back()
         # 204 is what tells an EventSource to stop reconnecting.
         return Response(status_code=204)
-    return EventStream(feeds, feed, last_event_id)
+
+    def leave() -> None:
+        feeds.leave(feed)
+        feeds.places.give_back()
+
+    return BoundedStream(feeds.process, events(feeds.process, feed, last_event_id), leave)

@@ -57,8 +57,10 @@ async def claim(request: Request, body: BaseModel, prefix: str, key: str | None)
     """The workflow id for this request: a new one, or the one that the key stands for.
 
     The id follows from the key, so a crash between claim and enqueue heals when the request is
-    repeated. Raises `IdempotencyConflict` when the key came with another body before.
+    repeated. Raises `IdempotencyConflict` when the key came with another body before, `BacklogFull` when
+    the work would be new and too much of it is unfinished.
     """
+    await request.app.state.admission.admit(key)
     if key is None:
         return f"{prefix}-{uuid.uuid4().hex}"
     mark = fingerprint(request, body)

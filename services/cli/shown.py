@@ -37,7 +37,11 @@ class Refused(Exception):  # noqa: N818 - what the API said, not a fault of ours
 
 
 class Api:
-    """The API over HTTP. Raises `Refused` for an answer that is no success."""
+    """The API over HTTP. Raises `Refused` for an answer that is no success.
+
+    The admin token is sent once the API asks for it: with orders, and with everything where
+    HOLDFAST_REQUIRE_TOKEN is true.
+    """
 
     def __init__(self, address: str | None = None) -> None:
         self.address = (address or url()).rstrip("/")
@@ -47,25 +51,28 @@ class Api:
 
     def get(self, path: str, **query: Any) -> Any:
         """The JSON of a GET."""
-        return self._json(self._client.get(path, params=query))
+        return self._json(self._send("GET", path, params=query))
 
     def post(self, path: str, body: Any = None, *, key: str | None = None) -> Any:
         """The JSON of a POST, with an Idempotency-Key where one is given."""
         headers = {"Idempotency-Key": key} if key else {}
-        return self._json(self._client.post(path, json=body, headers=headers))
-
-    def order(self, path: str) -> Any:
-        """The JSON of a POST that needs the admin token."""
-        token = admin_token(self.address)
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        return self._json(self._client.post(path, headers=headers))
+        return self._json(self._send("POST", path, json=body, headers=headers))
 
     def text(self, path: str) -> str:
         """The body of a GET."""
-        answer = self._client.get(path)
+        answer = self._send("GET", path)
         if answer.is_error:
             raise Refused(answer.status_code, f"{path} answered {answer.status_code}")
         return answer.text
+
+    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        answer = self._client.request(method, path, **options)
+        if answer.status_code == 401 and "Authorization" not in self._client.headers:
+            token = admin_token(self.address)
+            if token:
+                self._client.headers["Authorization"] = f"Bearer {token}"
+                answer = self._client.request(method, path, **options)
+        return answer
 
     def _json(self, answer: httpx.Response) -> Any:
         if answer.is_success:

@@ -50,6 +50,10 @@ class Supervisor:
         self.settings = get_settings()
         self.secrets = home / "secrets"
         self.logs = home / "logs"
+        token = self.settings.admin_token_file or self.secrets / "api" / "admin_token"
+        judged = self.settings.model_copy(update={"publish_address": None, "admin_token_file": token})
+        if judged.refusal is not None:
+            raise NativeError(judged.refusal)
         # Before the ports are looked at: an API that was left behind may still be letting go of its own.
         self._end_left_overs()
         try:
@@ -202,8 +206,10 @@ class Supervisor:
         return free_port()
 
     def _environment(self, user: str, passfile: Path) -> dict[str, str]:
+        # Compose publishes; here a process is reached where it listens.
+        kept = {name: value for name, value in os.environ.items() if name != "HOLDFAST_PUBLISH_ADDRESS"}
         return {
-            **os.environ,
+            **kept,
             "PYTHONUNBUFFERED": "1",
             "HOLDFAST_DATABASE_HOST": "127.0.0.1",
             "HOLDFAST_DATABASE_PORT": str(self.cluster.port),

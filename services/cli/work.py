@@ -132,5 +132,5 @@ def crash(executor_id: str, url: UrlOption = None, as_json: JsonOption = False) 
 
 def _order(executor_id: str, order: str, url: str | None, as_json: bool) -> None:
     with plain_errors():
-        answer = Api(url).order(f"/executors/{executor_id}/{order}")
+        answer = Api(url).post(f"/executors/{executor_id}/{order}")
         show(answer, as_json=as_json, human=lambda: f"{executor_id} is told to {order}")

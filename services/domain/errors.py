@@ -81,7 +81,7 @@ class WrongAdminToken(NotAllowed):
 
 
 class AdminTokenUnset(NotAllowed):
-    """Orders are switched off here. Set HOLDFAST_ADMIN_TOKEN_FILE to a file that holds a token."""
+    """This needs an admin token, and none is set. Set HOLDFAST_ADMIN_TOKEN_FILE to a file that holds one."""
 
 
 class Unavailable(HoldfastError):
@@ -96,6 +96,12 @@ class DatabaseUnavailable(Unavailable):
 
 class Draining(Unavailable):
     """This process is stopping and takes no new work. Send the same request again: its successor answers."""
+
+
+class BacklogFull(Unavailable):
+    """Too much work is unfinished (HOLDFAST_QUEUE_LIMIT). Send the same request again when some is done."""
+
+    retry_after_seconds = 5
 
 
 class CredentialUnavailable(Unavailable):

@@ -46,6 +46,8 @@ def http_config(app: Any) -> uvicorn.Config:
         timeout_graceful_shutdown=_GRACEFUL_SECONDS,
         timeout_keep_alive=15,
         server_header=False,
+        # Else uvicorn believes whatever X-Forwarded-For a client on this machine makes up.
+        proxy_headers=False,
     )
 
 
@@ -61,6 +63,9 @@ def serve(application: Application, create_app: Callable[[Process], Any]) -> Non
         for problem in error.errors():
             where = ".".join(str(part) for part in problem["loc"]) or "settings"
             print(f"{where}: {problem['msg']}", file=sys.stderr)  # noqa: T201
+        os._exit(1)
+    if application.role == "api" and settings.refusal is not None:
+        print(settings.refusal, file=sys.stderr, flush=True)  # noqa: T201
         os._exit(1)
     code = 1
     try:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from services.runtime import tracing
+from services.runtime.http_guard import Guard
 from services.runtime.ops_http import router
 from services.runtime.process import Process
 
@@ -29,4 +30,5 @@ def create_app(process: Process) -> FastAPI:
         openapi_url=None,
     )
     app.include_router(router(process))
+    app.add_middleware(Guard, names=process.settings.host_names)
     return app

@@ -258,10 +258,10 @@ def test_a_ten_megabyte_body_gets_an_answer_not_a_reset(api: Api, database: Data
 @pytest.mark.parametrize(
     "request_bytes",
     [
-        b"POST /nested HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
-        b"POST /nested HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n",
-        b"POST /nested HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-        b"GET /\x00 HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST /nested HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+        b"POST /nested HTTP/1.1\r\nHost: localhost\r\nContent-Length: many\r\n\r\n",
+        b"POST /nested HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"GET /\x00 HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"nonsense\r\n\r\n",
     ],
 )

@@ -35,6 +35,7 @@ class FakeSettings(Settings):
     """Settings that need no dbos-config.yaml, with an admin token."""
 
     admin_token_file: Path | None = _token_file
+    allowed_hosts: str = "testserver,test"
 
     @property
     def _dbos_config(self) -> dict[str, Any]:
@@ -171,6 +172,14 @@ class FakeGateway:
     def _claim_request(self, *, key: str, fingerprint: str, workflow_id: str) -> list[dict[str, Any]]:
         row = {"fingerprint": fingerprint, "workflow_id": workflow_id}
         return [self.requests.setdefault(key, row)]
+
+    def _backlog(self, *, limit: int) -> list[dict[str, Any]]:
+        unfinished = [row for row in self.client.rows.values() if row.status in ("ENQUEUED", "PENDING")]
+        return [{"unfinished": min(limit, len(unfinished))}]
+
+    def _stored_request(self, *, key: str) -> list[dict[str, Any]]:
+        row = self.requests.get(key)
+        return [row] if row and row["workflow_id"] in self.client.rows else []
 
     def _list_workflows(
         self, *, applications: list[str], limit: int, offset: int, prefix: str | None, **filters: Any

@@ -5,13 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
+from starlette.routing import Route
 
+from services.api.access import controlled
 from services.api.app import create_app
-from tests.unit.api_fakes import FakeProcess, executor
+from tests.unit.api_fakes import FakeProcess, FakeSettings, executor
+
+READING = {"GET", "HEAD"}
+PROBES = {"/livez", "/readyz", "/metrics"}
 
 CONTROL = [
     ("POST", "/shutdown"),
@@ -140,14 +148,39 @@ def test_no_file_configured_says_what_to_set(call: tuple[str, str]) -> None:
 
 
 def test_every_call_that_changes_something_is_an_order_or_starts_work(client: TestClient) -> None:
-    """A new route is one or the other on purpose."""
+    """A new route is one or the other on purpose, also one that the schema does not show."""
     guarded, opened = set(), set()
-    for path, operations in client.get("/openapi.json").json()["paths"].items():
-        for method, operation in operations.items():
-            if method not in ("get", "head"):
-                (guarded if "security" in operation else opened).add(path)
-    assert opened == OPEN_WRITES
-    assert len(guarded) == len(CONTROL)
+    for method, route in routes(client):
+        if method not in READING:
+            (guarded if needs_token(route.dependant) else opened).add((method, route.path))
+    assert opened == {("POST", path) for path in OPEN_WRITES}
+    called = [(method, path.replace("/e/", "/{executor_id}/")) for method, path in CONTROL]
+    assert guarded == {(method, path.replace("/w/", "/{workflow_id}/")) for method, path in called}
+
+
+def test_nothing_changes_anything_but_a_route(client: TestClient) -> None:
+    """No mount and no bare Starlette route, which no dependency guards."""
+    for route in flat(client.app.router.routes):  # type: ignore[attr-defined]
+        if not isinstance(route, APIRoute):
+            assert isinstance(route, Route) and route.methods is not None, route
+            assert route.methods <= READING, route.path
+
+
+def flat(routes: list[Any]) -> Iterator[Any]:
+    """Routes with those of included routers, as FastAPI keeps them."""
+    for route in routes:
+        included = getattr(route, "original_router", None)
+        yield from flat(included.routes) if included is not None else [route]
+
+
+def routes(client: TestClient) -> Iterator[tuple[str, APIRoute]]:
+    for route in flat(client.app.router.routes):  # type: ignore[attr-defined]
+        if isinstance(route, APIRoute):
+            yield from ((method, route) for method in route.methods)
+
+
+def needs_token(dependant: Dependant) -> bool:
+    return dependant.call is controlled or any(map(needs_token, dependant.dependencies))
 
 
 def test_the_schema_tells_which_calls_need_it(client: TestClient) -> None:
@@ -155,3 +188,130 @@ def test_the_schema_tells_which_calls_need_it(client: TestClient) -> None:
     assert paths["/shutdown"]["post"]["security"] == [{"HTTPBearer": []}]
     assert "security" not in paths["/fibonacci/batches"]["post"]
     assert {"401", "403"} <= paths["/workflows/{workflow_id}/cancel"]["post"]["responses"].keys()
+
+
+def test_the_schema_tells_what_any_call_may_be_answered(client: TestClient) -> None:
+    for path, operations in client.get("/openapi.json").json()["paths"].items():
+        for operation in operations.values():
+            assert {"403", "421"} <= operation["responses"].keys(), path
+            assert ("429" in operation["responses"]) is (path not in PROBES)
+
+
+# --- the token for everything --------------------------------------------------------------
+
+
+@pytest.fixture
+def closed(file: Path) -> Iterator[TestClient]:
+    """HOLDFAST_REQUIRE_TOKEN=true."""
+    process = FakeProcess(admin_token_file=file, chaos=True, require_token=True)
+    process.gateway.client.add("w", status="PENDING")
+    with TestClient(create_app(process), raise_server_exceptions=False) as client:  # type: ignore[arg-type]
+        yield client
+        assert list(process.gateway.client.rows) == ["w"]
+        assert untouched(process)
+
+
+def test_every_address_needs_the_token_but_these(closed: TestClient) -> None:
+    opened = set()
+    for route in flat(closed.app.router.routes):  # type: ignore[attr-defined]
+        path = (
+            route.path.replace("{file}", "main.js").replace("{workflow_id}", "w").replace("{name}", "alpha")
+        )
+        for method in route.methods:
+            answer = closed.request(method, path.replace("{executor_id}", "e"))
+            if answer.status_code != 401:
+                opened.add((method, route.path))
+            else:
+                assert answer.headers["www-authenticate"] == "Bearer"
+                assert answer.headers["content-type"] == "application/problem+json"
+    page = {"/", "/static/{file}", "/docs", "/console/workflows/{workflow_id}"}
+    assert opened == {("GET", path) for path in PROBES | page}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/nowhere",
+        "/workflows/",
+        "/console/workflows/w/tree",
+        "/console/workflows/../../workflows",
+        "http://testserver//workflows",
+        "/static/..%2f..%2fworkflows",
+        "/livez/",
+        "/livez%0a",
+        "/docs/x",
+        "/console/workflows/w%2ftree",
+    ],
+)
+def test_no_way_around(closed: TestClient, path: str) -> None:
+    answer = closed.get(path)
+    assert answer.status_code in (401, 404), answer.text
+    assert "created_at" not in answer.text
+    if answer.status_code == 404:
+        assert answer.json()["type"].endswith("not-found")
+
+
+@pytest.mark.parametrize("path", ["/workflows", "/console/snapshot", "/openapi.json", "/executors"])
+def test_the_token_reads(closed: TestClient, file: Path, path: str) -> None:
+    assert send(closed, ("GET", path), RIGHT).status_code == 200
+    assert closed.get(path, headers={"Authorization": f"bearer  {RIGHT} "}).status_code == 200
+    wrong = send(closed, ("GET", path), "wrong")
+    assert wrong.status_code == 403
+    assert wrong.json()["type"].endswith("wrong-admin-token")
+    assert closed.get(path, params={"token": RIGHT, "access_token": RIGHT}).status_code == 401
+    assert closed.get(path, headers={"Cookie": f"token={RIGHT}"}).status_code == 401
+    file.write_text("second", "ascii")
+    assert send(closed, ("GET", path), RIGHT).status_code == 403
+    assert send(closed, ("GET", path), "second").status_code == 200
+    file.write_text("", "ascii")
+    answer = send(closed, ("GET", path), "second")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+
+
+def test_nothing_is_read_of_a_body_without_the_token(closed: TestClient) -> None:
+    for content, kind in ((b"{", "application/json"), (b"x", "text/plain"), (b"x" * 2_000_000, "text/plain")):
+        assert closed.post("/nested", content=content, headers={"Content-Type": kind}).status_code == 401
+
+
+def test_the_schema_says_that_everything_needs_it(closed: TestClient) -> None:
+    paths = send(closed, ("GET", "/openapi.json"), RIGHT).json()["paths"]
+    for path, operations in paths.items():
+        for operation in operations.values():
+            closed_there = path not in PROBES
+            assert (operation.get("security") == [{"HTTPBearer": []}]) is closed_there, path
+            assert ("401" in operation["responses"]) is closed_there, path
+
+
+# --- what must not start -------------------------------------------------------------------
+
+BEYOND = ["0.0.0.0", "::", "[::]", "192.168.1.5", "myhost", "fe80::1"]
+
+
+@pytest.mark.parametrize("address", BEYOND)
+@pytest.mark.parametrize("bind_host", ["127.0.0.1", "0.0.0.0"])
+def test_published_to_others_without_the_token_is_refused(address: str, bind_host: str) -> None:
+    refusal = FakeSettings(publish_address=address, bind_host=bind_host).refusal
+    assert refusal is not None
+    assert f"HOLDFAST_PUBLISH_ADDRESS={address} " in refusal
+    assert "HOLDFAST_REQUIRE_TOKEN=true" in refusal
+    assert FakeSettings(publish_address=address, bind_host=bind_host, require_token=True).refusal is None
+
+
+@pytest.mark.parametrize("address", [*BEYOND, ""])
+@pytest.mark.parametrize("published", [None, ""])
+def test_without_a_published_address_the_own_one_is_judged(address: str, published: str | None) -> None:
+    refusal = FakeSettings(publish_address=published, bind_host=address).refusal
+    assert refusal is not None
+    assert f"HOLDFAST_BIND_HOST={address} " in refusal
+    assert "HOLDFAST_REQUIRE_TOKEN=true" in refusal
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "localhost", "::1", "[::1]"])
+def test_loopback_is_open(address: str) -> None:
+    assert FakeSettings(bind_host=address).refusal is None
+    assert FakeSettings(bind_host="0.0.0.0", publish_address=address).refusal is None
+
+
+def test_a_token_for_everything_needs_a_file() -> None:
+    refusal = FakeSettings(require_token=True, admin_token_file=None).refusal
+    assert refusal is not None and "HOLDFAST_ADMIN_TOKEN_FILE" in refusal

@@ -347,7 +347,7 @@ def test_a_client_that_leaves_gives_its_place_back(process: FakeProcess) -> None
             "path": path,
             "raw_path": path.encode(),
             "query_string": b"",
-            "headers": [],
+            "headers": [(b"host", b"testserver")],
         }
         async with asyncio.timeout(5):
             await app(scope, messages.__anext__, send)

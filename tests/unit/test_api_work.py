@@ -457,7 +457,7 @@ def test_an_unfinished_client_is_timed_out(process: FakeProcess, monkeypatch: py
         "path": "/nested",
         "raw_path": b"/nested",
         "query_string": b"",
-        "headers": [(b"content-length", b"9"), (b"content-type", b"application/json")],
+        "headers": [(b"host", b"test"), (b"content-length", b"9"), (b"content-type", b"application/json")],
     }
     asyncio.run(create_app(process)(scope, never, send))  # type: ignore[arg-type]
     assert sent[0]["status"] == 408

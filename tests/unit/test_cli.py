@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -132,6 +133,49 @@ def test_a_refusal_is_told_in_one_line(api: Fake) -> None:
     done = run("crash", "x", url=api.url)
     assert done.exit_code == 1
     assert done.stderr == "holdfast: 403: Crashing is switched off.\n"
+
+
+@pytest.fixture
+def token_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    file = tmp_path / "admin_token"
+    file.write_text("the-token\n", "ascii")
+    monkeypatch.setenv("HOLDFAST_ADMIN_TOKEN_FILE", str(file))
+    return file
+
+
+NEEDED = (401, {"detail": "This call needs the admin token."})
+
+
+def test_the_token_is_sent_once_it_is_asked_for_and_then_always(api: Fake, token_file: Path) -> None:
+    """HOLDFAST_REQUIRE_TOKEN=true."""
+    accepted = (202, {"workflow_id": "batch-1", "status": "ENQUEUED", "total": 3})
+    api.answers["/fibonacci/batches"] = [NEEDED, accepted]
+    api.answers["/fibonacci/batches/batch-1"] = [(200, batch("SUCCESS", 3))]
+    done = run("submit", "--count", "3", "--wait", "--json", url=api.url)
+    assert done.exit_code == 0, done.output
+    sent = [headers.get("Authorization") for _, _, headers in api.asked]
+    assert sent == [None, "Bearer the-token", "Bearer the-token"]
+    # The order that was sent again is the same one.
+    assert api.asked[0][1] == api.asked[1][1]
+    assert api.asked[0][2]["Idempotency-Key"] == api.asked[1][2]["Idempotency-Key"]
+    assert "the-token" not in done.output + "".join(path for path, _, _ in api.asked)
+
+
+def test_an_open_api_never_sees_the_token(api: Fake, token_file: Path) -> None:
+    api.answers["/executors"] = [(200, {"executors": EXECUTORS})]
+    assert run("executors", url=api.url).exit_code == 0
+    assert "Authorization" not in api.asked[0][2]
+
+
+@pytest.mark.parametrize("answers", [[NEEDED, (403, {"detail": "This is not the admin token"})], [NEEDED]])
+def test_a_token_that_does_not_help_ends_it(
+    api: Fake, token_file: Path, answers: list[tuple[int, Any]]
+) -> None:
+    api.answers["/executors"] = answers
+    done = run("executors", url=api.url)
+    assert done.exit_code == 1
+    assert "admin token" in done.stderr
+    assert len(api.asked) == 2
 
 
 def test_drain_orders(api: Fake) -> None:

@@ -24,9 +24,9 @@ FIXED_IN_CONTAINERS = {
     "worker_port",
     "credential_file",
     "admin_token_file",
+    "publish_address",
 }
 COMPOSE_ONLY = {
-    "HOLDFAST_PUBLISH_ADDRESS",
     "HOLDFAST_WORKERS",
     "HOLDFAST_CPUS",
     "HOLDFAST_MEMORY",
@@ -69,7 +69,8 @@ def test_env_example_names_every_setting_and_nothing_else() -> None:
     assert set(documented()) == {variable(name) for name in Settings.model_fields} | COMPOSE_ONLY
 
 
-@pytest.mark.parametrize("name", sorted(Settings.model_fields))
+# Its default is Compose's: without containers, what the process listens on is judged.
+@pytest.mark.parametrize("name", sorted(set(Settings.model_fields) - {"publish_address"}))
 def test_env_example_gives_the_default(name: str) -> None:
     default = Settings.model_fields[name].default
     written = documented()[variable(name)]
@@ -109,6 +110,12 @@ def test_containers_listen_where_they_are_published_and_checked() -> None:
         str(SERVICES["worker"]["environment"]["HOLDFAST_WORKER_PORT"])
         == SERVICES["worker"]["healthcheck"]["test"][-1]
     )
+
+
+def test_the_api_judges_the_address_that_it_is_published_on() -> None:
+    published = SERVICES["api"]["ports"][0].removesuffix(":${HOLDFAST_API_PORT:-8000}:8000")
+    assert SERVICES["api"]["environment"]["HOLDFAST_PUBLISH_ADDRESS"] == published
+    assert "HOLDFAST_BIND_HOST=0.0.0.0" in "\n".join(DOCKERFILE), "or it would judge something else"
 
 
 def test_only_the_api_is_published_and_the_database_network_is_closed() -> None:

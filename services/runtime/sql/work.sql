@@ -9,6 +9,16 @@ WITH mine AS (
     RETURNING fingerprint, workflow_id)
 SELECT fingerprint, workflow_id FROM mine
 
+-- name: backlog
+-- Unfinished workflows, counted no further than the limit, from a partial index of DBOS's.
+SELECT count(*) AS unfinished FROM (
+    SELECT FROM dbos.workflow_status WHERE status IN ('ENQUEUED', 'PENDING') LIMIT %(limit)s) AS bounded
+
+-- name: stored_request
+-- The workflow that a key stands for, once it is stored.
+SELECT r.workflow_id FROM ops.requests r
+WHERE r.key = %(key)s AND EXISTS (SELECT FROM dbos.workflow_status w WHERE w.workflow_uuid = r.workflow_id)
+
 -- name: record_pulse
 -- One row a tick, whoever runs it and however often.
 INSERT INTO ops.pulses
