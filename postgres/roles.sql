@@ -17,13 +17,23 @@ ALTER ROLE holdfast_owner NOLOGIN NOINHERIT;
 ALTER ROLE holdfast_migrator LOGIN CONNECTION LIMIT 10 PASSWORD :'migrator';
 GRANT holdfast_owner TO holdfast_migrator;
 ALTER ROLE holdfast_migrator SET role TO holdfast_owner;
+-- A change of a table that waits for its lock makes everyone behind it wait, too.
+ALTER ROLE holdfast_migrator SET lock_timeout TO '60s';
 
--- One API and its restarting twin; up to ten workers of about 20 connections.
+-- One API and its restarting twin, up to eight workers: services/runtime/connections.py counts what each opens.
 ALTER ROLE holdfast_api LOGIN CONNECTION LIMIT 70 PASSWORD :'api';
 ALTER ROLE holdfast_worker LOGIN CONNECTION LIMIT 205 PASSWORD :'worker';
 ALTER ROLE holdfast_metrics LOGIN CONNECTION LIMIT 5 PASSWORD :'metrics';
+-- API and workers bound the statements that are theirs. Those of DBOS have no limit on purpose: DBOS takes a
+-- statement that was cancelled for the workflow's own failure, where a lost connection only makes it wait.
 ALTER ROLE holdfast_metrics SET default_transaction_read_only TO on;
 ALTER ROLE holdfast_metrics SET statement_timeout TO '5s';
+ALTER ROLE holdfast_metrics SET idle_in_transaction_session_timeout TO '5s';
+
+-- No query fills the disk with its temporary files; only a superuser may raise this.
+ALTER ROLE holdfast_api SET temp_file_limit TO '2GB';
+ALTER ROLE holdfast_worker SET temp_file_limit TO '2GB';
+ALTER ROLE holdfast_metrics SET temp_file_limit TO '100MB';
 
 SELECT 'CREATE DATABASE holdfast OWNER holdfast_owner'
 WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'holdfast')

@@ -191,7 +191,7 @@ class Workflow(BaseModel):
 
 
 class WorkflowDetail(Workflow):
-    """A stored workflow with its payloads, each cut to 4 kB of JSON text."""
+    """A stored workflow with its payloads, each cut to 4 kB of JSON text; integers over 2^53 as text."""
 
     input: Any = None
     input_shortened: bool = False

@@ -9,8 +9,11 @@ from typing import Any
 from dbos import StepInfo, WorkflowStatus
 
 from services.api.models import Step, Workflow, WorkflowDetail
+from services.domain.fibonacci import decimal_string
 
 SHOWN_BYTES = 4096
+# Beyond it JavaScript, and whoever else reads numbers as doubles, would round (RFC 7493, section 2.2).
+SAFE_INTEGER = 2**53 - 1
 
 
 def iso(milliseconds: int | None) -> str | None:
@@ -18,9 +21,19 @@ def iso(milliseconds: int | None) -> str | None:
     return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat()
 
 
+def exact(value: Any) -> Any:
+    """The value with integers beyond ±(2^53 - 1) as decimal strings. Raises ``RecursionError``."""
+    if isinstance(value, int) and not -SAFE_INTEGER <= value <= SAFE_INTEGER:
+        return decimal_string(value)
+    if isinstance(value, dict):
+        return {key: exact(item) for key, item in value.items()}
+    return [exact(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 def shortened(value: Any) -> tuple[Any, bool]:
-    """A value as it is, or the first 4 kB of its JSON text and True."""
+    """A value as it is (big integers as strings), or the first 4 kB of its JSON text and True."""
     try:
+        value = exact(value)
         text = json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
         # Not JSON (a foreign object, NaN): its text is all that an answer can hold.

@@ -40,22 +40,29 @@ TCP_OPTIONS: dict[str, Any] = {
     "tcp_user_timeout": 4000,
 }
 
+METRICS_USER = "holdfast_metrics"
+"""The role that reads figures, and nothing else (postgres/roles.sql, sql/grants.sql)."""
+
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
 
-def connect(settings: Settings, *, purpose: str, statement_timeout_seconds: float = 5.0) -> Connection:
+def connect(
+    settings: Settings, *, purpose: str, statement_timeout_seconds: float = 5.0, user: str | None = None
+) -> Connection:
     """An autocommit connection that returns rows as dicts.
 
-    ``purpose`` ends up in ``pg_stat_activity.application_name``. Raises
-    ``psycopg2.OperationalError`` when PostgreSQL can't be reached within 3 s.
+    ``purpose`` ends up in ``pg_stat_activity.application_name``; ``user`` is who logs in, the process's own
+    role if None. Raises ``psycopg2.OperationalError`` when PostgreSQL can't be reached within 3 s.
     """
     milliseconds = int(statement_timeout_seconds * 1000)
+    login: dict[str, Any] = {"user": user} if user else {}
     connection = psycopg2.connect(
         settings.database_url,
         application_name=purpose[:63],
         options=f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
         " -c idle_in_transaction_session_timeout=10000",
         cursor_factory=psycopg2.extras.RealDictCursor,
+        **login,
         **TCP_OPTIONS,
     )
     connection.autocommit = True
@@ -192,8 +199,17 @@ class OpsPool:
     gets ``psycopg2.OperationalError``. A connection that failed is thrown away.
     """
 
-    def __init__(self, settings: Settings, *, purpose: str, size: int = 4, wait_seconds: float = 1.0) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        purpose: str,
+        size: int = 4,
+        wait_seconds: float = 1.0,
+        user: str | None = None,
+    ) -> None:
         self._settings = settings
+        self._user = user
         self._purpose = purpose
         self._wait_seconds = wait_seconds
         self._free: list[Connection] = []
@@ -218,6 +234,7 @@ class OpsPool:
                 self._settings,
                 purpose=self._purpose,
                 statement_timeout_seconds=self._settings.database_timeout_seconds,
+                user=self._user,
             )
             return self._use(fresh, name, params)
         finally:

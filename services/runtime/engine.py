@@ -47,7 +47,9 @@ class Engine:
             "system_database_url": sqlalchemy_url(settings.database_url),
             "sys_db_pool_size": settings.database_pool_size,
             "db_engine_kwargs": {
-                "connect_args": {"application_name": identity.purpose("dbos"), **TCP_OPTIONS}
+                # Bound parameters are workflows' data: they belong into no message.
+                "hide_parameters": True,
+                "connect_args": {"application_name": identity.purpose("dbos"), **TCP_OPTIONS},
             },
             "serializer": json_serializer(),
             # Only the migrate container runs DDL; launch checks the schema's version instead.

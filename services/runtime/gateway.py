@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from dbos import DBOSClient
 
 from services.domain.errors import DatabaseUnavailable
-from services.runtime.database import TCP_OPTIONS, OpsPool, Row, unreachable
+from services.runtime import connections
+from services.runtime.database import METRICS_USER, TCP_OPTIONS, OpsPool, Row, unreachable
 from services.runtime.schema import sqlalchemy_url
 from services.runtime.serializer import json_serializer
 from services.settings import Settings
@@ -23,8 +24,6 @@ log = logging.getLogger("holdfast.gateway")
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-_POOL = 8
 
 # PostgreSQL that answers, but slowly (200 ms more a round trip make an enqueue last 2 s), is worth a
 # longer wait than one that is away; the heartbeat tells the two apart.
@@ -53,11 +52,13 @@ class Gateway:
         self._latest_beat_seconds = settings.heartbeat_seconds + _LATE_BEAT_SECONDS
         self._database_up = database_up
         self._beat_age_seconds = beat_age_seconds
-        self._threads = ThreadPoolExecutor(max_workers=2 * _POOL, thread_name_prefix="gateway")
+        self._threads = ThreadPoolExecutor(max_workers=2 * connections.CLIENT, thread_name_prefix="gateway")
         self._engine = sa.create_engine(
             sqlalchemy_url(settings.database_url),
-            pool_size=_POOL,
+            pool_size=connections.CLIENT,
             max_overflow=0,
+            # Bound parameters are workflows' data: they belong into no message.
+            hide_parameters=True,
             pool_timeout=self._timeout_seconds,
             pool_pre_ping=True,
             connect_args={
@@ -73,7 +74,17 @@ class Gateway:
             lazy=True,
             retry_connection_errors=False,
         )
-        self.pool = OpsPool(settings, purpose=f"{purpose}/ops", size=4, wait_seconds=self._timeout_seconds)
+        self.pool = OpsPool(
+            settings, purpose=f"{purpose}/ops", size=connections.REQUESTS, wait_seconds=self._timeout_seconds
+        )
+        # Only reads, and only what /metrics shows: a role of its own may do nothing else.
+        self.figures = OpsPool(
+            settings,
+            purpose=f"{purpose}/figures",
+            size=connections.FIGURES,
+            wait_seconds=self._timeout_seconds,
+            user=METRICS_USER,
+        )
 
     async def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs a blocking function that talks to PostgreSQL, in a thread.
@@ -126,3 +137,4 @@ class Gateway:
         self.client.destroy()
         self._engine.dispose()
         self.pool.close()
+        self.figures.close()

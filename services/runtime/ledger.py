@@ -7,6 +7,7 @@ import asyncio
 import sqlalchemy as sa
 from dbos import DBOS, SQLAlchemyDatasource
 
+from services.runtime import connections
 from services.runtime.database import TCP_OPTIONS
 from services.runtime.schema import sqlalchemy_url
 from services.runtime.serializer import json_serializer
@@ -29,9 +30,11 @@ class EffectLedger:
         self._source = SQLAlchemyDatasource.create(
             sqlalchemy_url(settings.database_url),
             engine_kwargs={
-                "pool_size": max(2, settings.fibonacci_claims),
+                "pool_size": connections.EFFECTS,
                 "max_overflow": 0,
                 "pool_pre_ping": True,
+                # Bound parameters are workflows' data: they belong into no message.
+                "hide_parameters": True,
                 "connect_args": {"application_name": purpose, **TCP_OPTIONS},
             },
             schema="dbos",

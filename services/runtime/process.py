@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from prometheus_client import REGISTRY
 
 from services.domain.poison import Verdict
-from services.runtime import logs, metrics
+from services.runtime import connections, logs, metrics
 from services.runtime.cpu_pool import CpuPool
 from services.runtime.database import OpsPool, Row, wait_until_prepared
 from services.runtime.engine import Engine, guard_schedule
@@ -125,7 +125,8 @@ class Process:
             database_up=lambda: self.lease.database_up,
             beat_age_seconds=lambda: time.monotonic() - self.lease.last_beat,
         )
-        self.ops = OpsPool(settings, purpose=self.identity.purpose("steps"), size=4, wait_seconds=5)
+        steps = self.identity.purpose("steps")
+        self.ops = OpsPool(settings, purpose=steps, size=connections.STEPS, wait_seconds=5)
         self.trials = Trials(settings, self.identity, self.waker, ops=self.ops, active=self.active)
         self.pool: CpuPool | None = None
         self._engine: Engine | None = None
@@ -238,7 +239,7 @@ class Process:
     def _read_figures(self, statements: Mapping[str, dict[str, Any]]) -> dict[str, list[Row]]:
         # Scrapes run in threads, and are bounded as requests are: a frozen server took them 4.5 s.
         assert self._loop is not None
-        reading = self.gateway.call(self.gateway.pool.run_all, statements)
+        reading = self.gateway.call(self.gateway.figures.run_all, statements)
         return asyncio.run_coroutine_threadsafe(reading, self._loop).result()
 
     def _database_now(self) -> datetime:

@@ -1,18 +1,40 @@
--- Rights of the two processes, given again at every migration so that new tables are covered.
+-- What each role may do, given anew at every migration: nothing but what stands here. DBOS's tables are shared
+-- by both applications, so neither role is kept from the other's rows (docs/security.md).
 DO $$
 DECLARE
-    role_name text;
+    may record;
 BEGIN
-    FOREACH role_name IN ARRAY ARRAY['holdfast_api', 'holdfast_worker'] LOOP
-        CONTINUE WHEN NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role_name);
-        EXECUTE format('GRANT USAGE ON SCHEMA dbos, ops TO %I', role_name);
-        EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA dbos TO %I', role_name);
-        EXECUTE format('GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA dbos TO %I', role_name);
-        EXECUTE format('GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA dbos TO %I', role_name);
-        EXECUTE format('GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA ops TO %I', role_name);
-        EXECUTE format('GRANT DELETE ON ops.crashes TO %I', role_name);
-        EXECUTE format('REVOKE INSERT, UPDATE ON ops.migrations FROM %I', role_name);
-        EXECUTE format('REVOKE INSERT, UPDATE ON ops.totals, ops.totals_until, ops.countable FROM %I', role_name);
-        EXECUTE format('REVOKE UPDATE ON ops.effects FROM %I', role_name);
+    FOR may IN SELECT rolname FROM pg_roles
+               WHERE rolname IN ('holdfast_api', 'holdfast_worker', 'holdfast_metrics') LOOP
+        EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA dbos, ops FROM %I', may.rolname);
+        EXECUTE format('REVOKE ALL ON ALL SEQUENCES IN SCHEMA dbos, ops FROM %I', may.rolname);
+        EXECUTE format('GRANT USAGE ON SCHEMA dbos, ops TO %I', may.rolname);
+    END LOOP;
+    -- Its trigger runs it for the worker; it is the one function that runs with its owner's rights.
+    REVOKE ALL ON FUNCTION ops.fold_totals() FROM PUBLIC;
+
+    FOR may IN SELECT r.rolname, v.rights, v.place FROM (VALUES
+        -- A launched application of DBOS, and a client.
+        ('holdfast_api holdfast_worker', 'SELECT', 'ALL TABLES IN SCHEMA dbos, ops'),
+        ('holdfast_api holdfast_worker', 'USAGE, SELECT', 'ALL SEQUENCES IN SCHEMA dbos'),
+        ('holdfast_api holdfast_worker', 'INSERT, UPDATE', 'dbos.workflow_status, dbos.workflow_input,
+            dbos.workflow_output, dbos.operation_outputs, dbos.queues, dbos.application_versions'),
+        -- A fork copies what the steps before it left.
+        ('holdfast_api', 'INSERT', 'dbos.workflow_events, dbos.workflow_events_history, dbos.streams'),
+        ('holdfast_worker', 'INSERT, UPDATE', 'dbos.workflow_schedules'),
+        -- The effect ledger's markers go when their workflow ends.
+        ('holdfast_worker', 'INSERT, DELETE', 'dbos.datasource_outputs'),
+
+        ('holdfast_api holdfast_worker', 'INSERT, UPDATE', 'ops.executors, ops.handovers'),
+        ('holdfast_api holdfast_worker', 'INSERT, UPDATE, DELETE', 'ops.crashes'),
+        ('holdfast_api', 'INSERT, UPDATE', 'ops.requests'),
+        ('holdfast_worker', 'INSERT', 'ops.pulses, ops.effects'),
+        ('holdfast_worker', 'EXECUTE', 'FUNCTION ops.fold_totals()'),
+
+        -- What /metrics reads: no input and no result of any workflow.
+        ('holdfast_metrics', 'SELECT', 'dbos.workflow_status, dbos.queues, ops.executors, ops.pulses,
+            ops.totals, ops.totals_until, ops.countable')
+    ) AS v (roles, rights, place) JOIN pg_roles r ON r.rolname = ANY (string_to_array(v.roles, ' ')) LOOP
+        EXECUTE format('GRANT %s ON %s TO %I', may.rights, may.place, may.rolname);
     END LOOP;
 END $$;
