@@ -10,11 +10,14 @@ MINUTES ?= 5
 BACKEND ?= native
 RUNS ?= 10
 CASES ?= 10000
+ROUNDS ?= 3
+PEERS := .venv-peers
 
 .PHONY: help up native down demo test lint lock audit sbom licences chaos fuzz bench image clean venv screenshots
+.PHONY: bench-venv bench-takeover
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Every install is checked against the hashes; where packages come from is pip's own configuration.
 .venv/ready: requirements-dev.lock
@@ -71,8 +74,21 @@ lint: .venv/ready ## format, rules, types, imports, Dockerfile
 chaos: .venv/ready ## faults under load: SEED=... MINUTES=...
 	@$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES)
 
-bench: .venv/ready ## how long a takeover takes: BACKEND=native|compose RUNS=...
+bench: .venv/ready $(PEERS)/ready ## beside DBOS, Temporal, procrastinate and celery: ROUNDS=... ARGS=...
+	@$(BIN)/python -m bench.compare --rounds $(ROUNDS) $(ARGS)
+
+bench-takeover: .venv/ready ## how long a takeover takes: BACKEND=native|compose RUNS=...
 	@$(BIN)/python -m bench.takeover --backend $(BACKEND) --runs $(RUNS)
+
+# The peers have an environment of their own: nothing of it gets into .venv or into the image.
+$(PEERS)/ready: bench/requirements-peers.lock
+	@echo "installing the peers into $(PEERS)"
+	@$(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+	    -r bench/requirements-peers.lock
+	@touch $@
+
+bench-venv: $(PEERS)/ready
 
 fuzz: .venv/ready ## every operation of the API against its schema: CASES=... SEED=...
 	@$(BIN)/python -m tests.fuzz --cases $(CASES) --seed $(SEED)
@@ -85,15 +101,17 @@ image: ## build the image
 
 # --universal: one file for every platform and Python from 3.11 on.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-    --no-emit-index-url --no-emit-find-links --no-header pyproject.toml
+    --no-emit-index-url --no-emit-find-links --no-header
+LOCKS := requirements.lock requirements-dev.lock bench/requirements-peers.lock
 LOCK_HEAD := '\# Every dependency with its hashes; no index is named: pip knows where packages come from.' \
-    '\# Written by `make lock` from pyproject.toml; do not edit.'
-lock: .venv/ready ## write both locks anew; UPGRADE=--upgrade takes newer versions
+    '\# Written by `make lock`; do not edit.'
+lock: .venv/ready ## write all locks anew; UPGRADE=--upgrade takes newer versions
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(COMPILE) $(UPGRADE) --output-file requirements.lock >/dev/null
-	@$(COMPILE) $(UPGRADE) --extra native --extra dev --constraint requirements.lock \
+	@$(COMPILE) $(UPGRADE) pyproject.toml --output-file requirements.lock >/dev/null
+	@$(COMPILE) $(UPGRADE) pyproject.toml --extra native --extra dev --constraint requirements.lock \
 	    --output-file requirements-dev.lock >/dev/null
-	@for file in requirements.lock requirements-dev.lock; do \
+	@$(COMPILE) $(UPGRADE) bench/requirements-peers.in --output-file bench/requirements-peers.lock >/dev/null
+	@for file in $(LOCKS); do \
 	    { printf '%s\n' $(LOCK_HEAD); sed '/^# Every dependency\|^# Written by/d' $$file; } > $$file.new && mv $$file.new $$file; \
 	done
 	@touch .venv/ready
@@ -119,5 +137,5 @@ licences: .venv/ready ## write docs/licences.md; fails on a licence that nobody 
 
 clean: ## end the plain processes, delete their data, .venv and caches (volumes of Compose: docker compose down -v)
 	@if [ -x $(BIN)/python ] && [ -d .holdfast ]; then $(NATIVE) clean; fi
-	@rm -rf .venv .holdfast .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .schemathesis build
+	@rm -rf .venv $(PEERS) .holdfast .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .schemathesis build
 	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

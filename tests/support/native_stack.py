@@ -31,6 +31,8 @@ _STARTED = re.compile(r"native\s+\| (\S+) started again \(pid (\d+)\)")
 class NativeStack(Stack):
     """``python -m services.cli.native up`` and everything below it."""
 
+    command_module = "services.cli.native"
+
     def __init__(self, home: Path, *, workers: int = 2, **settings: str) -> None:
         super().__init__(workers=workers, **settings)
         self.home = home
@@ -51,7 +53,7 @@ class NativeStack(Stack):
         command = ["up", "--data", str(self.home), "--workers", str(self.worker_count), "--port", str(port)]
         with (self.home / "supervisor.log").open("ab") as log:
             self.supervisor = subprocess.Popen(
-                [sys.executable, "-m", "services.cli.native", *command, "--quiet"],
+                [sys.executable, "-m", self.command_module, *command, "--quiet"],
                 cwd=ROOT,
                 env=clean_environment(HOLDFAST_WORKER_PORT=str(port + 1), **self.settings),
                 stdin=subprocess.DEVNULL,
@@ -235,6 +237,14 @@ class NativeStack(Stack):
             user="holdfast_migrator",
             passfile=state["passfiles"]["migrate"],
             connect_timeout=3,
+        )
+
+    def connect_superuser(self) -> Any:
+        """A connection as PostgreSQL's superuser; the caller closes it."""
+        password = (self.home / "secrets" / "postgres" / "superuser").read_text("ascii").strip()
+        port = self.state["postgres"]["port"]
+        return psycopg2.connect(
+            host="127.0.0.1", port=port, dbname="holdfast", user="postgres", password=password
         )
 
     def query(self, statement: str) -> list[dict[str, Any]]:

@@ -1,0 +1,1 @@
+"""What runs in the peers' own environment: one module a peer, each a worker and a driver."""
