@@ -37,7 +37,9 @@ up: ## start everything and wait until it is ready: in containers, or else as pl
 	@if docker info >/dev/null 2>&1 && $(COMPOSE) version >/dev/null 2>&1; then \
 	    chmod -R a+rX postgres observability; \
 	    if $(COMPOSE) pull --quiet --policy missing postgres >/dev/null 2>&1 && $(COMPOSE) build; then \
-	        $(COMPOSE) up --detach --wait && $(COMPOSE) port api 8000 | sed 's#^#Holdfast is ready at http://#'; \
+	        $(COMPOSE) up --detach --wait \
+	            || { $(COMPOSE) logs --no-log-prefix --tail 5 secrets migrate api >&2; exit 1; }; \
+	        $(COMPOSE) port api 8000 | sed 's#^#Holdfast is ready at http://#'; \
 	    else \
 	        echo "A Docker engine answers, but its images cannot be had; starting as plain processes."; \
 	        $(MAKE) --no-print-directory up-native; \

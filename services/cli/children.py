@@ -55,6 +55,7 @@ class Child:
     port: int
     environment: dict[str, str]
     log: Path
+    host: str = "127.0.0.1"
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     start_again_at: float = 0.0
@@ -115,7 +116,7 @@ class Child:
 
     def is_ready(self) -> bool:
         """Whether ``/readyz`` answers 200."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=2)
         try:
             connection.request("GET", "/readyz")
             return connection.getresponse().status == 200

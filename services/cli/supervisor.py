@@ -198,7 +198,14 @@ class Supervisor:
                 "HOLDFAST_CREDENTIAL_FILE", str(self.secrets / "api" / "upstream_credential")
             )
             environment.setdefault("HOLDFAST_ADMIN_TOKEN_FILE", str(self.secrets / "api" / "admin_token"))
-        return Child(name, f"services.{role}", port, environment, self.logs / f"{name}.jsonl")
+        log = self.logs / f"{name}.jsonl"
+        return Child(name, f"services.{role}", port, environment, log, self._host)
+
+    @property
+    def _host(self) -> str:
+        """Where this machine reaches what listens on the chosen address."""
+        host = self.settings.bind_host
+        return "127.0.0.1" if host in ("", "0.0.0.0", "::") else host  # noqa: S104
 
     def _worker_port(self, number: int) -> int:
         with suppress(OSError):
@@ -220,7 +227,8 @@ class Supervisor:
 
     @property
     def _api_url(self) -> str:
-        return f"http://127.0.0.1:{self.api.port}"
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self.api.port}"
 
     def _write_state(self) -> None:
         def told(child: Child) -> dict[str, Any]:

@@ -1,13 +1,16 @@
-"""uvicorn's HTTP/1.1 with a limit on the time that a request's head may take, and errors as problems.
+"""uvicorn's HTTP/1.1 with limits on connections and on the time of a request's head; errors are problems.
 
 uvicorn bounds only the idle time after an answer: a client that opens a connection and says nothing, or
 sends its headers a byte at a time, would keep a connection for ever. Bodies are bounded by the API itself.
+Its limit on concurrency would turn everyone away while many are idle, the probes first of all.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import resource
 from typing import Any
 
 import h11
@@ -17,6 +20,25 @@ HEAD_SECONDS = 10.0
 """From the connection, or a later request's first byte, to the end of that request's headers."""
 LINGER_SECONDS = 2.0
 """How long a refused connection is still read: closed at once, the answer would drown in a reset."""
+CONNECTION_LIMIT = 2000
+"""Beyond it, those that have waited longest for their client make room for new ones."""
+_ROOM = 20  # the part of the limit that is freed at once, so that a flood pays for one look, not for each
+_OPEN_FILES = 8192
+_TOLD_SECONDS = 10.0
+
+log = logging.getLogger("holdfast.http")
+
+
+def allow_open_files() -> None:
+    """Raise this process's own limit of open files as far as it may and needs, or keep to what it is."""
+    global CONNECTION_LIMIT  # noqa: PLW0603
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY not in (soft, hard) and soft < _OPEN_FILES:
+        soft = min(hard, _OPEN_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft != resource.RLIM_INFINITY:
+        # The other half is PostgreSQL's, the children's and the files'.
+        CONNECTION_LIMIT = min(CONNECTION_LIMIT, soft // 2)
 
 
 class HttpProtocol(H11Protocol):
@@ -24,11 +46,21 @@ class HttpProtocol(H11Protocol):
 
     _deadline: asyncio.TimerHandle | None = None
     _refused = False
+    _since = 0.0
+    _told_at = float("-inf")
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the first head's time."""
+        """Start the first head's time, and make room when there are too many connections."""
         super().connection_made(transport)
+        self._since = self.loop.time()
         self._watch_head()
+        if len(self.connections) > CONNECTION_LIMIT:
+            self._make_room()
+
+    def on_response_complete(self) -> None:
+        """From now on the client is waited for."""
+        self._since = self.loop.time()
+        super().on_response_complete()
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, unless this connection has been refused."""
@@ -66,6 +98,25 @@ class HttpProtocol(H11Protocol):
         else:
             self.transport.close()
 
+    def _make_room(self) -> None:
+        """Close what waits longest for a head or a body; who is being answered stays."""
+        others: list[Any] = [other for other in self.connections if other is not self]
+        waiting = sorted(filter(_awaits_its_client, others), key=lambda other: other._since)
+        room = max(1, CONNECTION_LIMIT // _ROOM)
+        now = self.loop.time()
+        if now - HttpProtocol._told_at > _TOLD_SECONDS:
+            HttpProtocol._told_at = now
+            log.warning(
+                "%d connections are open: the %d that wait longest for their client are closed",
+                len(self.connections),
+                min(room, len(waiting)),
+                extra={"action": "http.crowded"},
+            )
+        for other in waiting[:room]:
+            other.transport.close()
+        if not waiting:
+            self._refuse(503, "Too many requests are being answered. Send it again shortly.")
+
     def _refuse(self, status: int, detail: str) -> None:
         self._refused = True
         self._stop_watch()
@@ -83,6 +134,11 @@ class HttpProtocol(H11Protocol):
             self.loop.call_later(LINGER_SECONDS, self.transport.close)
         else:  # half an answer is out: only a closed connection tells the client
             self.transport.close()
+
+
+def _awaits_its_client(connection: Any) -> bool:
+    closing = connection.transport is None or connection.transport.is_closing()
+    return not closing and connection.conn.their_state in (h11.IDLE, h11.SEND_BODY)
 
 
 def _problem(status: int, detail: str) -> list[Any]:

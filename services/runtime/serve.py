@@ -15,7 +15,7 @@ import uvicorn
 from pydantic import ValidationError
 
 from services.runtime import logs, tracing
-from services.runtime.http_protocol import HttpProtocol
+from services.runtime.http_protocol import HttpProtocol, allow_open_files
 from services.runtime.process import Application, Process
 from services.settings import Settings, get_settings
 
@@ -67,6 +67,7 @@ def serve(application: Application, create_app: Callable[[Process], Any]) -> Non
     if application.role == "api" and settings.refusal is not None:
         print(settings.refusal, file=sys.stderr, flush=True)  # noqa: T201
         os._exit(1)
+    allow_open_files()
     code = 1
     try:
         code = asyncio.run(_serve(settings, application, create_app))
