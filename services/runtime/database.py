@@ -43,6 +43,9 @@ TCP_OPTIONS: dict[str, Any] = {
 METRICS_USER = "holdfast_metrics"
 """The role that reads figures, and nothing else (postgres/roles.sql, sql/grants.sql)."""
 
+SESSION_OPENED = threading.Condition()
+"""Notified when this process opened a session: PostgreSQL answers, so whoever waits for it may try."""
+
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
 
@@ -66,6 +69,8 @@ def connect(
         **TCP_OPTIONS,
     )
     connection.autocommit = True
+    with SESSION_OPENED:
+        SESSION_OPENED.notify_all()
     return cast(Connection, connection)
 
 

@@ -27,7 +27,7 @@ import psycopg
 import psycopg2
 from dbos._core import ActiveWorkflowById
 
-from services.runtime.database import Connection, Trouble, connect, wait_readable
+from services.runtime.database import SESSION_OPENED, Connection, Trouble, connect, wait_readable
 from services.settings import Settings
 
 log = logging.getLogger("holdfast.waking")
@@ -36,6 +36,8 @@ QUEUE_CHANNEL = "holdfast_queue"
 DONE_CHANNEL = "holdfast_done"
 
 RETRY_CAP_SECONDS = 1.0
+# The net under a notice that PostgreSQL is back.
+AWAY_CAP_SECONDS = 5.0
 
 
 class _Bell(threading.Event):
@@ -184,12 +186,13 @@ class Listener:
                     with connection.cursor() as cursor:
                         cursor.execute(f"LISTEN {QUEUE_CHANNEL}; LISTEN {DONE_CHANNEL}")
                     self._trouble.over()
-                    _SLEEPS.end_all()
+                    _SLEEPS.database_back()
                     self._waker.ring_all()
                     self._listen(connection)
                 finally:
                     connection.close()
             except psycopg2.Error as error:
+                _SLEEPS.database_lost()
                 self._trouble.met(error)
                 self._stop.wait(random.uniform(0.05, 0.15))  # noqa: S311
             except Exception:
@@ -214,26 +217,46 @@ class _ShortSleep:
     """The time module as ``dbos._sys_db`` sees it: its sleeps end when PostgreSQL is back, or after a second.
 
     DBOS doubles its wait for the database up to 60 s, so after a short outage work stands still for
-    several seconds more; an executor's own retry once a second costs the database nothing.
+    several seconds more; an executor's own retry once a second costs the database nothing. While
+    PostgreSQL is known to be away they last longer: dozens of threads that keep asking for a name that
+    does not resolve are seconds late to hear that it does (4.4 s seen, in containers). The few sessions
+    of ours that do ask (lease, sweep, listener) end everybody's sleep.
     """
 
     def __init__(self) -> None:
-        self._back = threading.Condition()
+        self._away = False
+        self._ends = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(time, name)
 
     def sleep(self, seconds: float) -> None:
         """As ``time.sleep``, but no longer than it is worth."""
-        if seconds > RETRY_CAP_SECONDS:
+        if self._away:
+            seconds = AWAY_CAP_SECONDS
+        elif seconds > RETRY_CAP_SECONDS:
             seconds = RETRY_CAP_SECONDS * random.uniform(0.5, 1.0)  # noqa: S311
-        with self._back:
-            self._back.wait(seconds)
+        self._wait(seconds)
 
-    def end_all(self) -> None:
+    def _wait(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        with SESSION_OPENED:
+            ends = self._ends
+            while ends == self._ends and (left := deadline - time.monotonic()) > 0:
+                # Sessions come and go for other reasons, too (a full disk ends them): those wake nobody.
+                if SESSION_OPENED.wait(left) and self._away:
+                    return
+
+    def database_lost(self) -> None:
+        """PostgreSQL is out of reach: who retries waits to be told."""
+        self._away = True
+
+    def database_back(self) -> None:
         """PostgreSQL answers again: whoever sleeps tries at once."""
-        with self._back:
-            self._back.notify_all()
+        with SESSION_OPENED:
+            self._away = False
+            self._ends += 1
+            SESSION_OPENED.notify_all()
 
 
 _SLEEPS = _ShortSleep()

@@ -503,7 +503,7 @@ def test_the_sleep_between_retries_is_capped(monkeypatch: pytest.MonkeyPatch) ->
     slept: list[float] = []
     monkeypatch.setattr(dbos._sys_db, "time", dbos._sys_db.time)
     cap_retry_sleep()
-    monkeypatch.setattr(waking._SLEEPS._back, "wait", slept.append)
+    monkeypatch.setattr(waking._SLEEPS, "_wait", slept.append)
     failures = iter(range(9))
 
     @dbos._sys_db.db_retry()

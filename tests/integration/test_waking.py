@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from services.runtime import waking
+from services.runtime.database import connect
 from services.runtime.waking import Listener, Waker, _Bell
 from tests.support.database import Database, wait_until
 from tests.support.executors import insert
@@ -252,3 +253,43 @@ def test_retries_end_their_sleep_when_the_database_is_back(database: Database, e
     thread.join(5)
     assert slept
     assert slept[0] < 0.8, "it slept on although the listener was back"
+
+
+def test_while_the_database_is_away_a_retry_waits_for_a_session_and_asks_no_more_itself(
+    database: Database,
+) -> None:
+    sleeps = waking._ShortSleep()
+    slept: list[float] = []
+
+    def sleeper() -> None:
+        begun = time.monotonic()
+        sleeps.sleep(0.1)
+        slept.append(time.monotonic() - begun)
+
+    def asleep() -> threading.Thread:
+        thread = threading.Thread(target=sleeper)
+        thread.start()
+        time.sleep(0.3)
+        return thread
+
+    asleep().join(5)
+    assert slept.pop() < 1, "it is not away"
+    sleeps.database_lost()
+    waiting = asleep()
+    assert waiting.is_alive(), "it would ask again, and be busy asking when the database is back"
+    connect(database.settings(), purpose="holdfast/worker-test/lease").close()
+    waiting.join(2)
+    assert slept.pop() < 2, "somebody reached the database, and it slept on"
+    sleeps.database_back()
+    asleep().join(5)
+    assert slept.pop() < 1
+
+
+def test_a_session_that_comes_and_goes_wakes_no_retry_while_the_database_is_there(database: Database) -> None:
+    sleeps = waking._ShortSleep()
+    begun = time.monotonic()
+    thread = threading.Thread(target=sleeps.sleep, args=[0.8])
+    thread.start()
+    connect(database.settings(), purpose="holdfast/worker-test/sweep").close()
+    thread.join(5)
+    assert time.monotonic() - begun >= 0.8
