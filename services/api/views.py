@@ -10,6 +10,7 @@ from dbos import StepInfo, WorkflowStatus
 
 from services.api.models import Step, Workflow, WorkflowDetail
 from services.domain.fibonacci import decimal_string
+from services.runtime.redaction import without_values
 
 SHOWN_BYTES = 4096
 # Beyond it JavaScript, and whoever else reads numbers as doubles, would round (RFC 7493, section 2.2).
@@ -49,7 +50,7 @@ def error_text(error: Any) -> str | None:
         return None
     # One that can't be read comes as the text that is stored.
     name = "" if isinstance(error, str) else f"{getattr(error, 'name', None) or type(error).__name__}: "
-    text = f"{name}{error}"
+    text = without_values(f"{name}{error}")
     return text[:1000].encode("utf-8", "backslashreplace").decode("utf-8")
 
 

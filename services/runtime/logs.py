@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any
 
 from dbos import DBOS
 from pythonjsonlogger.json import JsonFormatter
 
 from services.runtime import tracing
+from services.runtime.redaction import without_values
 from services.settings import Settings
 
 _PROBES = ("/livez", "/readyz", "/metrics")
@@ -43,10 +45,25 @@ class _Context(logging.Filter):
         return True
 
 
-class _NoProbes(logging.Filter):
-    """Keeps health checks and scrapes out of the access log."""
+class _Formatter(JsonFormatter):
+    """Leaves out what PostgreSQL quotes of rows and statements, whoever logs the error."""
+
+    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        for name in ("message", "exc_info", "stack_info"):
+            if isinstance(text := log_data.get(name), str):
+                log_data[name] = without_values(text)
+        return log_data
+
+
+class _Access(logging.Filter):
+    """Keeps health checks and scrapes out of the access log, and whatever stands behind a question mark."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                arg.partition("?")[0] if isinstance(arg, str) and arg.startswith("/") else arg
+                for arg in record.args
+            )
         return not any(f" {probe}" in record.getMessage() for probe in _PROBES)
 
 
@@ -54,7 +71,7 @@ def configure(settings: Settings, *, role: str, executor_id: str) -> None:
     """Sends every logger of the process through one JSON formatter, each line once. Idempotent."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(
-        JsonFormatter(
+        _Formatter(
             "{asctime}{levelname}{name}{message}",
             style="{",
             rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
@@ -81,7 +98,7 @@ def configure(settings: Settings, *, role: str, executor_id: str) -> None:
         logger.handlers.clear()
         logger.propagate = True
     access = logging.getLogger("uvicorn.access")
-    access.filters[:] = [_NoProbes()]
+    access.filters[:] = [_Access()]
 
 
 def flush() -> None:
