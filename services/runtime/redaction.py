@@ -1,4 +1,4 @@
-"""Takes what PostgreSQL quotes of rows and statements out of an error's text, before it is logged or shown."""
+"""Takes what PostgreSQL quotes of rows and statements out of an error, before it is logged or shown."""
 
 from __future__ import annotations
 
