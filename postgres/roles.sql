@@ -22,7 +22,7 @@ ALTER ROLE holdfast_migrator SET lock_timeout TO '60s';
 
 -- One API and its restarting twin, up to eight workers: services/runtime/connections.py counts what each opens.
 ALTER ROLE holdfast_api LOGIN CONNECTION LIMIT 70 PASSWORD :'api';
-ALTER ROLE holdfast_worker LOGIN CONNECTION LIMIT 205 PASSWORD :'worker';
+ALTER ROLE holdfast_worker LOGIN CONNECTION LIMIT 208 PASSWORD :'worker';
 ALTER ROLE holdfast_metrics LOGIN CONNECTION LIMIT 5 PASSWORD :'metrics';
 -- API and workers bound the statements that are theirs. Those of DBOS have no limit on purpose: DBOS takes a
 -- statement that was cancelled for the workflow's own failure, where a lost connection only makes it wait.

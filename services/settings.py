@@ -20,6 +20,10 @@ from services.domain.web import host_name, is_loopback
 
 Role = Literal["api", "worker"]
 
+LEAST_RETENTION_SECONDS = 10_800
+"""Younger rows are not folded into the counters yet (two hours and ten minutes), and clients still retry."""
+MAX_RETENTION_SECONDS = 100 * 366 * 86_400
+
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -93,6 +97,19 @@ class Settings(BaseSettings):
         description="missed pulses at most this old are caught up; older ones are gaps",
     )
 
+    retention_seconds: float = Field(
+        7 * 86_400.0,
+        ge=0,
+        le=MAX_RETENTION_SECONDS,
+        description="age at which finished workflows and old rows are deleted, at least 3 h; 0: never",
+    )
+    retention_parked_seconds: float = Field(
+        0.0,
+        ge=0,
+        le=MAX_RETENTION_SECONDS,
+        description="the same for parked workflows, which a person should look at; 0: never",
+    )
+
     otlp_endpoint: str = Field(
         "",
         pattern=r"^(https?://[^\s/?#@]+(/[^\s?#]*)?)?$",
@@ -120,6 +137,16 @@ class Settings(BaseSettings):
             )
         if self.sweep_seconds >= self.lease_seconds:
             raise ValueError("HOLDFAST_SWEEP_SECONDS must be below HOLDFAST_LEASE_SECONDS")
+        if 0 < self.retention_seconds < LEAST_RETENTION_SECONDS:
+            raise ValueError(
+                f"HOLDFAST_RETENTION_SECONDS ({self.retention_seconds:g}) must be 0, or at least "
+                f"{LEAST_RETENTION_SECONDS} s: counters count younger rows, and clients repeat their requests"
+            )
+        if 0 < self.retention_parked_seconds < self.retention_seconds:
+            raise ValueError(
+                f"HOLDFAST_RETENTION_PARKED_SECONDS ({self.retention_parked_seconds:g}) must be 0, or at "
+                f"least HOLDFAST_RETENTION_SECONDS ({self.retention_seconds:g}): parked work is kept longer"
+            )
         return self
 
     @model_validator(mode="after")

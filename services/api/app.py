@@ -18,6 +18,7 @@ from services.api import (
     routes_console,
     routes_executors,
     routes_fibonacci,
+    routes_retention,
     routes_schedule,
     routes_scope,
     routes_users,
@@ -77,6 +78,7 @@ def create_app(process: Process) -> FastAPI:
         routes_workflows,
         routes_executors,
         routes_schedule,
+        routes_retention,
         routes_console,
     )
     for router in (*(module.router for module in modules), ops_http.router(process)):

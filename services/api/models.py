@@ -8,6 +8,7 @@ from fastapi import Header, Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.domain.fibonacci import DOUBLING_LIMIT
+from services.settings import LEAST_RETENTION_SECONDS, MAX_RETENTION_SECONDS
 
 WORKFLOW_ID = r"^[A-Za-z0-9._:+-]{1,200}$"
 """Ids of ours, of children and of ticks (`sched-pulse-2026-11-22T12:38:00+00:00`)."""
@@ -286,6 +287,19 @@ class Adopted(BaseModel):
 
     adopted: int
     to_version: str
+
+
+class PurgeRequest(_Request):
+    """What is to be deleted: what ended, or is old, for longer than `older_than_seconds`."""
+
+    older_than_seconds: float | None = Field(
+        default=None,
+        ge=LEAST_RETENTION_SECONDS,
+        le=MAX_RETENTION_SECONDS,
+        allow_inf_nan=False,
+        description="at least 3 h; HOLDFAST_RETENTION_SECONDS by default",
+    )
+    dry_run: bool = Field(default=False, description="count what would go, and delete nothing")
 
 
 class Pulse(BaseModel):

@@ -28,6 +28,7 @@ SUBJECTS = audit.Subjects(
     batch=names.FIBONACCI_BATCH,
     number=names.FIBONACCI_NUMBER,
     tick=names.PULSE_TICK,
+    purges=[names.PURGE, names.PURGE_TICK],
     poison=names.POISON,
     scopes=[names.CLASS_SCOPE, names.INSTANCE_SCOPE, names.FUNCTION_SCOPE],
     tick_seconds=names.PULSE_SECONDS,

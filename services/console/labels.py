@@ -31,6 +31,8 @@ _PLAIN: dict[str, str] = {
     names.NESTED_CHILD: "nested: child",
     names.NESTED_GRANDCHILD: "nested: grandchild",
     names.PULSE_TICK: "pulse",
+    names.PURGE: "purge",
+    names.PURGE_TICK: "purge",
     names.POISON: "poison",
 }
 LENGTH = 60

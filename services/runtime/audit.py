@@ -33,6 +33,7 @@ class Subjects:
     batch: str
     number: str
     tick: str
+    purges: list[str]
     poison: str
     scopes: list[str]
     tick_seconds: int
@@ -238,8 +239,9 @@ def nothing_is_homeless(audit: Audit) -> Finding:
 
 
 def _backlog(audit: Audit) -> list[str]:
-    # A tick is due every 5 s, so one or two of them may be under way at any time.
-    rows = [row for row in audit.rows("audit_unfinished") if row["workflow_name"] != audit.subjects.tick]
+    # A tick is due every 5 s, so one or two of them may be under way at any time; a purge may last.
+    scheduled = (audit.subjects.tick, *audit.subjects.purges)
+    rows = [row for row in audit.rows("audit_unfinished") if row["workflow_name"] not in scheduled]
     return [
         f"{row['workflows']} {row['workflow_name']} {row['status']}, {row['oldest_age_seconds']:.0f} s old"
         for row in rows

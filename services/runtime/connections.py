@@ -12,6 +12,8 @@ STEPS = 4
 """Named statements of durable code, trials, retention."""
 EFFECTS = 5
 """The effect ledger: one short transaction a number, so few serve any number of CPU slots."""
+PURGE = 1
+"""What a purge deletes with, and keeps its turn."""
 CLIENT = 8
 """DBOS's client behind the HTTP handlers."""
 REQUESTS = 4
@@ -28,4 +30,4 @@ _ORDERS = 2
 def most(settings: Settings, role: Role) -> int:
     """Connections that a process holds at most under its role's own login."""
     shared = settings.database_pool_size + _SINGLE + STEPS
-    return shared + (CLIENT + REQUESTS + _ORDERS if role == "api" else EFFECTS)
+    return shared + (CLIENT + REQUESTS + _ORDERS if role == "api" else EFFECTS + PURGE)

@@ -176,7 +176,7 @@ class Trouble:
         self._since: float | None = None
         self._told_at = 0.0
 
-    def met(self, error: psycopg2.Error) -> None:
+    def met(self, error: BaseException) -> None:
         """One more failure."""
         now = time.monotonic()
         if self._since is not None and now - self._told_at < self.EVERY_SECONDS:

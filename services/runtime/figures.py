@@ -1,8 +1,8 @@
 """The database's figures for /metrics, as the API reports them. Names: docs/metrics.md.
 
 Every statement reads an index, however many finished workflows there are. What counts upwards here
-(missed ticks, drains, hand overs, fencing) is kept by the database itself, in ``ops.totals``: it
-outlives processes and purged rows alike.
+(missed ticks, drains, hand overs, fencing, purged workflows) is kept by the database itself, in
+``ops.totals``: it outlives processes and purged rows alike.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ class DatabaseCollector(Collector):
             "executors_by_state": {},
             "pulse_health": {"late_seconds": late_seconds},
             "totals": {},
+            "last_purge": {},
         }
         self._max_age_seconds = max_age_seconds
         self._cached: list[Metric] = []
@@ -95,6 +96,7 @@ class DatabaseCollector(Collector):
                 self._executors(rows["executors_by_state"]),
                 *self._schedule(rows["pulse_health"][0]),
                 *self._totals(rows["totals"]),
+                *_retention(rows["last_purge"]),
             ]
             up.add_metric([], 1)
         except Exception as error:
@@ -136,16 +138,20 @@ class DatabaseCollector(Collector):
             "Executors that found themselves declared dead and stopped",
             labels=["application"],
         )
+        purged = CounterMetricFamily(
+            "holdfast_purged_workflows", "Finished workflows that were deleted", labels=["application"]
+        )
         drains = HistogramMetricFamily(
             "holdfast_drain_seconds", "From the order to stop to the last hand over", labels=["application"]
         )
         for name in self._applications:
             fenced.add_metric([name], totals["fenced"].get((name, math.inf), 0))
+            purged.add_metric([name], totals["purged"].get((name, math.inf), 0))
             counts = (totals["drains"].get((name, le), 0) for le in DRAIN_BUCKETS)
             limits = ("+Inf" if le == math.inf else str(le) for le in DRAIN_BUCKETS)
             seconds = totals["drain_seconds"].get((name, math.inf), 0)
             drains.add_metric([name], list(zip(limits, accumulate(counts), strict=True)), seconds)
-        return [handed, fenced, drains]
+        return [handed, fenced, purged, drains]
 
 
 def _work(rows: dict[str, Rows]) -> Iterable[Metric]:
@@ -179,6 +185,13 @@ def _work(rows: dict[str, Rows]) -> Iterable[Metric]:
         ("application_version", "status"),
         "workflows",
     )
+
+
+def _retention(rows: Rows) -> Iterable[Metric]:
+    age = GaugeMetricFamily("holdfast_last_purge_age_seconds", "Since a purge last came to its end")
+    if rows[0]["age_seconds"] is not None:
+        age.add_metric([], rows[0]["age_seconds"])
+    yield age
 
 
 def _gauge(name: str, text: str, rows: Rows, labels: tuple[str, ...], value: str) -> Metric:

@@ -105,6 +105,11 @@ class Waker:
         bell = self._bells.get(queue_name)
         return bell is not None and bell.is_set()
 
+    def closed(self, queue_name: str) -> bool:
+        """Whether that queue of this process stands still for another one's sake, see `only`."""
+        bell = self._bells.get(queue_name)
+        return bell is not None and not bell.open.is_set()
+
     def ring(self, queue_name: str) -> None:
         """Makes the queue look for work now; unknown queues are somebody else's."""
         if bell := self._bells.get(queue_name):

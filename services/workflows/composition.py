@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from dbos import DBOS
+from dbos import DBOS, ScheduleInput
 
 from services.runtime import engine, metrics
 from services.runtime.resources import Resources
@@ -25,6 +27,19 @@ def _queue(name: str, worker_concurrency: int | None = None) -> None:
         polling_interval_sec=_POLL_SECONDS,
         on_conflict="always_update",
     )
+
+
+def _schedule(name: str, workflow: Callable[..., Any], cron: str, queue: str) -> ScheduleInput:
+    return {
+        "schedule_name": name,
+        "workflow_fn": workflow,
+        "schedule": cron,
+        "context": None,
+        "queue_name": queue,
+        # Unbounded in DBOS. Pulses are caught up within a window by `catch_up`; a purge needs none, since
+        # the next one finds whatever is old by then.
+        "automatic_backfill": False,
+    }
 
 
 def _announce(role: Role) -> None:
@@ -87,34 +102,29 @@ class Worker:
 
     def prepare(self, settings: Settings) -> None:  # noqa: ARG002
         """Imports the workflows."""
-        from services.workflows import fibonacci, poison, pulse
+        from services.workflows import fibonacci, poison, pulse, retention
 
-        log.debug("workflows loaded: %s", [m.__name__ for m in (fibonacci, poison, pulse)])
+        log.debug("workflows loaded: %s", [m.__name__ for m in (fibonacci, poison, pulse, retention)])
         _announce(self.role)
 
     def register(self, settings: Settings) -> None:
-        """Registers queues and the schedule."""
-        from services.workflows import pulse
+        """Registers queues and the schedules."""
+        from services.workflows import pulse, retention
 
         _queue(names.FIBONACCI_BATCH_QUEUE, worker_concurrency=32)
         # Greedy claims leave the last numbers to one worker while the other idles.
         _queue(names.FIBONACCI_QUEUE, worker_concurrency=settings.fibonacci_claims)
         _queue(names.PULSE_QUEUE, worker_concurrency=4)
+        _queue(names.PURGE_QUEUE, worker_concurrency=1)
         _queue(names.WORKER_SUSPECTS_QUEUE, worker_concurrency=1)
         _queue(names.WORKER_TRIALS_QUEUE, worker_concurrency=1)
         DBOS.apply_schedules(
             [
-                {
-                    "schedule_name": names.PULSE_SCHEDULE,
-                    "workflow_fn": pulse.tick,
-                    "schedule": names.PULSE_CRON,
-                    "context": None,
-                    "queue_name": names.PULSE_QUEUE,
-                    # Unbounded in DBOS; `catch_up` does it within a window.
-                    "automatic_backfill": False,
-                }
+                _schedule(names.PULSE_SCHEDULE, pulse.tick, names.PULSE_CRON, names.PULSE_QUEUE),
+                _schedule(names.PURGE_SCHEDULE, retention.tick, names.PURGE_CRON, names.PURGE_QUEUE),
             ]
         )
+        (DBOS.resume_schedule if settings.retention_seconds else DBOS.pause_schedule)(names.PURGE_SCHEDULE)
 
     def catch_up(self, settings: Settings, resources: Resources) -> None:
         """Schedules the ticks of the last while that nobody scheduled."""

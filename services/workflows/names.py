@@ -24,6 +24,7 @@ API_TRIALS_QUEUE: Final = "api-trials"
 FIBONACCI_BATCH_QUEUE: Final = "fibonacci-batches"
 FIBONACCI_QUEUE: Final = "fibonacci"
 PULSE_QUEUE: Final = "pulses"
+PURGE_QUEUE: Final = "purges"
 WORKER_SUSPECTS_QUEUE: Final = "worker-suspects"
 WORKER_TRIALS_QUEUE: Final = "worker-trials"
 
@@ -38,6 +39,8 @@ NESTED_GRANDCHILD: Final = "nesting.grandchild"
 FIBONACCI_BATCH: Final = "fibonacci.batch"
 FIBONACCI_NUMBER: Final = "fibonacci.number"
 PULSE_TICK: Final = "pulse.tick"
+PURGE: Final = "retention.purge"
+PURGE_TICK: Final = "retention.tick"
 POISON: Final = "chaos.poison"
 
 # Steps of our own, by the application that runs them: /metrics shows each from the start.
@@ -49,13 +52,25 @@ STEPS: Final[dict[Role, tuple[str, ...]]] = {
         "users.process_one",
         "nesting.touch",
     ),
-    "worker": ("fibonacci.compute", "fibonacci.collect", "pulse.record", "chaos.kill_process"),
+    "worker": (
+        "fibonacci.compute",
+        "fibonacci.collect",
+        "pulse.record",
+        "retention.begin",
+        "retention.workflows",
+        "retention.tidy",
+        "retention.end",
+        "chaos.kill_process",
+    ),
 }
 
 INSTANCE_NAMES: Final = ("alpha", "beta")
 PULSE_SCHEDULE: Final = "pulse"
 PULSE_CRON: Final = "*/5 * * * * *"
 PULSE_SECONDS: Final = 5
+PURGE_SCHEDULE: Final = "purge"
+# Once an hour, and not at its full hour, when everybody's jobs begin.
+PURGE_CRON: Final = "0 17 * * * *"
 
 # The queue that a workflow starts on, and goes back to when an operator resumes it.
 QUEUE_OF: Final[dict[str, str]] = {
@@ -70,12 +85,14 @@ QUEUE_OF: Final[dict[str, str]] = {
     FIBONACCI_BATCH: FIBONACCI_BATCH_QUEUE,
     FIBONACCI_NUMBER: FIBONACCI_QUEUE,
     PULSE_TICK: PULSE_QUEUE,
+    PURGE: PURGE_QUEUE,
+    PURGE_TICK: PURGE_QUEUE,
     POISON: FIBONACCI_QUEUE,
 }
 
 ROLE_OF: Final[dict[str, Role]] = {
-    name: "worker" if name in (FIBONACCI_BATCH, FIBONACCI_NUMBER, PULSE_TICK, POISON) else "api"
-    for name in QUEUE_OF
+    name: "worker" if queue in (FIBONACCI_BATCH_QUEUE, FIBONACCI_QUEUE, PULSE_QUEUE, PURGE_QUEUE) else "api"
+    for name, queue in QUEUE_OF.items()
 }
 
 # Each role's queue for suspects of poison, its queue for their last run before they are parked, and the
@@ -84,5 +101,5 @@ ROLE_OF: Final[dict[str, Role]] = {
 SUSPECTS_QUEUE: Final[dict[Role, str]] = {"api": API_SUSPECTS_QUEUE, "worker": WORKER_SUSPECTS_QUEUE}
 TRIALS_QUEUE: Final[dict[Role, str]] = {"api": API_TRIALS_QUEUE, "worker": WORKER_TRIALS_QUEUE}
 LEAF_QUEUES: Final = frozenset(
-    {SCOPE_QUEUE, USER_PAGES_QUEUE, NESTED_GRANDCHILD_QUEUE, FIBONACCI_QUEUE, PULSE_QUEUE}
+    {SCOPE_QUEUE, USER_PAGES_QUEUE, NESTED_GRANDCHILD_QUEUE, FIBONACCI_QUEUE, PULSE_QUEUE, PURGE_QUEUE}
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,7 @@ from services.runtime.journal import Journal
 from services.workflows import names
 from tests.support.database import Database
 from tests.support.executors import insert, workflow
+from tests.support.purging import DAY, purge
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 GRID = NOW - timedelta(seconds=NOW.timestamp() % 5, minutes=10)
@@ -379,3 +381,92 @@ def test_a_hundred_thousand_workflows_are_checked_in_seconds(clean: Database) ->
     assert all(finding["ok"] for finding in findings.values()), findings
     assert findings[3]["figures"]["results"] == 100_004
     assert time.monotonic() - begun < 30
+
+
+# --- after a purge ------------------------------------------------------------------------------------
+
+
+def days_pass(database: Database, days: float) -> None:
+    """Everything that is stored happened so much earlier; the pulses went on and folded the counters."""
+    milliseconds = int(days * DAY * 1000)
+    for statement in (
+        "UPDATE dbos.workflow_status SET created_at = created_at - %(ms)s,"
+        " completed_at = coalesce(completed_at, created_at) - %(ms)s"
+        " WHERE status NOT IN ('ENQUEUED', 'PENDING')",
+        "UPDATE ops.pulses SET scheduled_at = scheduled_at - make_interval(secs => %(ms)s / 1000)",
+        "UPDATE ops.handovers SET released_at = released_at - make_interval(secs => %(ms)s / 1000)",
+        "UPDATE ops.executors SET started_at = started_at - make_interval(secs => %(ms)s / 1000),"
+        " ended_at = ended_at - make_interval(secs => %(ms)s / 1000)",
+        "UPDATE ops.totals_until SET counted_until = '-infinity', first_tick = NULL",
+        "DELETE FROM ops.totals; SELECT ops.fold_totals()",
+    ):
+        database.rows(statement, ms=milliseconds)
+
+
+def test_after_a_purge_everything_still_holds(clean: Database) -> None:
+    """Old and young rows of every kind that an invariant speaks of."""
+    insert(clean, ["batch"], status="SUCCESS", name=names.FIBONACCI_BATCH, executor_id="old")
+    clean.rows(
+        "INSERT INTO dbos.workflow_input (workflow_uuid, inputs, retention_timestamp)"
+        """ VALUES ('batch', '{"positionalArgs": [[1, 2], "doubling", false]}', 0)"""
+    )
+    for index in (0, 1):
+        number(clean, f"batch-{index}", index + 1, parent_workflow_id="batch")
+    clean.rows(
+        "INSERT INTO ops.handovers"
+        " (workflow_id, workflow_name, kind, reason, from_executor, released_by, lost_at)"
+        " VALUES ('batch', 'n', 'handover', 'drain', 'old', 'old', now())"
+    )
+    clean.rows(
+        "UPDATE ops.executors SET state = 'drained', ended_at = %(at)s", at=GRID + timedelta(seconds=20)
+    )
+    days_pass(clean, 8)
+    number(clean, "recent")
+    ticks(clean, *range(10, 24))
+    executor(clean, "v", started_at=GRID + timedelta(seconds=5 * 23))  # it caught up on a minute
+    counted = (clean.run("totals"), clean.run("pulse_health", late_seconds=65.0)[0]["missed"])
+    assert broken(clean, idle=True) == {}
+
+    result = purge(clean)
+
+    assert result.deleted == 4 + 3 + 4
+    assert result.rows == {"purge_pulses": 4, "purge_keys": 0, "purge_handovers": 0, "purge_executors": 2}
+    findings = check(clean, journal=accepted("recent", "poison"), idle=True)
+    assert {n: finding["details"] for n, finding in findings.items() if finding["details"]} == {}
+    assert findings[2]["figures"]["effects"] == findings[2]["figures"]["numbers"] == 1
+    purged = {"name": "purged", "application": "holdfast-worker", "le": math.inf, "value": 11.0}
+    after = [row for row in clean.run("totals") if row != purged]
+    assert sorted(after, key=str) == sorted(counted[0], key=str)
+    assert clean.run("pulse_health", late_seconds=65.0)[0]["missed"] in range(counted[1], counted[1] + 2)
+
+
+def test_a_tick_that_a_purge_left_makes_no_hole(clean: Database) -> None:
+    """A parked one, say: its row stays with it, and those around it are gone."""
+    executor(clean, "always", started_at=NOW - timedelta(days=30))
+    clean.rows(
+        "UPDATE dbos.workflow_status SET status = 'MAX_RECOVERY_ATTEMPTS_EXCEEDED', name = %(poison)s"
+        " WHERE workflow_uuid = 'sched-pulse-1'",
+        poison=names.POISON,
+    )
+    clean.rows(
+        "INSERT INTO ops.crashes (workflow_id, crashes, steps_recorded) VALUES ('sched-pulse-1', 5, 0)"
+    )
+    days_pass(clean, 8)
+    ticks(clean, *range(10, int((NOW - GRID).total_seconds() // 5) + 1))
+    assert 4 in broken(clean), "eight days without a tick, beside a worker that was there"
+    purge(clean)
+    assert clean.one("SELECT count(*) FROM ops.pulses WHERE scheduled_at < now() - interval '7 days'") == 1
+    assert broken(clean) == {}
+
+
+def test_counters_of_an_executor_that_is_older_than_the_purge_are_not_compared(clean: Database) -> None:
+    """It counted workflows whose rows are gone."""
+    clean.rows("UPDATE ops.executors SET started_at = now() - interval '20 days' WHERE executor_id = 'w'")
+    executor(clean, "younger", started_at=NOW - timedelta(days=6))
+    rows = {row["executor_id"]: row["purged"] for row in clean.run("audit_live")}
+    assert rows == {"w": False, "younger": False}
+    purge(clean, dry_run=True)
+    assert not any(row["purged"] for row in clean.run("audit_live"))
+    purge(clean)
+    rows = {row["executor_id"]: row["purged"] for row in clean.run("audit_live")}
+    assert rows == {"w": True, "younger": False}

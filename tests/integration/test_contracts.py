@@ -747,10 +747,50 @@ def test_startup_recovers_only_its_own_id(database: Database) -> None:
 
 def test_workflows_have_no_recovery_limit_of_dbos() -> None:
     """DBOS counts every dispatch; crashes are counted by us. (``max_recovery_attempts=None``)"""
-    from services.workflows import fibonacci, nesting, poison, pulse, scope, users
+    from services.workflows import fibonacci, nesting, poison, pulse, retention, scope, users
 
-    modules = (fibonacci, nesting, poison, pulse, scope, users)
+    modules = (fibonacci, nesting, poison, pulse, retention, scope, users)
     sources = [inspect.getsource(module) for module in modules]
     decorated = sum(len(re.findall(r"@DBOS\.workflow\(", source)) for source in sources)
     without = sum(len(re.findall(r"@DBOS\.workflow\([^)]*max_recovery_attempts=None\)", s)) for s in sources)
     assert decorated == without == len(names.QUEUE_OF)
+
+
+# --- retention --------------------------------------------------------------------------------------
+
+
+def test_every_end_is_stamped(app: Launched) -> None:
+    """A purge reads ages from ``completed_at``: what has none is never deleted."""
+    app.queue("contract-q")
+    app.enqueue("contract.quick", queue="contract-q", workflow_id="success")
+    app.wait("success")
+    app.enqueue("contract.quick", "an argument too many", queue="contract-q", workflow_id="error")
+    app.wait("error", "ERROR")
+    insert(app.database, ["cancelled"], status="ENQUEUED", queue_name="nobody's")
+    app.client.cancel_workflow("cancelled")
+    ended = {w: workflow(app.database, w) for w in ("success", "error", "cancelled")}
+    assert [row["status"] for row in ended.values()] == ["SUCCESS", "ERROR", "CANCELLED"]
+    assert all(abs(row["completed_at"] - time.time() * 1000) < 60_000 for row in ended.values())
+    app.client.resume_workflow("cancelled", queue_name="nobody's")
+    assert workflow(app.database, "cancelled")["completed_at"] is None, "it is unfinished again"
+
+
+def test_the_deleting_call_takes_ids_and_leaves_children(app: Launched) -> None:
+    insert(app.database, ["parent", "other"], status="SUCCESS")
+    insert(app.database, ["child"], status="SUCCESS", parent_workflow_id="parent")
+    app.client.delete_workflows(["parent", "unknown"])
+    rows = app.database.rows("SELECT workflow_uuid AS id FROM dbos.workflow_status")
+    assert {row["id"] for row in rows} == {"child", "other"}
+
+
+def test_a_schedules_work_belongs_to_no_parent(app: Launched) -> None:
+    """So nothing keeps a tick from going."""
+    app.queue("contract-q")
+    _schedule()
+    try:
+        handle = app.client.trigger_schedule("contract")
+        app.wait(handle.workflow_id)
+    finally:
+        DBOS.delete_schedule("contract")
+    row = workflow(app.database, handle.workflow_id)
+    assert (row["parent_workflow_id"], row["schedule_name"]) == (None, "contract")

@@ -98,7 +98,10 @@ NOBODY_MAY = [
     "UPDATE ops.totals SET value = 0",
     "UPDATE ops.effects SET n = 1",
     "DELETE FROM ops.effects",
-    "DELETE FROM ops.handovers",
+    "DELETE FROM ops.totals",
+    "DELETE FROM ops.retention",
+    "INSERT INTO ops.retention DEFAULT VALUES",
+    "SELECT ops.forget_deleted()",
     "COPY ops.executors TO PROGRAM 'cat'",
     "COPY ops.executors TO '/tmp/executors'",
     "SELECT pg_read_file('/etc/hostname')",
@@ -121,6 +124,10 @@ MAY_NOT = {
         "INSERT INTO ops.effects (workflow_id) VALUES ('w')",
         "INSERT INTO ops.pulses (workflow_id) VALUES ('w')",
         "DELETE FROM ops.executors",
+        "DELETE FROM ops.handovers",
+        "DELETE FROM ops.pulses",
+        "DELETE FROM ops.requests",
+        "UPDATE ops.retention SET purged_until = now()",
         "SELECT ops.fold_totals()",
     ],
     "holdfast_worker": [
@@ -145,6 +152,8 @@ MAY_NOT = {
         "INSERT INTO dbos.workflow_status (workflow_uuid) VALUES ('x')",
         "UPDATE ops.executors SET state = 'dead'",
         "DELETE FROM ops.crashes",
+        "DELETE FROM ops.handovers",
+        "UPDATE ops.retention SET purged_until = now()",
         "SELECT ops.fold_totals()",
     ],
 }
@@ -182,11 +191,14 @@ def test_a_role_writes_nothing_beyond_its_list(shared: Database, role: str) -> N
     assert not written & {"dbos.dbos_migrations", "dbos.dbos_datasource_migrations"}
 
 
-def test_the_one_function_with_its_owners_rights_has_a_fixed_search_path(shared: Database) -> None:
+def test_the_functions_with_their_owners_rights_have_a_fixed_search_path(shared: Database) -> None:
     assert shared.rows(
         "SELECT p.oid::regproc::text AS name, p.proconfig AS settings FROM pg_proc p WHERE p.prosecdef"
-        " AND p.pronamespace IN ('dbos'::regnamespace, 'ops'::regnamespace)"
-    ) == [{"name": "ops.fold_totals", "settings": ["search_path=pg_catalog, pg_temp"]}]
+        " AND p.pronamespace IN ('dbos'::regnamespace, 'ops'::regnamespace) ORDER BY 1"
+    ) == [
+        {"name": f"ops.{name}", "settings": ["search_path=pg_catalog, pg_temp"]}
+        for name in ("fold_totals", "forget_deleted")
+    ]
 
 
 def test_no_role_has_power_over_the_server(shared: Database) -> None:

@@ -30,6 +30,7 @@ CONTROL = [
     ("POST", "/workflows/w/fork"),
     ("POST", "/workflows/w/adopt"),
     ("POST", "/stranded/adopt"),
+    ("POST", "/purge"),
     ("DELETE", "/cache"),
 ]
 OPEN_WRITES = {

@@ -461,3 +461,42 @@ def test_an_unfinished_client_is_timed_out(process: FakeProcess, monkeypatch: py
     }
     asyncio.run(create_app(process)(scope, never, send))  # type: ignore[arg-type]
     assert sent[0]["status"] == 408
+
+
+# --- purges -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (None, (604_800.0, False)),
+        ({"dry_run": True}, (604_800.0, True)),
+        ({"older_than_seconds": 10_800}, (10_800.0, False)),
+    ],
+)
+def test_a_purge_starts_on_the_workers_queue(
+    client: TestClient, process: FakeProcess, body: dict[str, Any] | None, expected: tuple[float, bool]
+) -> None:
+    answer = client.post("/purge", json=body)
+    assert answer.status_code == 202
+    (work,) = process.gateway.client.enqueued
+    assert (work["workflow_name"], work["queue_name"]) == (names.PURGE, names.PURGE_QUEUE)
+    assert (work["application_name"], work["args"]) == (WORKER, expected)
+    assert answer.headers["Location"] == f"/workflows/{answer.json()['workflow_id']}"
+
+
+@pytest.mark.parametrize("seconds", [0, 10_799.9, -1, 1e12, "7d", True])
+def test_a_purge_refuses_an_age_that_is_too_young(
+    client: TestClient, process: FakeProcess, seconds: Any
+) -> None:
+    answer = client.post("/purge", json={"older_than_seconds": seconds})
+    assert answer.status_code == 422
+    assert answer.json()["field"] == "older_than_seconds"
+    assert not process.gateway.client.enqueued
+
+
+def test_where_everything_is_kept_a_purge_needs_an_age() -> None:
+    process = FakeProcess(retention_seconds=0)
+    with TestClient(create_app(process), headers=ADMIN) as client:  # type: ignore[arg-type]
+        assert client.post("/purge").status_code == 422
+        assert client.post("/purge", json={"older_than_seconds": 86_400}).status_code == 202

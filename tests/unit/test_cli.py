@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from services.cli import checks, installation, main, watch
+from services.cli import checks, installation, main, retention, watch
 from services.cli.installation import NothingRunsError
 from services.runtime.findings import found
 
@@ -297,3 +297,81 @@ def test_every_command_has_help_and_json(command: str) -> None:
     done = run(command, "--help")
     assert done.exit_code == 0
     assert "--json" in done.stdout
+
+
+# --- purge ------------------------------------------------------------------------------------------
+
+
+def purged(deleted: int, *, complete: bool = True, dry_run: bool = False) -> dict[str, Any]:
+    report = {
+        "cutoff": "2026-11-15T00:00:00+00:00",
+        "dry_run": dry_run,
+        "complete": complete,
+        "deleted": deleted,
+        "workflows": {"fibonacci.number": {"SUCCESS": deleted}},
+        "pulses": 3,
+        "idempotency_keys": 0,
+        "handovers": 0,
+        "executors": 1,
+    }
+    return {"workflow_id": "p", "status": "SUCCESS", "output": report, "error": None}
+
+
+@pytest.fixture
+def purges(api: Fake) -> Fake:
+    api.answers["/purge"] = [(202, {"workflow_id": "p", "status": "ENQUEUED"})]
+    api.answers["/workflows/p/steps"] = [(200, {"steps": []})]
+    return api
+
+
+def test_purge_waits_and_tells_what_went(purges: Fake) -> None:
+    step = {"name": "retention.workflows", "output": {"rows": 5}}
+    purges.answers["/workflows/p/steps"] = [(200, {"steps": [step]}), (200, {"steps": []})]
+    running = {"workflow_id": "p", "status": "PENDING"}
+    away = (503, {"detail": "PostgreSQL does not answer."})
+    purges.answers["/workflows/p"] = [(200, running), away, (200, purged(7))]
+    done = run("purge", "--older-than", "12h", url=purges.url)
+    assert done.exit_code == 0, done.output
+    assert "7 workflows deleted" in done.stdout
+    assert "pulses" in done.stdout
+    asked, body, _ = purges.asked[0]
+    assert (asked, body) == ("POST /purge", {"dry_run": False, "older_than_seconds": 43_200.0})
+
+
+def test_purge_goes_on_when_its_worker_drained(purges: Fake) -> None:
+    purges.answers["/workflows/p"] = [(200, purged(7, complete=False)), (200, purged(5))]
+    done = run("purge", "--json", url=purges.url)
+    assert done.exit_code == 0
+    told = json.loads(done.stdout)
+    assert (told["ok"], told["deleted"], told["pulses"], told["executors"]) == (True, 12, 6, 2)
+    assert told["workflows"] == {"fibonacci.number": {"SUCCESS": 12}}
+    assert [asked for asked, _, _ in purges.asked].count("POST /purge") == 2
+
+
+def test_a_dry_run_that_began_again_is_counted_once(purges: Fake) -> None:
+    first, second = purged(7, complete=False, dry_run=True), purged(9, dry_run=True)
+    purges.answers["/workflows/p"] = [(200, first), (200, second)]
+    told = json.loads(run("purge", "--dry-run", "--json", url=purges.url).stdout)
+    assert (told["deleted"], told["dry_run"]) == (9, True)
+
+
+@pytest.mark.parametrize("status", ["ERROR", "CANCELLED", "PENDING"])
+def test_a_purge_that_is_not_done_is_exit_code_1(purges: Fake, status: str) -> None:
+    purges.answers["/workflows/p"] = [(200, {"status": status, "output": None, "error": "because"})]
+    done = run("purge", "--timeout", "0.5", url=purges.url)
+    assert done.exit_code == 1
+    assert status in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("7d", 604_800), ("12h", 43_200), ("90m", 5400), ("1.5d", 129_600), ("3600", 3600)]
+)
+def test_ages(text: str, seconds: float) -> None:
+    assert retention.seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "d", "-1d", "7w", "7d1h", "1e9", "nan"])
+def test_ages_that_are_none(text: str) -> None:
+    done = run("purge", "--older-than", text)
+    assert done.exit_code == 2
+    assert "--older-than" in done.output

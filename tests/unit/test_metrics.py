@@ -32,7 +32,9 @@ _ROWS: dict[str, list[dict[str, Any]]] = {
         {"name": "drain_seconds", "application": "worker", "le": math.inf, "value": 3.5},
         {"name": "drains", "application": "worker", "le": 0.5, "value": 1.0},
         {"name": "drains", "application": "worker", "le": 5.0, "value": 2.0},
+        {"name": "purged", "application": "worker", "le": math.inf, "value": 9.0},
     ],
+    "last_purge": [{"age_seconds": 60.0}],
 }
 
 
@@ -177,6 +179,15 @@ def test_what_nobody_runs_is_zero_and_not_missing() -> None:
         ("worker", "draining"): 0,
     }
     assert values(collector(Reader()).collect(), "holdfast_fenced_total") == {("api",): 0, ("worker",): 1}
+
+
+def test_purges_are_told() -> None:
+    families = list(collector(Reader()).collect())
+    assert values(families, "holdfast_purged_workflows_total") == {("api",): 0, ("worker",): 9}
+    assert values(families, "holdfast_last_purge_age_seconds") == {(): 60}
+    read = Reader()
+    read.rows["last_purge"] = [{"age_seconds": None}]
+    assert values(collector(read).collect(), "holdfast_last_purge_age_seconds") == {}
 
 
 def test_a_drain_is_a_histogram() -> None:

@@ -112,11 +112,12 @@ FROM dbos.workflow_status w LEFT JOIN ops.pulses p ON p.workflow_id = w.workflow
 WHERE w.name = %(tick)s
 
 -- name: audit_pulse_gaps
--- Runs of ticks without a row, between the first and the last one.
+-- Runs of ticks without a row, between the first and the last one that retention left alone.
 SELECT previous + make_interval(secs => %(tick_seconds)s) AS first,
        scheduled_at - make_interval(secs => %(tick_seconds)s) AS last,
        (extract(epoch FROM scheduled_at - previous) / %(tick_seconds)s)::bigint - 1 AS missed
-FROM (SELECT scheduled_at, lag(scheduled_at) OVER (ORDER BY scheduled_at) AS previous FROM ops.pulses) AS pairs
+FROM (SELECT scheduled_at, lag(scheduled_at) OVER (ORDER BY scheduled_at) AS previous FROM ops.pulses
+      WHERE scheduled_at > (SELECT purged_until FROM ops.retention)) AS pairs
 WHERE scheduled_at - previous > make_interval(secs => %(tick_seconds)s)
 ORDER BY 1 LIMIT 1000
 
@@ -173,9 +174,10 @@ SELECT count(*) AS drained, count(*) FILTER (WHERE EXISTS (
 FROM ops.executors e WHERE e.state = 'drained'
 
 -- name: audit_live
--- Who is alive, and whether its work ever went to someone else.
+-- Who is alive, whether its work ever went to someone else, and whether it is older than what retention left.
 SELECT e.executor_id, e.application, e.role, e.state, e.hostname, e.pid, e.port, e.started_at,
-       EXISTS (SELECT FROM ops.handovers h WHERE h.from_executor = e.executor_id) AS lost_work
+       EXISTS (SELECT FROM ops.handovers h WHERE h.from_executor = e.executor_id) AS lost_work,
+       e.started_at <= (SELECT purged_until FROM ops.retention) AS purged
 FROM ops.executors e WHERE e.state IN ('live', 'draining') ORDER BY e.started_at
 
 -- name: audit_completed_by

@@ -10,8 +10,8 @@ BEGIN
         EXECUTE format('REVOKE ALL ON ALL SEQUENCES IN SCHEMA dbos, ops FROM %I', may.rolname);
         EXECUTE format('GRANT USAGE ON SCHEMA dbos, ops TO %I', may.rolname);
     END LOOP;
-    -- Its trigger runs it for the worker; it is the one function that runs with its owner's rights.
-    REVOKE ALL ON FUNCTION ops.fold_totals() FROM PUBLIC;
+    -- They run with their owner's rights, for the worker, from triggers.
+    REVOKE ALL ON FUNCTION ops.fold_totals(), ops.forget_deleted() FROM PUBLIC;
 
     FOR may IN SELECT r.rolname, v.rights, v.place FROM (VALUES
         -- A launched application of DBOS, and a client.
@@ -31,9 +31,14 @@ BEGIN
         ('holdfast_worker', 'INSERT', 'ops.pulses, ops.effects'),
         ('holdfast_worker', 'EXECUTE', 'FUNCTION ops.fold_totals()'),
 
+        -- A purge. Unfinished work is kept by a trigger, and effects go only with their workflow.
+        ('holdfast_worker', 'DELETE', 'dbos.workflow_status, dbos.workflow_input, dbos.workflow_output,
+            dbos.operation_outputs, ops.pulses, ops.requests, ops.handovers, ops.executors'),
+        ('holdfast_worker', 'UPDATE', 'ops.retention'),
+
         -- What /metrics reads: no input and no result of any workflow.
         ('holdfast_metrics', 'SELECT', 'dbos.workflow_status, dbos.queues, ops.executors, ops.pulses,
-            ops.totals, ops.totals_until, ops.countable')
+            ops.totals, ops.totals_until, ops.countable, ops.retention')
     ) AS v (roles, rights, place) JOIN pg_roles r ON r.rolname = ANY (string_to_array(v.roles, ' ')) LOOP
         EXECUTE format('GRANT %s ON %s TO %I', may.rights, may.place, may.rolname);
     END LOOP;

@@ -119,6 +119,9 @@ FROM (
 ) AS all_of_them
 GROUP BY 1, 2, 3
 
+-- name: last_purge
+SELECT extract(epoch FROM clock_timestamp() - last_purge_at)::float8 AS age_seconds FROM ops.retention
+
 -- name: ping
 SELECT extract(epoch FROM clock_timestamp())::float8 AS database_time
 

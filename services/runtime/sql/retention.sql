@@ -1,0 +1,132 @@
+-- Retention: what is old enough to go. Workflows are deleted by DBOS's public call, what belongs to them by
+-- the trigger that follows (migrations/003_retention.sql); the rest here. Each is bounded and read by index.
+
+-- name: purge_lock
+-- One purge at a time in the stack; the lock ends with its session. Keys of executors begin at 1.
+SELECT pg_try_advisory_lock(7031, -1) AS held
+
+-- name: purge_begin
+-- Until when rows go, in epoch milliseconds of the database's clock: never what the counters have not folded.
+-- Noted before the first row is gone, for whoever compares rows with what processes counted.
+WITH asked AS (
+    SELECT least(now() - make_interval(secs => %(age_seconds)s), greatest(u.counted_until, 'epoch')) AS cutoff,
+           -- least() would take the other one for a NULL.
+           CASE WHEN %(parked_age_seconds)s IS NOT NULL
+               THEN least(now() - make_interval(secs => %(parked_age_seconds)s), greatest(u.counted_until, 'epoch'))
+               END AS parked_cutoff
+    FROM ops.totals_until u
+), noted AS (
+    UPDATE ops.retention r SET purged_until = greatest(r.purged_until, a.cutoff)
+    FROM asked a WHERE NOT %(dry_run)s)
+SELECT floor(extract(epoch FROM cutoff) * 1000)::bigint AS cutoff_ms,
+       floor(extract(epoch FROM parked_cutoff) * 1000)::bigint AS parked_cutoff_ms
+FROM asked
+
+-- name: purge_end
+UPDATE ops.retention SET last_purge_at = clock_timestamp()
+
+-- name: purge_page
+-- The next workflows in the order in which they ended. `old`: it may go as far as it alone is concerned (a
+-- start later than its end was written by a wrong clock, and counts). `first`: nobody that is stored started it.
+SELECT w.workflow_uuid AS workflow_id, w.name, w.status, w.completed_at AS ended_ms, w.old,
+       w.parent_workflow_id IS NULL OR NOT EXISTS (
+           SELECT FROM dbos.workflow_status up WHERE up.workflow_uuid = w.parent_workflow_id) AS first,
+       EXISTS (SELECT FROM dbos.workflow_status c WHERE c.parent_workflow_id = w.workflow_uuid) AS has_children
+FROM (
+    SELECT workflow_uuid, name, status, completed_at, parent_workflow_id,
+           coalesce(greatest(completed_at, created_at, started_at_epoch_ms) <= CASE
+               WHEN status IN ('SUCCESS', 'ERROR', 'CANCELLED') THEN %(cutoff_ms)s::bigint
+               WHEN status = 'MAX_RECOVERY_ATTEMPTS_EXCEEDED' THEN %(parked_cutoff_ms)s::bigint END, false) AS old
+    FROM dbos.workflow_status
+    WHERE completed_at <= %(cutoff_ms)s AND completed_at >= %(after_ms)s
+      AND (completed_at, workflow_uuid) > (%(after_ms)s, %(after_id)s)
+    ORDER BY completed_at, workflow_uuid LIMIT %(limit)s) AS w
+ORDER BY w.completed_at, w.workflow_uuid
+
+-- name: purge_family
+-- A workflow and all it started, parents first; nothing unless every one of them may go.
+WITH RECURSIVE family AS (
+    SELECT w.workflow_uuid, w.name, w.status, w.completed_at, w.created_at, w.started_at_epoch_ms, 0 AS level
+    FROM dbos.workflow_status w WHERE w.workflow_uuid = %(workflow_id)s
+    UNION ALL
+    SELECT c.workflow_uuid, c.name, c.status, c.completed_at, c.created_at, c.started_at_epoch_ms, f.level + 1
+    FROM family f JOIN dbos.workflow_status c ON c.parent_workflow_id = f.workflow_uuid)
+SELECT f.workflow_uuid AS workflow_id, f.name, f.status FROM family f
+WHERE NOT EXISTS (
+    SELECT FROM family m WHERE NOT coalesce(greatest(m.completed_at, m.created_at, m.started_at_epoch_ms) <= CASE
+        WHEN m.completed_at IS NULL THEN NULL
+        WHEN m.status IN ('SUCCESS', 'ERROR', 'CANCELLED') THEN %(cutoff_ms)s::bigint
+        WHEN m.status = 'MAX_RECOVERY_ATTEMPTS_EXCEEDED' THEN %(parked_cutoff_ms)s::bigint END, false))
+ORDER BY f.level, f.workflow_uuid LIMIT %(limit)s
+
+-- name: purge_pulses
+-- Ticks whose workflow is gone, never the newest one. Like below, a dry run takes what ended long ago as gone.
+WITH page AS (
+    SELECT p.scheduled_at, NOT EXISTS (
+        SELECT FROM dbos.workflow_status w WHERE w.workflow_uuid = p.workflow_id
+          AND NOT (%(dry_run)s AND w.completed_at <= %(cutoff_ms)s AND w.status IN ('SUCCESS', 'ERROR', 'CANCELLED')))
+        AS alone
+    FROM ops.pulses p
+    WHERE p.scheduled_at <= to_timestamp(%(cutoff_ms)s / 1000.0)
+      AND p.scheduled_at > coalesce(%(after)s::timestamptz, '-infinity')
+      AND p.scheduled_at < (SELECT max(scheduled_at) FROM ops.pulses)
+    ORDER BY p.scheduled_at LIMIT %(limit)s
+), gone AS (
+    DELETE FROM ops.pulses p USING page d WHERE d.alone AND p.scheduled_at = d.scheduled_at AND NOT %(dry_run)s)
+SELECT count(*) FILTER (WHERE alone) AS rows, count(*) = %(limit)s AS more, max(scheduled_at)::text AS after FROM page
+
+-- name: purge_keys
+-- Idempotency keys whose workflow is gone, or never came to be.
+WITH page AS (
+    SELECT r.key, r.created_at, NOT EXISTS (
+        SELECT FROM dbos.workflow_status w WHERE w.workflow_uuid = r.workflow_id
+          AND NOT (%(dry_run)s AND w.completed_at <= %(cutoff_ms)s AND w.status IN ('SUCCESS', 'ERROR', 'CANCELLED')))
+        AS alone
+    FROM ops.requests r
+    WHERE r.created_at <= to_timestamp(%(cutoff_ms)s / 1000.0)
+      AND (%(after)s::text IS NULL
+           OR (r.created_at, r.key) > (split_part(%(after)s, '|', 1)::timestamptz,
+                                       substr(%(after)s, strpos(%(after)s, '|') + 1)))
+    ORDER BY r.created_at, r.key LIMIT %(limit)s
+), gone AS (
+    DELETE FROM ops.requests r USING page p WHERE p.alone AND r.key = p.key AND NOT %(dry_run)s)
+SELECT count(*) FILTER (WHERE alone) AS rows, count(*) = %(limit)s AS more,
+       (SELECT created_at || '|' || key FROM page ORDER BY created_at DESC, key DESC LIMIT 1) AS after
+FROM page
+
+-- name: purge_handovers
+-- Moves whose workflow is gone and that stayed because they were not folded then: few, if any.
+WITH page AS (
+    SELECT h.handover_id, h.released_at, NOT EXISTS (
+        SELECT FROM dbos.workflow_status w WHERE w.workflow_uuid = h.workflow_id) AS alone
+    FROM ops.handovers h
+    WHERE h.released_at <= to_timestamp(%(cutoff_ms)s / 1000.0)
+      AND (%(after)s::text IS NULL
+           OR (h.released_at, h.handover_id) > (split_part(%(after)s, '|', 1)::timestamptz,
+                                                split_part(%(after)s, '|', 2)::bigint))
+    ORDER BY h.released_at, h.handover_id LIMIT %(limit)s
+), gone AS (
+    DELETE FROM ops.handovers h USING page p WHERE p.alone AND h.handover_id = p.handover_id AND NOT %(dry_run)s)
+SELECT count(*) FILTER (WHERE alone) AS rows, count(*) = %(limit)s AS more,
+       (SELECT released_at || '|' || handover_id FROM page ORDER BY released_at DESC, handover_id DESC LIMIT 1) AS after
+FROM page
+
+-- name: purge_executors
+-- Those that ended long ago, unless work that still runs or is parked names them.
+WITH page AS (
+    SELECT e.executor_id, e.ended_at,
+           NOT EXISTS (SELECT FROM dbos.workflow_status w
+                       WHERE w.status = 'PENDING' AND w.executor_id = e.executor_id)
+           AND NOT EXISTS (SELECT FROM dbos.workflow_status w
+                           WHERE w.status = 'MAX_RECOVERY_ATTEMPTS_EXCEEDED' AND w.executor_id = e.executor_id)
+           AND coalesce(e.fenced_at <= to_timestamp(%(cutoff_ms)s / 1000.0), true) AS free
+    FROM ops.executors e
+    WHERE e.state IN ('drained', 'dead') AND e.ended_at <= to_timestamp(%(cutoff_ms)s / 1000.0)
+      AND (%(after)s::text IS NULL
+           OR (e.ended_at, e.executor_id) > (split_part(%(after)s, '|', 1)::timestamptz, split_part(%(after)s, '|', 2)))
+    ORDER BY e.ended_at, e.executor_id LIMIT %(limit)s
+), gone AS (
+    DELETE FROM ops.executors e USING page p WHERE p.free AND e.executor_id = p.executor_id AND NOT %(dry_run)s)
+SELECT count(*) FILTER (WHERE free) AS rows, count(*) = %(limit)s AS more,
+       (SELECT ended_at || '|' || executor_id FROM page ORDER BY ended_at DESC, executor_id DESC LIMIT 1) AS after
+FROM page
