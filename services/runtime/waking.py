@@ -36,8 +36,10 @@ QUEUE_CHANNEL = "holdfast_queue"
 DONE_CHANNEL = "holdfast_done"
 
 RETRY_CAP_SECONDS = 1.0
-# The net under a notice that PostgreSQL is back.
-AWAY_CAP_SECONDS = 5.0
+# The net under a notice that PostgreSQL is back, which three sessions of ours look for all the time.
+AWAY_CAP_SECONDS = 30.0
+# A try that began while it was away may fail this long after its return: a name's lookup takes its time.
+_JUST_BACK_SECONDS = 3.0
 
 
 class _Bell(threading.Event):
@@ -231,6 +233,7 @@ class _ShortSleep:
     def __init__(self) -> None:
         self._away = False
         self._ends = 0
+        self._back_at = float("-inf")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(time, name)
@@ -239,6 +242,8 @@ class _ShortSleep:
         """As ``time.sleep``, but no longer than it is worth."""
         if self._away:
             seconds = AWAY_CAP_SECONDS
+        elif time.monotonic() - self._back_at < _JUST_BACK_SECONDS:
+            seconds = 0.1
         elif seconds > RETRY_CAP_SECONDS:
             seconds = RETRY_CAP_SECONDS * random.uniform(0.5, 1.0)  # noqa: S311
         self._wait(seconds)
@@ -260,6 +265,7 @@ class _ShortSleep:
         """PostgreSQL answers again: whoever sleeps tries at once."""
         with SESSION_OPENED:
             self._away = False
+            self._back_at = time.monotonic()
             self._ends += 1
             SESSION_OPENED.notify_all()
 
