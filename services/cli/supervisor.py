@@ -19,6 +19,7 @@ from typing import Any
 
 from services.cli.children import Child, is_alive, say, start_ticks
 from services.cli.embedded import ROOT, Cluster, NativeError, free_port, last_line
+from services.cli.hold import is_held
 from services.cli.secrets import make_secrets
 from services.settings import get_settings
 
@@ -45,6 +46,8 @@ class Supervisor:
         self.quiet = quiet
         self.stopping = False
         self.ready = False
+        self.held = False
+        self._go_on_at = 0.0
         self._server_again_at = 0.0
         # The API and the workers read the same environment: what they would refuse is refused here, at once.
         self.settings = get_settings()
@@ -106,6 +109,9 @@ class Supervisor:
         self._say(f"PostgreSQL on 127.0.0.1:{self.cluster.port}, data in {self.cluster.data}")
         for child in self.children:
             child.environment["HOLDFAST_DATABASE_PORT"] = str(self.cluster.port)
+        self._migrate()
+
+    def _migrate(self) -> None:
         environment = self._environment("holdfast_migrator", self.secrets / "migrate" / "pgpass")
         log = self.logs / "migrate.log"
         dbos = Path(sys.executable).with_name("dbos")
@@ -124,7 +130,9 @@ class Supervisor:
             raise NativeError(f"`dbos migrate` failed: {last_line(log)} (all of it: {log})")
 
     def _tend(self) -> None:
-        for child in self.children:
+        if is_held(self.home) != self.held:
+            self._go_on() if self.held else self._hold()
+        for child in [] if self.held else self.children:
             happened = child.tend()
             if happened:
                 self._say(happened)
@@ -140,13 +148,44 @@ class Supervisor:
             self.cluster.launch()
             self._server_again_at = time.monotonic() + 1.0
             self._write_state()
-        if not self.ready and all(child.pid and child.is_ready() for child in self.children):
+        if self.held or self.ready:
+            return
+        if all(child.pid and child.is_ready() for child in self.children):
             self.ready = True
             self._write_state()
             self._say(f"ready at {self._api_url} with {len(self.workers)} workers; Ctrl-C drains and ends it")
 
+    def _hold(self) -> None:
+        """End the API and the workers; PostgreSQL stays, for whoever asked for it."""
+        self._say("told to hold still: only PostgreSQL goes on")
+        self.ready = False
+        self._drain()
+        self.held = True
+        self._write_state()
+
+    def _go_on(self) -> None:
+        if time.monotonic() < self._go_on_at:
+            return
+        try:
+            self._migrate()  # the database may be one of an older version now
+        except NativeError as error:  # PostgreSQL is starting again, say
+            self._say(f"{error}; trying again")
+            self._go_on_at = time.monotonic() + 1.0
+            return
+        self.held = False
+        self._say("going on")
+        for child in self.children:
+            child.start()
+        self._write_state()
+
     def _stop(self) -> None:
         self.stopping = True
+        self._drain()
+        self.cluster.stop()
+        (self.home / "native.json").unlink(missing_ok=True)
+        self._say("ended")
+
+    def _drain(self) -> None:
         if any(child.pid for child in self.children):
             self._say("draining")
         for child in self.children:
@@ -164,9 +203,6 @@ class Supervisor:
             time.sleep(_TICK_SECONDS)
         for child in self.children:
             child.follow(show=not self.quiet)
-        self.cluster.stop()
-        (self.home / "native.json").unlink(missing_ok=True)
-        self._say("ended")
 
     def _end_left_overs(self) -> None:
         """End what a supervisor that was killed left behind, before its place is taken."""
@@ -245,6 +281,7 @@ class Supervisor:
             "pid": os.getpid(),
             "started": start_ticks(os.getpid()),
             "ready": self.ready,
+            "held": self.held,
             "stop_grace_seconds": self.settings.stop_grace_seconds,
             "api_url": self._api_url,
             "api": told(self.api),

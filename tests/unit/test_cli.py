@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from services.cli import checks, installation, main, retention, watch
+from services.cli import archive, backup, checks, installation, main, retention, watch
 from services.cli.installation import NothingRunsError
 from services.runtime.findings import found
 
@@ -375,3 +376,48 @@ def test_ages_that_are_none(text: str) -> None:
     done = run("purge", "--older-than", text)
     assert done.exit_code == 2
     assert "--older-than" in done.output
+
+
+# --- restore: what is asked before anything is stopped --------------------------------------------
+
+
+class Tools:
+    """A database with work in it; nothing may be stopped, nothing loaded."""
+
+    def ask(self, statement: str) -> str:
+        return "170005" if "SHOW" in statement else "12"
+
+    def executors_stopped(self) -> Any:
+        raise AssertionError("the stack was stopped")
+
+
+@pytest.fixture
+def occupied(monkeypatch: pytest.MonkeyPatch) -> None:
+    contents = archive.Contents(server_version="17.5", values={name: Counter() for name in archive._COLUMNS})
+    monkeypatch.setattr(backup, "tools_here", Tools)
+    monkeypatch.setattr(backup, "examine", lambda tools, file: contents)
+
+
+@pytest.mark.usefixtures("occupied")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "has 12 workflows of its own"),
+        (["--replace"], "say --yes as well"),
+        (["--replace", "--json"], "say --yes as well"),
+        (["--yes"], "has 12 workflows of its own"),
+    ],
+)
+def test_restore_asks_before_it_deletes(options: list[str], said: str) -> None:
+    done = run("restore", "file", *options)
+    assert done.exit_code == 1
+    assert said in done.stderr
+
+
+@pytest.mark.usefixtures("occupied")
+def test_restore_wants_a_whole_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backup, "at_a_terminal", lambda: True)
+    typed = CliRunner().invoke(main.app, ["restore", "file", "--replace"], input="y\n")
+    assert (typed.exit_code, "nothing was changed" in typed.stderr) == (1, True)
+    nothing = CliRunner().invoke(main.app, ["restore", "file", "--replace"], input="")
+    assert nothing.exit_code == 1

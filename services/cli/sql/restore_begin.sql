@@ -1,0 +1,37 @@
+-- For psql, before the archive's own statements. What follows is one transaction.
+SET client_min_messages = warning;
+BEGIN;
+SET LOCAL lock_timeout = '30s';
+
+-- Sessions of processes that have ended just now may take a moment to end, too.
+DO $$
+BEGIN
+    FOR i IN 1..100 LOOP
+        PERFORM pg_stat_clear_snapshot();
+        EXIT WHEN NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
+            AND usename IN ('holdfast_api', 'holdfast_worker', 'holdfast_metrics'));
+        IF i = 100 THEN
+            RAISE 'an API, a worker or a command of theirs is still connected to this database';
+        END IF;
+        PERFORM pg_sleep(0.1);
+    END LOOP;
+END $$;
+
+-- Work of the schedules is there as soon as a stack runs, and nobody's loss.
+\if :replace
+\else
+DO $$
+DECLARE
+    found boolean := false;
+BEGIN
+    IF to_regclass('dbos.workflow_status') IS NOT NULL THEN
+        LOCK TABLE dbos.workflow_status IN ACCESS EXCLUSIVE MODE;
+        SELECT EXISTS (SELECT FROM dbos.workflow_status WHERE schedule_name IS NULL) INTO found;
+        IF found THEN
+            RAISE 'workflows have come into this database; --replace deletes them';
+        END IF;
+    END IF;
+END $$;
+\endif
+
+DROP SCHEMA IF EXISTS dbos, ops CASCADE;

@@ -1,0 +1,50 @@
+"""The ``holdfast`` command on the machine that a stack under test runs on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+from tests.support.compose_stack import ComposeStack
+from tests.support.native_stack import NativeStack
+from tests.support.stack import ROOT, Stack, clean_environment
+
+
+def environment(stack: Stack) -> dict[str, str]:
+    """What tells the command which stack is meant."""
+    if isinstance(stack, ComposeStack):
+        return {
+            **stack.environment,
+            "COMPOSE_PROJECT_NAME": stack.project,
+            "COMPOSE_ENV_FILES": "/dev/null",
+            "HOLDFAST_HOME": "/nonexistent",
+        }
+    assert isinstance(stack, NativeStack)
+    return clean_environment(**stack.settings, HOLDFAST_HOME=str(stack.home))
+
+
+def command(*words: str) -> list[str]:
+    """Its command line."""
+    return [sys.executable, "-m", "services.cli.main", *words]
+
+
+def holdfast(stack: Stack, *words: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    """Run it to its end."""
+    return subprocess.run(
+        command(*words),
+        cwd=ROOT,
+        env=environment(stack),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def told(stack: Stack, *words: str) -> Any:
+    """What it says as JSON, when it succeeds."""
+    done = holdfast(stack, *words, "--json")
+    assert done.returncode == 0, f"holdfast {' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}"
+    return json.loads(done.stdout)
