@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from bench.compare import alone, machine, pictures, report
+from bench.compare import alone, containers, machine, pictures, report
 from bench.compare.cases import CASES, Case, Context
 from bench.compare.contender import Contender
 from bench.compare.grown import HoldfastGrown
@@ -29,7 +29,7 @@ from bench.compare.results import RESULTS, Results
 CONTENDERS: dict[str, type[Contender]] = {kind.name: kind for kind in (Holdfast, HoldfastGrown, *PEERS)}
 # The takeover comes last: where nobody takes over, the contender is left with a job that hangs.
 ALL_CASES: dict[str, Case] = {
-    case.name: case for case in (*CASES[:-1], *alone.RUNNING, CASES[-1], *alone.ALONE)
+    case.name: case for case in (*CASES[:-1], *alone.RUNNING, CASES[-1], *alone.ALONE, *containers.CASES)
 }
 TITLES = {name: (kind.title, kind.note) for name, kind in CONTENDERS.items()}
 

@@ -207,5 +207,12 @@ GOALS: tuple[Goal, ...] = (
             "memory", (("worker_megabytes", 120, "worker {:.0f} MB"), ("api_megabytes", 120, "API {:.0f} MB"))
         ),
     ),
+    Goal(
+        "the image at most 200 MB over its base; ready at most 10 s after a warm `docker compose up`",
+        both(
+            "containers",
+            (("image_over_base_megabytes", 200, "{:.0f} MB"), ("ready_seconds", 10, "ready after {:.1f} s")),
+        ),
+    ),
     Goal("the same figures with a million finished workflows, within 20 %", growth),
 )

@@ -37,13 +37,18 @@ class HoldfastGrown(Holdfast):
 
     def start(self, home: Path) -> None:  # noqa: ARG002 - its data outlives a round
         kind = type(self)
-        if kind._home is None:
-            kind._home = Path(tempfile.mkdtemp(prefix="holdfast-bench-grown-"))
-            kind._home.chmod(0o711)
+        if kind._home is not None:
+            super().start(kind._home / "stack")
+            return
+        kind._home = Path(tempfile.mkdtemp(prefix="holdfast-bench-grown-"))
+        kind._home.chmod(0o711)  # PostgreSQL's user has to pass
+        try:
             super().start(kind._home / "stack")
             self._fill()
-        else:
-            super().start(kind._home / "stack")
+        except BaseException:
+            self.stop()
+            self.discard()  # half a filling is none
+            raise
 
     @classmethod
     def discard(cls) -> None:

@@ -194,7 +194,7 @@ class ProcrastinateTuned(Procrastinate):
     """The same with a retry of stalled jobs."""
 
     name, title, tuned, slow_takeover = "procrastinate-tuned", "procrastinate tuned", True, False
-    note = "beats every second, and the documented retry of stalled jobs every second, after 3 s of silence"
+    note = "beats every second, and the documented retry of stalled jobs every second, after 5 s of silence"
 
 
 class Celery(Peer):
@@ -236,7 +236,7 @@ class TemporalTuned(Temporal):
 
     name, title, tuned, slow_takeover = "temporal-tuned", "Temporal dev server tuned", True, False
     note = (
-        "one activity at a time a worker, beats every 0.5 s, heartbeat timeout 2 s, first retry after 0.1 s"
+        "one activity at a time a worker, beats every second, heartbeat timeout 5 s, first retry after 0.1 s"
     )
 
 

@@ -24,7 +24,8 @@ Temporal) that is a workflow of so many steps; for Holdfast it is `sequential: t
 number; for procrastinate and celery the driver waits for each result.
 
 A worker is killed 0.1 to 0.4 s into a job of more than a second, and is not started again meanwhile. Where it
-takes a minute or never comes, it is looked at once a run."""
+takes a minute or never comes, it is looked at once a run. Tuned detectors bear 5 s of silence before they
+take a worker for dead, as the lease does: shorter ones find a death sooner and take a pause for one."""
 
 _MARKS = {True: "reached", False: "**missed**", None: "**not measured**"}
 
@@ -32,7 +33,7 @@ _MARKS = {True: "reached", False: "**missed**", None: "**not measured**"}
 def shown(found: Any, form: str) -> str:
     """A figure with its range, or that it is missing."""
     if not isinstance(found, Figure):
-        return "not run" if found.why == "did not run" else "not measured"
+        return "-" if found.why == "did not run" else "not measured"
     middle, low, high = (form.format(number) for number in (found.median, found.low, found.high))
     return middle if low == high else f"{middle} ({low} … {high})"
 
@@ -53,8 +54,7 @@ def _takeover(records: Sequence[Record], contender: str) -> str:
         return f"not within {max(never):g} s"
     if not found:
         return shown(value(records, contender, "takeover", "seconds"), "{:.2f}")
-    middle = percentile(found, 0.5)
-    told = f"{middle:.2f} ({min(found):.2f} … {max(found):.2f})"
+    told = shown(_figure(found), "{:.2f}")
     return f"{told}, {len(never)} not within {max(never):g} s" if never else told
 
 
@@ -156,6 +156,9 @@ ALONE = (
     ("memory", "worker_megabytes", "worker without its children, MB resident after the cases", "{:.0f}"),
     ("memory", "child_megabytes", "one CPU child, MB resident", "{:.0f}"),
     ("memory", "api_megabytes", "API, MB resident after the cases", "{:.0f}"),
+    ("containers", "image_megabytes", "the image, MB", "{:.0f}"),
+    ("containers", "image_over_base_megabytes", "… over its base", "{:.0f}"),
+    ("containers", "ready_seconds", "everything healthy after a warm `docker compose up`, s", "{:.1f}"),
 )
 
 

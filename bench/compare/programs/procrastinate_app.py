@@ -23,7 +23,7 @@ from bench.compare.programs.common import OPTIONS, TUNED, Done
 
 DSN = OPTIONS.get("url", "")
 WORKING = len(sys.argv) > 1 and sys.argv[1] == "worker"
-BEAT_SECONDS, STALLED_SECONDS = 1.0, 3.0
+BEAT_SECONDS, STALLED_SECONDS = 1.0, 5.0
 
 app = App(connector=PsycopgConnector(conninfo=DSN) if WORKING else SyncPsycopgConnector(conninfo=DSN))
 pool = ConnectionPool(DSN, min_size=1, max_size=2, open=False, kwargs={"autocommit": False})

@@ -1,7 +1,7 @@
 """Temporal: its development server with a file, and its Python SDK.
 
 As documented: synchronous activities in a thread pool, a start-to-close timeout of a minute. Tuned: one
-activity at a time a worker, beats from the activity, and a heartbeat timeout of two seconds.
+activity at a time a worker, beats from the activity, and a heartbeat timeout of five seconds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ with workflow.unsafe.imports_passed_through():
     from bench.compare.programs.common import OPTIONS, TUNED, Done
 
 TASK_QUEUE = "jobs"
-BEAT_SECONDS, SILENCE_SECONDS = 0.5, 2.0
+BEAT_SECONDS, SILENCE_SECONDS = 1.0, 5.0
 ACTIVITY: dict[str, Any] = {"start_to_close_timeout": timedelta(seconds=60)}
 if TUNED:
     ACTIVITY |= {
