@@ -117,7 +117,7 @@ class Asked(Running):
         try:
             self.process.stdin.write(line.encode())
             self.process.stdin.flush()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a closed file is a ValueError
             raise NotMeasured(f"{command}: the driver has ended: {self.tail(300)}") from error
         try:
             answer = self.read(seconds, command)
