@@ -237,22 +237,24 @@ def test_many_at_once_are_counted_once_and_never_too_many() -> None:
     assert counter.asked == ["backlog"]
 
 
-def test_a_count_that_takes_long_is_made_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FRESH_SECONDS", 0.0)
-    counter = Counter(unfinished=0)
+def test_a_count_that_takes_long_is_made_seldom(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    monkeypatch.setattr(module.time, "monotonic", clock)
+    counted = []
+
+    async def slow(statement: str, **_: Any) -> list[dict[str, Any]]:
+        counted.append(clock.now)
+        clock.now += 2.0
+        return [{"unfinished": 0}]
 
     async def main() -> None:
-        admission = Admission(counter, 100)
+        admission = Admission(slow, 100)
         await admission.admit(None)
-        await admission.admit(None)
-        await asyncio.sleep(0.02)
-        await admission.admit(None)
-        assert counter.asked == ["backlog"], "a hundredth of a second is worth ten of them"
-        await asyncio.sleep(0.15)
-        await admission.admit(None)
+        for _ in range(30):
+            clock.now += 1.0
+            await admission.admit(None)
 
     asyncio.run(main())
-    assert counter.asked == ["backlog"] * 2
+    assert counted == [100.0, 122.0], "two seconds of counting are worth twenty without"
 
 
 def test_with_the_database_away_nobody_is_let_in_and_the_next_asks_again() -> None:
