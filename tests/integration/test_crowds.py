@@ -213,3 +213,13 @@ def is_closed(connection: socket.socket) -> bool:
 
 def open_files() -> int:
     return len(list(Path(f"/proc/{os.getpid()}/fd").iterdir()))
+
+
+def test_the_server_believes_no_forwarded_address(database: Database) -> None:
+    """uvicorn by itself does, from clients on this machine: everyone here could be anyone."""
+    with serving(database.settings("api", rate_limit=0.1, rate_burst=3)) as api:
+        statuses = [
+            api.http.get("/executors", headers={"X-Forwarded-For": f"10.0.0.{n}"}).status_code
+            for n in range(5)
+        ]
+        assert statuses == [200, 200, 200, 429, 429]

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from services.cli import secrets
+from services.runtime import http_protocol
 from services.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,6 +121,11 @@ def test_the_api_judges_the_address_that_it_is_published_on() -> None:
     published = SERVICES["api"]["ports"][0].removesuffix(":${HOLDFAST_API_PORT:-8000}:8000")
     assert SERVICES["api"]["environment"]["HOLDFAST_PUBLISH_ADDRESS"] == published
     assert "HOLDFAST_BIND_HOST=0.0.0.0" in "\n".join(DOCKERFILE), "or it would judge something else"
+
+
+@pytest.mark.parametrize("name", ["api", "worker"])
+def test_open_files_are_bounded_and_enough_for_all_connections(name: str) -> None:
+    assert http_protocol.CONNECTION_LIMIT * 2 <= SERVICES[name]["ulimits"]["nofile"] <= 65_536
 
 
 def test_only_the_api_is_published_and_the_database_network_is_closed() -> None:
