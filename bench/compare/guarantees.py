@@ -19,18 +19,18 @@ ROWS: dict[str, tuple[str, str, str, str, str]] = {
         "yes: one row a tick across all workers, missed ones counted",
     ),
     "DBOS": (
-        "yes (Docs, *Workflows*, *Steps*)",
+        "yes (Docs, *Learn DBOS Python: Workflows and Steps*)",
         "not in the open-source library: a worker recovers its own id's work at its start; "
         "Conductor, a service, does it across workers (Docs, *DBOS Conductor*: distributed recovery)",
         "yes: an execution's owner is checked at its writes (source, `owner_xid`)",
-        "yes (Docs, *Workflows: Reliability guarantees*)",
+        "yes, as Holdfast, which builds on it",
         "yes (Docs, *Scheduled workflows*)",
     ),
     "Temporal": (
         "yes: activities, in an event history (Docs, *Event History*)",
         "yes, after a timeout that the author sets for each activity "
         "(Docs, *Detecting Activity failures: Start-To-Close, Heartbeat*)",
-        "yes: a late completion of a timed out attempt is refused (Docs, *Activity Execution*)",
+        "yes: the server refuses what a timed out attempt reports (its answer: NotFound; not tried here)",
         "yes for the history; activities run at least once (Docs, *Activity Definition: Idempotency*)",
         "yes (Docs, *Schedule*)",
     ),
@@ -46,8 +46,8 @@ ROWS: dict[str, tuple[str, str, str, str, str]] = {
         "not by default; with `acks_late`, after the visibility timeout, which is an hour by default "
         "(Docs, *Using Redis: Visibility timeout*, *Caveats*)",
         "no: a job longer than the timeout is delivered again while it runs (Docs, *Using Redis: Caveats*)",
-        "no: at least once with `acks_late` (Docs, *Tasks: idempotence*)",
-        "with celery beat, of which exactly one may run (Docs, *Periodic Tasks*)",
+        "no: at most once, or at least once with `acks_late` (Docs, *Tasks*: idempotent)",
+        "with celery beat, of which exactly one may run at a time (Docs, *Periodic Tasks*)",
     ),
 }
 
