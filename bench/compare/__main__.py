@@ -55,7 +55,7 @@ class Run:
 
     def everything(self) -> None:
         """All rounds."""
-        names = self.options.only or [name for name in CONTENDERS if name != HoldfastGrown.name]
+        names = [name for name in self.options.only or CONTENDERS if name not in self.options.skip]
         flush = machine.flush_milliseconds(Path(tempfile.gettempdir()))
         self.results.runs[self.results.run]["machine"]["flush_milliseconds"] = flush
         for number in range(1, self.options.rounds + 1):
@@ -189,6 +189,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.compare", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="3 by default; the report has 5")
     parser.add_argument("--only", type=names_of(dict(CONTENDERS)), help=f"of {', '.join(CONTENDERS)}")
+    parser.add_argument("--skip", type=names_of(dict(CONTENDERS)), default=[], help="these not")
     parser.add_argument("--cases", type=names_of(dict(ALL_CASES)), help=f"of {', '.join(ALL_CASES)}")
     parser.add_argument("--samples", type=int, default=60, help="pickups of a contender in a round")
     parser.add_argument("--takeover-bound", type=float, default=90.0, help="seconds; after that: never")

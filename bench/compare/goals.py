@@ -49,8 +49,8 @@ def _one(records: Records, case: str, key: str, holds: Callable[[float], bool], 
     found = value(records, HOLDFAST, case, key)
     if not isinstance(found, Figure):
         return Verdict(None, f"not measured: {found.why}")
-    text = f"{shown.format(found.median)} ({shown.format(found.low)} to {shown.format(found.high)})"
-    return Verdict(holds(found.median), text)
+    middle, low, high = (shown.format(number) for number in (found.median, found.low, found.high))
+    return Verdict(holds(found.median), middle if low == high else f"{middle} ({low} to {high})")
 
 
 def ahead(case: str, key: str, shown: str) -> Callable[[Records], Verdict]:
