@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.compare.figures import Figure, Record, samples, value
+from bench.compare.figures import Figure, Record, value
 from bench.compare.goals import HOLDFAST, PEERS
 from bench.compare.processes import NotMeasured, peer_command
 from services.cli.embedded import ROOT
@@ -48,8 +48,7 @@ def drawings(records: Sequence[Record], titles: dict[str, tuple[str, str]]) -> l
         bars = []
         for name in (HOLDFAST, *PEERS):
             each = value(records, name, case, key)
-            never = not samples(records, name, case, "samples") if case == "takeover" else False
-            if isinstance(each, Figure) and not never:
+            if isinstance(each, Figure):  # a takeover that never came has none
                 bars.append((titles.get(name, (name, ""))[0], each.median))
         if bars:
             found.append({"file": file, "title": title, "unit": "", "form": form, "bars": bars})
