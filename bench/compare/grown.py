@@ -17,7 +17,7 @@ SPREAD_SECONDS = 86_400
 """They ended within the last day: younger than anything that is ever cleared away."""
 
 # Column of the table that holds the workflow's id.
-_TABLES = {
+TABLES = {
     "dbos.workflow_status": "workflow_uuid",
     "dbos.workflow_input": "workflow_uuid",
     "dbos.workflow_output": "workflow_uuid",
@@ -61,21 +61,29 @@ class HoldfastGrown(Holdfast):
         """Copies of one number that ran, under other ids and times."""
         batch_id = self.submit([10])
         self.until_done(batch_id, 30)
-        model = f"{batch_id}-0"
         with closing(self.running_stack.connect_superuser()) as connection:
             connection.autocommit = True
-            with connection.cursor() as cursor:
-                # No trigger: nobody is to be woken for work that ended long ago.
-                cursor.execute("SET session_replication_role = replica")
-                for table, key in _TABLES.items():
-                    cursor.execute(_copy(cursor, table, key), {"model": model, "rows": FINISHED})
-                    if cursor.rowcount < FINISHED:
-                        raise NotMeasured(f"{table}: only {cursor.rowcount} rows filled in")
-                cursor.execute("VACUUM (ANALYZE)")
-                cursor.execute("CHECKPOINT")
+            fill(connection, f"{batch_id}-0", FINISHED)
 
 
-def _copy(cursor: Any, table: str, key: str) -> str:
+def fill(connection: Any, model: str, rows: int) -> None:
+    """So many copies of the finished workflow ``model``; the connection is a superuser's, autocommit.
+
+    Raises `NotMeasured` when a table gets fewer rows: a database that is half full proves nothing.
+    """
+    with connection.cursor() as cursor:
+        # No trigger: nobody is to be woken for work that ended long ago.
+        cursor.execute("SET session_replication_role = replica")
+        for table, key in TABLES.items():
+            cursor.execute(_copy(cursor, table, key, rows), {"model": model, "rows": rows})
+            if cursor.rowcount < rows:
+                raise NotMeasured(f"{table}: only {cursor.rowcount} rows filled in")
+        cursor.execute("SET session_replication_role = DEFAULT")
+        cursor.execute("VACUUM (ANALYZE)")
+        cursor.execute("CHECKPOINT")
+
+
+def _copy(cursor: Any, table: str, key: str, rows: int) -> str:
     schema, _, name = table.partition(".")
     cursor.execute(
         "SELECT column_name, data_type FROM information_schema.columns WHERE table_schema = %s"
@@ -83,21 +91,21 @@ def _copy(cursor: Any, table: str, key: str) -> str:
         " AND coalesce(column_default, '') NOT LIKE 'nextval%%'",
         (schema, name),
     )
-    older = f"n * {SPREAD_SECONDS}.0 / {FINISHED}"
+    older = f"copy * {SPREAD_SECONDS}.0 / {rows}"
     columns: dict[str, str] = {}
     for column, kind in cursor.fetchall():
         columns[column] = f"model.{column}"
         if column == key:
-            columns[column] = "'old-' || n"
+            columns[column] = "'old-' || copy"
         elif column == "parent_workflow_id":
-            columns[column] = f"'old-batch-' || n / {BATCH}"
+            columns[column] = f"'old-batch-' || copy / {BATCH}"
         elif kind == "bigint" and column.endswith(("_at", "_ms")):
             columns[column] = f"model.{column} - (1000 * {older})::bigint"
         elif kind.startswith("timestamp"):
             columns[column] = f"model.{column} - make_interval(secs => {older})"
         elif column in ("effect_key", "owner_xid", "deduplication_id"):
-            columns[column] = f"CASE WHEN model.{column} IS NOT NULL THEN 'old-' || n END"
+            columns[column] = f"CASE WHEN model.{column} IS NOT NULL THEN 'old-' || copy END"
     return (
         f"INSERT INTO {table} ({', '.join(columns)}) SELECT {', '.join(columns.values())}"
-        f" FROM {table} AS model, generate_series(1, %(rows)s) AS n WHERE model.{key} = %(model)s"
+        f" FROM {table} AS model, generate_series(1, %(rows)s) AS copy WHERE model.{key} = %(model)s"
     )
