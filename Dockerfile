@@ -15,12 +15,14 @@ RUN --mount=type=cache,target=/root/.cache/pip \
         -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' \) -delete
 COPY dbos-config.yaml .
 COPY services services
-# A checkout made under a strict umask must be readable for the image's user, too.
+# A checkout made under a strict umask must be readable for the image's user, too. DBOS's own command loads
+# pickles where a row says so; here it refuses them as everything else does.
 RUN chmod -R a+rX . \
     && python -m compileall -q services \
     && echo /app > "$(echo /opt/holdfast/lib/python3*/site-packages)/holdfast.pth" \
     && printf '#!/opt/holdfast/bin/python\nfrom services.cli.main import app\napp()\n' > /opt/holdfast/bin/holdfast \
-    && chmod 755 /opt/holdfast/bin/holdfast \
+    && printf '#!/opt/holdfast/bin/python\nfrom services.cli.dbos_command import main\nmain()\n' > /opt/holdfast/bin/dbos \
+    && chmod 755 /opt/holdfast/bin/holdfast /opt/holdfast/bin/dbos \
     && rm requirements.lock
 
 FROM ${BASE_IMAGE}

@@ -11,6 +11,8 @@ import base64
 import os
 import pickle
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -305,6 +307,28 @@ def test_the_api_shows_planted_rows_as_text(database: Database, trap: Trap) -> N
         forked = api.http.post("/workflows/failed/fork", json={})
         assert forked.status_code == 202
         assert read(f"/workflows/{forked.json()['workflow_id']}")["status"] == "ENQUEUED"
+
+
+def test_the_dbos_command_of_the_image_loads_none(database: Database, trap: Trap) -> None:
+    planted(database, "w")
+    payload(database, "workflow_input", "inputs", "w", trap.text)
+    payload(database, "workflow_output", "output", "w", trap.text)
+    database.rows(
+        "INSERT INTO dbos.operation_outputs"
+        " (workflow_uuid, function_id, function_name, output, serialization)"
+        " VALUES ('w', 1, 's', %(text)s, 'py_pickle')",
+        text=trap.text,
+    )
+    environment = {**os.environ, **database.server.environment(database.name, "api")}
+    for arguments in (["get", "w"], ["list"], ["steps", "w"]):
+        command = [sys.executable, "-m", "services.cli.dbos_command", "workflow", *arguments]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert trap.text[:20] in done.stdout or arguments == ["list"], done.stdout
+        assert not trap.sprung, arguments
+    written = (ROOT / "Dockerfile").read_text("utf-8")
+    assert "from services.cli.dbos_command import main" in written
+    assert "> /opt/holdfast/bin/dbos " in written
 
 
 # --- what it rests on -------------------------------------------------------------------------------
