@@ -27,8 +27,8 @@ log = logging.getLogger("holdfast.retention")
 
 BATCH = 500
 """Rows that one transaction deletes, and that one look reads."""
-SLICE_SECONDS = 2.0
-"""A step ends after about that time: then a drain waits no longer, and its progress is recorded."""
+SLICE_SECONDS = 5.0
+"""A step ends after about that time, and its progress is recorded; a drain waits only for its batch."""
 
 # Of more than that many, the rest is found by a later purge, as workflows without a parent.
 _FAMILY_LIMIT = 20_000

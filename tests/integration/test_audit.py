@@ -430,7 +430,7 @@ def test_after_a_purge_everything_still_holds(clean: Database) -> None:
     result = purge(clean)
 
     assert result.deleted == 4 + 3 + 4
-    assert result.rows == {"purge_pulses": 4, "purge_keys": 0, "purge_handovers": 0, "purge_executors": 2}
+    assert result.rows == {"purge_pulses": 4, "purge_keys": 0, "purge_handovers": 1, "purge_executors": 2}
     findings = check(clean, journal=accepted("recent", "poison"), idle=True)
     assert {n: finding["details"] for n, finding in findings.items() if finding["details"]} == {}
     assert findings[2]["figures"]["effects"] == findings[2]["figures"]["numbers"] == 1

@@ -791,6 +791,6 @@ def test_a_schedules_work_belongs_to_no_parent(app: Launched) -> None:
         handle = app.client.trigger_schedule("contract")
         app.wait(handle.workflow_id)
     finally:
-        DBOS.delete_schedule("contract")
+        DBOS.pause_schedule("contract")
     row = workflow(app.database, handle.workflow_id)
     assert (row["parent_workflow_id"], row["schedule_name"]) == (None, "contract")

@@ -44,7 +44,7 @@ def wait_until(condition: Callable[[], Any], what: str, *, seconds: float = 10.0
 class Server:
     """The session's PostgreSQL with Holdfast's roles, configuration and migrations."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, durable: bool = False) -> None:
         # pytest's own directory may be one that the database's user cannot enter.
         self.home = Path(tempfile.mkdtemp(prefix="holdfast-test-"))
         self.secrets = self.home / "secrets"
@@ -53,8 +53,9 @@ class Server:
         self.cluster = Cluster(self.home, self.secrets)
         self.cluster.prepare()
         # Nothing here survives the session, so nothing needs to survive a power cut.
-        with (self.cluster.data / "postgresql.auto.conf").open("a") as file:
-            file.write("fsync = off\nfull_page_writes = off\n")
+        if not durable:
+            with (self.cluster.data / "postgresql.auto.conf").open("a") as file:
+                file.write("fsync = off\nfull_page_writes = off\n")
         self.cluster.start()
         self.cluster.apply_roles()
         self.migrate(_TEMPLATE)

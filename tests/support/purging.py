@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from dbos import DBOS
+
 from services.runtime.database import OpsPool
 from services.runtime.retention import TIDY, Cutoffs, Done, Purger
 from tests.support.database import Database
+from tests.support.engines import Launched
 from tests.support.executors import insert
 
 DAY = 86_400.0
@@ -100,3 +104,108 @@ def _to_the_end(it: Purger, cutoffs: Cutoffs) -> Purged:
             after = done["after"]
     purged.complete = True
     return purged
+
+
+# --- many old rows ------------------------------------------------------------------------------------
+
+# Per 51 workflows: a batch with 49 numbers, and a tick of the schedule; one in a thousand failed.
+_FILL = """
+SET session_replication_role = replica;
+INSERT INTO dbos.workflow_status (workflow_uuid, status, name, queue_name, application_name,
+    application_version, executor_id, recovery_attempts, parent_workflow_id, created_at, updated_at,
+    started_at_epoch_ms, completed_at)
+SELECT CASE i % 51 WHEN 0 THEN 'batch-' || i / 51 WHEN 1 THEN 'tick-' || i / 51
+           ELSE 'batch-' || i / 51 || '-' || i % 51 - 2 END,
+       CASE WHEN i % 1000 = 999 THEN 'ERROR' ELSE 'SUCCESS' END,
+       CASE i % 51 WHEN 0 THEN 'fibonacci.batch' WHEN 1 THEN 'pulse.tick' ELSE 'fibonacci.number' END,
+       CASE i % 51 WHEN 0 THEN 'fibonacci-batches' WHEN 1 THEN 'pulses' ELSE 'fibonacci' END,
+       'holdfast-worker', 'worker-1', 'w-' || i % 100, 1, CASE WHEN i % 51 > 1 THEN 'batch-' || i / 51 END,
+       t.at, t.at, t.at + 10, t.at + CASE i % 51 WHEN 0 THEN 900 ELSE 20 + i % 51 END
+FROM generate_series(0, :rows - 1) AS i, LATERAL (SELECT :begun + i / 51 * 1000::bigint AS at) AS t;
+INSERT INTO dbos.workflow_input (workflow_uuid, inputs, retention_timestamp)
+SELECT workflow_uuid, '{"positionalArgs": [30, "recursive"], "namedArgs": {}}', 0 FROM dbos.workflow_status
+WHERE workflow_uuid ~ '^(batch|tick)-';
+INSERT INTO dbos.workflow_output (workflow_uuid, output, retention_timestamp)
+SELECT workflow_uuid, '{"n": 30, "result": "832040", "digits": 6, "executor_id": "w", "attempts": 1}', 0
+FROM dbos.workflow_status WHERE workflow_uuid ~ '^(batch|tick)-';
+INSERT INTO dbos.operation_outputs (workflow_uuid, function_id, function_name, output, started_at_epoch_ms,
+    completed_at_epoch_ms)
+SELECT workflow_uuid, step, 'fibonacci.compute', '{"n": 30, "result": "832040", "digits": 6}', created_at,
+    created_at
+FROM dbos.workflow_status, generate_series(1, 2) AS step WHERE workflow_uuid ~ '^(batch|tick)-';
+INSERT INTO ops.effects (workflow_id, effect_key, executor_id, n, sha256)
+SELECT workflow_uuid, workflow_uuid || ':effect', 'w', 30, 'sha' FROM dbos.workflow_status
+WHERE name = 'fibonacci.number' AND workflow_uuid LIKE 'batch-%';
+INSERT INTO ops.requests (key, fingerprint, workflow_id, created_at)
+SELECT 'key-' || workflow_uuid, 'f', workflow_uuid, to_timestamp(created_at / 1000.0)
+FROM dbos.workflow_status WHERE name = 'fibonacci.batch';
+INSERT INTO ops.pulses (scheduled_at, workflow_id, executor_id, lateness_seconds, status, queue_depth,
+    live_executors)
+SELECT to_timestamp(created_at / 1000.0), workflow_uuid, 'w', 0, 'run', 0, 1 FROM dbos.workflow_status
+WHERE name = 'pulse.tick' AND workflow_uuid LIKE 'tick-%';
+INSERT INTO ops.executors (executor_id, application, application_version, role, hostname, pid, port, slots,
+    state, started_at, heartbeat_at, ended_at)
+SELECT 'w-' || i, 'holdfast-worker', 'worker-1', 'worker', 'h', 1, 1, 1, 'drained', t.at, t.at, t.at
+FROM generate_series(0, 99) AS i, LATERAL (SELECT now() - interval '300 days' AS at) AS t;
+SET session_replication_role = DEFAULT
+"""
+BIG = (
+    "workflow_status",
+    "workflow_input",
+    "workflow_output",
+    "operation_outputs",
+    "effects",
+    "requests",
+    "pulses",
+)
+"""Tables that a fill makes large."""
+
+
+def fill(database: Database, rows: int, *, youngest_days: float = 30.0) -> None:
+    """So many finished workflows with all that belongs to them, up to so many days ago."""
+    connection = database.admin()
+    # An index that is built once costs a fraction of one that a million inserts keep up.
+    later = database.rows(
+        "SELECT indexdef, indexrelid::regclass::text AS name FROM pg_index"
+        " JOIN pg_indexes ON indexrelid = format('%I.%I', schemaname, indexname)::regclass"
+        " WHERE indrelid = ANY (ARRAY(SELECT relid FROM pg_stat_user_tables WHERE relname = ANY (ARRAY["
+        + ", ".join(f"'{table}'" for table in BIG)
+        + "]))) AND NOT indisprimary"
+    )
+    database.rows("; ".join(f"DROP INDEX {row['name']}" for row in later))
+    begun = int((time.time() - youngest_days * DAY) * 1000) - rows // 51 * 1000
+    with connection.cursor() as cursor:
+        for statement in _FILL.replace(":rows", str(rows)).replace(":begun", str(begun)).split(";\n"):
+            cursor.execute(statement)
+        for row in later:
+            cursor.execute(row["indexdef"])
+        cursor.execute("VACUUM ANALYZE")
+    connection.close()
+
+
+def sequential_scans(database: Database) -> dict[str, int]:
+    """How often each big table was read from end to end, by what the server counts."""
+    database.rows("SELECT pg_stat_force_next_flush()")
+    rows = database.rows(
+        "SELECT relname, seq_scan FROM pg_stat_user_tables WHERE relname = ANY (%(t)s)", t=list(BIG)
+    )
+    return {row["relname"]: row["seq_scan"] for row in rows}
+
+
+@DBOS.workflow(name="retention.probe", max_recovery_attempts=None)
+def _probe() -> int:
+    return 1
+
+
+def probe(app: Launched, queue: str, label: str, count: int) -> list[float]:
+    """Seconds from enqueued to claimed, of so many one after the other; both times are the database's."""
+    names = [f"{label}-{i}" for i in range(count)]
+    for name in names:
+        app.enqueue("retention.probe", queue=queue, workflow_id=name)
+        app.wait(name)
+    rows = app.database.rows(
+        "SELECT started_at_epoch_ms - created_at AS ms FROM dbos.workflow_status"
+        " WHERE workflow_uuid = ANY (%(names)s)",
+        names=names,
+    )
+    return [row["ms"] / 1000 for row in rows]

@@ -95,10 +95,12 @@ SELECT count(*) FILTER (WHERE alone) AS rows, count(*) = %(limit)s AS more,
 FROM page
 
 -- name: purge_handovers
--- Moves whose workflow is gone and that stayed because they were not folded then: few, if any.
+-- Moves whose workflow is gone.
 WITH page AS (
     SELECT h.handover_id, h.released_at, NOT EXISTS (
-        SELECT FROM dbos.workflow_status w WHERE w.workflow_uuid = h.workflow_id) AS alone
+        SELECT FROM dbos.workflow_status w WHERE w.workflow_uuid = h.workflow_id
+          AND NOT (%(dry_run)s AND w.completed_at <= %(cutoff_ms)s AND w.status IN ('SUCCESS', 'ERROR', 'CANCELLED')))
+        AS alone
     FROM ops.handovers h
     WHERE h.released_at <= to_timestamp(%(cutoff_ms)s / 1000.0)
       AND (%(after)s::text IS NULL

@@ -24,7 +24,7 @@ CREATE TRIGGER holdfast_keep_unfinished BEFORE DELETE ON dbos.workflow_status
     EXECUTE FUNCTION ops.keep_unfinished();
 
 -- In the transaction of the delete, so that nobody ever sees an effect without its workflow, and the count
--- is exact. Hand overs that are not folded yet stay: /metrics still counts them by their rows.
+-- is exact.
 CREATE FUNCTION ops.forget_deleted() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -37,8 +37,6 @@ BEGIN
     DELETE FROM ops.effects e WHERE e.workflow_id = ANY (ids);
     DELETE FROM ops.crashes c WHERE c.workflow_id = ANY (ids);
     DELETE FROM dbos.datasource_outputs d WHERE d.workflow_id = ANY (ids);
-    DELETE FROM ops.handovers h WHERE h.workflow_id = ANY (ids)
-        AND h.released_at <= (SELECT u.counted_until FROM ops.totals_until u);
     INSERT INTO ops.totals AS t (name, application, le, value)
     SELECT 'purged', coalesce(g.application_name, ''), 'Infinity', count(*) FROM gone g GROUP BY 2
     ON CONFLICT (name, application, le) DO UPDATE SET value = t.value + excluded.value;
