@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from services.cli.children import is_alive
 from services.cli.embedded import ROOT
 from services.cli.supervisor import read_state
+from services.domain.web import is_loopback
 from services.settings import Settings
 
 Kind = Literal["here", "native", "compose"]
@@ -82,9 +83,10 @@ def admin_token(address: str | None = None) -> str | None:
     """
     if named := os.environ.get("HOLDFAST_ADMIN_TOKEN_FILE"):
         return Path(named).read_text("ascii").strip()
-    if address is not None and urlsplit(address).hostname not in ("127.0.0.1", "localhost", "::1"):
+    state = native_state()
+    if address not in (None, state.get("api_url")) and not is_loopback(urlsplit(address).hostname or ""):
         return None
-    if state := native_state():
+    if state:
         return Path(state["admin_token_file"]).read_text("ascii").strip()
     try:
         done = inside("token") if kind() == "compose" else None

@@ -421,3 +421,28 @@ def test_restore_wants_a_whole_word(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (typed.exit_code, "nothing was changed" in typed.stderr) == (1, True)
     nothing = CliRunner().invoke(main.app, ["restore", "file", "--replace"], input="")
     assert nothing.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "given"),
+    [
+        (None, True),
+        ("http://127.0.0.1:8000", True),
+        ("http://[::1]:8000", True),
+        ("http://localhost:8000", True),
+        ("http://192.168.1.5:8000", True),  # where this machine's own one listens
+        ("http://192.168.1.6:8000", False),
+        ("https://holdfast.example", False),
+        ("http://127.0.0.1.evil.example", False),
+        ("nonsense", False),
+    ],
+)
+def test_the_token_of_this_machine_goes_to_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str | None, given: bool
+) -> None:
+    file = tmp_path / "admin_token"
+    file.write_text("the-token", "ascii")
+    state = {"api_url": "http://192.168.1.5:8000", "admin_token_file": str(file)}
+    monkeypatch.delenv("HOLDFAST_ADMIN_TOKEN_FILE", raising=False)
+    monkeypatch.setattr(installation, "native_state", lambda: state)
+    assert installation.admin_token(address) == ("the-token" if given else None)
