@@ -22,6 +22,8 @@ BODY_TIMEOUT_SECONDS = 30.0
 # connection in place of the answer.
 DRAIN_BYTES = 16 * 1024 * 1024
 DRAIN_SECONDS = 2.0
+BODIES_BYTES = 64 * 1024 * 1024
+"""What all bodies that are still coming may hold together: each connection may send one, and wait."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -77,6 +79,7 @@ class RequestBody:
     def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
+        self.held_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; anything but HTTP passes through."""
@@ -97,7 +100,7 @@ class RequestBody:
                 refused.status,
                 kind=refused.kind,
                 detail=refused.detail,
-                headers={"Connection": "close"} if refused.unread else None,
+                headers=refused.headers,
             )
             await response(scope, receive, send)
             return
@@ -113,6 +116,8 @@ class RequestBody:
             raise self._too_large()
         chunks: list[bytes] = []
         size = 0
+        # At least one body is read, however large it may be.
+        bound = max(BODIES_BYTES, self.max_body_bytes)
         try:
             async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
                 more = True
@@ -122,11 +127,17 @@ class RequestBody:
                         return None
                     chunks.append(message.get("body", b""))
                     size += len(chunks[-1])
+                    self.held_bytes += len(chunks[-1])
                     if size > self.max_body_bytes:
                         raise self._too_large()
+                    if self.held_bytes > bound:
+                        detail = "Too many bodies are coming at once. Send this one again shortly."
+                        raise _RefusedError(503, "busy", detail, unread=True)
                     more = message.get("more_body", False)
         except TimeoutError:
             raise _RefusedError(408, "request-timeout", None) from None
+        finally:
+            self.held_bytes -= size
         return b"".join(chunks)
 
     def _too_large(self) -> _RefusedError:
@@ -155,6 +166,12 @@ class _RefusedError(Exception):
         self.kind = kind
         self.detail = detail
         self.unread = unread or status == 408
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What goes with the answer."""
+        close = {"Connection": "close"} if self.unread else {}
+        return close | ({"Retry-After": "1"} if self.status == 503 else {})
 
 
 def _require_json(content_type: str) -> None:

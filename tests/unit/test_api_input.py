@@ -11,6 +11,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
+from services.api import middleware
 from services.api.app import create_app
 from tests.unit.api_fakes import ADMIN, FakeProcess
 
@@ -257,3 +258,48 @@ def test_the_answer_never_quotes_the_input(client: TestClient) -> None:
 def test_a_thousand_errors_make_a_short_answer(client: TestClient) -> None:
     response = client.post(BATCHES, json={"numbers": ["x"] * 900})
     assert len(is_problem(response, 422)["errors"]) == 20
+
+
+def test_all_bodies_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each connection may send a whole body but for its last byte, and then wait."""
+    monkeypatch.setattr(middleware, "BODIES_BYTES", 10_000)
+    reader = middleware.RequestBody(_echo, max_body_bytes=4096)
+    statuses: list[int] = []
+    go_on = asyncio.Event()
+
+    async def send_body() -> None:
+        parts = iter([b"x" * 4000, b"x"])
+
+        async def receive() -> Any:
+            part = next(parts, None)
+            if part == b"x":
+                await go_on.wait()
+            return {
+                "type": "http.request",
+                "body": part or b"",
+                "more_body": part != b"x" and part is not None,
+            }
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+                if message["status"] == 503:
+                    assert (b"retry-after", b"1") in message["headers"]
+
+        headers = [(b"content-length", b"4001"), (b"content-type", b"application/json")]
+        await reader({"type": "http", "method": "POST", "path": "/", "headers": headers}, receive, send)
+
+    async def main() -> None:
+        tasks = [asyncio.create_task(send_body()) for _ in range(5)]
+        await asyncio.sleep(0.05)
+        assert statuses == [], "those that are refused are read to their end first"
+        go_on.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(main())
+    assert sorted(statuses) == [400, 400, 503, 503, 503]
+    assert reader.held_bytes == 0
+
+
+async def _echo(_scope: Any, _receive: Any, _send: Any) -> None:
+    raise AssertionError("it is no JSON")
