@@ -24,6 +24,11 @@ from services.cli.postgres_tools import SCHEMAS, PostgresTools, ToolError, tools
 from services.cli.shown import JsonOption, console, plain_errors, show
 
 _CHUNK_BYTES = 1 << 20
+# What restore_begin.sql takes: who counted workflows meanwhile would wait for the other one's end.
+_UNDER_WAY = (
+    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 7031 AND objid = 0"
+    " AND objsubid = 2 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
 _LOST_CONNECTION = 2
 """psql's exit code when the server went away."""
 
@@ -98,7 +103,12 @@ def take(tools: PostgresTools, file: Path, *, force: bool = False) -> Contents:
 
 
 def workflows_there(tools: PostgresTools) -> int:
-    """How many workflows the database has beside those of the schedules. Raises ``ToolError``."""
+    """How many workflows the database has beside those of the schedules.
+
+    Raises ``ToolError``, also while another restore is under way.
+    """
+    if tools.ask(_UNDER_WAY) != "0":
+        raise ToolError("another restore, or a migration, is under way")
     if not tools.ask("SELECT to_regclass('dbos.workflow_status')"):
         return 0
     return int(tools.ask("SELECT count(*) FROM dbos.workflow_status WHERE schedule_name IS NULL"))

@@ -430,3 +430,15 @@ def test_lost_executors_are_blamed_for_nothing(database: Database, other: Databa
         "SELECT kind, released_by, lost_at > now() - interval '1 min' AS lately FROM ops.handovers"
     )
     assert [tuple(row.values()) for row in moves] == [("orphan", "worker-new", True)] * 3
+
+
+def test_another_restore_is_seen(database: Database, other: Database, tmp_path: Path) -> None:
+    """Who asked the tables would wait for it."""
+    fill(database, 2000, padding=4096)
+    take(tools_for(database), tmp_path / "b")
+    with half_restored(other, tmp_path / "b", tmp_path / "fifo") as end:
+        with pytest.raises(ToolError, match="under way"):
+            workflows_there(tools_for(other))
+        with pytest.raises(ToolError, match="nothing was changed"):
+            end()
+    assert workflows_there(tools_for(other)) == 0

@@ -2,6 +2,8 @@
 SET client_min_messages = warning;
 BEGIN;
 SET LOCAL lock_timeout = '30s';
+-- The lock of `migrate`: neither that nor another restore comes in between, and both can be seen.
+SELECT pg_advisory_xact_lock(7031, 0);
 
 -- Sessions of processes that have ended just now may take a moment to end, too.
 DO $$
