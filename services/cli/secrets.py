@@ -113,7 +113,13 @@ def _write_whole(path: Path, text: str, mode: int) -> None:
 
 def main() -> None:
     """Make the secrets below the given directory and say which, never what."""
+    from services.settings import Settings
+
     root = Path(sys.argv[1] if len(sys.argv) > 1 else "/secrets")
+    # The API judges it too, but its restart policy would start it again for ever while `up --wait` waits.
+    refusal = Settings(admin_token_file=root / "api" / "admin_token").refusal
+    if refusal is not None:
+        sys.exit(refusal)
     written = make_secrets(root)
     names = ", ".join(str(path.relative_to(root)) for path in written)
     print(f'{{"level": "INFO", "logger": "secrets", "message": "{names or "all there already"}"}}')

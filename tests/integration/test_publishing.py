@@ -74,3 +74,20 @@ def test_the_native_runner_says_it_at_once(tmp_path: Path, words: list[str]) -> 
     assert "native: HOLDFAST_BIND_HOST=0.0.0.0 " in done.stderr
     assert "HOLDFAST_REQUIRE_TOKEN=true" in done.stderr
     assert not (home / "data").exists(), "nothing was started"
+
+
+@pytest.mark.parametrize(
+    ("settings", "refused"),
+    [
+        ({"HOLDFAST_PUBLISH_ADDRESS": "0.0.0.0"}, True),
+        ({"HOLDFAST_PUBLISH_ADDRESS": "0.0.0.0", "HOLDFAST_REQUIRE_TOKEN": "true"}, False),
+        ({"HOLDFAST_PUBLISH_ADDRESS": "127.0.0.1"}, False),
+    ],
+    ids=str,
+)
+def test_composes_first_one_shot_says_it_too(tmp_path: Path, settings: dict[str, str], refused: bool) -> None:
+    """It ends `docker compose up`; the API would be started again for ever."""
+    done = run("services.cli.secrets", str(tmp_path), HOLDFAST_BIND_HOST="0.0.0.0", **settings)
+    assert done.returncode == refused, done.stderr
+    assert ("HOLDFAST_REQUIRE_TOKEN=true" in done.stderr) is refused
+    assert (tmp_path / "api" / "admin_token").exists() is not refused

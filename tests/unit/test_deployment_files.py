@@ -120,6 +120,11 @@ def test_containers_listen_where_they_are_published_and_checked() -> None:
 def test_the_api_judges_the_address_that_it_is_published_on() -> None:
     published = SERVICES["api"]["ports"][0].removesuffix(":${HOLDFAST_API_PORT:-8000}:8000")
     assert SERVICES["api"]["environment"]["HOLDFAST_PUBLISH_ADDRESS"] == published
+    # Told twice: what is refused ends the first one-shot, and with it `up`.
+    assert SERVICES["secrets"]["environment"] == {
+        "HOLDFAST_PUBLISH_ADDRESS": published,
+        "HOLDFAST_REQUIRE_TOKEN": None,
+    }
     assert "HOLDFAST_BIND_HOST=0.0.0.0" in "\n".join(DOCKERFILE), "or it would judge something else"
 
 
