@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from dbos import DBOS
 
 from services.runtime.database import OpsPool
 from services.runtime.retention import TIDY, Cutoffs, Done, Purger
+from services.runtime.waking import Listener
 from tests.support.database import Database
 from tests.support.engines import Launched
 from tests.support.executors import insert
@@ -209,3 +211,14 @@ def probe(app: Launched, queue: str, label: str, count: int) -> list[float]:
         names=names,
     )
     return [row["ms"] / 1000 for row in rows]
+
+
+@contextmanager
+def woken(app: Launched) -> Iterator[None]:
+    """Its queues are woken by notices, as in a whole process."""
+    listener = Listener(app.peer.settings, app.waker, purpose=app.identity.purpose("listener"))
+    listener.start()
+    try:
+        yield
+    finally:
+        listener.stop()

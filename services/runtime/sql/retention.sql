@@ -28,10 +28,9 @@ UPDATE ops.retention SET last_purge_at = clock_timestamp()
 -- name: purge_page
 -- The next workflows in the order in which they ended. `old`: it may go as far as it alone is concerned (a
 -- start later than its end was written by a wrong clock, and counts). `first`: nobody that is stored started it.
+-- Joins, here and below: EXISTS among the columns is at times planned as one scan of the whole table.
 SELECT w.workflow_uuid AS workflow_id, w.name, w.status, w.completed_at AS ended_ms, w.old,
-       w.parent_workflow_id IS NULL OR NOT EXISTS (
-           SELECT FROM dbos.workflow_status up WHERE up.workflow_uuid = w.parent_workflow_id) AS first,
-       EXISTS (SELECT FROM dbos.workflow_status c WHERE c.parent_workflow_id = w.workflow_uuid) AS has_children
+       up.workflow_uuid IS NULL AS first, child.there IS NOT NULL AS has_children
 FROM (
     SELECT workflow_uuid, name, status, completed_at, parent_workflow_id,
            coalesce(greatest(completed_at, created_at, started_at_epoch_ms) <= CASE
@@ -41,6 +40,10 @@ FROM (
     WHERE completed_at <= %(cutoff_ms)s AND completed_at >= %(after_ms)s
       AND (completed_at, workflow_uuid) > (%(after_ms)s, %(after_id)s)
     ORDER BY completed_at, workflow_uuid LIMIT %(limit)s) AS w
+LEFT JOIN dbos.workflow_status up ON up.workflow_uuid = w.parent_workflow_id
+LEFT JOIN LATERAL (
+    SELECT true AS there FROM dbos.workflow_status c WHERE c.parent_workflow_id = w.workflow_uuid LIMIT 1) AS child
+    ON true
 ORDER BY w.completed_at, w.workflow_uuid
 
 -- name: purge_family
@@ -62,15 +65,14 @@ ORDER BY f.level, f.workflow_uuid LIMIT %(limit)s
 -- name: purge_pulses
 -- Ticks whose workflow is gone, never the newest one. Like below, a dry run takes what ended long ago as gone.
 WITH page AS (
-    SELECT p.scheduled_at, NOT EXISTS (
-        SELECT FROM dbos.workflow_status w WHERE w.workflow_uuid = p.workflow_id
-          AND NOT (%(dry_run)s AND w.completed_at <= %(cutoff_ms)s AND w.status IN ('SUCCESS', 'ERROR', 'CANCELLED')))
-        AS alone
-    FROM ops.pulses p
-    WHERE p.scheduled_at <= to_timestamp(%(cutoff_ms)s / 1000.0)
-      AND p.scheduled_at > coalesce(%(after)s::timestamptz, '-infinity')
-      AND p.scheduled_at < (SELECT max(scheduled_at) FROM ops.pulses)
-    ORDER BY p.scheduled_at LIMIT %(limit)s
+    SELECT p.scheduled_at, w.workflow_uuid IS NULL OR %(dry_run)s AND w.completed_at <= %(cutoff_ms)s
+               AND w.status IN ('SUCCESS', 'ERROR', 'CANCELLED') AS alone
+    FROM (SELECT scheduled_at, workflow_id FROM ops.pulses
+          WHERE scheduled_at <= to_timestamp(%(cutoff_ms)s / 1000.0)
+            AND scheduled_at > coalesce(%(after)s::timestamptz, '-infinity')
+            AND scheduled_at < (SELECT max(scheduled_at) FROM ops.pulses)
+          ORDER BY scheduled_at LIMIT %(limit)s) AS p
+    LEFT JOIN dbos.workflow_status w ON w.workflow_uuid = p.workflow_id
 ), gone AS (
     DELETE FROM ops.pulses p USING page d WHERE d.alone AND p.scheduled_at = d.scheduled_at AND NOT %(dry_run)s)
 SELECT count(*) FILTER (WHERE alone) AS rows, count(*) = %(limit)s AS more, max(scheduled_at)::text AS after FROM page
@@ -78,16 +80,15 @@ SELECT count(*) FILTER (WHERE alone) AS rows, count(*) = %(limit)s AS more, max(
 -- name: purge_keys
 -- Idempotency keys whose workflow is gone, or never came to be.
 WITH page AS (
-    SELECT r.key, r.created_at, NOT EXISTS (
-        SELECT FROM dbos.workflow_status w WHERE w.workflow_uuid = r.workflow_id
-          AND NOT (%(dry_run)s AND w.completed_at <= %(cutoff_ms)s AND w.status IN ('SUCCESS', 'ERROR', 'CANCELLED')))
-        AS alone
-    FROM ops.requests r
-    WHERE r.created_at <= to_timestamp(%(cutoff_ms)s / 1000.0)
-      AND (%(after)s::text IS NULL
-           OR (r.created_at, r.key) > (split_part(%(after)s, '|', 1)::timestamptz,
-                                       substr(%(after)s, strpos(%(after)s, '|') + 1)))
-    ORDER BY r.created_at, r.key LIMIT %(limit)s
+    SELECT r.key, r.created_at, w.workflow_uuid IS NULL OR %(dry_run)s AND w.completed_at <= %(cutoff_ms)s
+               AND w.status IN ('SUCCESS', 'ERROR', 'CANCELLED') AS alone
+    FROM (SELECT key, created_at, workflow_id FROM ops.requests
+          WHERE created_at <= to_timestamp(%(cutoff_ms)s / 1000.0)
+            AND (%(after)s::text IS NULL
+                 OR (created_at, key) > (split_part(%(after)s, '|', 1)::timestamptz,
+                                         substr(%(after)s, strpos(%(after)s, '|') + 1)))
+          ORDER BY created_at, key LIMIT %(limit)s) AS r
+    LEFT JOIN dbos.workflow_status w ON w.workflow_uuid = r.workflow_id
 ), gone AS (
     DELETE FROM ops.requests r USING page p WHERE p.alone AND r.key = p.key AND NOT %(dry_run)s)
 SELECT count(*) FILTER (WHERE alone) AS rows, count(*) = %(limit)s AS more,
@@ -97,16 +98,15 @@ FROM page
 -- name: purge_handovers
 -- Moves whose workflow is gone.
 WITH page AS (
-    SELECT h.handover_id, h.released_at, NOT EXISTS (
-        SELECT FROM dbos.workflow_status w WHERE w.workflow_uuid = h.workflow_id
-          AND NOT (%(dry_run)s AND w.completed_at <= %(cutoff_ms)s AND w.status IN ('SUCCESS', 'ERROR', 'CANCELLED')))
-        AS alone
-    FROM ops.handovers h
-    WHERE h.released_at <= to_timestamp(%(cutoff_ms)s / 1000.0)
-      AND (%(after)s::text IS NULL
-           OR (h.released_at, h.handover_id) > (split_part(%(after)s, '|', 1)::timestamptz,
-                                                split_part(%(after)s, '|', 2)::bigint))
-    ORDER BY h.released_at, h.handover_id LIMIT %(limit)s
+    SELECT h.handover_id, h.released_at, w.workflow_uuid IS NULL OR %(dry_run)s AND w.completed_at <= %(cutoff_ms)s
+               AND w.status IN ('SUCCESS', 'ERROR', 'CANCELLED') AS alone
+    FROM (SELECT handover_id, released_at, workflow_id FROM ops.handovers
+          WHERE released_at <= to_timestamp(%(cutoff_ms)s / 1000.0)
+            AND (%(after)s::text IS NULL
+                 OR (released_at, handover_id) > (split_part(%(after)s, '|', 1)::timestamptz,
+                                                  split_part(%(after)s, '|', 2)::bigint))
+          ORDER BY released_at, handover_id LIMIT %(limit)s) AS h
+    LEFT JOIN dbos.workflow_status w ON w.workflow_uuid = h.workflow_id
 ), gone AS (
     DELETE FROM ops.handovers h USING page p WHERE p.alone AND h.handover_id = p.handover_id AND NOT %(dry_run)s)
 SELECT count(*) FILTER (WHERE alone) AS rows, count(*) = %(limit)s AS more,
