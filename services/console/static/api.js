@@ -1,9 +1,10 @@
-// Calls to the API. Orders carry the admin token; a 401 asks for it, once, and sends the order again.
+// Calls to the API. A 401 asks for the admin token, once, and sends the call again; this tab keeps it.
 
 import { problemOf } from "./dom.js";
 
 const KEY = "holdfast-admin-token";
 const TIMEOUT_MS = 20_000;
+const STREAM_TIMEOUT_MS = 12_000;
 
 export class Refused extends Error {
   constructor(message, status) {
@@ -17,6 +18,8 @@ export class Api extends EventTarget {
   constructor(askToken) {
     super();
     this.askToken = askToken;
+    this.asking = null;
+    this.declined = false;
   }
 
   get token() {
@@ -26,43 +29,77 @@ export class Api extends EventTarget {
   set token(value) {
     if (value) sessionStorage.setItem(KEY, value);
     else sessionStorage.removeItem(KEY);
+    if (value) this.declined = false;
     this.dispatchEvent(new Event("token"));
   }
 
-  /** The JSON of a GET. Throws `Refused`, also when nobody answers. */
+  /** The JSON of a GET. Throws `Refused`, also when nobody answers or the token is not given. */
   async get(path) {
-    const response = await this.send(path, { cache: "no-store" });
-    if (!response.ok) throw new Refused((await problemOf(response)).words, response.status);
+    const response = await this.call(path, { cache: "no-store" });
     return response.json();
   }
 
   /** The JSON of a POST; null when the token was asked for and not given. */
   async post(path, body = null, headers = {}) {
-    for (let asked = false; ; asked = true) {
-      const options = { method: "POST", headers: { ...headers } };
-      if (this.token) options.headers.Authorization = `Bearer ${this.token}`;
-      if (body) {
-        options.headers["Content-Type"] = "application/json";
-        options.body = JSON.stringify(body);
-      }
-      const response = await this.send(path, options);
-      if (response.ok) return response.json();
-      const { kind, words } = await problemOf(response);
-      if (response.status !== 401 && kind !== "wrong-admin-token") throw new Refused(words, response.status);
-      const refused = asked || this.token !== null;
-      this.token = null;
-      const token = await this.askToken(refused);
-      if (!token) return null;
-      this.token = token;
+    const options = { method: "POST", headers: { ...headers } };
+    if (body) {
+      options.headers["Content-Type"] = "application/json";
+      options.body = JSON.stringify(body);
+    }
+    // Who orders something wants to be asked again.
+    this.declined = false;
+    try {
+      const response = await this.call(path, options);
+      return await response.json();
+    } catch (error) {
+      if (error instanceof Refused && error.status === 401) return null;
+      throw error;
     }
   }
 
-  async send(path, options) {
+  /** A successful response. A stream brings the `abort` that ends it, and has its time to begin. Throws `Refused`. */
+  async call(path, options = {}) {
+    for (;;) {
+      const token = this.token;
+      const headers = { ...options.headers };
+      if (token) headers.Authorization = `Bearer ${token}`;
+      const response = await this.send(path, { ...options, headers });
+      if (response.ok) return response;
+      const { kind, words } = await problemOf(response);
+      const wrong = kind === "wrong-admin-token";
+      if (response.status !== 401 && !wrong) throw new Refused(words, response.status);
+      // Several calls may be refused at once: one asks, and those that come later go on with the answer.
+      if (token === this.token && !(await this.ask(wrong))) throw new Refused(words, 401);
+    }
+  }
+
+  /** Whether there is a token now. */
+  ask(again) {
+    if (this.declined) return Promise.resolve(false);
+    this.asking ??= this.unlock(again).finally(() => {
+      this.asking = null;
+    });
+    return this.asking;
+  }
+
+  async unlock(again) {
+    this.token = null;
+    const token = await this.askToken(again);
+    if (token) this.token = token;
+    else this.declined = true;
+    return Boolean(token);
+  }
+
+  async send(path, { abort, ...options }) {
+    const late = abort ? null : AbortSignal.timeout(TIMEOUT_MS);
+    const timer = abort ? setTimeout(() => abort.abort(), STREAM_TIMEOUT_MS) : 0;
     try {
-      return await fetch(path, { ...options, signal: AbortSignal.timeout(TIMEOUT_MS) });
+      return await fetch(path, { ...options, signal: late ?? abort.signal });
     } catch (error) {
-      const late = error.name === "TimeoutError";
-      throw new Refused(late ? "The server did not answer in time." : "The server cannot be reached.", 0);
+      const words = error.name === "TimeoutError" ? "did not answer in time" : "cannot be reached";
+      throw new Refused(`The server ${words}.`, 0);
+    } finally {
+      clearTimeout(timer);
     }
   }
 }

@@ -8,8 +8,9 @@ const STEPS_AFTER_MS = 250;
 const STEPS_KEPT = 50;
 
 export class Card {
-  constructor(store, redraw) {
+  constructor(store, api, redraw) {
     this.store = store;
+    this.api = api;
     this.redraw = redraw;
     this.element = $("#card");
     this.steps = new Map(); // workflow id → when its steps were recorded
@@ -38,9 +39,7 @@ export class Card {
   /** Steps are read for the one that is looked at, and for no other. */
   async load(workflowId) {
     try {
-      const response = await fetch(`/workflows/${encodeURIComponent(workflowId)}/steps?limit=1000`);
-      if (!response.ok) return;
-      const { steps } = await response.json();
+      const { steps } = await this.api.get(`/workflows/${encodeURIComponent(workflowId)}/steps?limit=1000`);
       this.steps.set(workflowId, steps.map((step) => epoch(step.completed_at)).filter((at) => at !== null));
       if (this.steps.size > STEPS_KEPT) this.steps.delete(this.steps.keys().next().value);
       this.redraw();

@@ -8,9 +8,10 @@ const HIDDEN_SECONDS = 60;
 const POLL_SECONDS = 3;
 
 export class Live extends EventTarget {
-  constructor(store) {
+  constructor(store, api) {
     super();
     this.store = store;
+    this.api = api;
     this.state = "connecting";
     this.lastId = null;
     this.failures = 0;
@@ -20,6 +21,7 @@ export class Live extends EventTarget {
     this.hiddenTimer = 0;
     document.addEventListener("visibilitychange", () => this.visibility());
     addEventListener("online", () => this.retryNow());
+    api.addEventListener("token", () => this.state === "locked" && api.token && this.retryNow());
   }
 
   /** Follow for ever. */
@@ -31,8 +33,13 @@ export class Live extends EventTarget {
       }
       try {
         if (await this.follow()) continue;
-      } catch {
-        // Whatever broke the stream, the answer is the same: try again.
+      } catch (error) {
+        if (error.status === 401) {
+          this.become("locked");
+          await this.rest(Infinity);
+          continue;
+        }
+        // Whatever else broke the stream, the answer is the same: try again.
       }
       if (this.asleep) continue;
       this.failures += 1;
@@ -54,11 +61,16 @@ export class Live extends EventTarget {
       clearTimeout(timer);
       timer = setTimeout(() => this.abort.abort(), SILENCE_SECONDS * 1000);
     };
-    alive();
     try {
-      const response = await fetch("/console/events", { headers, cache: "no-store", signal: this.abort.signal });
-      if (response.status === 503 && (await this.poll())) return true;
-      if (!response.ok) throw new Error(`events answered ${response.status}`);
+      let response;
+      try {
+        // Its time begins when it is answered: before that, a person may be looking for the token.
+        response = await this.api.call("/console/events", { headers, cache: "no-store", abort: this.abort });
+      } catch (error) {
+        if (error.status === 503 && (await this.poll())) return true;
+        throw error;
+      }
+      alive();
       const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
       let text = "";
       for (;;) {
@@ -100,9 +112,13 @@ export class Live extends EventTarget {
 
   /** Every place for a stream may be taken: then ask for snapshots. True when one came. */
   async poll() {
-    const response = await fetch("/console/snapshot", { cache: "no-store", signal: this.abort.signal });
-    if (!response.ok) return false;
-    this.store.snapshot(await response.json());
+    try {
+      const response = await this.api.call("/console/snapshot", { cache: "no-store" });
+      this.store.snapshot(await response.json());
+    } catch (error) {
+      if (error.status > 401) return false;
+      throw error;
+    }
     this.lastId = null;
     this.failures = 0;
     this.become("live");

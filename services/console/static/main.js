@@ -19,8 +19,8 @@ import { WorkflowPage } from "./workflow.js";
 
 const store = new Store();
 const view = new View(store);
-const live = new Live(store);
 const api = new Api(askToken);
+const live = new Live(store, api);
 const actions = new Actions(api, store);
 const summary = new Summary(store, live);
 const lists = new Lists(store, api);
@@ -28,7 +28,7 @@ const twin = new Twin(store, view);
 const executorDialog = new ExecutorDialog(store, actions);
 const workflowPage = new WorkflowPage(store, api, actions);
 const phone = new Phone(store, view, (id) => executorDialog.open(id));
-new Timeline(store, view, (id) => go(`/console/workflows/${encodeURIComponent(id)}`), (id) => executorDialog.open(id));
+new Timeline(store, view, api, (id) => go(`/console/workflows/${encodeURIComponent(id)}`), (id) => executorDialog.open(id));
 const charts = new Charts(store, view);
 
 // --- addresses -------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ const everything = throttled(() => {
   } else {
     workflowPage.look();
   }
-  $("#loading").hidden = store.ready;
+  $("#loading").hidden = store.ready || live.state === "locked";
 }, 250);
 const words = throttled(() => twin.show(), 1000);
 

@@ -6,6 +6,9 @@ import { clock, count, duration, list } from "./words.js";
 const QUIET_SECONDS = 5; // with a database at hand, something comes every 2 s
 const ORPHANED_AFTER_SECONDS = 1.5; // a takeover in its usual time is no alarm
 
+const LOCKED = "This installation shows itself only to those with the admin token.";
+const FIRST = { away: "The server does not answer yet.", locked: LOCKED };
+
 export class Summary {
   constructor(store, live) {
     this.store = store;
@@ -19,7 +22,7 @@ export class Summary {
   show() {
     const { store } = this;
     if (!store.ready) {
-      say(this.sentence, this.live.state === "away" ? "The server does not answer yet." : "Looking …");
+      say(this.sentence, FIRST[this.live.state] ?? "Looking …");
     } else {
       say(this.sentence, calm(store));
       const warnings = this.warnings();
@@ -44,6 +47,7 @@ export class Summary {
     const away = live.state !== "live" || quiet;
     this.pulse.dataset.state = live.state === "connecting" ? "connecting" : away ? "away" : "live";
     if (live.state === "connecting") return say(this.pulse, "○ connecting");
+    if (live.state === "locked") return say(this.pulse, "○ locked");
     if (!away) return say(this.pulse, `● live ${clock(store.now())}`);
     const seen = store.seenAt === null ? "never seen" : `last seen ${duration(store.now() - store.seenAt)} ago`;
     const wait = live.retryAt === null ? 0 : live.retryAt - performance.now() / 1000;
@@ -55,6 +59,7 @@ export class Summary {
     const { store, live } = this;
     const found = [];
     const { counts = {}, database } = store.head;
+    if (live.state === "locked") return [LOCKED];
     if (live.state === "away") {
       found.push(`The server does not answer. What you see is from ${clock(store.seenAt)}; it comes back by itself.`);
       return found;

@@ -12,7 +12,7 @@ const HEADS_SECONDS = 0.25;
 const STILL_SECONDS = 1; // how often time moves on for those who want less motion
 
 export class Timeline {
-  constructor(store, view, openWorkflow, openExecutor) {
+  constructor(store, view, api, openWorkflow, openExecutor) {
     this.store = store;
     this.view = view;
     this.openWorkflow = openWorkflow;
@@ -23,7 +23,7 @@ export class Timeline {
     this.scroller = $("#lanes");
     this.heads = $("#heads");
     this.headOf = new Map();
-    this.card = new Card(store, () => this.redraw());
+    this.card = new Card(store, api, () => this.redraw());
     this.keys = new Keys(this);
     this.hits = [];
     this.hover = null;
