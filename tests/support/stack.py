@@ -231,7 +231,7 @@ class Stack(ABC):
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """One request to the API."""
-        if method != "GET":
+        if method != "GET" or self.settings.get("HOLDFAST_REQUIRE_TOKEN") == "true":
             options["headers"] = {**self.admin(), **(options.get("headers") or {})}
         response = self.http.request(method, self.url + path, **options)
         self.bodies.append(response.text)
