@@ -31,6 +31,17 @@ _STOP_SECONDS = 30.0
 """What an orderly stop may take beyond its grace."""
 
 
+WATCHED = """
+exec 3<&0
+"$0" "$@" </dev/null 3<&- & child=$!
+{ read -r -u 3; kill "$child"; } >/dev/null 2>&1 & watch=$!
+wait "$child"; code=$?
+kill "$watch" 2>/dev/null
+exit "$code"
+"""
+"""For bash: a command that ends when the input does. In a container nobody ends one whose client died."""
+
+
 class ToolError(NativeError):
     """A program of PostgreSQL's failed; the message is its first complaint, ``code`` its exit code."""
 
@@ -65,14 +76,16 @@ class PostgresTools(ABC):
     ) -> Iterator[subprocess.Popen[bytes]]:
         """A running program; waited for at the end, killed when the context is left by an exception.
 
+        Without an input of its own it gets one that stays open: its end tells that this process has ended.
         Raises `ToolError` when it does not end with 0.
         """
+        lifeline = stdin is subprocess.DEVNULL
         with tempfile.TemporaryFile() as complaints:
             process = subprocess.Popen(
                 self.command(program, *arguments),
                 cwd=ROOT,
                 env=self.environment,
-                stdin=stdin,
+                stdin=subprocess.PIPE if lifeline else stdin,
                 stdout=stdout,
                 stderr=complaints,
                 # Killed hard, this process must not leave one that goes on waiting for a lock.
@@ -80,7 +93,7 @@ class PostgresTools(ABC):
             )
             try:
                 yield process
-                for stream in (process.stdin, process.stdout):
+                for stream in (None if lifeline else process.stdin, process.stdout):
                     if stream is not None:
                         with suppress(BrokenPipeError):
                             stream.close()
@@ -171,7 +184,9 @@ class ComposeTools(PostgresTools):
             "PGOPTIONS": "-c role=holdfast_owner",
         }
         given = [word for name, value in variables.items() for word in ("--env", f"{name}={value}")]
-        return ["docker", "compose", "exec", "-T", *given, "postgres", program, *arguments]
+        # What reads its input ends with it by itself; a dump would wait and write on for nobody.
+        watched = ["bash", "-c", WATCHED] if program == "pg_dump" else []
+        return ["docker", "compose", "exec", "-T", *given, "postgres", *watched, program, *arguments]
 
     @contextmanager
     def executors_stopped(self) -> Iterator[None]:

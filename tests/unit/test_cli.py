@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from services.cli import archive, backup, checks, installation, main, retention, watch
+from services.cli import archive, backup, checks, installation, main, postgres_tools, retention, watch
 from services.cli.installation import NothingRunsError
 from services.runtime.findings import found
 
@@ -446,3 +448,27 @@ def test_the_token_of_this_machine_goes_to_nobody_else(
     monkeypatch.delenv("HOLDFAST_ADMIN_TOKEN_FILE", raising=False)
     monkeypatch.setattr(installation, "native_state", lambda: state)
     assert installation.admin_token(address) == ("the-token" if given else None)
+
+
+# --- a command that ends with its input -------------------------------------------------------------
+
+
+def watched(*words: str) -> subprocess.Popen[bytes]:
+    command = ["bash", "-c", postgres_tools.WATCHED, *words]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def test_a_watched_command_passes_output_and_exit_code_on() -> None:
+    process = watched("sh", "-c", 'echo "$1"; exit 7', "-", "two words")
+    assert process.stdout is not None
+    assert process.stdout.read() == b"two words\n"
+    assert process.wait(10) == 7
+
+
+def test_a_watched_command_ends_with_its_input() -> None:
+    process = watched("sleep", "60")
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.3)
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(10) == 128 + signal.SIGTERM
