@@ -77,7 +77,7 @@ def run(rows: int) -> str:
 {purged.deleted:,} workflows (batches of 49 numbers, and ticks), each with input, output, two steps and
 an effect, {gone["purge_pulses"]:,} pulses, {gone["purge_keys"]:,} keys, {gone["purge_executors"]} executors
 went in {seconds:.0f} s: {rate:,.0f} workflows a second, at most {BATCH} a transaction; {left} are left.
-Sequential scans of the big tables meanwhile: {sum(scans.values())}.
+Sequential scans meanwhile: {", ".join(f"{name} {n}" for name, n in scans.items() if n) or "none"}.
 
 | enqueued to claimed | median | 95 % | longest | samples |
 |---|---:|---:|---:|---:|
