@@ -18,6 +18,7 @@ from typing import Any
 
 import dbos._core
 import dbos._datasource
+import dbos._migration
 import dbos._queue
 import dbos._scheduler
 import dbos._sys_db
@@ -107,6 +108,12 @@ def test_the_pin_is_exact_and_installed() -> None:
     assert version("dbos") == "3.4.0", "the installed dbos is not the pinned one: reinstall"
 
 
+def test_the_migrations_are_counted_as_the_database_counts_them(database: Database) -> None:
+    look = "look at services/cli/archive.py: a restore tells by this number whether a backup is newer than it"
+    stored = database.one("SELECT max(version) FROM dbos.dbos_migrations")
+    assert len(dbos._migration.get_dbos_migrations("dbos", True)) == stored, look
+
+
 def test_every_private_name_in_use_is_known_here() -> None:
     """A new use of a private name needs a contract test: add it here and below."""
     used: set[str] = set()
@@ -128,6 +135,7 @@ def test_every_private_name_in_use_is_known_here() -> None:
         "dbos._utils",
         "dbos._utils.retriable_postgres_exception",
         "dbos._core",
+        "dbos._migration",
         "dbos._serialization",  # test_no_pickle.py
         "dbos._serialization.DefaultSerializer",
         "DBOS()._active_workflows_set",
