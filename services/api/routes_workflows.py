@@ -29,7 +29,7 @@ from services.api.models import (
 from services.api.problems import documented
 from services.api.submit import claim, find
 from services.api.views import listed, step, workflow_detail
-from services.domain.errors import Conflict, InvalidRequest, NotFound, UnknownWorkflow
+from services.domain.errors import Conflict, NotFound, UnknownWorkflow
 from services.runtime.adoption import adopt
 from services.settings import Role, Settings
 from services.workflows.names import QUEUE_OF, ROLE_OF
@@ -275,10 +275,7 @@ def _version(settings: Settings, row: WorkflowStatus) -> str:
 
 
 def _require_step(client: DBOSClient, workflow_id: str, start_step: int) -> None:
-    """Raises `InvalidRequest` for a step after the first unrecorded one."""
+    """Raises `Conflict` for a step after the first unrecorded one."""
     before = start_step - 1
     if before and not client.list_workflow_steps(workflow_id, load_output=False, limit=1, offset=before - 1):
-        raise InvalidRequest(
-            "start_step: the steps before it are not all recorded. GET …/steps lists those that are.",
-            field="start_step",
-        )
+        raise Conflict("The steps before start_step are not all recorded. GET …/steps lists those that are.")

@@ -97,6 +97,7 @@ def configure(settings: Settings, *, role: str, executor_id: str) -> None:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
+        logger.setLevel(logging.NOTSET)
     access = logging.getLogger("uvicorn.access")
     access.filters[:] = [_Access()]
 

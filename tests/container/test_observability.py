@@ -159,7 +159,8 @@ def test_figures_agree_with_the_database(stack: ComposeStack, prometheus: Promet
     taken = prometheus.value("sum(max_over_time(holdfast_takeovers_total[15m]))")
     assert dead >= 1 and taken == dead
     assert prometheus.value("max(holdfast_orphaned_workflows)") == 0
-    assert prometheus.value('max(holdfast_executors{application="holdfast-worker", state="live"})') == 2
+    live = 'max(holdfast_executors{application="holdfast-worker", state="live"})'
+    wait_for(lambda: prometheus.value(live) == 2, SOON, "the one that was drained is live again")
 
 
 # --- containers ----------------------------------------------------------------------------

@@ -100,7 +100,7 @@ def test_cancel_resume_and_fork_store_what_they_say(api: Api, database: Database
     assert api.http.post(f"/workflows/{started}/cancel").status_code == 409
     assert api.http.post(f"/workflows/{started}/resume").status_code == 202
     assert database.rows(row) == [{"status": "ENQUEUED", "queue_name": names.FIBONACCI_BATCH_QUEUE}]
-    assert api.http.post(f"/workflows/{started}/fork", json={"start_step": 2}).status_code == 422
+    assert api.http.post(f"/workflows/{started}/fork", json={"start_step": 2}).status_code == 409
     key = {"Idempotency-Key": "fork"}
     forked = [
         api.http.post(f"/workflows/{started}/fork", headers=key).json()["workflow_id"] for _ in range(2)
