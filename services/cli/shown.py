@@ -12,7 +12,7 @@ import httpx
 import psycopg2
 import typer
 from pydantic import ValidationError
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -116,15 +116,16 @@ def show(data: Any, *, as_json: bool, human: Callable[[], Any]) -> None:
         console.print(shown)
 
 
-def table(title: str, columns: list[str], rows: list[list[Any]]) -> Table:
+def table(title: str, columns: list[str], rows: list[list[Any]]) -> Group:
     """A plain table; None is shown as a dash."""
-    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    made = Table(box=None, pad_edge=False, header_style="bold", show_header=bool(rows))
     for column in columns:
         made.add_column(column, overflow="fold")
     for row in rows:
         cells = ("–" if cell is None else cell if isinstance(cell, Text) else str(cell) for cell in row)  # noqa: RUF001
         made.add_row(*cells)
-    return made
+    # Not the table's own title, which wraps where a short table ends.
+    return Group(Text(title, style="italic"), made)
 
 
 def age(seconds: float | None) -> str | None:
