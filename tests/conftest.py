@@ -78,8 +78,5 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def database(server: Server) -> Iterator[Database]:
     """A fresh migrated database of this test's own."""
-    made = Database.create(server)
-    try:
+    with Database.lent(server) as made:
         yield made
-    finally:
-        made.drop()

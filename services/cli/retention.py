@@ -12,6 +12,7 @@ import typer
 
 from services.cli.shown import Api, JsonOption, Refused, UrlOption, console, plain_errors, show, table
 from services.cli.work import TERMINAL
+from services.domain import tally
 
 _LOOK_SECONDS = 0.3
 _STEPS_SHOWN = 1000
@@ -113,12 +114,9 @@ def _workflows_in(step: dict[str, Any]) -> int:
 
 def _sum(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """What several runs deleted together."""
-    workflows: dict[str, dict[str, int]] = {}
+    workflows: tally.Tally = {}
     for run in runs:
-        for name, by_status in run["workflows"].items():
-            known = workflows.setdefault(name, {})
-            for status, number in by_status.items():
-                known[status] = known.get(status, 0) + number
+        tally.add(workflows, run["workflows"])
     counts = {name: sum(run[name] for run in runs) for name in ("deleted", *_TABLES)}
     return {**counts, "workflows": workflows}
 

@@ -17,6 +17,7 @@ import psycopg2
 import sqlalchemy as sa
 from dbos import DBOSClient
 
+from services.domain import tally
 from services.runtime.connections import PURGE
 from services.runtime.database import TCP_OPTIONS, OpsPool, Row, Trouble, sql, unreachable
 from services.runtime.schema import sqlalchemy_url
@@ -57,7 +58,7 @@ class Done(TypedDict):
     early because it was told to, or because somebody else purges.
     """
 
-    workflows: dict[str, dict[str, int]]
+    workflows: tally.Tally
     rows: int
     after: Any
     more: bool
@@ -232,8 +233,7 @@ class Purger:
                     log.info("left alone: %s", told, extra={"action": "retention.refused"})
                     return
             for row in batch:
-                by_status = done["workflows"].setdefault(row["name"], {})
-                by_status[row["status"]] = by_status.get(row["status"], 0) + 1
+                tally.add(done["workflows"], {row["name"]: {row["status"]: 1}})
             done["rows"] += len(batch)
             turn.rest()
 

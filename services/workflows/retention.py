@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 
 from dbos import DBOS
 
+from services.domain import tally
 from services.runtime.resources import resources
 from services.runtime.retention import TIDY, Cutoffs, Done, Purger
 from services.workflows import names
@@ -29,7 +30,7 @@ class Report(TypedDict):
     dry_run: bool
     complete: bool
     deleted: int
-    workflows: dict[str, dict[str, int]]
+    workflows: tally.Tally
     pulses: int
     idempotency_keys: int
     handovers: int
@@ -137,7 +138,8 @@ def _run(age_seconds: float | None, *, dry_run: bool, patient: bool) -> Report |
         after = None
         while True:
             done = one_slice(after)
-            _add(report, done)
+            tally.add(report["workflows"], done["workflows"])
+            report["deleted"] = tally.total(report["workflows"])
             if done["stopped"] or not done["more"]:
                 return not done["stopped"]
             after = done["after"]
@@ -157,11 +159,3 @@ def _run(age_seconds: float | None, *, dry_run: bool, patient: bool) -> Report |
     if not dry_run:
         end()
     return report
-
-
-def _add(report: Report, done: Done) -> None:
-    for name, by_status in done["workflows"].items():
-        known = report["workflows"].setdefault(name, {})
-        for status, number in by_status.items():
-            known[status] = known.get(status, 0) + number
-            report["deleted"] += number

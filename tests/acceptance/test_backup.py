@@ -7,10 +7,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
-import psycopg2
-import psycopg2.extensions
 import pytest
 
 from tests.support import backups
@@ -62,22 +61,29 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NativeStack]:
 
 @pytest.fixture(scope="module")
 def file(stack: NativeStack, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A backup of it, with one finished batch."""
-    path = tmp_path_factory.mktemp("files") / "holdfast.backup"
-    stack.finished_batch(stack.start_batch(numbers=[1, 2, 3]), 60)
-    told(stack, "backup", str(path))
-    return path
+    return backups.make_file(stack, tmp_path_factory.mktemp("files"))
 
 
-def connect(stack: NativeStack) -> psycopg2.extensions.connection:
-    return psycopg2.connect(
-        host="127.0.0.1",
-        port=stack.state["postgres"]["port"],
-        dbname="holdfast",
-        user="holdfast_migrator",
-        passfile=stack.state["passfiles"]["migrate"],
-        application_name="test",
-    )
+@contextmanager
+def waiting_restore(stack: NativeStack, file: Path) -> Iterator[subprocess.Popen[str]]:
+    """A restore that waits for somebody's lock; ended with the context, as the lock is."""
+    with closing(stack.connect()) as connection:
+        connection.cursor().execute("LOCK TABLE ops.effects IN ACCESS SHARE MODE")
+        restore = subprocess.Popen(
+            command("restore", str(file), "--replace", "--yes"),
+            cwd=ROOT,
+            env=environment(stack),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            wait_for(lambda: stack.query(WAITING), 60, "the restore waits for the lock")
+            yield restore
+        finally:
+            restore.kill()
+            restore.communicate()
 
 
 def works(stack: NativeStack) -> None:
@@ -95,19 +101,7 @@ def test_a_restore_that_is_ended_changes_nothing(
     mine = stack.start_batch(numbers=[4])
     stack.finished_batch(mine, 60)
     before = stack.api().executor_id
-    connection = connect(stack)
-    connection.cursor().execute("LOCK TABLE ops.effects IN ACCESS SHARE MODE")
-    restore = subprocess.Popen(
-        command("restore", str(file), "--replace", "--yes"),
-        cwd=ROOT,
-        env=environment(stack),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        wait_for(lambda: stack.query(WAITING), 60, "the restore waits for the lock")
+    with waiting_restore(stack, file) as restore:
         assert stack.state["held"]
         assert stack.state["api"]["pid"] is None
         second = holdfast(stack, "restore", str(file), "--replace", "--yes")
@@ -116,10 +110,6 @@ def test_a_restore_that_is_ended_changes_nothing(
         _, said = restore.communicate(timeout=150)
         assert restore.returncode == (-signal.SIGKILL if signum == signal.SIGKILL else 1), said
         wait_for(lambda: not stack.query(WAITING), 10, "its session ends")
-    finally:
-        restore.kill()
-        restore.communicate()
-        connection.close()
     works(stack)
     assert stack.batch(mine)["status"] == "SUCCESS"
     assert stack.api().executor_id != before
@@ -129,25 +119,9 @@ def test_postgres_ends_in_the_middle_of_a_restore(stack: NativeStack, file: Path
     """The supervisor starts it again, and then everything else."""
     mine = stack.start_batch(numbers=[5])
     stack.finished_batch(mine, 60)
-    connection = connect(stack)
-    connection.cursor().execute("LOCK TABLE ops.effects IN ACCESS SHARE MODE")
-    restore = subprocess.Popen(
-        command("restore", str(file), "--replace", "--yes"),
-        cwd=ROOT,
-        env=environment(stack),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        wait_for(lambda: stack.query(WAITING), 60, "the restore waits for the lock")
+    with waiting_restore(stack, file) as restore:
         os.kill(stack.state["postgres"]["pid"], signal.SIGQUIT)
         _, said = restore.communicate(timeout=150)
-    finally:
-        restore.kill()
-        restore.communicate()
-        connection.close()
     assert restore.returncode == 1
     assert "nothing was changed" in said
     works(stack)

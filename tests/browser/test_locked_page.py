@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.support.api_server import Api, serving
+from tests.support.api_server import Api, serving_with_token
 from tests.support.database import Database
-from tests.support.executors import Peer
 
 NewPage = Callable[..., Page]
 TOKEN = secrets.token_urlsafe(32)
@@ -19,15 +18,12 @@ TOKEN = secrets.token_urlsafe(32)
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    file = tmp_path / "admin_token"
-    file.write_text(TOKEN, "ascii")
-    return file
+    return tmp_path / "admin_token"
 
 
 @pytest.fixture
 def api(database: Database, file: Path) -> Iterator[Api]:
-    Peer.start(database, "worker-a")
-    with serving(database.settings("api", require_token=True, admin_token_file=file)) as made:
+    with serving_with_token(database, file, TOKEN) as made:
         yield made
 
 

@@ -33,11 +33,7 @@ def stack(image: str) -> Iterator[ComposeStack]:
 
 @pytest.fixture(scope="module")
 def file(stack: ComposeStack, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A backup of it, with one finished batch."""
-    path = tmp_path_factory.mktemp("files") / "holdfast.backup"
-    stack.finished_batch(stack.start_batch(numbers=[1, 2, 3]), 60)
-    told(stack, "backup", str(path))
-    return path
+    return backups.make_file(stack, tmp_path_factory.mktemp("files"))
 
 
 HOLDER = "query LIKE '%pg_sleep%' AND pid <> pg_backend_pid()"

@@ -42,11 +42,8 @@ def tools(database: Database) -> NativeTools:
 @pytest.fixture
 def other(server: Server) -> Iterator[Database]:
     """The empty stack's database that a backup goes into."""
-    made = Database.create(server)
-    try:
+    with Database.lent(server) as made:
         yield made
-    finally:
-        made.drop()
 
 
 def fill(database: Database, count: int = 40, *, padding: int = 0) -> None:

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.api_server import Api, serving
+from tests.support.api_server import Api, serving_with_token
 from tests.support.command import command
 from tests.support.database import Database
-from tests.support.executors import Peer
 from tests.support.stack import ROOT, clean_environment
 
 TOKEN = "the-token-of-this-test"
@@ -20,15 +19,12 @@ TOKEN = "the-token-of-this-test"
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    file = tmp_path / "admin_token"
-    file.write_text(TOKEN, "ascii")
-    return file
+    return tmp_path / "admin_token"
 
 
 @pytest.fixture
 def api(database: Database, file: Path) -> Iterator[Api]:
-    Peer.start(database, "worker-a")
-    with serving(database.settings("api", require_token=True, admin_token_file=file)) as made:
+    with serving_with_token(database, file, TOKEN) as made:
         yield made
 
 

@@ -30,14 +30,11 @@ def tell(text: str) -> None:
 
 @pytest.fixture(scope="module")
 def big(server: Server) -> Iterator[Database]:
-    made = Database.create(server)
-    try:
+    with Database.lent(server) as made:
         begun = time.monotonic()
         fill(made, OLD)
         tell(f"filled in {time.monotonic() - begun:.1f} s")
         yield made
-    finally:
-        made.drop()
 
 
 def test_the_looks_read_by_index_and_little(big: Database) -> None:

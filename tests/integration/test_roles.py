@@ -41,13 +41,13 @@ WORKERS = 8
 @pytest.fixture(scope="module")
 def shared(server: Server) -> Iterator[Database]:
     """One database for tests that leave nothing behind."""
-    made = Database.create(server)
-    insert(made, ["w"], status="SUCCESS", application_name="holdfast-api")
-    made.rows(
-        "INSERT INTO ops.effects (workflow_id, effect_key, executor_id, n, sha256) VALUES ('w','k','e',1,'s')"
-    )
-    yield made
-    made.drop()
+    with Database.lent(server) as made:
+        insert(made, ["w"], status="SUCCESS", application_name="holdfast-api")
+        made.rows(
+            "INSERT INTO ops.effects (workflow_id, effect_key, executor_id, n, sha256)"
+            " VALUES ('w','k','e',1,'s')"
+        )
+        yield made
 
 
 def login(database: Database, role: str, *, name: str | None = None, **options: Any) -> Connection:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,7 +19,8 @@ from services.api.app import create_app
 from services.runtime.gateway import Gateway
 from services.runtime.serve import http_config
 from services.settings import Settings
-from tests.support.database import wait_until
+from tests.support.database import Database, wait_until
+from tests.support.executors import Peer
 from tests.unit.api_fakes import FakeProcess
 
 
@@ -36,6 +38,15 @@ class Api:
         gateway: Any = self.process.gateway
         found: DBOSClient = gateway.client
         return found
+
+
+@contextmanager
+def serving_with_token(database: Database, file: Path, token: str) -> Iterator[Api]:
+    """Serves beside a worker, where everything needs the token; it lies in ``file``."""
+    file.write_text(token, "ascii")
+    Peer.start(database, "worker-a")
+    with serving(database.settings("api", require_token=True, admin_token_file=file)) as made:
+        yield made
 
 
 @contextmanager

