@@ -38,7 +38,7 @@ class Settings(BaseSettings):
 
     config_file: Path = Field(Path("dbos-config.yaml"), description="the file shared with the dbos command")
     application_version: str = Field(
-        "1", pattern=r"^[\w.-]{1,40}$", description="which stored workflows this code can continue"
+        "2", pattern=r"^[\w.-]{1,40}$", description="which stored workflows this code can continue"
     )
 
     bind_host: str = Field("127.0.0.1", description="address the HTTP server listens on")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib import resources
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import psycopg2
 import psycopg2.extensions
@@ -23,6 +23,15 @@ from services.settings import Settings
 log = logging.getLogger("holdfast.database")
 
 Row = dict[str, Any]
+
+
+class HasSocket(Protocol):
+    """A connection of either driver."""
+
+    def fileno(self) -> int:
+        """Its socket."""
+
+
 Connection = psycopg2.extensions.connection
 
 # A peer that vanished without a FIN (pulled cable, paused host) is noticed in about 5 s: three
@@ -113,7 +122,7 @@ def unreachable(error: BaseException) -> bool:
     return isinstance(error, psycopg2.DatabaseError) and error.pgcode is None
 
 
-def wait_readable(connection: Connection, seconds: float) -> bool:
+def wait_readable(connection: HasSocket, seconds: float) -> bool:
     """Whether the server says something (a notice, the session's end) within that time.
 
     With ``poll``: ``select`` fails from the 1024th open file on. Raises ``psycopg2.InterfaceError``

@@ -19,9 +19,10 @@ import dbos._queue
 import dbos._scheduler
 from dbos import DBOS, DBOSConfig
 
-from services.runtime import metrics, tracing
+from services.runtime import metrics, round_trips, tracing
 from services.runtime.database import TCP_OPTIONS
 from services.runtime.executors import Identity
+from services.runtime.round_trips import POOL_OPTIONS
 from services.runtime.schema import sqlalchemy_url
 from services.runtime.serializer import json_serializer
 from services.runtime.waking import Waker, WakingActiveSet, cap_retry_sleep, retry_client_errors
@@ -37,6 +38,7 @@ class Engine:
         """Constructs DBOS without connecting. Configured instances may be built after this."""
         cap_retry_sleep()
         retry_client_errors()
+        round_trips.install()
         waker.install()
         observe_claims()
         self._waker = waker
@@ -47,8 +49,7 @@ class Engine:
             "system_database_url": sqlalchemy_url(settings.database_url),
             "sys_db_pool_size": settings.database_pool_size,
             "db_engine_kwargs": {
-                # Bound parameters are workflows' data: they belong into no message.
-                "hide_parameters": True,
+                **POOL_OPTIONS,
                 "connect_args": {"application_name": identity.purpose("dbos"), **TCP_OPTIONS},
             },
             "serializer": json_serializer(),

@@ -16,6 +16,7 @@ from dbos import DBOSClient
 from services.domain.errors import DatabaseUnavailable
 from services.runtime import connections
 from services.runtime.database import METRICS_USER, TCP_OPTIONS, OpsPool, Row, unreachable
+from services.runtime.round_trips import POOL_OPTIONS
 from services.runtime.schema import sqlalchemy_url
 from services.runtime.serializer import json_serializer
 from services.settings import Settings
@@ -57,10 +58,8 @@ class Gateway:
             sqlalchemy_url(settings.database_url),
             pool_size=connections.CLIENT,
             max_overflow=0,
-            # Bound parameters are workflows' data: they belong into no message.
-            hide_parameters=True,
             pool_timeout=self._timeout_seconds,
-            pool_pre_ping=True,
+            **POOL_OPTIONS,
             connect_args={
                 "application_name": f"{purpose}/client",
                 **TCP_OPTIONS,

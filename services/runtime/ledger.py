@@ -9,6 +9,7 @@ from dbos import DBOS, SQLAlchemyDatasource
 
 from services.runtime import connections
 from services.runtime.database import TCP_OPTIONS
+from services.runtime.round_trips import POOL_OPTIONS
 from services.runtime.schema import sqlalchemy_url
 from services.runtime.serializer import json_serializer
 from services.settings import Settings
@@ -32,9 +33,7 @@ class EffectLedger:
             engine_kwargs={
                 "pool_size": connections.EFFECTS,
                 "max_overflow": 0,
-                "pool_pre_ping": True,
-                # Bound parameters are workflows' data: they belong into no message.
-                "hide_parameters": True,
+                **POOL_OPTIONS,
                 "connect_args": {"application_name": purpose, **TCP_OPTIONS},
             },
             schema="dbos",

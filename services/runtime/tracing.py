@@ -118,6 +118,17 @@ def propagated() -> AbstractContextManager[object]:
     return PropagateOtelContext() if on() else nullcontext()
 
 
+def attributes() -> dict[str, object] | None:
+    """The same for rows that DBOS does not write: what their attributes have to say; None while off."""
+    if not on():
+        return None
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    carrier: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(carrier)
+    return {"dbos.otelContext": carrier} if carrier else None
+
+
 def note_claim(workflow_id: str, attempt: int | None) -> None:
     """Keeps the attempt that a claim read with its row for :func:`mark_run`: DBOS does not show it."""
     if on() and attempt is not None:

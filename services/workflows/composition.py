@@ -16,8 +16,8 @@ from services.workflows import names
 
 log = logging.getLogger("holdfast.composition")
 
-# One second: the net under NOTIFY, which is what makes pickup fast.
-_POLL_SECONDS = 1.0
+# The net under NOTIFY, which is what makes pickup fast.
+_POLL_SECONDS = 3.0
 
 
 def _queue(name: str, worker_concurrency: int | None = None) -> None:

@@ -12,11 +12,11 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Any, TypedDict
 
-from dbos import DBOS, SetWorkflowID
+from dbos import DBOS
 
 from services.domain.errors import CpuChildDied, CpuError
 from services.domain.fibonacci import Method, summary
-from services.runtime import tracing
+from services.runtime import children, tracing
 from services.runtime.resources import resources
 from services.workflows import names
 from services.workflows.measure import measured, timed_step
@@ -97,6 +97,20 @@ async def number(n: int, method: Method) -> Number:
         return result
 
 
+@DBOS.step(name="fibonacci.enqueue")
+async def enqueue(numbers: dict[str, int], method: Method, attributes: dict[str, object] | None) -> list[str]:
+    """Enqueues one workflow a number, by its id; those that exist are left alone. Returns the ids."""
+    with timed_step("fibonacci.enqueue"):
+        await children.enqueue(
+            names.FIBONACCI_NUMBER,
+            {workflow_id: (n, method) for workflow_id, n in numbers.items()},
+            queue_name=names.FIBONACCI_QUEUE,
+            role=names.ROLE_OF[names.FIBONACCI_NUMBER],
+            attributes=attributes,
+        )
+        return list(numbers)
+
+
 @DBOS.step(name="fibonacci.collect")
 async def collect(workflow_ids: list[str]) -> list[dict[str, Any]]:
     """Reads the children's results back, in the order asked for; a failed one has ``error`` instead."""
@@ -128,14 +142,13 @@ async def batch(numbers: list[int], method: Method, sequential: bool) -> dict[st
     """
     with measured(names.FIBONACCI_BATCH):
         batch_id = str(DBOS.workflow_id)
-        children = [f"{batch_id}-{index}" for index in range(len(numbers))]
-        for child, n in zip(children, numbers, strict=True):
-            with SetWorkflowID(child), tracing.propagated():
-                await DBOS.enqueue_workflow_async(names.FIBONACCI_QUEUE, number, n, method)
-            if sequential:
-                await _until_done(batch_id)
-        await _until_done(batch_id)
-        results = await collect(children)
+        by_id = {f"{batch_id}-{index}": n for index, n in enumerate(numbers)}
+        ids: list[str] = []
+        for some in [{one: n} for one, n in by_id.items()] if sequential else [by_id]:
+            ids += await enqueue(some, method, tracing.attributes())
+            # In a fork from a later step they are the original's.
+            await _until_done(ids[-1].rpartition("-")[0])
+        results = await collect(ids)
         failed = [r for r in results if "error" in r]
         if failed:
             first = f"{failed[0]['workflow_id']} {failed[0]['error']}"

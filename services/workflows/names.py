@@ -53,6 +53,7 @@ STEPS: Final[dict[Role, tuple[str, ...]]] = {
         "nesting.touch",
     ),
     "worker": (
+        "fibonacci.enqueue",
         "fibonacci.compute",
         "fibonacci.collect",
         "pulse.record",

@@ -65,6 +65,8 @@ class Server:
         user = "holdfast_migrator" if role == "migrate" else f"holdfast_{role}"
         values = (user, "127.0.0.1", str(self.cluster.port), name, str(self.secrets / role / "pgpass"))
         found = {f"HOLDFAST_DATABASE_{key}": value for key, value in zip(_VARIABLES, values, strict=True)}
+        # The rows that tests write name it, whichever version the code is at.
+        found["HOLDFAST_APPLICATION_VERSION"] = "1"
         if role == "api":
             found["HOLDFAST_ADMIN_TOKEN_FILE"] = str(self.secrets / "api" / "admin_token")
         return found

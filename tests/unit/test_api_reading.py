@@ -262,7 +262,7 @@ def test_fork_runs_a_copy_from_a_recorded_step(client: TestClient, dbos: FakeCli
     response = client.post("/workflows/w/fork", json={"start_step": 3})
     assert response.status_code == 202
     [fork] = dbos.forked
-    assert (fork["step"], fork["queue"], fork["version"]) == (3, names.SCOPE_QUEUE, "api-1")
+    assert (fork["step"], fork["queue"], fork["version"]) == (3, names.SCOPE_QUEUE, "api-2")
     assert response.json()["workflow_id"] == fork["id"]
     late = client.post("/workflows/w/fork", json={"start_step": 4})
     assert late.status_code == 409 and "start_step" in late.json()["detail"]

@@ -93,7 +93,7 @@ def test_the_url_comes_from_the_file_shared_with_dbos(monkeypatch: pytest.Monkey
     settings = Settings(config_file=ROOT / "dbos-config.yaml")
     assert settings.database_url == "postgresql://u@h:1/n?passfile=/p"
     assert settings.application_names == ["holdfast-api", "holdfast-worker"]
-    assert (settings.version_name("api"), settings.version_name("worker")) == ("api-1", "worker-1")
+    assert (settings.version_name("api"), settings.version_name("worker")) == ("api-2", "worker-2")
 
 
 @pytest.mark.parametrize("text", ["name: x", "system_database_url: x", "- a list", ""])

@@ -1,0 +1,172 @@
+"""DBOS's hot statements in fewer round trips: a claim, a look whether a step is recorded, its record.
+
+DBOS 3.4.0 spends ten round trips on a claim (a ping, BEGIN, version, SELECT, UPDATE, COMMIT, then the rows
+in a transaction of their own), five on each look and five on each record, and builds the statement of
+every record anew. Here a claim and a record are one statement each, a look is two, in no transaction of
+their own, and the ping before each is a look at the socket. What they read and write stays the same, and so
+do the errors: tests/integration/test_round_trips.py. DBOS keeps queues with a limit that executors share.
+
+Private to DBOS 3.4.0 and replaced here: ``PostgresSystemDatabase``'s ``start_queued_workflows``,
+``get_workflow_statuses``, ``check_operation_execution`` and ``record_operation_result``.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+from dbos._context import current_owner_xid
+from dbos._error import DBOSStepNondeterminismError, DBOSWorkflowConflictIDError
+from dbos._sys_db import db_retry
+from dbos._sys_db_postgres import PostgresSystemDatabase
+
+from services.runtime.database import sql, wait_readable
+
+
+def _refuse_dead(connection: psycopg.Connection, _record: object, _proxy: object) -> None:
+    # Between two uses the server has nothing to say but that the session ended.
+    if connection.closed or wait_readable(connection, 0):
+        raise sa.exc.InvalidatePoolError("the session ended while it was idle")
+
+
+POOL_OPTIONS: dict[str, Any] = {
+    "pool_pre_ping": False,
+    "pool_events": [(_refuse_dead, "checkout")],
+    # Bound parameters are workflows' data: they belong into no message.
+    "hide_parameters": True,
+}
+"""For each SQLAlchemy engine over psycopg 3: a session that ended while it was idle is replaced first."""
+
+_read = threading.local()
+"""What this queue thread's last claim read: DBOS asks for it at once."""
+
+
+def _in_one(engine: sa.Engine, name: str, **params: Any) -> list[dict[str, Any]]:
+    """The rows of one statement that is its own transaction."""
+    with engine.connect() as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+        return [dict(row) for row in connection.exec_driver_sql(sql(name), params).mappings()]
+
+
+def install() -> None:
+    """Replaces them for every application of this process. Idempotent."""
+    kind: Any = PostgresSystemDatabase
+    if hasattr(kind, "many_trips"):
+        return
+    kind.many_trips = {
+        replacement.__name__: getattr(kind, replacement.__name__)
+        for replacement in (
+            start_queued_workflows,
+            get_workflow_statuses,
+            check_operation_execution,
+            record_operation_result,
+        )
+    }
+    for name in kind.many_trips:
+        setattr(kind, name, globals()[name])
+
+
+def _original(db: Any, name: str) -> Callable[..., Any]:
+    method: Callable[..., Any] = db.many_trips[name].__get__(db)
+    return method
+
+
+def start_queued_workflows(  # noqa: PLR0917 - as DBOS calls it
+    db: Any,
+    queue: Any,
+    executor_id: str,
+    app_version: str,
+    queue_partition_key: str | None,
+    local_running_count: int = 0,
+    *args: Any,
+    **options: Any,
+) -> tuple[list[str], str | None]:
+    """Claims as many as the worker's own limit leaves room for: ids in the queue's order."""
+    shared = (
+        queue_partition_key,
+        queue._concurrency,
+        queue._limiter,
+        queue._partition_concurrency,
+        queue._partition_worker_concurrency,
+        queue._partition_limiter,
+    )
+    if any(limit is not None for limit in shared) or options.get("is_latest_version") is not None:
+        theirs: tuple[list[str], str | None] = _original(db, "start_queued_workflows")(
+            queue, executor_id, app_version, queue_partition_key, local_running_count, *args, **options
+        )
+        return theirs
+    places = None if queue._worker_concurrency is None else queue._worker_concurrency - local_running_count
+    if places is not None and places <= 0:
+        return [], "worker_concurrency"
+    rows = _in_one(
+        db.engine,
+        "claim_queued",
+        queue_name=queue.name,
+        version=app_version,
+        application=db.app_name,
+        executor_id=executor_id,
+        owner_xid=options["owner_xid"],
+        places=places,
+        now_ms=int(time.time() * 1000),
+    )
+    _read.rows = {row["workflow_uuid"]: row for row in rows}
+    return list(_read.rows), None
+
+
+def get_workflow_statuses(db: Any, workflow_ids: list[str]) -> list[Any]:
+    """The rows of the claim just made by this thread, or whatever else is asked for, read anew."""
+    rows: dict[str, Any] = _read.__dict__.pop("rows", {})
+    if workflow_ids and list(rows) == workflow_ids:
+        return list(rows.values())
+    found: list[Any] = _original(db, "get_workflow_statuses")(workflow_ids)
+    return found
+
+
+@db_retry()
+def check_operation_execution(
+    db: Any, workflow_id: str, function_id: int, function_name: str, *, owner_key: str | None = None
+) -> Any:
+    """A step's recorded result, None without one; the two reads need no common transaction."""
+    with db._own_key(workflow_id, key=owner_key), db.engine.connect() as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+        return db._check_operation_execution_txn(workflow_id, function_id, function_name, connection)
+
+
+def record_operation_result(
+    db: Any, result: Any, *, completed_at_epoch_ms: int | None = None, **options: Any
+) -> None:
+    """Records a step's result. Raises `DBOSWorkflowConflictIDError` when another execution owns the
+    workflow, `DBOSStepNondeterminismError` when the step has another result already.
+    """
+    workflow_id = result["workflow_uuid"]
+    owner_xid = options.get("owner_xid") or current_owner_xid(workflow_id)
+    if owner_xid is None or options.get("owner_key") is not None:
+        _original(db, "record_operation_result")(
+            result, completed_at_epoch_ms=completed_at_epoch_ms, **options
+        )
+        return
+    assert result["error"] is None or result["output"] is None
+    # Outside the retries: a retry carries the same time, which is how it is told from another execution.
+    completed_at = int(time.time() * 1000) if completed_at_epoch_ms is None else completed_at_epoch_ms
+    params = {name: value for name, value in result.items() if name != "child_shard_key"}
+
+    @db_retry(sys_db=db)
+    def record() -> list[dict[str, Any]]:
+        return _in_one(
+            db.engine,
+            "record_step",
+            **params,
+            owner_xid=owner_xid,
+            completed_at=completed_at,
+            application=db.app_name,
+        )
+
+    rows = record()
+    if not rows:
+        raise DBOSWorkflowConflictIDError(workflow_id)
+    if rows[0]["completed_at_epoch_ms"] != completed_at:
+        raise DBOSStepNondeterminismError(workflow_id, result["function_id"])

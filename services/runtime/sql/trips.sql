@@ -1,0 +1,54 @@
+-- DBOS's hot statements, each in one round trip (services/runtime/round_trips.py). What they read and write is
+-- DBOS's own, column by column: tests/integration/test_round_trips.py compares them.
+
+-- name: claim_queued
+-- Claims the next workflows of a queue for an executor and reads them, as start_queued_workflows and
+-- get_workflow_statuses do in two transactions. The array keeps the planner on the primary key, whatever it
+-- believes about the limit. A row without a version is for executors of the latest one.
+WITH waiting AS (
+    SELECT workflow_uuid FROM dbos.workflow_status
+    WHERE queue_name = %(queue_name)s AND status = 'ENQUEUED'
+      AND (application_version = %(version)s OR application_version IS NULL AND coalesce((
+          SELECT version_name = %(version)s FROM dbos.application_versions
+          WHERE application_name = %(application)s OR application_name IS NULL
+          ORDER BY version_timestamp DESC LIMIT 1), true))
+      AND (application_name = %(application)s OR application_name IS NULL)
+    ORDER BY priority, created_at LIMIT %(places)s FOR UPDATE SKIP LOCKED
+), claimed AS (
+    UPDATE dbos.workflow_status SET
+        status = 'PENDING', owner_xid = %(owner_xid)s, application_version = %(version)s,
+        executor_id = %(executor_id)s, application_name = %(application)s, rate_limited = false,
+        started_at_epoch_ms = (extract(epoch FROM now()) * 1000)::bigint,
+        updated_at = (extract(epoch FROM now()) * 1000)::bigint,
+        recovery_attempts = recovery_attempts + 1,
+        workflow_deadline_epoch_ms = CASE
+            WHEN workflow_timeout_ms IS NOT NULL AND workflow_deadline_epoch_ms IS NULL
+            THEN least(%(now_ms)s::numeric + workflow_timeout_ms, 9223372036854775807)::bigint
+            ELSE workflow_deadline_epoch_ms END
+    WHERE workflow_uuid = ANY (ARRAY(SELECT workflow_uuid FROM waiting))
+    RETURNING *)
+SELECT c.workflow_uuid, c.status, c.name, c.recovery_attempts, c.config_name, c.class_name, c.authenticated_user,
+       c.authenticated_roles, c.assumed_role, c.queue_name, c.executor_id, c.created_at, c.updated_at,
+       c.application_version AS app_version, c.application_id AS app_id, c.workflow_deadline_epoch_ms,
+       c.workflow_timeout_ms, c.deduplication_id, c.priority, coalesce(i.inputs, c.inputs) AS inputs,
+       c.queue_partition_key, c.forked_from, c.parent_workflow_id, c.started_at_epoch_ms, c.serialization,
+       c.delay_until_epoch_ms, c.attributes, c.schedule_name, c.debounce_deadline_epoch_ms, c.is_debounced,
+       c.application_name, NULL AS shard_key
+FROM claimed c LEFT JOIN dbos.workflow_input i USING (workflow_uuid)
+ORDER BY c.priority, c.created_at
+
+-- name: record_step
+-- Records a step's result if the execution still owns its workflow, whose row stays locked meanwhile. No row:
+-- it does not. A result that is there already shows when it was completed.
+WITH owned AS (
+    SELECT FROM dbos.workflow_status
+    WHERE workflow_uuid = %(workflow_uuid)s AND owner_xid = %(owner_xid)s FOR NO KEY UPDATE)
+INSERT INTO dbos.operation_outputs AS o
+    (workflow_uuid, function_id, function_name, output, error, child_workflow_id, started_at_epoch_ms,
+     completed_at_epoch_ms, serialization, application_name, retention_timestamp)
+SELECT %(workflow_uuid)s, %(function_id)s, %(function_name)s, %(output)s, %(error)s, %(child_workflow_id)s,
+       %(started_at_epoch_ms)s, %(completed_at)s, %(serialization)s, %(application)s,
+       (extract(epoch FROM now()) * 1000)::bigint
+FROM owned
+ON CONFLICT (workflow_uuid, function_id) DO UPDATE SET completed_at_epoch_ms = o.completed_at_epoch_ms
+RETURNING o.completed_at_epoch_ms
