@@ -12,7 +12,6 @@ import os
 import secrets
 import signal
 import socket
-import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -43,11 +42,6 @@ EXIT_FENCED = 75
 
 # A restart of PostgreSQL fits into it, and it fits into the 5 s between drain and grace.
 _HAND_OVER_RETRY_SECONDS = 1.5
-
-
-# A workflow passes from thread to thread at every round trip, and each may wait so long for whoever computes:
-# at Python's 5 ms most of a pickup is that wait.
-_SWITCH_SECONDS = 0.0005
 
 
 class Application(Protocol):
@@ -197,7 +191,6 @@ class Process:
             await asyncio.to_thread(self._end)
 
     def _start(self) -> None:
-        sys.setswitchinterval(_SWITCH_SECONDS)
         metrics.tell_build(self.identity)
         if self.application.uses_cpu_pool:
             self.pool = CpuPool(self.settings.slots)
