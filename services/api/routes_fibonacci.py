@@ -14,11 +14,12 @@ from services.api.events import Feeds, events, finished
 from services.api.models import TERMINAL, AcceptedBatch, Batch, BatchRequest, IdempotencyKey, WorkflowId
 from services.api.problems import documented
 from services.api.sse import BoundedStream
-from services.api.submit import Work, submit
+from services.api.submit import Children, Work, submit
 from services.domain.errors import InvalidRequest
 from services.domain.fibonacci import check
+from services.runtime.children import AT_ONCE
 from services.settings import Settings
-from services.workflows.names import FIBONACCI_BATCH
+from services.workflows.names import FIBONACCI_BATCH, FIBONACCI_NUMBER
 
 router = APIRouter(tags=["fibonacci"])
 
@@ -45,7 +46,14 @@ async def start_batch(
     batch is 0 … 34 and then fifteen times 34. `numbers` above the limit of its method get 422.
     """
     numbers = chosen_numbers(body, process_of(request).settings)
-    work = Work(FIBONACCI_BATCH, (numbers, body.method, body.sequential), "batch")
+    at_once = [] if body.sequential else [(n, body.method) for n in numbers[:AT_ONCE]]
+    work = Work(
+        FIBONACCI_BATCH,
+        (numbers, body.method, body.sequential),
+        "batch",
+        # The batch enqueues what is more.
+        children=Children(FIBONACCI_NUMBER, at_once) if at_once else None,
+    )
     accepted = await submit(request, work, body, idempotency_key)
     answer = AcceptedBatch(**accepted.model_dump(), total=len(numbers))
     location = f"/fibonacci/batches/{accepted.workflow_id}"

@@ -8,10 +8,11 @@ import json
 import logging
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dbos import DBOSClient, EnqueueOptions, WorkflowHandle, WorkflowStatus
+from dbos import DBOSClient, EnqueueOptions, WorkflowStatus
 from fastapi import Request
 from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
@@ -21,7 +22,7 @@ from services.api.models import TERMINAL, Accepted, Finished
 from services.api.problems import request_id_of
 from services.api.views import error_text
 from services.domain.errors import DatabaseUnavailable, IdempotencyConflict
-from services.runtime import tracing
+from services.runtime import children, tracing
 from services.settings import Settings
 from services.workflows.names import QUEUE_OF, ROLE_OF
 
@@ -37,6 +38,17 @@ LAST_LOOK_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
+class Children:
+    """Workflows that are stored with their parent: their durable name, and the JSON arguments of each.
+
+    They begin without waiting for the parent, which finds them there.
+    """
+
+    workflow_name: str
+    args: Sequence[tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
 class Work:
     """A workflow to start: its durable name, its JSON arguments, and a readable prefix for its id."""
 
@@ -45,6 +57,7 @@ class Work:
     prefix: str
     class_name: str | None = None
     instance_name: str | None = None
+    children: Children | None = None
 
 
 def fingerprint(request: Request, body: BaseModel) -> str:
@@ -76,15 +89,18 @@ async def submit(request: Request, work: Work, body: BaseModel, key: str | None)
     """Enqueue `work`, or find what the key already started. Raises `DatabaseUnavailable`."""
     process = process_of(request)
     workflow_id = await claim(request, body, work.prefix, key)
-    options = enqueue_options(process.settings, work, workflow_id)
-    status = await process.gateway.call(
-        _enqueue,
-        process.gateway.client,
-        process.settings.application_names,
-        options,
+    gateway = process.gateway
+    await gateway.call(
+        gateway.enqueue,
+        enqueue_options(process.settings, work, workflow_id),
         work.args,
-        key is not None,
+        children_params(process.settings, work.children, workflow_id),
     )
+    status = "ENQUEUED"
+    if key is not None:
+        # A repeated key may stand for a workflow that ran long ago, which stays as it is.
+        row = await gateway.call(find, gateway.client, process.settings.application_names, workflow_id)
+        status = "ENQUEUED" if row is None else row.status
     logger.info(
         "workflow submitted: %s",
         work.workflow_name,
@@ -119,17 +135,20 @@ def enqueue_options(settings: Settings, work: Work, workflow_id: str) -> Enqueue
     return options
 
 
-def _enqueue(
-    client: DBOSClient,
-    applications: list[str],
-    options: EnqueueOptions,
-    args: tuple[Any, ...],
-    repeated: bool,
-) -> str:
-    handle: WorkflowHandle[Any] = client.enqueue(options, *args)
-    # A repeated key may stand for a workflow that ran long ago: DBOS then returns it as it is.
-    row = find(client, applications, handle.workflow_id) if repeated else None
-    return "ENQUEUED" if row is None else row.status
+def children_params(settings: Settings, given: Children | None, parent_id: str) -> dict[str, Any] | None:
+    """What stores them (`children.statement_params`); their ids are the parent's, numbered from 0."""
+    if given is None:
+        return None
+    return children.statement_params(
+        settings,
+        {f"{parent_id}-{index}": args for index, args in enumerate(given.args)},
+        name=given.workflow_name,
+        queue_name=QUEUE_OF[given.workflow_name],
+        role=ROLE_OF[given.workflow_name],
+        parent_id=parent_id,
+        enqueued_by=None,
+        attributes=tracing.attributes(),
+    )
 
 
 def find(

@@ -1,54 +1,81 @@
-"""Enqueueing any number of children: one statement for a thousand, where DBOS needs five trips each."""
+"""Enqueueing any number of children: one statement for a thousand, where DBOS needs five trips each.
+
+Who accepts a parent may store its first children with it, in one transaction; the parent's own step then
+stores those that are missing.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from dbos import DBOS
 
 from services.runtime.resources import resources
-from services.settings import Role
+from services.settings import Role, Settings
 
-_AT_ONCE = 1000  # a statement's rows: the more, the nearer to the statement timeout
+AT_ONCE = 1000
+"""Rows of one statement: the more, the nearer to the statement timeout."""
+
+Calls = Mapping[str, Sequence[Any]]
+"""Positional arguments by workflow id."""
 
 
-async def enqueue(
-    name: str,
-    calls: Mapping[str, Sequence[Any]],
+def statement_params(
+    settings: Settings,
+    calls: Calls,
     *,
+    name: str,
     queue_name: str,
     role: Role,
-    attributes: Mapping[str, Any] | None = None,
-) -> None:
-    """Enqueues one workflow an id, with positional arguments in portable JSON, as children of the caller.
+    parent_id: str,
+    enqueued_by: str | None,
+    attributes: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """What the statement ``enqueue_children`` takes; arguments are stored in portable JSON."""
+    return {
+        "workflow_ids": list(calls),
+        "inputs": [_inputs(args) for args in calls.values()],
+        "name": name,
+        "queue_name": queue_name,
+        "application": settings.application_name(role),
+        "version": settings.version_name(role),
+        "executor_id": enqueued_by,
+        "parent_id": parent_id,
+        "attributes": None if attributes is None else json.dumps(attributes),
+    }
 
-    Call inside a step: nothing is recorded of it, and what exists already is left alone, so a step that
-    runs again does no harm. Waits for PostgreSQL as long as it is away.
+
+def _inputs(args: Sequence[Any]) -> str:
+    return json.dumps({"namedArgs": {}, "positionalArgs": list(args)}, separators=(",", ":"))
+
+
+async def enqueue_missing(
+    name: str, calls: Calls, *, queue_name: str, role: Role, attributes: Mapping[str, Any] | None = None
+) -> None:
+    """Enqueues one workflow an id as children of the caller; those that exist are left alone.
+
+    Call inside a step: nothing is recorded of it, and running again does no harm. Waits for PostgreSQL as
+    long as it is away.
     """
     means = resources()
     parent_id = DBOS.workflow_id
     if parent_id is None:
         raise RuntimeError("children belong to a workflow")
-    ids = list(calls)
-    for start in range(0, len(ids), _AT_ONCE):
-        some = ids[start : start + _AT_ONCE]
-        await asyncio.to_thread(
-            means.ops.run_patiently,
-            "enqueue_children",
-            workflow_ids=some,
-            inputs=[_inputs(calls[each]) for each in some],
+    [found] = await asyncio.to_thread(means.ops.run_patiently, "missing_children", workflow_ids=list(calls))
+    wanted = iter(found["missing"])
+    while some := list(islice(wanted, AT_ONCE)):
+        params = statement_params(
+            means.settings,
+            {each: calls[each] for each in some},
             name=name,
             queue_name=queue_name,
-            application=means.settings.application_name(role),
-            version=means.settings.version_name(role),
-            executor_id=means.executor_id,
+            role=role,
             parent_id=parent_id,
-            attributes=None if attributes is None else json.dumps(attributes),
+            enqueued_by=means.executor_id,
+            attributes=attributes,
         )
-
-
-def _inputs(args: Sequence[Any]) -> str:
-    return json.dumps({"namedArgs": {}, "positionalArgs": list(args)}, separators=(",", ":"))
+        await asyncio.to_thread(means.ops.run_patiently, "enqueue_children", **params)

@@ -20,9 +20,8 @@ import dbos._scheduler
 from dbos import DBOS, DBOSConfig
 
 from services.runtime import metrics, round_trips, tracing
-from services.runtime.database import TCP_OPTIONS
 from services.runtime.executors import Identity
-from services.runtime.round_trips import POOL_OPTIONS
+from services.runtime.round_trips import POOL_OPTIONS, SESSION_OPTIONS
 from services.runtime.schema import sqlalchemy_url
 from services.runtime.serializer import json_serializer
 from services.runtime.waking import Waker, WakingActiveSet, cap_retry_sleep, retry_client_errors
@@ -50,7 +49,7 @@ class Engine:
             "sys_db_pool_size": settings.database_pool_size,
             "db_engine_kwargs": {
                 **POOL_OPTIONS,
-                "connect_args": {"application_name": identity.purpose("dbos"), **TCP_OPTIONS},
+                "connect_args": {"application_name": identity.purpose("dbos"), **SESSION_OPTIONS},
             },
             "serializer": json_serializer(),
             # Only the migrate container runs DDL; launch checks the schema's version instead.

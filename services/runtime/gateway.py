@@ -11,12 +11,12 @@ from typing import Any, ParamSpec, TypeVar
 
 import psycopg2
 import sqlalchemy as sa
-from dbos import DBOSClient
+from dbos import DBOSClient, EnqueueOptions
 
 from services.domain.errors import DatabaseUnavailable
 from services.runtime import connections
-from services.runtime.database import METRICS_USER, TCP_OPTIONS, OpsPool, Row, unreachable
-from services.runtime.round_trips import POOL_OPTIONS
+from services.runtime.database import METRICS_USER, OpsPool, Row, sql, unreachable
+from services.runtime.round_trips import POOL_OPTIONS, SESSION_OPTIONS
 from services.runtime.schema import sqlalchemy_url
 from services.runtime.serializer import json_serializer
 from services.settings import Settings
@@ -62,7 +62,7 @@ class Gateway:
             **POOL_OPTIONS,
             connect_args={
                 "application_name": f"{purpose}/client",
-                **TCP_OPTIONS,
+                **SESSION_OPTIONS,
                 "connect_timeout": 2,
                 "options": f"-c statement_timeout={int(self._timeout_seconds * 1000)}",
             },
@@ -84,6 +84,18 @@ class Gateway:
             wait_seconds=self._timeout_seconds,
             user=METRICS_USER,
         )
+
+    def enqueue(
+        self, options: EnqueueOptions, args: tuple[Any, ...], children: dict[str, Any] | None = None
+    ) -> None:
+        """Stores a workflow, and some children with it (`children.statement_params`), or nothing. Blocks.
+
+        One that exists already stays as it is. Raises what SQLAlchemy raises.
+        """
+        with self._engine.begin() as connection:
+            self.client.enqueue_in_transaction(connection, options, *args)
+            if children is not None:
+                connection.exec_driver_sql(sql("enqueue_children"), children)
 
     async def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs a blocking function that talks to PostgreSQL, in a thread.

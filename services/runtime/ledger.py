@@ -8,8 +8,7 @@ import sqlalchemy as sa
 from dbos import DBOS, SQLAlchemyDatasource
 
 from services.runtime import connections
-from services.runtime.database import TCP_OPTIONS
-from services.runtime.round_trips import POOL_OPTIONS
+from services.runtime.round_trips import POOL_OPTIONS, SESSION_OPTIONS
 from services.runtime.schema import sqlalchemy_url
 from services.runtime.serializer import json_serializer
 from services.settings import Settings
@@ -34,7 +33,7 @@ class EffectLedger:
                 "pool_size": connections.EFFECTS,
                 "max_overflow": 0,
                 **POOL_OPTIONS,
-                "connect_args": {"application_name": purpose, **TCP_OPTIONS},
+                "connect_args": {"application_name": purpose, **SESSION_OPTIONS},
             },
             schema="dbos",
             serializer=json_serializer(),

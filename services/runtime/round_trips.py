@@ -1,13 +1,13 @@
-"""DBOS's hot statements in fewer round trips: a claim, a look whether a step is recorded, its record.
+"""DBOS's hot statements in fewer round trips: a claim, a look at a step, its record, an owner.
 
 DBOS 3.4.0 spends ten round trips on a claim (a ping, BEGIN, version, SELECT, UPDATE, COMMIT, then the rows
-in a transaction of their own), five on each look and five on each record, and builds the statement of
-every record anew. Here a claim and a record are one statement each, a look is two, in no transaction of
-their own, and the ping before each is a look at the socket. What they read and write stays the same, and so
-do the errors: tests/integration/test_round_trips.py. DBOS keeps queues with a limit that executors share.
+in a transaction of their own), five on each look and each record, and builds the statement of every record
+anew. Here a look is two statements, the others are one, in no transaction of their own, and the ping before
+each is a look at the socket. What they read and write stays the same, and so do the errors:
+tests/integration/test_round_trips.py. DBOS keeps queues with a limit that executors share.
 
-Private to DBOS 3.4.0 and replaced here: ``PostgresSystemDatabase``'s ``start_queued_workflows``,
-``get_workflow_statuses``, ``check_operation_execution`` and ``record_operation_result``.
+Private to DBOS 3.4.0 and replaced here, of ``PostgresSystemDatabase``: ``start_queued_workflows``,
+``get_workflow_statuses``, ``check_operation_execution``, ``record_operation_result``, ``get_workflow_owner``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dbos._error import DBOSStepNondeterminismError, DBOSWorkflowConflictIDError
 from dbos._sys_db import db_retry
 from dbos._sys_db_postgres import PostgresSystemDatabase
 
-from services.runtime.database import sql, wait_readable
+from services.runtime.database import TCP_OPTIONS, sql, wait_readable
 
 
 def _refuse_dead(connection: psycopg.Connection, _record: object, _proxy: object) -> None:
@@ -35,11 +35,20 @@ def _refuse_dead(connection: psycopg.Connection, _record: object, _proxy: object
 
 POOL_OPTIONS: dict[str, Any] = {
     "pool_pre_ping": False,
+    # The session used last, whose statements are prepared and whose caches are warm.
+    "pool_use_lifo": True,
     "pool_events": [(_refuse_dead, "checkout")],
     # Bound parameters are workflows' data: they belong into no message.
     "hide_parameters": True,
 }
 """For each SQLAlchemy engine over psycopg 3: a session that ended while it was idle is replaced first."""
+
+SESSION_OPTIONS: dict[str, Any] = {
+    **TCP_OPTIONS,
+    # Planning a claim takes as long as running it.
+    "prepare_threshold": 1,
+}
+"""What each of their sessions connects with."""
 
 _read = threading.local()
 """What this queue thread's last claim read: DBOS asks for it at once."""
@@ -64,6 +73,7 @@ def install() -> None:
             get_workflow_statuses,
             check_operation_execution,
             record_operation_result,
+            get_workflow_owner,
         )
     }
     for name in kind.many_trips:
@@ -170,3 +180,10 @@ def record_operation_result(
         raise DBOSWorkflowConflictIDError(workflow_id)
     if rows[0]["completed_at_epoch_ms"] != completed_at:
         raise DBOSStepNondeterminismError(workflow_id, result["function_id"])
+
+
+@db_retry()
+def get_workflow_owner(db: Any, workflow_id: str) -> str | None:
+    """The token of the execution that owns the workflow, None without one."""
+    rows = _in_one(db.engine, "workflow_owner", workflow_id=workflow_id)
+    return rows[0]["owner_xid"] if rows else None

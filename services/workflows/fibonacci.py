@@ -101,7 +101,7 @@ async def number(n: int, method: Method) -> Number:
 async def enqueue(numbers: dict[str, int], method: Method, attributes: dict[str, object] | None) -> list[str]:
     """Enqueues one workflow a number, by its id; those that exist are left alone. Returns the ids."""
     with timed_step("fibonacci.enqueue"):
-        await children.enqueue(
+        await children.enqueue_missing(
             names.FIBONACCI_NUMBER,
             {workflow_id: (n, method) for workflow_id, n in numbers.items()},
             queue_name=names.FIBONACCI_QUEUE,

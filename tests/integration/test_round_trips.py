@@ -41,7 +41,7 @@ async def _enqueue() -> None:
     parent = DBOS.workflow_id
     calls = {f"{parent}-ours-{number}": (number, "text") for number in range(3)}
     for _ in range(2):
-        await children.enqueue("trips.child", calls, queue_name="trips-nobody", role="worker")
+        await children.enqueue_missing("trips.child", calls, queue_name="trips-nobody", role="worker")
 
 
 @DBOS.workflow(name="trips.parent", max_recovery_attempts=None)
@@ -331,6 +331,15 @@ def test_a_look_at_a_step(app: Launched) -> None:
         db.check_operation_execution("w", 2, "a.step")
 
 
+def test_an_owner(app: Launched) -> None:
+    db = app.dbos._sys_db
+    insert(app.database, ["owned"], status="PENDING", owner_xid="mine")
+    insert(app.database, ["waiting"])
+    for workflow_id, owner in (("owned", "mine"), ("waiting", None), ("unknown", None)):
+        assert db.get_workflow_owner(workflow_id) == owner
+        assert round_trips._original(db, "get_workflow_owner")(workflow_id) == owner
+
+
 # --- how many -------------------------------------------------------------------------------------
 
 
@@ -345,6 +354,9 @@ def test_how_many_round_trips(app: Launched) -> None:
     assert len(seen) == 2, seen
     with _trips(app) as seen:
         db.record_operation_result(_result("w-a"), owner_xid="token")
+    assert len(seen) == 1, seen
+    with _trips(app) as seen:
+        db.get_workflow_owner("w-a")
     assert len(seen) == 1, seen
 
 
@@ -372,6 +384,7 @@ def test_the_replaced_methods_take_what_dbos_hands_over() -> None:
         ],
         "get_workflow_statuses": ["self", "workflow_ids"],
         "check_operation_execution": ["self", "workflow_id", "function_id", "function_name", "owner_key"],
+        "get_workflow_owner": ["self", "workflow_id"],
         "record_operation_result": ["self", "result", "completed_at_epoch_ms", "owner_xid", "owner_key"],
     }  # fmt: skip
     round_trips.install()

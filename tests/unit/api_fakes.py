@@ -151,6 +151,7 @@ class FakeGateway:
 
     def __init__(self) -> None:
         self.client = FakeClient()
+        self.children: list[dict[str, Any] | None] = []
         self.requests: dict[str, dict[str, Any]] = {}
         self.executors: list[dict[str, Any]] = []
         self.pulses: list[dict[str, Any]] = []
@@ -158,6 +159,12 @@ class FakeGateway:
         self.orders: list[tuple[str, str]] = []
         self.down = False
         self.broken: Exception | None = None
+
+    def enqueue(
+        self, options: dict[str, Any], args: tuple[Any, ...], children: dict[str, Any] | None
+    ) -> None:
+        self.client.enqueue(options, *args)
+        self.children.append(children)
 
     async def call(self, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         if self.down:

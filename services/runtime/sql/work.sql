@@ -70,6 +70,12 @@ WITH given AS (
 INSERT INTO dbos.workflow_input (workflow_uuid, inputs)
 SELECT workflow_id, inputs FROM given JOIN stored ON workflow_uuid = workflow_id
 
+-- name: missing_children
+-- Which of these workflows are not stored yet, in the order given.
+SELECT coalesce(array_agg(g.workflow_id ORDER BY g.position), '{}') AS missing
+FROM unnest(%(workflow_ids)s::text[]) WITH ORDINALITY AS g (workflow_id, position)
+WHERE NOT EXISTS (SELECT FROM dbos.workflow_status w WHERE w.workflow_uuid = g.workflow_id)
+
 -- name: children_state
 -- How many children of a workflow are still going.
 SELECT count(*) FILTER (WHERE status IN ('ENQUEUED', 'PENDING', 'DELAYED')) AS unfinished, count(*) AS children
