@@ -23,8 +23,8 @@ class Admission:
     """Counts unfinished work, up to the limit and no further, at most once a second.
 
     Between two counts this process adds what it let in itself, so that it alone lets in no more than the
-    limit. Beyond it go, in the meantime, what other API processes let in and the children of what was let
-    in: a batch is one workflow here, and its numbers come later.
+    limit and the children of one request. Beyond it go, in the meantime, what other API processes let in and
+    children that are enqueued later.
     """
 
     def __init__(self, ops: Ops, limit: int) -> None:
@@ -35,8 +35,8 @@ class Admission:
         self._counting: asyncio.Task[None] | None = None
         self._full = False
 
-    async def admit(self, key: str | None) -> None:
-        """Returns when work may be let in, or when `key` stands for work that is stored already.
+    async def admit(self, key: str | None, workflows: int = 1) -> None:
+        """Returns when so many may be let in, or when `key` stands for work that is stored already.
 
         Raises ``BacklogFull``, and ``DatabaseUnavailable`` when nobody can tell.
         """
@@ -52,7 +52,7 @@ class Admission:
             text = "too much unfinished work, no more is let in" if full else "work is let in again"
             log.warning("%s", text, extra={"action": "work.refused" if full else "work.admitted"})
         if not full:
-            self._known += 1
+            self._known += workflows
         elif key is None or not await self._ops("stored_request", key=key):
             raise BacklogFull
 

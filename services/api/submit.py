@@ -66,14 +66,16 @@ def fingerprint(request: Request, body: BaseModel) -> str:
     return hashlib.sha256(json.dumps(sent, sort_keys=True).encode()).hexdigest()
 
 
-async def claim(request: Request, body: BaseModel, prefix: str, key: str | None) -> str:
+async def claim(
+    request: Request, body: BaseModel, prefix: str, key: str | None, *, workflows: int = 1
+) -> str:
     """The workflow id for this request: a new one, or the one that the key stands for.
 
     The id follows from the key, so a crash between claim and enqueue heals when the request is
     repeated. Raises `IdempotencyConflict` when the key came with another body before, `BacklogFull` when
     the work would be new and too much of it is unfinished.
     """
-    await request.app.state.admission.admit(key)
+    await request.app.state.admission.admit(key, workflows)
     if key is None:
         return f"{prefix}-{uuid.uuid4().hex}"
     mark = fingerprint(request, body)
@@ -88,7 +90,8 @@ async def claim(request: Request, body: BaseModel, prefix: str, key: str | None)
 async def submit(request: Request, work: Work, body: BaseModel, key: str | None) -> Accepted:
     """Enqueue `work`, or find what the key already started. Raises `DatabaseUnavailable`."""
     process = process_of(request)
-    workflow_id = await claim(request, body, work.prefix, key)
+    workflows = 1 + (len(work.children.args) if work.children else 0)
+    workflow_id = await claim(request, body, work.prefix, key, workflows=workflows)
     gateway = process.gateway
     await gateway.call(
         gateway.enqueue,

@@ -78,7 +78,7 @@ def test_one_trace_from_the_request_to_the_step(stack: NativeStack, collected: C
     for child in children(batch_id, 4):
         [number] = spans_of(collected, child, "fibonacci.number")
         [compute] = spans_of(collected, child, "fibonacci.compute")
-        assert (number.trace, number.parent) == (batch.trace, batch.id)
+        assert (number.trace, number.parent) == (batch.trace, request.id)
         assert (compute.trace, compute.parent) == (batch.trace, number.id)
         assert number.attributes["holdfast.attempt"] == 1
         assert number.attributes["dbos.queue.name"]

@@ -76,7 +76,7 @@ def test_an_enqueue_names_everything(
     assert options["workflow_name"] == workflow
     assert options["queue_name"] == queue
     assert options["application_name"] == application
-    assert options["app_version"] == f"{application.removeprefix('holdfast-')}-1"
+    assert options["app_version"] == process.settings.version_name(names.ROLE_OF[workflow])
     assert options["args"] == args
     assert answer["workflow_id"] == options["workflow_id"]
     assert answer["status"] == "ENQUEUED"
@@ -98,6 +98,37 @@ def test_the_default_batch_is_fifty_numbers_that_stop_at_the_limit(
     assert client.post("/fibonacci/batches").json()["total"] == 50
     numbers = process.gateway.client.enqueued[0]["args"][0]
     assert numbers == [*range(35), *[34] * 15]
+
+
+def test_a_batch_is_stored_with_its_numbers(client: TestClient, process: FakeProcess) -> None:
+    """All of them up to a thousand, which the batch goes on from; none where each waits for the former."""
+    batch_id = client.post("/fibonacci/batches", json={"numbers": [7, 8]}).json()["workflow_id"]
+    client.post("/fibonacci/batches", json={"numbers": [7, 8], "sequential": True})
+    client.post("/scope/class")
+    two, in_turn, other = process.gateway.children
+    assert two == {
+        "workflow_ids": [f"{batch_id}-0", f"{batch_id}-1"],
+        "inputs": [f'{{"namedArgs":{{}},"positionalArgs":[{n},"recursive"]}}' for n in (7, 8)],
+        "name": names.FIBONACCI_NUMBER,
+        "queue_name": names.FIBONACCI_QUEUE,
+        "application": WORKER,
+        "version": process.settings.version_name("worker"),
+        "executor_id": None,
+        "parent_id": batch_id,
+        "attributes": None,
+    }
+    assert in_turn is other is None
+
+
+def test_a_large_batch_is_stored_with_its_first_thousand() -> None:
+    process = FakeProcess(fibonacci_max_count=3000)
+    with TestClient(create_app(process), headers=ADMIN) as client:  # type: ignore[arg-type]
+        assert (
+            client.post("/fibonacci/batches", json={"count": 1500, "method": "doubling"}).status_code == 202
+        )
+    [stored] = process.gateway.children
+    assert stored is not None
+    assert len(stored["workflow_ids"]) == len(stored["inputs"]) == 1000
 
 
 @pytest.mark.parametrize(("path", "body"), STARTS)

@@ -155,11 +155,18 @@ STARTS = [
 
 @pytest.mark.parametrize("path", STARTS)
 def test_no_more_work_than_the_limit(client: TestClient, process: FakeProcess, path: str) -> None:
-    assert [client.post(path).status_code for _ in range(3)] == [202] * 3
-    is_full(client.post(path))
-    is_full(client.post(path, headers={"Idempotency-Key": "new"}))
+    # Else a batch's numbers count, too.
+    body = {"sequential": True} if "batches" in path else {}
+    assert [client.post(path, json=body).status_code for _ in range(3)] == [202] * 3
+    is_full(client.post(path, json=body))
+    is_full(client.post(path, json=body, headers={"Idempotency-Key": "new"}))
     assert len(process.gateway.client.rows) == 3
     assert process.gateway.requests == {}, "a refused key leaves nothing behind"
+
+
+def test_a_batch_counts_with_its_numbers(client: TestClient) -> None:
+    assert client.post("/fibonacci/batches", json={"count": 2}).status_code == 202
+    is_full(client.post("/nested"))
 
 
 def test_a_fork_is_new_work(client: TestClient, process: FakeProcess) -> None:
