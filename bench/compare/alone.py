@@ -23,6 +23,7 @@ from bench.compare.figures import percentile
 from bench.compare.holdfast import Holdfast, resident_megabytes
 from bench.compare.processes import NotMeasured
 from services.cli.embedded import ROOT
+from services.settings import Settings
 from services.workflows.names import FIBONACCI_QUEUE
 from tests.support.native_stack import NativeStack
 from tests.support.stack import wait_for
@@ -32,7 +33,8 @@ IDLE_SECONDS = 10.0
 STEPLESS_COUNT = 5000
 CLIENT_THREADS = 4
 LOAD_SECONDS = 20.0
-WORKER_APPLICATION, WORKER_VERSION = "holdfast-worker", "worker-1"
+WORKER_APPLICATION = "holdfast-worker"
+WORKER_VERSION = f"worker-{Settings.model_fields['application_version'].default}"
 
 
 def transactions(stack: NativeStack) -> int:
