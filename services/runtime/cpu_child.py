@@ -21,7 +21,7 @@ from typing import Any
 
 _LENGTH = struct.Struct("!Q")
 _PR_SET_PDEATHSIG = 1
-_NICENESS = 5
+_NICENESS = 10
 _OOM_SCORE = b"500"
 _CHUNK_BYTES = 1 << 20
 

@@ -1,13 +1,13 @@
-"""DBOS's hot statements in fewer round trips: a claim, a look at a step, its record, an owner.
+"""DBOS's hot statements in fewer round trips: claims, what is recorded of a step, who owns a workflow.
 
 DBOS 3.4.0 spends ten round trips on a claim (a ping, BEGIN, version, SELECT, UPDATE, COMMIT, then the rows
-in a transaction of their own), five on each look and each record, and builds the statement of every record
-anew. Here a look is two statements, the others are one, in no transaction of their own, and the ping before
-each is a look at the socket. What they read and write stays the same, and so do the errors:
-tests/integration/test_round_trips.py. DBOS keeps queues with a limit that executors share.
+in a transaction of their own) and five on a step's record, whose statement it builds anew each time. Here
+both are one statement. What only reads is DBOS's own code without BEGIN and COMMIT, and the ping before each
+use of a session is a look at its socket. What is read and written stays the same, and so do the errors:
+tests/integration/test_round_trips.py. Queues with a limit that executors share are left to DBOS.
 
-Private to DBOS 3.4.0 and replaced here, of ``PostgresSystemDatabase``: ``start_queued_workflows``,
-``get_workflow_statuses``, ``check_operation_execution``, ``record_operation_result``, ``get_workflow_owner``.
+Private to DBOS 3.4.0 and replaced here: ``PostgresSystemDatabase``'s ``start_queued_workflows``,
+``record_operation_result`` and what ``READS`` names.
 """
 
 from __future__ import annotations
@@ -54,10 +54,37 @@ _read = threading.local()
 """What this queue thread's last claim read: DBOS asks for it at once."""
 
 
-def _in_one(engine: sa.Engine, name: str, **params: Any) -> list[dict[str, Any]]:
+READS = (
+    "check_operation_execution",
+    "get_workflow_owner",
+    "get_workflow_statuses",
+    "get_queue",
+    "list_queues",
+)
+"""Methods that only read, in statements that need no common transaction: DBOS's own, each without one."""
+
+
+class _Autocommit:
+    """A system database whose transactions are none: each statement stands for itself."""
+
+    def __init__(self, db: Any) -> None:
+        self._db = db
+        self.engine = db.engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._db, name)
+
+
+def _without_transaction(name: str) -> Callable[..., Any]:
+    def method(db: Any, *args: Any, **options: Any) -> Any:
+        return db.many_trips[name](_Autocommit(db), *args, **options)
+
+    return method
+
+
+def _in_one(db: Any, name: str, **params: Any) -> list[dict[str, Any]]:
     """The rows of one statement that is its own transaction."""
-    with engine.connect() as connection:
-        connection.execution_options(isolation_level="AUTOCOMMIT")
+    with _Autocommit(db).engine.connect() as connection:
         return [dict(row) for row in connection.exec_driver_sql(sql(name), params).mappings()]
 
 
@@ -66,18 +93,14 @@ def install() -> None:
     kind: Any = PostgresSystemDatabase
     if hasattr(kind, "many_trips"):
         return
-    kind.many_trips = {
-        replacement.__name__: getattr(kind, replacement.__name__)
-        for replacement in (
-            start_queued_workflows,
-            get_workflow_statuses,
-            check_operation_execution,
-            record_operation_result,
-            get_workflow_owner,
-        )
+    replacements = {name: _without_transaction(name) for name in READS} | {
+        "start_queued_workflows": start_queued_workflows,
+        "get_workflow_statuses": get_workflow_statuses,
+        "record_operation_result": record_operation_result,
     }
-    for name in kind.many_trips:
-        setattr(kind, name, globals()[name])
+    kind.many_trips = {name: getattr(kind, name) for name in replacements}
+    for name, replacement in replacements.items():
+        setattr(kind, name, replacement)
 
 
 def _original(db: Any, name: str) -> Callable[..., Any]:
@@ -113,7 +136,7 @@ def start_queued_workflows(  # noqa: PLR0917 - as DBOS calls it
     if places is not None and places <= 0:
         return [], "worker_concurrency"
     rows = _in_one(
-        db.engine,
+        db,
         "claim_queued",
         queue_name=queue.name,
         version=app_version,
@@ -132,18 +155,8 @@ def get_workflow_statuses(db: Any, workflow_ids: list[str]) -> list[Any]:
     rows: dict[str, Any] = _read.__dict__.pop("rows", {})
     if workflow_ids and list(rows) == workflow_ids:
         return list(rows.values())
-    found: list[Any] = _original(db, "get_workflow_statuses")(workflow_ids)
+    found: list[Any] = _without_transaction("get_workflow_statuses")(db, workflow_ids)
     return found
-
-
-@db_retry()
-def check_operation_execution(
-    db: Any, workflow_id: str, function_id: int, function_name: str, *, owner_key: str | None = None
-) -> Any:
-    """A step's recorded result, None without one; the two reads need no common transaction."""
-    with db._own_key(workflow_id, key=owner_key), db.engine.connect() as connection:
-        connection.execution_options(isolation_level="AUTOCOMMIT")
-        return db._check_operation_execution_txn(workflow_id, function_id, function_name, connection)
 
 
 def record_operation_result(
@@ -167,7 +180,7 @@ def record_operation_result(
     @db_retry(sys_db=db)
     def record() -> list[dict[str, Any]]:
         return _in_one(
-            db.engine,
+            db,
             "record_step",
             **params,
             owner_xid=owner_xid,
@@ -180,10 +193,3 @@ def record_operation_result(
         raise DBOSWorkflowConflictIDError(workflow_id)
     if rows[0]["completed_at_epoch_ms"] != completed_at:
         raise DBOSStepNondeterminismError(workflow_id, result["function_id"])
-
-
-@db_retry()
-def get_workflow_owner(db: Any, workflow_id: str) -> str | None:
-    """The token of the execution that owns the workflow, None without one."""
-    rows = _in_one(db.engine, "workflow_owner", workflow_id=workflow_id)
-    return rows[0]["owner_xid"] if rows else None

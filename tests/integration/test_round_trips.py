@@ -358,6 +358,9 @@ def test_how_many_round_trips(app: Launched) -> None:
     with _trips(app) as seen:
         db.get_workflow_owner("w-a")
     assert len(seen) == 1, seen
+    with _trips(app) as seen:
+        assert db.get_queue("trips-q") is not None
+    assert len(seen) == 1, seen
 
 
 def test_a_session_that_ended_while_idle_is_not_used(app: Launched) -> None:
@@ -385,6 +388,8 @@ def test_the_replaced_methods_take_what_dbos_hands_over() -> None:
         "get_workflow_statuses": ["self", "workflow_ids"],
         "check_operation_execution": ["self", "workflow_id", "function_id", "function_name", "owner_key"],
         "get_workflow_owner": ["self", "workflow_id"],
+        "get_queue": ["self", "name", "client_system_database"],
+        "list_queues": ["self", "application_name", "client_system_database"],
         "record_operation_result": ["self", "result", "completed_at_epoch_ms", "owner_xid", "owner_key"],
     }  # fmt: skip
     round_trips.install()

@@ -52,6 +52,3 @@ SELECT %(workflow_uuid)s, %(function_id)s, %(function_name)s, %(output)s, %(erro
 FROM owned
 ON CONFLICT (workflow_uuid, function_id) DO UPDATE SET completed_at_epoch_ms = o.completed_at_epoch_ms
 RETURNING o.completed_at_epoch_ms
-
--- name: workflow_owner
-SELECT owner_xid FROM dbos.workflow_status WHERE workflow_uuid = %(workflow_id)s
