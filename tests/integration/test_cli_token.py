@@ -47,7 +47,7 @@ def test_it_reads_starts_and_orders_with_it(api: Api, database: Database, file: 
         assert done.returncode == 0, done.stderr
         assert isinstance(json.loads(done.stdout), dict)
         assert TOKEN not in done.stdout + done.stderr
-    assert database.one("SELECT count(*) FROM dbos.workflow_status") == 1
+    assert database.one("SELECT count(*) FROM dbos.workflow_status WHERE parent_workflow_id IS NULL") == 1
 
 
 def test_without_it_one_line_says_what_is_missing(api: Api, tmp_path: Path) -> None:

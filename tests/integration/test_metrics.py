@@ -231,12 +231,13 @@ def test_a_wait_is_from_enqueued_to_first_claimed(app: Launched) -> None:
             **columns,
         }
         names_, marks = ", ".join(new), ", ".join(f"%({key})s" for key in new)
-        app.database.rows(f"INSERT INTO dbos.workflow_status ({names_}) VALUES ({marks})", **new)
         app.database.rows(
             "INSERT INTO dbos.workflow_input SELECT (jsonb_populate_record(i, jsonb_build_object("
             "'workflow_uuid', %(id)s::text))).* FROM dbos.workflow_input i WHERE workflow_uuid = 'quick'",
             id=workflow_id,
         )
+        # Last: a claim reads both at once.
+        app.database.rows(f"INSERT INTO dbos.workflow_status ({names_}) VALUES ({marks})", **new)
         app.wait(workflow_id)
 
     count, seconds = waits()
