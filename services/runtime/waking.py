@@ -2,7 +2,7 @@
 
 DBOS's queue thread sleeps on a stop event between two polls. Here it gets one that can also be rung:
 by a NOTIFY that a trigger sends when work waits, and when a workflow ends here and frees its place.
-Polling at one second stays as the net. What is private to DBOS 3.4.0 and used here has contract
+Polling every few seconds stays as the net. What is private to DBOS 3.4.0 and used here has contract
 tests: ``dbos._queue.queue_worker_thread``, ``ActiveWorkflowById``, ``db_retry``'s
 ``time.sleep`` and ``retriable_postgres_exception``.
 """
