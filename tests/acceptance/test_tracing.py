@@ -129,7 +129,7 @@ def test_a_fork_and_a_repeated_key_stay_in_the_first_trace(stack: NativeStack, c
     forked = stack.post(f"/workflows/{batch_id}-0/fork", {"start_step": 1})["workflow_id"]
     stack.finished(forked, 20)
     [number] = spans_of(collected, forked, "fibonacci.number")
-    assert (number.trace, number.parent) == (batch.trace, batch.id)
+    assert (number.trace, number.parent) == (batch.trace, batch.parent)
 
 
 @pytest.mark.parametrize("how", ["kill", "drain"])
