@@ -89,6 +89,16 @@ class ForkRequest(_Request):
     start_step: int = Field(default=1, ge=1, le=1_000_000)
 
 
+class Look(BaseModel):
+    """How to look at a workflow."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    wait: float = Field(
+        default=0, ge=0, le=60, description="seconds to wait for its end; then the answer is as it stands"
+    )
+
+
 class WorkflowFilter(BaseModel):
     """Filters of the workflow listing; several values of one are alternatives."""
 

@@ -17,6 +17,7 @@ from services.api.models import (
     AdoptRequest,
     ForkRequest,
     IdempotencyKey,
+    Look,
     Page,
     StepList,
     Stranded,
@@ -27,7 +28,7 @@ from services.api.models import (
     WorkflowList,
 )
 from services.api.problems import documented
-from services.api.submit import claim, find
+from services.api.submit import claim, find, outcome
 from services.api.views import listed, step, workflow_detail
 from services.domain.errors import Conflict, NotFound, UnknownWorkflow
 from services.runtime.adoption import adopt
@@ -69,9 +70,15 @@ async def list_workflows(request: Request, wanted: Annotated[WorkflowFilter, Que
 
 
 @router.get("/workflows/{workflow_id}", responses=documented(404, 422, 500, 503))
-async def show_workflow(request: Request, workflow_id: WorkflowId) -> WorkflowDetail:
-    """One workflow with input, output and error, shortened."""
-    return workflow_detail(await _existing(request, workflow_id, payload=True))
+async def show_workflow(
+    request: Request, workflow_id: WorkflowId, query: Annotated[Look, Query()]
+) -> WorkflowDetail:
+    """One workflow with input, output and error, shortened; with `wait` as soon as it has ended."""
+    row = await _existing(request, workflow_id, payload=not query.wait)
+    if not query.wait:
+        return workflow_detail(row)
+    ended = await outcome(request, workflow_id, query.wait)
+    return workflow_detail(ended or await _existing(request, workflow_id, payload=True))
 
 
 @router.get("/workflows/{workflow_id}/steps", responses=documented(404, 422, 500, 503))

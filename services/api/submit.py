@@ -33,8 +33,8 @@ logger = logging.getLogger("holdfast.api")
 
 WAIT_SECONDS = 600.0
 WAIT_OUTAGE_SECONDS = 30.0
-FIRST_LOOK_SECONDS = 0.1
-LAST_LOOK_SECONDS = 0.5
+LOOK_SECONDS = 0.5
+"""The net under the notice of an end, and how a child is waited for, whose end only its parent hears of."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ async def answer(
     return JSONResponse(accepted.model_dump(mode="json"), 202, headers={"Location": location})
 
 
-async def outcome(request: Request, workflow_id: str) -> WorkflowStatus | None:
+async def outcome(request: Request, workflow_id: str, seconds: float = WAIT_SECONDS) -> WorkflowStatus | None:
     """The ended workflow; None when waiting ends first: by the limit, a long outage, or a drain.
 
     A None changes nothing for the work itself: it is stored and goes on here or elsewhere.
@@ -193,28 +193,34 @@ async def outcome(request: Request, workflow_id: str) -> WorkflowStatus | None:
     waiters = request.app.state.waiters
     if not waiters.take():
         return None
+    process = process_of(request)
+    stopping = asyncio.ensure_future(process.wait_stopping())
     try:
-        return await _poll(process_of(request), workflow_id)
+        return await _ended(process, workflow_id, WAIT_SECONDS if seconds is None else seconds, stopping)
     finally:
+        stopping.cancel()
         waiters.give_back()
 
 
-async def _poll(process: Process, workflow_id: str) -> WorkflowStatus | None:
+async def _ended(
+    process: Process, workflow_id: str, seconds: float, stopping: asyncio.Future[None]
+) -> WorkflowStatus | None:
     gateway, applications = process.gateway, process.settings.application_names
     began = answered = time.monotonic()
-    pause = FIRST_LOOK_SECONDS
-    while not process.stopping and time.monotonic() - began < WAIT_SECONDS:
+    while not process.stopping and (left := began + seconds - time.monotonic()) > 0:
+        heard = asyncio.ensure_future(process.waker.wait_ended(workflow_id, min(LOOK_SECONDS, left)))
         try:
+            # It listens before it looks, so that an end in between is heard.
+            await asyncio.sleep(0)
             row = await gateway.call(find, gateway.client, applications, workflow_id)
             if row is not None and row.status in TERMINAL:
                 return await gateway.call(find, gateway.client, applications, workflow_id, payload=True)
             answered = time.monotonic()
+            await asyncio.wait({heard, stopping}, return_when=asyncio.FIRST_COMPLETED)
         except DatabaseUnavailable:
             if time.monotonic() - answered > WAIT_OUTAGE_SECONDS:
                 return None
-        try:
-            await asyncio.wait_for(process.wait_stopping(), pause)
-        except TimeoutError:
-            # Someone who waits long won't notice half a second; the database notices ten looks a second.
-            pause = min(LAST_LOOK_SECONDS, max(FIRST_LOOK_SECONDS, (time.monotonic() - began) / 20))
+            await asyncio.wait({heard, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            heard.cancel()
     return None

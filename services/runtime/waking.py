@@ -64,7 +64,7 @@ class _Bell(threading.Event):
 
 
 class Waker:
-    """The bells of this process's queues, and the parents that wait for their children."""
+    """The bells of this process's queues, and who waits for the end of workflows."""
 
     def __init__(self) -> None:
         self._bells: dict[str, _Bell] = {}
@@ -134,6 +134,10 @@ class Waker:
         for loop, event in waiting:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(event.set)
+
+    async def wait_ended(self, workflow_id: str, timeout_seconds: float) -> None:
+        """Waits until that workflow ends; of one that has a parent only the parent hears."""
+        await self.wait_child_done(f"={workflow_id}", timeout_seconds)
 
     async def wait_child_done(self, parent_id: str, timeout_seconds: float = 1.0) -> None:
         """Waits until a child of that workflow ends, or the timeout, the net under a missed notice."""

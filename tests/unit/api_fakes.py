@@ -19,6 +19,7 @@ from dbos._context import take_assigned_workflow_id
 
 from services.api.models import Workflow
 from services.domain.errors import DatabaseUnavailable
+from services.runtime.waking import Waker
 from services.settings import Settings
 
 API, WORKER = "holdfast-api", "holdfast-worker"
@@ -254,6 +255,7 @@ class FakeProcess:
         self.gateway = FakeGateway()
         self.state = "live"
         self.stops: list[str] = []
+        self.waker = Waker()
         self._stopping = asyncio.Event()
 
     @asynccontextmanager

@@ -531,3 +531,34 @@ def test_where_everything_is_kept_a_purge_needs_an_age() -> None:
     with TestClient(create_app(process), headers=ADMIN) as client:  # type: ignore[arg-type]
         assert client.post("/purge").status_code == 422
         assert client.post("/purge", json={"older_than_seconds": 86_400}).status_code == 202
+
+
+def test_a_look_waits_for_the_end(client: TestClient, process: FakeProcess) -> None:
+    """By the notice: the look that is the net under it comes half a second later."""
+    started = client.post("/nested").json()["workflow_id"]
+
+    def finish(workflow_id: str) -> None:
+        time.sleep(0.1)
+        row = process.gateway.client.rows[workflow_id]
+        row.output, row.status = "report", "SUCCESS"
+        process.waker.child_done(f"={workflow_id}")
+
+    begun = time.monotonic()
+    thread = when_enqueued(process, finish)
+    shown = client.get(f"/workflows/{started}?wait=5").json()
+    thread.join()
+    assert (shown["status"], shown["output"]) == ("SUCCESS", "report")
+    assert 0.1 <= time.monotonic() - begun < 0.4
+    begun = time.monotonic()
+    assert client.get(f"/workflows/{started}?wait=5").json()["status"] == "SUCCESS"
+    assert time.monotonic() - begun < 0.3, "it has ended already"
+
+
+def test_a_look_waits_no_longer_than_asked(client: TestClient) -> None:
+    started = client.post("/nested").json()["workflow_id"]
+    begun = time.monotonic()
+    assert client.get(f"/workflows/{started}?wait=0.2").json()["status"] == "ENQUEUED"
+    assert 0.2 <= time.monotonic() - begun < 1
+    assert client.get("/workflows/unknown?wait=5").status_code == 404
+    for wrong in ("-1", "61", "nan", "soon", ""):
+        assert client.get(f"/workflows/{started}?wait={wrong}").status_code == 422, wrong
