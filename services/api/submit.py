@@ -185,7 +185,7 @@ async def answer(
     return JSONResponse(accepted.model_dump(mode="json"), 202, headers={"Location": location})
 
 
-async def outcome(request: Request, workflow_id: str, seconds: float = WAIT_SECONDS) -> WorkflowStatus | None:
+async def outcome(request: Request, workflow_id: str, seconds: float | None = None) -> WorkflowStatus | None:
     """The ended workflow; None when waiting ends first: by the limit, a long outage, or a drain.
 
     A None changes nothing for the work itself: it is stored and goes on here or elsewhere.
@@ -208,19 +208,16 @@ async def _ended(
     gateway, applications = process.gateway, process.settings.application_names
     began = answered = time.monotonic()
     while not process.stopping and (left := began + seconds - time.monotonic()) > 0:
+        # It listens before it looks, so that an end in between is heard.
         heard = asyncio.ensure_future(process.waker.wait_ended(workflow_id, min(LOOK_SECONDS, left)))
+        await asyncio.sleep(0)
         try:
-            # It listens before it looks, so that an end in between is heard.
-            await asyncio.sleep(0)
             row = await gateway.call(find, gateway.client, applications, workflow_id)
             if row is not None and row.status in TERMINAL:
                 return await gateway.call(find, gateway.client, applications, workflow_id, payload=True)
             answered = time.monotonic()
-            await asyncio.wait({heard, stopping}, return_when=asyncio.FIRST_COMPLETED)
         except DatabaseUnavailable:
             if time.monotonic() - answered > WAIT_OUTAGE_SECONDS:
                 return None
-            await asyncio.wait({heard, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            heard.cancel()
+        await asyncio.wait({heard, stopping}, return_when=asyncio.FIRST_COMPLETED)
     return None
