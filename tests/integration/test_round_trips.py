@@ -371,8 +371,8 @@ def test_a_claim_among_many_is_no_slower_than_dboss(app: Launched) -> None:
         app.database.rows(
             "INSERT INTO dbos.workflow_status (workflow_uuid, status, name, queue_name, application_name,"
             " application_version, recovery_attempts, created_at, updated_at)"
-            " SELECT %(prefix)s || i, %(status)s, 'trips.child', 'trips-q-apart', 'holdfast-worker', %(version)s,"
-            " 0, i, i FROM generate_series(1, %(count)s) AS i",
+            " SELECT %(prefix)s || i, %(status)s, 'trips.child', 'trips-q-apart', 'holdfast-worker',"
+            " %(version)s, 0, i, i FROM generate_series(1, %(count)s) AS i",
             prefix=prefix,
             status=status,
             version=app.identity.version,
