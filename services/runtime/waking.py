@@ -78,6 +78,8 @@ class Waker:
 
         def with_bell(stop_event: threading.Event, instance: Any, queue: Any) -> None:
             bell = _Bell(stop_event)
+            # What waited before this thread did rang for nobody: it looks at once, not after a poll's time.
+            bell.set()
             with self._lock:
                 self._bells[queue.name] = bell
                 if self._only not in (None, queue.name):
