@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -155,10 +156,10 @@ def stepless_workflows(_: Holdfast, context: Context) -> dict[str, Any]:
 
 
 def enqueueing(_: Holdfast, context: Context) -> dict[str, Any]:
-    """Statements and transactions that a batch of 50 and one of 1,000 cost until all numbers are enqueued.
+    """Statements that a batch of 50 and one of 1,000 cost until all numbers are enqueued.
 
-    The numbers' queue is held back meanwhile. Statements are counted by pg_stat_statements, those of the
-    idle stack taken off; without pipelining each is a round trip.
+    The numbers' queue is held back meanwhile. pg_stat_statements counts them, but for those that the idle
+    stack runs too (BEGIN and COMMIT among them): without pipelining each is a round trip.
     """
     found: dict[str, Any] = {}
     holdfast = Holdfast()
@@ -177,14 +178,12 @@ def enqueueing(_: Holdfast, context: Context) -> dict[str, Any]:
             set_concurrency(stack, FIBONACCI_QUEUE, 0)
             time.sleep(5)
 
-            def counted() -> tuple[int, int]:
+            def calls() -> Counter[int]:
                 cursor.execute(
-                    "SELECT (SELECT sum(calls) FROM pg_stat_statements WHERE toplevel AND userid <>"
-                    " (SELECT oid FROM pg_roles WHERE rolname = current_user)),"
-                    " (SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = 'holdfast')"
+                    "SELECT queryid, sum(calls) FROM pg_stat_statements WHERE toplevel AND userid <>"
+                    " (SELECT oid FROM pg_roles WHERE rolname = current_user) GROUP BY 1"
                 )
-                statements, commits = cursor.fetchall()[0]
-                return int(statements), int(commits)
+                return Counter({query: int(count) for query, count in cursor.fetchall()})
 
             def enqueued(batch_id: str, count: int) -> bool:
                 cursor.execute(
@@ -194,20 +193,16 @@ def enqueueing(_: Holdfast, context: Context) -> dict[str, Any]:
                 )
                 return bool(cursor.fetchall()[0][0] == count)
 
-            before, begun = counted(), time.monotonic()
+            before = calls()
             time.sleep(IDLE_SECONDS)
-            idle = [(a - b) / (time.monotonic() - begun) for a, b in zip(counted(), before, strict=True)]
+            idle = set(calls() - before)
             for count in (50, 1000):
-                before, begun = counted(), time.monotonic()
+                before = calls()
                 batch_id = holdfast.submit([TINY_N] * count)
-                # Our own looks are transactions too: few, and in both sums alike.
                 wait_for(lambda: enqueued(batch_id, count), 60, "the batch enqueued", pause_seconds=0.25)  # noqa: B023
                 time.sleep(1)
-                took = time.monotonic() - begun
-                both = [
-                    max(0.0, a - b - rate * took) for a, b, rate in zip(counted(), before, idle, strict=True)
-                ]
-                found |= {f"round_trips_{count}": both[0], f"commits_{count}": both[1]}
+                own = {query: times for query, times in (calls() - before).items() if query not in idle}
+                found[f"round_trips_{count}"] = sum(own.values())
     found["more_round_trips"] = found["round_trips_1000"] - found["round_trips_50"]
     return found
 

@@ -147,8 +147,6 @@ ALONE = (
     ("stepless", "enqueued_a_second", "… of them enqueued a second, by one client", "{:.0f}"),
     ("enqueue", "round_trips_50", "statements to PostgreSQL for a batch of 50, enqueued only", "{:.0f}"),
     ("enqueue", "round_trips_1000", "… of 1,000", "{:.0f}"),
-    ("enqueue", "commits_50", "transactions for a batch of 50, enqueued only", "{:.0f}"),
-    ("enqueue", "commits_1000", "… of 1,000", "{:.0f}"),
     ("api", "answered_a_second", "requests answered a second while the CPUs are saturated", "{:.0f}"),
     ("api", "readyz_p99_ms", "`/readyz` p99, ms", "{:.0f}"),
     ("api", "submit_p99_ms", "submit p99, ms", "{:.0f}"),
