@@ -57,7 +57,6 @@ _read = threading.local()
 READS = (
     "check_operation_execution",
     "get_workflow_owner",
-    "get_workflow_statuses",
     "get_queue",
     "list_queues",
 )
@@ -75,16 +74,24 @@ class _Autocommit:
         return getattr(self._db, name)
 
 
+def _autocommit(db: Any) -> _Autocommit:
+    """Made once a database: it is asked for at every step."""
+    view: _Autocommit | None = vars(db).get("autocommit_view")
+    if view is None:
+        view = db.autocommit_view = _Autocommit(db)
+    return view
+
+
 def _without_transaction(name: str) -> Callable[..., Any]:
     def method(db: Any, *args: Any, **options: Any) -> Any:
-        return db.many_trips[name](_Autocommit(db), *args, **options)
+        return db.many_trips[name](_autocommit(db), *args, **options)
 
     return method
 
 
 def _in_one(db: Any, name: str, **params: Any) -> list[dict[str, Any]]:
     """The rows of one statement that is its own transaction."""
-    with _Autocommit(db).engine.connect() as connection:
+    with _autocommit(db).engine.connect() as connection:
         return [dict(row) for row in connection.exec_driver_sql(sql(name), params).mappings()]
 
 
@@ -155,7 +162,7 @@ def get_workflow_statuses(db: Any, workflow_ids: list[str]) -> list[Any]:
     rows: dict[str, Any] = _read.__dict__.pop("rows", {})
     if workflow_ids and list(rows) == workflow_ids:
         return list(rows.values())
-    found: list[Any] = _without_transaction("get_workflow_statuses")(db, workflow_ids)
+    found: list[Any] = db.many_trips["get_workflow_statuses"](_autocommit(db), workflow_ids)
     return found
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import backups
-from tests.support.command import command, environment, holdfast, told
+from tests.support.command import command, environment, holdfast, started, told
 from tests.support.native_stack import NativeStack
 from tests.support.stack import ROOT, clean_environment, running_stack, wait_for
 
@@ -69,15 +69,7 @@ def waiting_restore(stack: NativeStack, file: Path) -> Iterator[subprocess.Popen
     """A restore that waits for somebody's lock; ended with the context, as the lock is."""
     with closing(stack.connect()) as connection:
         connection.cursor().execute("LOCK TABLE ops.effects IN ACCESS SHARE MODE")
-        restore = subprocess.Popen(
-            command("restore", str(file), "--replace", "--yes"),
-            cwd=ROOT,
-            env=environment(stack),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        restore = started(stack, "restore", str(file), "--replace", "--yes")
         try:
             wait_for(lambda: stack.query(WAITING), 60, "the restore waits for the lock")
             yield restore

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import backups
-from tests.support.command import command, environment, holdfast, told
+from tests.support.command import holdfast, started, told
 from tests.support.compose_stack import ComposeStack
 from tests.support.stack import ROOT, running_stack, wait_for
 
@@ -59,18 +59,6 @@ def locked(stack: ComposeStack, mode: str, seconds: int) -> subprocess.Popen[byt
 def unlock(stack: ComposeStack, process: subprocess.Popen[bytes]) -> None:
     stack.query(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {HOLDER}")
     process.wait(20)
-
-
-def started(stack: ComposeStack, *words: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command(*words),
-        cwd=ROOT,
-        env=environment(stack),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])

@@ -43,6 +43,19 @@ def holdfast(stack: Stack, *words: str, timeout: float = 240) -> subprocess.Comp
     )
 
 
+def started(stack: Stack, *words: str) -> subprocess.Popen[str]:
+    """Begin it; the caller ends it."""
+    return subprocess.Popen(
+        command(*words),
+        cwd=ROOT,
+        env=environment(stack),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def told(stack: Stack, *words: str) -> Any:
     """What it says as JSON, when it succeeds."""
     done = holdfast(stack, *words, "--json")

@@ -54,7 +54,7 @@ ORDER BY 1
 
 -- name: enqueue_children
 -- Any number of children in one statement, on the queue that is theirs; those that exist are left alone. As
--- DBOS's own enqueue stores them, row by row, in five round trips each (tests/integration/test_contracts.py).
+-- DBOS's own enqueue stores them, row by row, in five round trips each (tests/integration/test_round_trips.py).
 WITH given AS (
     SELECT g.workflow_id, g.inputs, g.position, (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms
     FROM unnest(%(workflow_ids)s::text[], %(inputs)s::text[]) WITH ORDINALITY AS g (workflow_id, inputs, position)
