@@ -97,6 +97,25 @@ def test_the_next_claim_closes_the_handover(database: Database, me: Peer, peer: 
     assert still_open["claimed_at"] is None
 
 
+def test_what_had_begun_goes_on_before_the_rest_of_its_batch(database: Database, me: Peer) -> None:
+    """A batch is stored in one statement: by their age alone its numbers are equal."""
+    victim = Peer.start(database, "worker-victim")
+    insert(database, [f"n{index}" for index in range(20)], created_at=1_000, updated_at=1_000)
+    insert(database, ["older"], created_at=999, updated_at=999)
+
+    def claimed(by: Peer) -> list[str]:
+        claims = {"queue_name": names.FIBONACCI_QUEUE, "application": "holdfast-worker", "places": 3}
+        moment = {"version": "worker-1", "owner_xid": by.id, "now_ms": 2_000}
+        rows = database.run("claim_queued", executor_id=by.id, **claims, **moment)
+        return [row["workflow_uuid"] for row in rows]
+
+    begun = claimed(victim)
+    assert begun[0] == "older"
+    victim.die()
+    assert me.two_looks() == [victim.id]
+    assert set(claimed(me)) == set(begun)
+
+
 def test_too_fresh_after_one_look(me: Peer, peer: Peer) -> None:
     peer.die()
     assert me.round() == []

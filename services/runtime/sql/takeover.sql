@@ -18,9 +18,11 @@ FOR UPDATE OF w
 
 -- name: release_work
 -- Back to a queue, as DBOS's own recovery does it (SystemDatabase.reenqueue_for_recovery, 3.4.0; a
--- contract test holds the two together), for many rows and with a queue for each.
+-- contract test holds the two together), for many rows and with a queue for each. And to its front, before
+-- the priorities that an enqueue can ask for (0 and later): what had begun goes on first. By its age alone it
+-- would wait for the rest of its batch, which was stored in the same millisecond.
 UPDATE dbos.workflow_status w
-SET status = 'ENQUEUED', owner_xid = NULL, started_at_epoch_ms = NULL,
+SET status = 'ENQUEUED', owner_xid = NULL, started_at_epoch_ms = NULL, priority = -1,
     updated_at = (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
     queue_name = r.queue_name
 FROM unnest(%(workflow_ids)s::text[], %(queues)s::text[]) AS r (workflow_id, queue_name)
