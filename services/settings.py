@@ -77,7 +77,7 @@ class Settings(BaseSettings):
     stop_grace_seconds: float = Field(30.0, gt=0, description="time from SIGTERM to SIGKILL")
     database_wait_seconds: float = Field(60.0, ge=0, description="how long a start waits for PostgreSQL")
     database_timeout_seconds: float = Field(1.5, gt=0, description="longest wait of a request for PostgreSQL")
-    database_pool_size: int = Field(10, ge=2, description="connections of DBOS in one process")
+    database_pool_size: int = Field(6, ge=2, description="connections of DBOS's own pool in one process")
 
     cpu_slots: int = Field(0, ge=0, description="child processes for CPU work; 0: the container's CPU quota")
     fibonacci_worker_concurrency: int = Field(

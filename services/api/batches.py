@@ -12,7 +12,7 @@ from services.api.models import Batch, NumberResult
 from services.api.submit import find
 from services.api.views import error_text, iso
 from services.domain.errors import UnknownWorkflow
-from services.workflows.names import FIBONACCI_BATCH
+from services.workflows.names import COMPUTE, FIBONACCI_BATCH, FIBONACCI_SEQUENCE
 
 
 def read_batch(
@@ -26,13 +26,16 @@ def read_batch(
     Raises `UnknownWorkflow` when there is no Fibonacci batch of that id.
     """
     row = find(client, applications, batch_id, payload=True)
-    if row is None or row.name != FIBONACCI_BATCH:
+    if row is None or row.name not in (FIBONACCI_BATCH, FIBONACCI_SEQUENCE):
         raise UnknownWorkflow(
-            "There is no Fibonacci batch with this id. GET /workflows?name=fibonacci.batch lists them."
+            "There is no Fibonacci batch with this id. GET /workflows?name=fibonacci.batch lists them, and"
+            " name=fibonacci.sequence those in turn."
         )
     numbers = _numbers(row)
     finished = _from_output(row, numbers)
-    if finished is None:
+    if finished is None and row.name == FIBONACCI_SEQUENCE:
+        finished = _from_steps(client, row, numbers)
+    elif finished is None:
         finished = _from_children(client, applications, row, numbers, known or {})
     return Batch(
         workflow_id=batch_id,
@@ -57,6 +60,25 @@ def _from_output(row: WorkflowStatus, numbers: list[int]) -> list[NumberResult] 
     if row.status != "SUCCESS" or not isinstance(results, list) or len(results) != len(numbers):
         return None
     return [_computed(index, n, results[index]) for index, n in enumerate(numbers)]
+
+
+def _from_steps(client: DBOSClient, row: WorkflowStatus, numbers: list[int]) -> list[NumberResult]:
+    """Of a sequence that has not succeeded: its recorded computations, and the one that it is at."""
+    steps = client.list_workflow_steps(row.workflow_id)
+    done = [step["output"] for step in steps if step["function_name"] == COMPUTE and step["error"] is None]
+    found = [_computed(index, numbers[index], output) for index, output in enumerate(done)]
+    for index, n in list(enumerate(numbers))[len(done) :]:
+        at = index == len(done)
+        found.append(
+            NumberResult(
+                index=index,
+                n=n,
+                status=row.status if at else None,
+                executor_id=row.executor_id if at and row.status != "ENQUEUED" else None,
+                error=error_text(row.error) if at else None,
+            )
+        )
+    return found
 
 
 def _from_children(

@@ -80,7 +80,7 @@ class BatchRequest(_Request):
         default=None, min_length=1, max_length=10_000, description="the numbers themselves, in this order"
     )
     method: Literal["recursive", "doubling"] = "recursive"
-    sequential: bool = Field(default=False, description="enqueue each after the former's result")
+    sequential: bool = Field(default=False, description="compute each after the former's result")
 
 
 class ForkRequest(_Request):
@@ -156,7 +156,7 @@ class NumberResult(BaseModel):
 
     index: int = Field(description="its place in the request, from 0")
     n: int
-    status: Status | None = Field(default=None, description="null until its workflow is enqueued")
+    status: Status | None = Field(default=None, description="null until it is enqueued, or its turn comes")
     result: str | None = Field(
         default=None, description="F(n) in decimal; null while unfinished, or when too long"
     )

@@ -19,7 +19,7 @@ from services.domain.errors import InvalidRequest
 from services.domain.fibonacci import check
 from services.runtime.children import AT_ONCE
 from services.settings import Settings
-from services.workflows.names import FIBONACCI_BATCH, FIBONACCI_NUMBER
+from services.workflows.names import FIBONACCI_BATCH, FIBONACCI_NUMBER, FIBONACCI_SEQUENCE
 
 router = APIRouter(tags=["fibonacci"])
 
@@ -40,20 +40,18 @@ async def start_batch(
     body: Annotated[BatchRequest, Body(default_factory=BatchRequest)],
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Enqueue numbers, all at once or each after the former's result: 50 by default.
+    """Start numbers, all queued at once, or one after the other in one workflow: 50 by default.
 
     `count` gives 0, 1, 2, …; by recursion no n goes above HOLDFAST_FIBONACCI_MAX_N (34), so the default
     batch is 0 … 34 and then fifteen times 34. `numbers` above the limit of its method get 422.
     """
     numbers = chosen_numbers(body, process_of(request).settings)
-    at_once = [] if body.sequential else [(n, body.method) for n in numbers[:AT_ONCE]]
-    work = Work(
-        FIBONACCI_BATCH,
-        (numbers, body.method, body.sequential),
-        "batch",
+    if body.sequential:
+        work = Work(FIBONACCI_SEQUENCE, (numbers, body.method), "batch")
+    else:
         # The batch enqueues what is more.
-        children=Children(FIBONACCI_NUMBER, at_once) if at_once else None,
-    )
+        children = Children(FIBONACCI_NUMBER, [(n, body.method) for n in numbers[:AT_ONCE]])
+        work = Work(FIBONACCI_BATCH, (numbers, body.method), "batch", children=children)
     accepted = await submit(request, work, body, idempotency_key)
     answer = AcceptedBatch(**accepted.model_dump(), total=len(numbers))
     location = f"/fibonacci/batches/{accepted.workflow_id}"

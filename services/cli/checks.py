@@ -26,6 +26,7 @@ from services.workflows import names
 
 SUBJECTS = audit.Subjects(
     batch=names.FIBONACCI_BATCH,
+    sequence=names.FIBONACCI_SEQUENCE,
     number=names.FIBONACCI_NUMBER,
     tick=names.PULSE_TICK,
     purges=[names.PURGE, names.PURGE_TICK],

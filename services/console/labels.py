@@ -22,6 +22,7 @@ _SHAPES: dict[str, tuple[str, int]] = {
 }
 _PLAIN: dict[str, str] = {
     names.FIBONACCI_BATCH: "batch",
+    names.FIBONACCI_SEQUENCE: "batch, in turn",
     names.CLASS_SCOPE: "scope: class",
     names.INSTANCE_SCOPE: "scope: instance",
     names.FUNCTION_SCOPE: "scope: function",

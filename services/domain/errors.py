@@ -126,5 +126,9 @@ class CpuChildDied(CpuError):
     """The child process died while computing. A new one takes its place; run the computation again."""
 
 
+class CpuCancelled(CpuError):
+    """The computation was cancelled, and its child process killed. Resume its workflow to run it again."""
+
+
 class CpuPoolClosed(CpuError):
     """The pool of child processes is closed because this process stops. Run the computation elsewhere."""

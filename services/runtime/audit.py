@@ -31,6 +31,7 @@ class Subjects:
     """Names of the workflows that the invariants speak of, and the schedule's grid."""
 
     batch: str
+    sequence: str
     number: str
     tick: str
     purges: list[str]
@@ -127,7 +128,7 @@ def _not_succeeded(audit: Audit, journal: Journal) -> list[Row]:
 def recorded_once(audit: Audit) -> Finding:
     """2: one output a step, one effect a number."""
     steps = audit.row("audit_steps")
-    effects = audit.row("audit_effects", number=audit.subjects.number)
+    effects = audit.row("audit_effects", number=audit.subjects.number, sequence=audit.subjects.sequence)
     scopes = audit.rows("audit_scope_steps", names=audit.subjects.scopes)
     details = counted(
         {
@@ -157,7 +158,7 @@ def recorded_once(audit: Audit) -> Finding:
 
 def results_are_right(audit: Audit) -> Finding:
     """3: every result equals fast doubling."""
-    rows = audit.rows("audit_results", number=audit.subjects.number)
+    rows = audit.rows("audit_results", number=audit.subjects.number, sequence=audit.subjects.sequence)
     right: dict[int, tuple[Any, ...]] = {}
     for n in {row["wanted"] for row in rows} - {None}:  # None: an input that can't be read
         text = fibonacci.decimal_string(fibonacci.doubling(n))

@@ -10,8 +10,10 @@ from services.settings import Role, Settings
 
 STEPS = 4
 """Named statements of durable code, trials, retention."""
-EFFECTS = 5
-"""The effect ledger: one short transaction a number, so few serve any number of CPU slots."""
+SESSIONS = 5
+"""The statements that every workflow pays for: each short, so few serve any number of workflows."""
+EFFECTS = 2
+"""The effect ledger's datasource, for transactions of more than one statement."""
 PURGE = 1
 """What a purge deletes with, and keeps its turn."""
 CLIENT = 8
@@ -29,5 +31,5 @@ _ORDERS = 2
 
 def most(settings: Settings, role: Role) -> int:
     """Connections that a process holds at most under its role's own login."""
-    shared = settings.database_pool_size + _SINGLE + STEPS
+    shared = settings.database_pool_size + _SINGLE + STEPS + SESSIONS
     return shared + (CLIENT + REQUESTS + _ORDERS if role == "api" else EFFECTS + PURGE)

@@ -18,13 +18,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar, TypeVarTuple
 
-from services.domain.errors import CpuChildDied, CpuPoolClosed
+from services.domain.errors import CpuCancelled, CpuChildDied, CpuPoolClosed
 from services.runtime import cpu_child
+from services.runtime.cancelling import Cancellation
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -103,12 +104,21 @@ class CpuPool:
             self._abandon(job)
 
     def run_sync(
-        self, function: Callable[[*Ts], T], /, *args: *Ts, timeout_seconds: float | None = None
+        self,
+        function: Callable[[*Ts], T],
+        /,
+        *args: *Ts,
+        timeout_seconds: float | None = None,
+        cancellation: Cancellation | None = None,
     ) -> CpuResult[T]:
-        """The same for threads. Raises ``TimeoutError`` after `timeout_seconds`, the child being killed."""
+        """The same for threads. The child is killed after `timeout_seconds`, which raises ``TimeoutError``,
+        and by the `cancellation`, which raises `CpuCancelled`.
+        """
         job = self._submit(function, args)
+        ending = cancellation.ending(lambda: _resolve(job, CpuCancelled())) if cancellation else nullcontext()
         try:
-            return job.future.result(timeout_seconds)
+            with ending:
+                return job.future.result(timeout_seconds)
         finally:
             self._abandon(job)
 

@@ -19,11 +19,12 @@ import dbos._queue
 import dbos._scheduler
 from dbos import DBOS, DBOSConfig
 
-from services.runtime import metrics, round_trips, tracing
+from services.runtime import connections, metrics, round_trips, tracing
 from services.runtime.executors import Identity
-from services.runtime.round_trips import POOL_OPTIONS, SESSION_OPTIONS
+from services.runtime.round_trips import POOL_OPTIONS
 from services.runtime.schema import sqlalchemy_url
 from services.runtime.serializer import json_serializer
+from services.runtime.sessions import SESSION_OPTIONS, Sessions
 from services.runtime.waking import Waker, WakingActiveSet, cap_retry_sleep, retry_client_errors
 from services.settings import Settings
 
@@ -41,6 +42,7 @@ class Engine:
         waker.install()
         observe_claims()
         self._waker = waker
+        self.sessions = Sessions(settings, purpose=identity.purpose("trips"), size=connections.SESSIONS)
         config: DBOSConfig = {
             "name": identity.application,
             "application_version": identity.version,
@@ -67,6 +69,7 @@ class Engine:
         Call from a thread without an event loop, or DBOS runs async workflows on that loop.
         """
         DBOS.launch()
+        self._dbos._sys_db.sessions = self.sessions
 
     def active(self) -> list[str]:
         """Ids of the workflows that run here."""
@@ -91,6 +94,7 @@ class Engine:
         thread = threading.Thread(target=DBOS.destroy, name="dbos-destroy", daemon=True)
         thread.start()
         thread.join(timeout_seconds)
+        self.sessions.close()
 
 
 def observe_claims() -> None:

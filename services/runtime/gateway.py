@@ -16,9 +16,10 @@ from dbos import DBOSClient, EnqueueOptions
 from services.domain.errors import DatabaseUnavailable
 from services.runtime import connections
 from services.runtime.database import METRICS_USER, OpsPool, Row, sql, unreachable
-from services.runtime.round_trips import POOL_OPTIONS, SESSION_OPTIONS
+from services.runtime.round_trips import POOL_OPTIONS
 from services.runtime.schema import sqlalchemy_url
 from services.runtime.serializer import json_serializer
+from services.runtime.sessions import SESSION_OPTIONS
 from services.settings import Settings
 
 log = logging.getLogger("holdfast.gateway")

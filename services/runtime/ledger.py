@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable
+from typing import Any
 
-import sqlalchemy as sa
 from dbos import DBOS, SQLAlchemyDatasource
+from dbos._context import current_owner_xid
+from dbos._error import DBOSWorkflowConflictIDError
+from dbos._serialization import serialize_value
 
 from services.runtime import connections
-from services.runtime.round_trips import POOL_OPTIONS, SESSION_OPTIONS
+from services.runtime.round_trips import POOL_OPTIONS, patiently
 from services.runtime.schema import sqlalchemy_url
 from services.runtime.serializer import json_serializer
+from services.runtime.sessions import SESSION_OPTIONS, Sessions
 from services.settings import Settings
 
-_INSERT = sa.text(
-    "INSERT INTO ops.effects (workflow_id, effect_key, executor_id, n, sha256) "
-    "VALUES (:workflow_id, :effect_key, :executor_id, :n, :sha256)"
-)
+# The name is stored with the step: durable.
+STEP = "effects.record"
 
 
 class EffectLedger:
-    """Writes effects through a DBOS datasource over psycopg 3.
+    """Effects in DBOS's own database, by its datasource over psycopg 3: its markers and JSON, READ COMMITTED.
 
-    READ COMMITTED and one short statement: over psycopg 2, or serializable, concurrent effects fail
-    with serialization errors that nobody retries.
+    ``transaction`` is the datasource's own, for any number of statements. An effect that is one statement
+    is sent with its marker as one (`record`), where the datasource takes thirteen round trips; what is
+    written, and what a second execution finds, is the same (tests/integration/test_ledger.py).
     """
 
-    def __init__(self, settings: Settings, *, purpose: str) -> None:
+    def __init__(self, settings: Settings, sessions: Sessions, *, purpose: str) -> None:
+        self._serializer = json_serializer()
+        self._sessions = sessions
         self._source = SQLAlchemyDatasource.create(
             sqlalchemy_url(settings.database_url),
             engine_kwargs={
@@ -36,33 +41,41 @@ class EffectLedger:
                 "connect_args": {"application_name": purpose, **SESSION_OPTIONS},
             },
             schema="dbos",
-            serializer=json_serializer(),
+            serializer=self._serializer,
             run_migrations=False,
         )
+        self.transaction: Callable[..., Any] = self._source.transaction
 
-        # The name is stored with the step: durable.
-        @self._source.transaction(name="effects.record", isolation_level="READ COMMITTED")
-        def record(workflow_id: str, effect_key: str, executor_id: str, n: int, sha256: str) -> str:
-            self._source.sql_session().execute(
-                _INSERT,
-                {
-                    "workflow_id": workflow_id,
-                    "effect_key": effect_key,
-                    "executor_id": executor_id,
-                    "n": n,
-                    "sha256": sha256,
-                },
-            )
-            return effect_key
+    def record(self, effect: str, *, executor_id: str, n: int, sha256: str) -> str:
+        """Writes an effect of the calling workflow once and returns its key. Call inside a workflow.
 
-        self._record = record
-
-    async def record(self, *, executor_id: str, n: int, sha256: str) -> str:
-        """Writes the calling workflow's effect once and returns its key. Call inside a workflow."""
+        ``effect`` names it within its workflow.
+        """
         workflow_id = DBOS.workflow_id
         if workflow_id is None:
             raise RuntimeError("an effect belongs to a workflow")
-        # The datasource is synchronous: its pool belongs to no event loop.
-        return await asyncio.to_thread(
-            self._record, workflow_id, f"{workflow_id}:effect", executor_id, n, sha256
+        return DBOS.run_step(
+            {"name": STEP},
+            self._write,
+            f"{workflow_id}:{effect}",
+            executor_id=executor_id,
+            n=n,
+            sha256=sha256,
         )
+
+    def _write(self, effect_key: str, **effect: Any) -> str:
+        workflow_id = str(DBOS.workflow_id)
+        output, serialization = serialize_value(effect_key, None, self._serializer)
+        rows = patiently(self._sessions.run)(
+            "record_effect",
+            workflow_id=workflow_id,
+            step_id=DBOS.step_id,
+            owner_xid=current_owner_xid(workflow_id),
+            output=output,
+            serialization=serialization,
+            effect_key=effect_key,
+            **effect,
+        )
+        if not rows:
+            raise DBOSWorkflowConflictIDError(workflow_id)
+        return effect_key

@@ -1,13 +1,12 @@
-"""DBOS's hot statements in fewer round trips: claims, what is recorded of a step, who owns a workflow.
+"""DBOS's hot statements in fewer round trips and with less Python around them.
 
 DBOS 3.4.0 spends ten round trips on a claim (a ping, BEGIN, version, SELECT, UPDATE, COMMIT, then the rows
-in a transaction of their own) and five on a step's record, whose statement it builds anew each time. Here
-both are one statement. What only reads is DBOS's own code without BEGIN and COMMIT, and the ping before each
-use of a session is a look at its socket. What is read and written stays the same, and so do the errors:
-tests/integration/test_round_trips.py. Queues with a limit that executors share are left to DBOS.
+in a transaction of their own), five each on the look at a step and on its record, and builds each statement
+anew with SQLAlchemy. Here each is one statement, sent as it stands (`Sessions`). What is read and written
+stays the same, and so do the errors: tests/integration/test_round_trips.py. Queues with a limit that
+executors share are left to DBOS.
 
-Private to DBOS 3.4.0 and replaced here: ``PostgresSystemDatabase``'s ``start_queued_workflows``,
-``record_operation_result`` and what ``READS`` names.
+Private to DBOS 3.4.0 and replaced here: ``PostgresSystemDatabase``'s methods that `install` names.
 """
 
 from __future__ import annotations
@@ -15,16 +14,23 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
 import sqlalchemy as sa
 from dbos._context import current_owner_xid
-from dbos._error import DBOSStepNondeterminismError, DBOSWorkflowConflictIDError
+from dbos._error import (
+    DBOSStepNondeterminismError,
+    DBOSUnexpectedStepError,
+    DBOSWorkflowCancelledError,
+    DBOSWorkflowConflictIDError,
+)
 from dbos._sys_db import db_retry
 from dbos._sys_db_postgres import PostgresSystemDatabase
 
-from services.runtime.database import TCP_OPTIONS, sql, wait_readable
+from services.runtime.database import Row, wait_readable
+from services.runtime.sessions import Sessions
 
 
 def _refuse_dead(connection: psycopg.Connection, _record: object, _proxy: object) -> None:
@@ -43,76 +49,55 @@ POOL_OPTIONS: dict[str, Any] = {
 }
 """For each SQLAlchemy engine over psycopg 3: a session that ended while it was idle is replaced first."""
 
-SESSION_OPTIONS: dict[str, Any] = {
-    **TCP_OPTIONS,
-    # Planning a claim takes as long as running it.
-    "prepare_threshold": 1,
-}
-"""What each of their sessions connects with."""
+_QUEUES_SECONDS = 2.0
+"""How long a list of queues serves their threads. DBOS reads it once a second."""
+
+_FOR_EVER: Any = SimpleNamespace(_is_sqlite=False, _retry_connection_errors=True)
+"""A system database as DBOS's retries see it."""
 
 _read = threading.local()
 """What this queue thread's last claim read: DBOS asks for it at once."""
 
 
-READS = (
-    "check_operation_execution",
-    "get_workflow_owner",
-    "get_queue",
-    "list_queues",
-)
-"""Methods that only read, in statements that need no common transaction: DBOS's own, each without one."""
-
-
-class _Autocommit:
-    """A system database whose transactions are none: each statement stands for itself."""
-
-    def __init__(self, db: Any) -> None:
-        self._db = db
-        self.engine = db.engine.execution_options(isolation_level="AUTOCOMMIT")
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._db, name)
-
-
-def _autocommit(db: Any) -> _Autocommit:
-    """Made once a database: it is asked for at every step."""
-    view: _Autocommit | None = vars(db).get("autocommit_view")
-    if view is None:
-        view = db.autocommit_view = _Autocommit(db)
-    return view
-
-
-def _without_transaction(name: str) -> Callable[..., Any]:
-    def method(db: Any, *args: Any, **options: Any) -> Any:
-        return db.many_trips[name](_autocommit(db), *args, **options)
-
-    return method
-
-
-def _in_one(db: Any, name: str, **params: Any) -> list[dict[str, Any]]:
-    """The rows of one statement that is its own transaction."""
-    with _autocommit(db).engine.connect() as connection:
-        return [dict(row) for row in connection.exec_driver_sql(sql(name), params).mappings()]
-
-
 def install() -> None:
-    """Replaces them for every application of this process. Idempotent."""
+    """Replaces them for every application of this process. Idempotent.
+
+    A system database without an attribute ``sessions`` goes on as before.
+    """
     kind: Any = PostgresSystemDatabase
     if hasattr(kind, "many_trips"):
         return
-    replacements = {name: _without_transaction(name) for name in READS} | {
-        "start_queued_workflows": start_queued_workflows,
-        "get_workflow_statuses": get_workflow_statuses,
-        "record_operation_result": record_operation_result,
-    }
-    kind.many_trips = {name: getattr(kind, name) for name in replacements}
-    for name, replacement in replacements.items():
-        setattr(kind, name, replacement)
+    replacements = (
+        start_queued_workflows,
+        get_workflow_statuses,
+        check_operation_execution,
+        record_operation_result,
+        update_workflow_outcome,
+        list_queues,
+        get_queue,
+    )
+    kind.many_trips = {method.__name__: getattr(kind, method.__name__) for method in replacements}
+    for method in replacements:
+        setattr(kind, method.__name__, method)
 
 
 def _original(db: Any, name: str) -> Callable[..., Any]:
     method: Callable[..., Any] = db.many_trips[name].__get__(db)
     return method
+
+
+def patiently(run: Callable[..., list[Row]]) -> Callable[..., list[Row]]:
+    """Retries while PostgreSQL is out of reach, as DBOS itself does: for ever."""
+    waiting: Callable[..., list[Row]] = db_retry(sys_db=_FOR_EVER)(run)
+    return waiting
+
+
+def _sessions(db: Any) -> Sessions | None:
+    sessions: Sessions | None = vars(db).get("sessions")
+    return sessions
+
+
+# --- claims ---------------------------------------------------------------------------------------
 
 
 def start_queued_workflows(  # noqa: PLR0917 - as DBOS calls it
@@ -133,8 +118,10 @@ def start_queued_workflows(  # noqa: PLR0917 - as DBOS calls it
         queue._partition_concurrency,
         queue._partition_worker_concurrency,
         queue._partition_limiter,
+        options.get("is_latest_version"),
     )
-    if any(limit is not None for limit in shared) or options.get("is_latest_version") is not None:
+    sessions = _sessions(db)
+    if sessions is None or any(limit is not None for limit in shared):
         theirs: tuple[list[str], str | None] = _original(db, "start_queued_workflows")(
             queue, executor_id, app_version, queue_partition_key, local_running_count, *args, **options
         )
@@ -142,8 +129,7 @@ def start_queued_workflows(  # noqa: PLR0917 - as DBOS calls it
     places = None if queue._worker_concurrency is None else queue._worker_concurrency - local_running_count
     if places is not None and places <= 0:
         return [], "worker_concurrency"
-    rows = _in_one(
-        db,
+    rows = sessions.run(
         "claim_queued",
         queue_name=queue.name,
         version=app_version,
@@ -162,8 +148,57 @@ def get_workflow_statuses(db: Any, workflow_ids: list[str]) -> list[Any]:
     rows: dict[str, Any] = _read.__dict__.pop("rows", {})
     if workflow_ids and list(rows) == workflow_ids:
         return list(rows.values())
-    found: list[Any] = db.many_trips["get_workflow_statuses"](_autocommit(db), workflow_ids)
+    found: list[Any] = _original(db, "get_workflow_statuses")(workflow_ids)
     return found
+
+
+def list_queues(db: Any, **options: Any) -> list[Any]:
+    """DBOS's own, and kept for `get_queue` where it is of the application's queues."""
+    queues: list[Any] = _original(db, "list_queues")(**options)
+    if options == {"application_name": db.app_name}:
+        db.queues_read = (time.monotonic(), {queue.name: queue for queue in queues})
+    return queues
+
+
+def get_queue(db: Any, name: str, **options: Any) -> Any:
+    """A queue's thread asks before each wait: it gets what the list told last. Everyone else reads."""
+    at, queues = vars(db).get("queues_read", (float("-inf"), {}))
+    mine = threading.current_thread().name == f"queue-worker-{name}" and not options
+    if mine and name in queues and time.monotonic() - at < _QUEUES_SECONDS:
+        return queues[name]
+    return _original(db, "get_queue")(name, **options)
+
+
+# --- steps and outcomes ---------------------------------------------------------------------------
+
+
+def check_operation_execution(
+    db: Any, workflow_id: str, function_id: int, function_name: str, *, owner_key: str | None = None
+) -> Any:
+    """What is recorded of a step, None if nothing is. Raises `DBOSWorkflowCancelledError`, and
+    `DBOSUnexpectedStepError` when another step is recorded in its place.
+    """
+    sessions = _sessions(db)
+    if sessions is None or owner_key is not None:
+        return _original(db, "check_operation_execution")(
+            workflow_id, function_id, function_name, owner_key=owner_key
+        )
+    rows = patiently(sessions.run)("look_at_step", workflow_id=workflow_id, function_id=function_id)
+    assert rows, f"Error: Workflow {workflow_id} does not exist"
+    row = rows[0]
+    if row.pop("status") == "CANCELLED":
+        raise DBOSWorkflowCancelledError(f"Workflow {workflow_id} is cancelled. Aborting function.")
+    recorded_name = row.pop("function_name")
+    if recorded_name is None:
+        return None
+    if recorded_name != function_name:
+        raise DBOSUnexpectedStepError(
+            workflow_id=workflow_id,
+            step_id=function_id,
+            expected_name=function_name,
+            recorded_name=recorded_name,
+        )
+    return row
 
 
 def record_operation_result(
@@ -174,7 +209,8 @@ def record_operation_result(
     """
     workflow_id = result["workflow_uuid"]
     owner_xid = options.get("owner_xid") or current_owner_xid(workflow_id)
-    if owner_xid is None or options.get("owner_key") is not None:
+    sessions = _sessions(db)
+    if sessions is None or owner_xid is None or options.get("owner_key") is not None:
         _original(db, "record_operation_result")(
             result, completed_at_epoch_ms=completed_at_epoch_ms, **options
         )
@@ -183,20 +219,40 @@ def record_operation_result(
     # Outside the retries: a retry carries the same time, which is how it is told from another execution.
     completed_at = int(time.time() * 1000) if completed_at_epoch_ms is None else completed_at_epoch_ms
     params = {name: value for name, value in result.items() if name != "child_shard_key"}
-
-    @db_retry(sys_db=db)
-    def record() -> list[dict[str, Any]]:
-        return _in_one(
-            db,
-            "record_step",
-            **params,
-            owner_xid=owner_xid,
-            completed_at=completed_at,
-            application=db.app_name,
-        )
-
-    rows = record()
+    rows = patiently(sessions.run)(
+        "record_step", **params, owner_xid=owner_xid, completed_at=completed_at, application=db.app_name
+    )
     if not rows:
         raise DBOSWorkflowConflictIDError(workflow_id)
     if rows[0]["completed_at_epoch_ms"] != completed_at:
         raise DBOSStepNondeterminismError(workflow_id, result["function_id"])
+
+
+def update_workflow_outcome(
+    db: Any,
+    workflow_id: str,
+    status: str,
+    *,
+    output: str | None = None,
+    error: str | None = None,
+    owner_xid: str | None = None,
+) -> bool:
+    """Ends a workflow that runs and is still owned, and says whether it was. The markers of its effects go
+    in the same statement: its steps are recorded.
+    """
+    owner_xid = owner_xid or current_owner_xid(workflow_id)
+    sessions = _sessions(db)
+    if sessions is None or owner_xid is None:
+        theirs: bool = _original(db, "update_workflow_outcome")(
+            workflow_id, status, output=output, error=error, owner_xid=owner_xid
+        )
+        return theirs
+    rows = patiently(sessions.run)(
+        "end_workflow",
+        workflow_id=workflow_id,
+        status=status,
+        output=output,
+        error=error,
+        owner_xid=owner_xid,
+    )
+    return bool(rows)

@@ -27,7 +27,8 @@ import psycopg
 import psycopg2
 from dbos._core import ActiveWorkflowById
 
-from services.runtime.database import SESSION_OPENED, Connection, Trouble, connect, wait_readable
+from services.runtime.cancelling import CANCELLED_CHANNEL, Cancellations
+from services.runtime.database import SESSION_OPENED, Connection, Trouble, connect, query, wait_readable
 from services.settings import Settings
 
 log = logging.getLogger("holdfast.waking")
@@ -67,6 +68,7 @@ class Waker:
     """The bells of this process's queues, and who waits for the end of workflows."""
 
     def __init__(self) -> None:
+        self.cancellations = Cancellations()
         self._bells: dict[str, _Bell] = {}
         self._only: str | None = None
         self._waiting: dict[str, set[tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = defaultdict(set)
@@ -197,7 +199,10 @@ class Listener:
                 connection = connect(self._settings, purpose=self._purpose)
                 try:
                     with connection.cursor() as cursor:
-                        cursor.execute(f"LISTEN {QUEUE_CHANNEL}; LISTEN {DONE_CHANNEL}")
+                        cursor.execute(
+                            f"LISTEN {QUEUE_CHANNEL}; LISTEN {DONE_CHANNEL}; LISTEN {CANCELLED_CHANNEL}"
+                        )
+                    self._look_for_cancelled(connection)
                     self._trouble.over()
                     _SLEEPS.database_back()
                     self._waker.ring_all()
@@ -222,8 +227,16 @@ class Listener:
                 notice = connection.notifies.pop(0)
                 if notice.channel == QUEUE_CHANNEL:
                     self._waker.ring(notice.payload)
-                else:
+                elif notice.channel == DONE_CHANNEL:
                     self._waker.child_done(notice.payload)
+                else:
+                    self._waker.cancellations.cancelled(notice.payload)
+
+    def _look_for_cancelled(self, connection: Connection) -> None:
+        """What was said while nobody listened."""
+        if watched := self._waker.cancellations.watched():
+            for row in query(connection, "cancelled_of", workflow_ids=watched):
+                self._waker.cancellations.cancelled(row["workflow_id"])
 
 
 class _ShortSleep:

@@ -114,6 +114,8 @@ class Worker:
         _queue(names.FIBONACCI_BATCH_QUEUE, worker_concurrency=32)
         # Greedy claims leave the last numbers to one worker while the other idles.
         _queue(names.FIBONACCI_QUEUE, worker_concurrency=settings.fibonacci_claims)
+        # Each computes one number at a time, in its turn with the queue's.
+        _queue(names.FIBONACCI_SEQUENCE_QUEUE, worker_concurrency=settings.fibonacci_claims)
         _queue(names.PULSE_QUEUE, worker_concurrency=4)
         _queue(names.PURGE_QUEUE, worker_concurrency=1)
         _queue(names.WORKER_SUSPECTS_QUEUE, worker_concurrency=1)

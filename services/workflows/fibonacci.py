@@ -1,22 +1,24 @@
 """The Fibonacci queue: a batch enqueues one workflow a number; each computes in a child process, then
-writes one effect.
+writes one effect. A sequence does so number by number, in one workflow.
 
-Plain recursion is the load on purpose. The compute step is async and preemptible, so that cancelling
-kills the child at once, and retries when its child dies, so that a killed child costs an attempt and
-not the workflow.
+Plain recursion is the load on purpose. The compute step is killed with its child when its workflow is
+cancelled, and retries when its child dies, so that a killed child costs an attempt and not the workflow.
 """
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Any, TypedDict
 
 from dbos import DBOS
+from dbos._error import DBOSWorkflowCancelledError
 
-from services.domain.errors import CpuChildDied, CpuError
+from services.domain.errors import CpuCancelled, CpuChildDied, CpuError
 from services.domain.fibonacci import Method, summary
 from services.runtime import children, tracing
+from services.runtime.cancelling import Cancellation
 from services.runtime.resources import resources
 from services.workflows import names
 from services.workflows.measure import measured, timed_step
@@ -49,25 +51,31 @@ def _child_died(error: BaseException) -> bool:
 
 
 @DBOS.step(
-    name="fibonacci.compute",
-    preemptible=True,
+    name=names.COMPUTE,
     retries_allowed=True,
     max_attempts=CHILD_DEATHS_LIMIT,
     interval_seconds=0.1,
     backoff_rate=2.0,
     should_retry=_child_died,
 )
-async def compute(n: int, method: Method) -> Number:
-    """Computes F(n) in a child process; raises ``CpuError`` when the fifth child has died over it."""
+def compute(n: int, method: Method, cancellation: Cancellation) -> Number:
+    """Computes F(n) in a child process; raises ``CpuError`` when the fifth child has died over it.
+
+    Not async, and so are the workflows around it: each wait for PostgreSQL would be two hops between
+    threads, which cost more than the statement.
+    """
     pool = resources().pool
     if pool is None:
         raise RuntimeError("this process has no CPU pool: Fibonacci numbers belong on a worker")
-    with timed_step("fibonacci.compute"):
+    with timed_step(names.COMPUTE):
         started_at = datetime.now(UTC).isoformat()
         status = DBOS.step_status
         attempt = (status.current_attempt or 0) + 1 if status else 1
         try:
-            done = await pool.run(summary, n, method)
+            done = pool.run_sync(summary, n, method, cancellation=cancellation)
+        except CpuCancelled as cancelled:
+            # Recorded nowhere: a workflow that is resumed computes again.
+            raise DBOSWorkflowCancelledError(str(cancelled)) from cancelled
         except CpuChildDied as death:
             if attempt < CHILD_DEATHS_LIMIT:
                 raise
@@ -86,15 +94,34 @@ async def compute(n: int, method: Method) -> Number:
 
 
 @DBOS.workflow(name=names.FIBONACCI_NUMBER, max_recovery_attempts=None)
-async def number(n: int, method: Method) -> Number:
+def number(n: int, method: Method) -> Number:
     """Computes one number, then writes its effect once."""
-    with measured(names.FIBONACCI_NUMBER):
-        result = await compute(n, method)
-        ledger = resources().ledger
-        if ledger is None:
-            raise RuntimeError("this process has no effect ledger: Fibonacci numbers belong on a worker")
-        await ledger.record(executor_id=resources().executor_id, n=n, sha256=result["sha256"])
-        return result
+    with measured(names.FIBONACCI_NUMBER), _cancellation() as cancellation:
+        return _number(n, method, "effect", cancellation)
+
+
+@DBOS.workflow(name=names.FIBONACCI_SEQUENCE, max_recovery_attempts=None)
+def sequence(numbers: list[int], method: Method) -> dict[str, Any]:
+    """Computes each number after the former's result, with the same two steps, and one effect each.
+
+    Ends at the first number that cannot be computed, with its ``CpuError``.
+    """
+    with measured(names.FIBONACCI_SEQUENCE), _cancellation() as cancellation:
+        results = [_number(n, method, str(index), cancellation) for index, n in enumerate(numbers)]
+        return {"total": len(results), "results": results}
+
+
+def _cancellation() -> AbstractContextManager[Cancellation]:
+    return resources().waker.cancellations.of(str(DBOS.workflow_id))
+
+
+def _number(n: int, method: Method, effect: str, cancellation: Cancellation) -> Number:
+    result = compute(n, method, cancellation)
+    ledger = resources().ledger
+    if ledger is None:
+        raise RuntimeError("this process has no effect ledger: Fibonacci numbers belong on a worker")
+    ledger.record(effect, executor_id=resources().executor_id, n=n, sha256=result["sha256"])
+    return result
 
 
 @DBOS.step(name="fibonacci.enqueue")
@@ -134,8 +161,8 @@ async def collect(workflow_ids: list[str]) -> list[dict[str, Any]]:
 
 
 @DBOS.workflow(name=names.FIBONACCI_BATCH, max_recovery_attempts=None)
-async def batch(numbers: list[int], method: Method, sequential: bool) -> dict[str, Any]:
-    """Enqueues every number at once, or each after the former's result, and collects them in order.
+async def batch(numbers: list[int], method: Method) -> dict[str, Any]:
+    """Enqueues every number at once, and collects them in order.
 
     Raises ``BatchFailedError`` when a number ended without a result. Waiting is not recorded, so a batch
     that is carried on elsewhere simply waits there.
@@ -143,11 +170,9 @@ async def batch(numbers: list[int], method: Method, sequential: bool) -> dict[st
     with measured(names.FIBONACCI_BATCH):
         batch_id = str(DBOS.workflow_id)
         by_id = {f"{batch_id}-{index}": n for index, n in enumerate(numbers)}
-        ids: list[str] = []
-        for some in [{one: n} for one, n in by_id.items()] if sequential else [by_id]:
-            ids += await enqueue(some, method, tracing.attributes())
-            # In a fork from a later step they are the original's.
-            await _until_done(ids[-1].rpartition("-")[0])
+        ids = await enqueue(by_id, method, tracing.attributes())
+        # In a fork from a later step they are the original's.
+        await _until_done(ids[-1].rpartition("-")[0])
         results = await collect(ids)
         failed = [r for r in results if "error" in r]
         if failed:

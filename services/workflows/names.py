@@ -23,6 +23,7 @@ API_TRIALS_QUEUE: Final = "api-trials"
 # Queues of the worker's application.
 FIBONACCI_BATCH_QUEUE: Final = "fibonacci-batches"
 FIBONACCI_QUEUE: Final = "fibonacci"
+FIBONACCI_SEQUENCE_QUEUE: Final = "fibonacci-sequences"
 PULSE_QUEUE: Final = "pulses"
 PURGE_QUEUE: Final = "purges"
 WORKER_SUSPECTS_QUEUE: Final = "worker-suspects"
@@ -37,11 +38,14 @@ NESTED_ROOT: Final = "nesting.root"
 NESTED_CHILD: Final = "nesting.child"
 NESTED_GRANDCHILD: Final = "nesting.grandchild"
 FIBONACCI_BATCH: Final = "fibonacci.batch"
+FIBONACCI_SEQUENCE: Final = "fibonacci.sequence"
 FIBONACCI_NUMBER: Final = "fibonacci.number"
 PULSE_TICK: Final = "pulse.tick"
 PURGE: Final = "retention.purge"
 PURGE_TICK: Final = "retention.tick"
 POISON: Final = "chaos.poison"
+
+COMPUTE: Final = "fibonacci.compute"
 
 # Steps of our own, by the application that runs them: /metrics shows each from the start.
 STEPS: Final[dict[Role, tuple[str, ...]]] = {
@@ -54,7 +58,7 @@ STEPS: Final[dict[Role, tuple[str, ...]]] = {
     ),
     "worker": (
         "fibonacci.enqueue",
-        "fibonacci.compute",
+        COMPUTE,
         "fibonacci.collect",
         "pulse.record",
         "retention.begin",
@@ -84,6 +88,7 @@ QUEUE_OF: Final[dict[str, str]] = {
     NESTED_CHILD: NESTED_CHILD_QUEUE,
     NESTED_GRANDCHILD: NESTED_GRANDCHILD_QUEUE,
     FIBONACCI_BATCH: FIBONACCI_BATCH_QUEUE,
+    FIBONACCI_SEQUENCE: FIBONACCI_SEQUENCE_QUEUE,
     FIBONACCI_NUMBER: FIBONACCI_QUEUE,
     PULSE_TICK: PULSE_QUEUE,
     PURGE: PURGE_QUEUE,
@@ -91,9 +96,12 @@ QUEUE_OF: Final[dict[str, str]] = {
     POISON: FIBONACCI_QUEUE,
 }
 
+_WORKER_QUEUES: Final = (
+    FIBONACCI_BATCH_QUEUE, FIBONACCI_SEQUENCE_QUEUE, FIBONACCI_QUEUE, PULSE_QUEUE, PURGE_QUEUE,
+)  # fmt: skip
+
 ROLE_OF: Final[dict[str, Role]] = {
-    name: "worker" if queue in (FIBONACCI_BATCH_QUEUE, FIBONACCI_QUEUE, PULSE_QUEUE, PURGE_QUEUE) else "api"
-    for name, queue in QUEUE_OF.items()
+    name: "worker" if queue in _WORKER_QUEUES else "api" for name, queue in QUEUE_OF.items()
 }
 
 # Each role's queue for suspects of poison, its queue for their last run before they are parked, and the
@@ -102,5 +110,13 @@ ROLE_OF: Final[dict[str, Role]] = {
 SUSPECTS_QUEUE: Final[dict[Role, str]] = {"api": API_SUSPECTS_QUEUE, "worker": WORKER_SUSPECTS_QUEUE}
 TRIALS_QUEUE: Final[dict[Role, str]] = {"api": API_TRIALS_QUEUE, "worker": WORKER_TRIALS_QUEUE}
 LEAF_QUEUES: Final = frozenset(
-    {SCOPE_QUEUE, USER_PAGES_QUEUE, NESTED_GRANDCHILD_QUEUE, FIBONACCI_QUEUE, PULSE_QUEUE, PURGE_QUEUE}
+    {
+        SCOPE_QUEUE,
+        USER_PAGES_QUEUE,
+        NESTED_GRANDCHILD_QUEUE,
+        FIBONACCI_QUEUE,
+        FIBONACCI_SEQUENCE_QUEUE,
+        PULSE_QUEUE,
+        PURGE_QUEUE,
+    }
 )

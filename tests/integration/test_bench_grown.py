@@ -13,6 +13,7 @@ from dbos import DBOS
 from bench.compare import grown
 from bench.compare.processes import NotMeasured
 from services.runtime.ledger import EffectLedger
+from services.runtime.sessions import Sessions
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, client, launched
 from tests.support.executors import workflow
@@ -29,20 +30,23 @@ def _step(n: int) -> dict[str, int]:
 
 
 @DBOS.workflow(name="grown.model", max_recovery_attempts=None)
-async def _model(n: int) -> dict[str, int]:
+def _model(n: int) -> dict[str, int]:
     result = _step(n)
-    await _ledger[0].record(executor_id="worker-a", n=n, sha256="x")
+    _ledger[0].record("effect", executor_id="worker-a", n=n, sha256="x")
     return result
 
 
 @pytest.fixture
 def app(database: Database) -> Iterator[Launched]:
-    ledger = EffectLedger(database.settings(), purpose="holdfast/worker-engine/effects")
+    settings = database.settings()
+    sessions = Sessions(settings, purpose="holdfast/worker-engine/trips", size=2)
+    ledger = EffectLedger(settings, sessions, purpose="holdfast/worker-engine/effects")
     _ledger[:] = [ledger]
     with launched(database, queues=[QUEUE]) as made:
         made.queue(QUEUE, worker_concurrency=None)
         yield made
     ledger._source.engine.dispose()
+    sessions.close()
 
 
 def fill(database: Database, model: str) -> None:

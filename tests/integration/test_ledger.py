@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from dbos import DBOS
 
 from services.runtime.database import query, transaction
 from services.runtime.ledger import EffectLedger
+from services.runtime.sessions import Sessions
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched
 from tests.support.executors import workflow
@@ -37,21 +37,21 @@ _scene = Scene()
 
 
 @DBOS.workflow(name="ledger.effect", max_recovery_attempts=None)
-async def _effect() -> str:
+def _effect() -> str:
     scene, workflow_id = _scene, str(DBOS.workflow_id)
     scene.executions[workflow_id] += 1
     first = scene.executions[workflow_id] == 1
     try:
         if first and workflow_id in scene.hold_before:
             scene.held.release()
-            await asyncio.to_thread(scene.go_on.wait, 20)
+            scene.go_on.wait(20)
         assert scene.ledger is not None
-        key = await scene.ledger.record(
-            executor_id=f"execution-{scene.executions[workflow_id]}", n=1, sha256="x"
+        key = scene.ledger.record(
+            "effect", executor_id=f"execution-{scene.executions[workflow_id]}", n=1, sha256="x"
         )
         if first and workflow_id in scene.hold_after:
             scene.held.release()
-            await asyncio.to_thread(scene.go_on.wait, 20)
+            scene.go_on.wait(20)
         return key
     finally:
         scene.ended.append(workflow_id)
@@ -61,9 +61,11 @@ async def _effect() -> str:
 def app(database: Database) -> Iterator[Launched]:
     global _scene  # noqa: PLW0603
     _scene = Scene()
+    settings = database.settings()
+    sessions = Sessions(settings, purpose="holdfast/worker-engine/trips", size=4)
 
     def prepare() -> None:
-        _scene.ledger = EffectLedger(database.settings(), purpose="holdfast/worker-engine/effects")
+        _scene.ledger = EffectLedger(settings, sessions, purpose="holdfast/worker-engine/effects")
 
     with launched(database, queues=[QUEUE], prepare=prepare) as made:
         made.queue(QUEUE, worker_concurrency=None)
@@ -71,6 +73,7 @@ def app(database: Database) -> Iterator[Launched]:
         _scene.go_on.set()
     assert _scene.ledger is not None
     _scene.ledger._source.engine.dispose()
+    sessions.close()
 
 
 def start(app: Launched, workflow_id: str) -> None:
@@ -193,5 +196,5 @@ def test_a_session_that_ends_inside_the_transaction(app: Launched) -> None:
 def test_only_inside_a_workflow(app: Launched) -> None:
     assert _scene.ledger is not None
     with pytest.raises(RuntimeError, match="belongs to a workflow"):
-        asyncio.run(_scene.ledger.record(executor_id="x", n=1, sha256="x"))
+        _scene.ledger.record("effect", executor_id="x", n=1, sha256="x")
     assert effects(app) == []

@@ -53,38 +53,45 @@ HAVING count(o.function_id) IS DISTINCT FROM i.wanted
 LIMIT 20
 
 -- name: audit_effects
--- Each number that succeeded has one recorded computation and one effect that agrees with it. A fork may
--- start after the effect, which is then its original's.
+-- Each number that succeeded has one recorded computation and one effect that agrees with it; a sequence has as
+-- many of both as it has numbers. A fork may start after the effect, which is then its original's.
 WITH numbers AS (
-    SELECT workflow_uuid, status, forked_from FROM dbos.workflow_status WHERE name = %(number)s
+    SELECT workflow_uuid, status, forked_from, 1 AS wanted FROM dbos.workflow_status WHERE name = %(number)s
+    UNION ALL
+    SELECT workflow_uuid, status, forked_from,
+           CASE WHEN pg_input_is_valid(i.inputs, 'jsonb')
+                THEN jsonb_array_length(i.inputs::jsonb -> 'positionalArgs' -> 0) END
+    FROM dbos.workflow_status JOIN dbos.workflow_input i USING (workflow_uuid) WHERE name = %(sequence)s
 ), effects AS (
-    SELECT workflow_id, count(*) AS effects, count(DISTINCT (effect_key, n, sha256)) AS kinds
-    FROM ops.effects GROUP BY 1
+    SELECT workflow_id, count(*) AS effects, count(DISTINCT effect_key) AS keys FROM ops.effects GROUP BY 1
 ), steps AS (
     SELECT workflow_uuid, count(*) AS steps FROM dbos.operation_outputs
     WHERE function_name = 'fibonacci.compute' GROUP BY 1
 )
-SELECT count(*) FILTER (WHERE n.status = 'SUCCESS') AS numbers,
+SELECT coalesce(sum(n.wanted) FILTER (WHERE n.status = 'SUCCESS'), 0)::bigint AS numbers,
        coalesce(sum(e.effects), 0)::bigint AS effects,
-       count(*) FILTER (WHERE e.effects > 1) AS doubled,
-       count(*) FILTER (WHERE n.status = 'SUCCESS' AND n.forked_from IS NULL AND e.effects IS NULL) AS missing,
-       count(*) FILTER (WHERE n.status = 'SUCCESS' AND s.steps IS DISTINCT FROM 1) AS steps_wrong,
+       count(*) FILTER (WHERE e.effects > e.keys OR e.effects > n.wanted) AS doubled,
+       count(*) FILTER (WHERE n.status = 'SUCCESS' AND n.forked_from IS NULL
+                          AND coalesce(e.keys, 0) < n.wanted) AS missing,
+       count(*) FILTER (WHERE n.status = 'SUCCESS' AND s.steps IS DISTINCT FROM n.wanted) AS steps_wrong,
        count(*) FILTER (WHERE n.workflow_uuid IS NULL) AS without_workflow
 FROM numbers n
 FULL JOIN effects e ON e.workflow_id = n.workflow_uuid
 LEFT JOIN steps s ON s.workflow_uuid = n.workflow_uuid
 
 -- name: audit_effect_contents
--- Effects that differ from what their step recorded.
+-- Effects that differ from what their step recorded: in a sequence, that of the same place.
 SELECT count(*) AS different
 FROM ops.effects e
 JOIN dbos.operation_outputs o ON o.workflow_uuid = e.workflow_id AND o.function_name = 'fibonacci.compute'
+    AND e.effect_key IN (e.workflow_id || ':effect', e.workflow_id || ':' || (o.function_id - 1) / 2)
 WHERE o.output IS NOT NULL
   AND CASE WHEN pg_input_is_valid(o.output, 'jsonb')
       THEN o.output::jsonb ->> 'sha256' <> e.sha256 OR (o.output::jsonb ->> 'n')::bigint <> e.n ELSE true END
 
 -- name: audit_results
--- Every different result of a successful number, with how often it occurs: few rows, however many numbers.
+-- Every different result of a successful number, with how often it occurs: few rows, however many numbers. A
+-- sequence's are in its output, in the order of its input.
 SELECT (stored.output ->> 'n')::bigint AS n, (stored.input -> 'positionalArgs' ->> 0)::bigint AS wanted,
        stored.output ->> 'sha256' AS sha256, stored.output ->> 'result' AS result,
        (stored.output ->> 'digits')::bigint AS digits, count(*) AS results, min(stored.workflow_uuid) AS example
@@ -93,7 +100,17 @@ FROM (SELECT w.workflow_uuid, CASE WHEN pg_input_is_valid(o.output, 'jsonb') THE
       FROM dbos.workflow_status w
       JOIN dbos.workflow_output o ON o.workflow_uuid = w.workflow_uuid
       JOIN dbos.workflow_input i ON i.workflow_uuid = w.workflow_uuid
-      WHERE w.name = %(number)s AND w.status = 'SUCCESS') AS stored
+      WHERE w.name = %(number)s AND w.status = 'SUCCESS'
+      UNION ALL
+      SELECT w.workflow_uuid,
+             CASE WHEN pg_input_is_valid(o.output, 'jsonb') THEN o.output::jsonb -> 'results' -> g.at END,
+             jsonb_build_object('positionalArgs', jsonb_build_array(i.inputs::jsonb -> 'positionalArgs' -> 0 -> g.at))
+      FROM dbos.workflow_status w
+      JOIN dbos.workflow_output o ON o.workflow_uuid = w.workflow_uuid
+      JOIN dbos.workflow_input i ON i.workflow_uuid = w.workflow_uuid AND pg_input_is_valid(i.inputs, 'jsonb')
+      CROSS JOIN LATERAL generate_series(
+          0, jsonb_array_length(i.inputs::jsonb -> 'positionalArgs' -> 0) - 1) AS g (at)
+      WHERE w.name = %(sequence)s AND w.status = 'SUCCESS') AS stored
 GROUP BY 1, 2, 3, 4, 5 ORDER BY 1
 
 -- name: audit_pulses

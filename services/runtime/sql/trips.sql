@@ -52,3 +52,42 @@ SELECT %(workflow_uuid)s, %(function_id)s, %(function_name)s, %(output)s, %(erro
 FROM owned
 ON CONFLICT (workflow_uuid, function_id) DO UPDATE SET completed_at_epoch_ms = o.completed_at_epoch_ms
 RETURNING o.completed_at_epoch_ms
+
+-- name: look_at_step
+-- Whether a workflow is cancelled, and what is recorded of one of its steps.
+SELECT w.status, o.output, o.error, o.function_name, o.child_workflow_id, o.serialization, NULL AS child_shard_key
+FROM dbos.workflow_status w
+LEFT JOIN dbos.operation_outputs o ON o.workflow_uuid = w.workflow_uuid AND o.function_id = %(function_id)s
+WHERE w.workflow_uuid = %(workflow_id)s
+
+-- name: record_effect
+-- An effect with DBOS's marker of its step, if the execution still owns its workflow, whose row stays locked
+-- meanwhile. A marker that is there already stays, and so does its effect. No row: another owns the workflow.
+WITH owned AS (
+    SELECT FROM dbos.workflow_status
+    WHERE workflow_uuid = %(workflow_id)s AND owner_xid = %(owner_xid)s FOR NO KEY UPDATE
+), marker AS (
+    INSERT INTO dbos.datasource_outputs (workflow_id, step_id, output, serialization)
+    SELECT %(workflow_id)s, %(step_id)s, %(output)s, %(serialization)s FROM owned
+    ON CONFLICT (workflow_id, step_id) DO NOTHING
+    RETURNING workflow_id
+), effect AS (
+    INSERT INTO ops.effects (workflow_id, effect_key, executor_id, n, sha256)
+    SELECT %(workflow_id)s, %(effect_key)s, %(executor_id)s, %(n)s, %(sha256)s FROM marker)
+SELECT EXISTS (SELECT FROM marker) AS written FROM owned
+
+-- name: end_workflow
+-- A workflow's outcome, if the execution still owns it. The markers of its effects have served.
+WITH ended AS (
+    UPDATE dbos.workflow_status SET
+        status = %(status)s, deduplication_id = NULL, owner_xid = NULL,
+        updated_at = (extract(epoch FROM now()) * 1000)::bigint,
+        completed_at = (extract(epoch FROM now()) * 1000)::bigint
+    WHERE workflow_uuid = %(workflow_id)s AND status = 'PENDING' AND owner_xid = %(owner_xid)s
+    RETURNING workflow_uuid
+), tidied AS (
+    DELETE FROM dbos.datasource_outputs d USING ended e WHERE d.workflow_id = e.workflow_uuid)
+INSERT INTO dbos.workflow_output AS o (workflow_uuid, output, error)
+SELECT workflow_uuid, %(output)s, %(error)s FROM ended
+ON CONFLICT (workflow_uuid) DO UPDATE SET output = excluded.output, error = excluded.error
+RETURNING o.workflow_uuid

@@ -76,6 +76,10 @@ SELECT coalesce(array_agg(g.workflow_id ORDER BY g.position), '{}') AS missing
 FROM unnest(%(workflow_ids)s::text[]) WITH ORDINALITY AS g (workflow_id, position)
 WHERE NOT EXISTS (SELECT FROM dbos.workflow_status w WHERE w.workflow_uuid = g.workflow_id)
 
+-- name: cancelled_of
+SELECT workflow_uuid AS workflow_id FROM dbos.workflow_status
+WHERE workflow_uuid = ANY (%(workflow_ids)s) AND status = 'CANCELLED'
+
 -- name: children_state
 -- How many children of a workflow are still going.
 SELECT count(*) FILTER (WHERE status IN ('ENQUEUED', 'PENDING', 'DELAYED')) AS unfinished, count(*) AS children
