@@ -12,7 +12,7 @@ from services.api.models import Batch, NumberResult
 from services.api.submit import find
 from services.api.views import error_text, iso
 from services.domain.errors import UnknownWorkflow
-from services.workflows.names import COMPUTE, FIBONACCI_BATCH, FIBONACCI_SEQUENCE
+from services.workflows.names import FIBONACCI_BATCH, FIBONACCI_SEQUENCE
 
 
 def read_batch(
@@ -65,7 +65,11 @@ def _from_output(row: WorkflowStatus, numbers: list[int]) -> list[NumberResult] 
 def _from_steps(client: DBOSClient, row: WorkflowStatus, numbers: list[int]) -> list[NumberResult]:
     """Of a sequence that has not succeeded: its recorded computations, and the one that it is at."""
     steps = client.list_workflow_steps(row.workflow_id)
-    done = [step["output"] for step in steps if step["function_name"] == COMPUTE and step["error"] is None]
+    done = [
+        step["output"]
+        for step in steps
+        if step["function_name"] == "fibonacci.compute" and step["error"] is None
+    ]
     found = [_computed(index, numbers[index], output) for index, output in enumerate(done)]
     for index, n in list(enumerate(numbers))[len(done) :]:
         at = index == len(done)

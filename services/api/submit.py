@@ -207,17 +207,18 @@ async def _ended(
 ) -> WorkflowStatus | None:
     gateway, applications = process.gateway, process.settings.application_names
     began = answered = time.monotonic()
-    while not process.stopping and (left := began + seconds - time.monotonic()) > 0:
-        # It listens before it looks, so that an end in between is heard.
-        heard = asyncio.ensure_future(process.waker.wait_ended(workflow_id, min(LOOK_SECONDS, left)))
-        await asyncio.sleep(0)
-        try:
-            row = await gateway.call(find, gateway.client, applications, workflow_id)
-            if row is not None and row.status in TERMINAL:
-                return await gateway.call(find, gateway.client, applications, workflow_id, payload=True)
-            answered = time.monotonic()
-        except DatabaseUnavailable:
-            if time.monotonic() - answered > WAIT_OUTAGE_SECONDS:
-                return None
-        await asyncio.wait({heard, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    with process.waker.endings.of(f"={workflow_id}") as ends:
+        while not process.stopping and (left := began + seconds - time.monotonic()) > 0:
+            ends.restart()
+            try:
+                row = await gateway.call(find, gateway.client, applications, workflow_id)
+                if row is not None and row.status in TERMINAL:
+                    return await gateway.call(find, gateway.client, applications, workflow_id, payload=True)
+                answered = time.monotonic()
+            except DatabaseUnavailable:
+                if time.monotonic() - answered > WAIT_OUTAGE_SECONDS:
+                    return None
+            heard = asyncio.ensure_future(ends.wait(1, min(LOOK_SECONDS, left)))
+            await asyncio.wait({heard, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            heard.cancel()
     return None

@@ -35,6 +35,8 @@ _CHILD_FILE = Path(cpu_child.__file__)
 _PROJECT_ROOT = str(_CHILD_FILE.parents[2])
 _PARENTS_DECISION = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
 _CLOSE_SECONDS = 0.5
+# So long its end takes at most where it only waits for a CPU: killed earlier, it could not say why it died.
+_EXIT_SECONDS = 2.0
 _FIRST_BACKOFF_SECONDS, _LAST_BACKOFF_SECONDS = 0.1, 5.0
 _STDERR_TAIL_BYTES = 2000
 
@@ -243,7 +245,7 @@ class CpuPool:
         child.channel.close()  # its end of file, should it still live
         if not child.doomed:
             with suppress(subprocess.TimeoutExpired):
-                child.process.wait(_CLOSE_SECONDS)
+                child.process.wait(_EXIT_SECONDS)
         child.process.kill()
         code = child.process.wait()
         with self._changed:

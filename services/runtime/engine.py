@@ -86,7 +86,8 @@ class Engine:
         self._waker.ring_all()
         deadline = time.monotonic() + 1
         for thread in threading.enumerate():
-            if thread.name.startswith("queue-worker-"):
+            # One that is just being started cannot be joined, and sees the event by itself.
+            if thread.name.startswith("queue-worker-") and thread.is_alive():
                 thread.join(max(0.0, deadline - time.monotonic()))
 
     def destroy(self, timeout_seconds: float) -> None:

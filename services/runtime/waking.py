@@ -9,12 +9,10 @@ tests: ``dbos._queue.queue_worker_thread``, ``ActiveWorkflowById``, ``db_retry``
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,6 +27,7 @@ from dbos._core import ActiveWorkflowById
 
 from services.runtime.cancelling import CANCELLED_CHANNEL, Cancellations
 from services.runtime.database import SESSION_OPENED, Connection, Trouble, connect, query, wait_readable
+from services.runtime.ending import Endings
 from services.settings import Settings
 
 log = logging.getLogger("holdfast.waking")
@@ -69,9 +68,9 @@ class Waker:
 
     def __init__(self) -> None:
         self.cancellations = Cancellations()
+        self.endings = Endings()
         self._bells: dict[str, _Bell] = {}
         self._only: str | None = None
-        self._waiting: dict[str, set[tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = defaultdict(set)
         self._lock = threading.Lock()
 
     def install(self) -> None:
@@ -125,39 +124,9 @@ class Waker:
         """Makes every queue look, and every waiting parent check: after missed notices, and at a stop."""
         with self._lock:
             bells = list(self._bells.values())
-            parents = list(self._waiting)
         for bell in bells:
             bell.set()
-        for parent in parents:
-            self.child_done(parent)
-
-    def child_done(self, parent_id: str) -> None:
-        """Wakes whoever waits for children of that workflow."""
-        with self._lock:
-            waiting = list(self._waiting.get(parent_id, ()))
-        for loop, event in waiting:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(event.set)
-
-    async def wait_ended(self, workflow_id: str, timeout_seconds: float) -> None:
-        """Waits until that workflow ends; of one that has a parent only the parent hears."""
-        await self.wait_child_done(f"={workflow_id}", timeout_seconds)
-
-    async def wait_child_done(self, parent_id: str, timeout_seconds: float = 1.0) -> None:
-        """Waits until a child of that workflow ends, or the timeout, the net under a missed notice."""
-        entry = (asyncio.get_running_loop(), asyncio.Event())
-        with self._lock:
-            self._waiting[parent_id].add(entry)
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                await entry[1].wait()
-        except TimeoutError:
-            pass
-        finally:
-            with self._lock:
-                self._waiting[parent_id].discard(entry)
-                if not self._waiting[parent_id]:
-                    del self._waiting[parent_id]
+        self.endings.ended_perhaps()
 
 
 class WakingActiveSet(ActiveWorkflowById):
@@ -228,7 +197,7 @@ class Listener:
                 if notice.channel == QUEUE_CHANNEL:
                     self._waker.ring(notice.payload)
                 elif notice.channel == DONE_CHANNEL:
-                    self._waker.child_done(notice.payload)
+                    self._waker.endings.ended(notice.payload)
                 else:
                     self._waker.cancellations.cancelled(notice.payload)
 

@@ -51,7 +51,7 @@ def _child_died(error: BaseException) -> bool:
 
 
 @DBOS.step(
-    name=names.COMPUTE,
+    name="fibonacci.compute",
     retries_allowed=True,
     max_attempts=CHILD_DEATHS_LIMIT,
     interval_seconds=0.1,
@@ -67,7 +67,7 @@ def compute(n: int, method: Method, cancellation: Cancellation) -> Number:
     pool = resources().pool
     if pool is None:
         raise RuntimeError("this process has no CPU pool: Fibonacci numbers belong on a worker")
-    with timed_step(names.COMPUTE):
+    with timed_step("fibonacci.compute"):
         started_at = datetime.now(UTC).isoformat()
         status = DBOS.step_status
         attempt = (status.current_attempt or 0) + 1 if status else 1
@@ -182,12 +182,14 @@ async def batch(numbers: list[int], method: Method) -> dict[str, Any]:
 
 
 async def _until_done(batch_id: str) -> None:
-    """Waits until no child of the batch is unfinished; a notice wakes it, a look a second is the net."""
-    waker = resources().waker
-    while await _unfinished(batch_id):
-        await waker.wait_child_done(batch_id)
-
-
-async def _unfinished(batch_id: str) -> bool:
-    rows = await asyncio.to_thread(resources().ops.run_patiently, "children_state", workflow_id=batch_id)
-    return bool(rows[0]["unfinished"])
+    """Waits until no child of the batch is unfinished: looks again when as many have ended, by their notices,
+    as were unfinished, and once a second.
+    """
+    means = resources()
+    with means.waker.endings.of(batch_id) as ends:
+        while True:
+            ends.restart()
+            [state] = await asyncio.to_thread(means.ops.run_patiently, "children_state", workflow_id=batch_id)
+            if not state["unfinished"]:
+                return
+            await ends.wait(state["unfinished"], 1.0)

@@ -45,8 +45,6 @@ PURGE: Final = "retention.purge"
 PURGE_TICK: Final = "retention.tick"
 POISON: Final = "chaos.poison"
 
-COMPUTE: Final = "fibonacci.compute"
-
 # Steps of our own, by the application that runs them: /metrics shows each from the start.
 STEPS: Final[dict[Role, tuple[str, ...]]] = {
     "api": (
@@ -58,7 +56,7 @@ STEPS: Final[dict[Role, tuple[str, ...]]] = {
     ),
     "worker": (
         "fibonacci.enqueue",
-        COMPUTE,
+        "fibonacci.compute",
         "fibonacci.collect",
         "pulse.record",
         "retention.begin",

@@ -93,22 +93,23 @@ def _bare(row: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _trips(app: Launched) -> Iterator[list[str]]:
-    """What this thread sends meanwhile; a transaction's BEGIN and COMMIT are two more."""
+    """What this thread sends meanwhile, by SQLAlchemy or by our sessions."""
     seen: list[str] = []
     here = threading.get_ident()
 
-    def note(connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         if threading.get_ident() == here:
             seen.append(statement)
-            if not connection.connection.dbapi_connection.autocommit:
-                seen.extend(["BEGIN", "COMMIT"])
 
-    engine = app.dbos._sys_db.engine
+    engine, sessions = app.dbos._sys_db.engine, app.dbos._sys_db.sessions
+    run = sessions.run
+    sessions.run = lambda name, **params: (note(None, None, name), run(name, **params))[1]
     sa.event.listen(engine, "before_cursor_execute", note)
     try:
         yield seen
     finally:
         sa.event.remove(engine, "before_cursor_execute", note)
+        sessions.run = run
 
 
 # --- claims ---------------------------------------------------------------------------------------
@@ -333,13 +334,74 @@ def test_a_look_at_a_step(app: Launched) -> None:
         db.check_operation_execution("w", 2, "a.step")
 
 
-def test_an_owner(app: Launched) -> None:
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [("SUCCESS", {"output": '{"x": 1}'}), ("ERROR", {"error": "why"}), ("SUCCESS", {})],
+    ids=["success", "error", "nothing"],
+)
+def test_an_outcome_is_the_rows_that_dbos_writes(app: Launched, status: str, outcome: dict[str, Any]) -> None:
     db = app.dbos._sys_db
-    insert(app.database, ["owned"], status="PENDING", owner_xid="mine")
-    insert(app.database, ["waiting"])
-    for workflow_id, owner in (("owned", "mine"), ("waiting", None), ("unknown", None)):
-        assert db.get_workflow_owner(workflow_id) == owner
-        assert round_trips._original(db, "get_workflow_owner")(workflow_id) == owner
+    columns = {"status": "PENDING", "owner_xid": "mine"}
+    for workflow_id in ("ours", "theirs"):
+        insert(app.database, [workflow_id], deduplication_id=workflow_id, **columns)
+    assert db.update_workflow_outcome("ours", status, owner_xid="mine", **outcome) is True
+    original = round_trips._original(db, "update_workflow_outcome")
+    assert original("theirs", status, owner_xid="mine", **outcome) is True
+    rows = [workflow(app.database, workflow_id) for workflow_id in ("ours", "theirs")]
+    for row in rows:
+        assert abs(row.pop("completed_at") - time.time() * 1000) < 60_000
+    assert _bare(rows[0]) == _bare(rows[1]), _LOOK
+    outputs = app.database.rows("SELECT * FROM dbos.workflow_output ORDER BY workflow_uuid")
+    assert _bare(outputs[0]) == _bare(outputs[1]), _LOOK
+    assert len(outputs) == 2
+
+
+@pytest.mark.parametrize("ours", [True, False], ids=["ours", "DBOS's"])
+def test_who_may_end_what(app: Launched, ours: bool) -> None:
+    db = app.dbos._sys_db
+    end = db.update_workflow_outcome if ours else round_trips._original(db, "update_workflow_outcome")
+    insert(app.database, ["w", "waits"], status="PENDING", owner_xid="mine")
+    insert(app.database, ["cancelled"], status="CANCELLED", owner_xid="mine")
+    app.database.rows(
+        "INSERT INTO dbos.datasource_outputs (workflow_id, step_id)"
+        " SELECT unnest(ARRAY['w', 'waits', 'cancelled']), 2"
+    )
+    assert end("w", "SUCCESS", output="1", owner_xid="another's") is False
+    assert end("cancelled", "SUCCESS", output="1", owner_xid="mine") is False
+    assert end("unknown", "SUCCESS", output="1", owner_xid="mine") is False
+    assert app.database.one("SELECT count(*) FROM dbos.workflow_output") == 0
+    assert end("w", "SUCCESS", output="1", owner_xid="mine") is True
+    assert end("w", "ERROR", error="late", owner_xid="mine") is False
+    (output,) = app.database.rows("SELECT output, error FROM dbos.workflow_output")
+    assert (output["output"], output["error"]) == ("1", None)
+    # Markers have served when their workflow ends; DBOS deletes them in a transaction before that.
+    left = {
+        row["workflow_id"] for row in app.database.rows("SELECT workflow_id FROM dbos.datasource_outputs")
+    }
+    assert left == {"waits", "cancelled"} if ours else {"w", "waits", "cancelled"}
+
+
+def test_a_queues_thread_reads_no_queue_that_was_just_listed(app: Launched) -> None:
+    db = app.dbos._sys_db
+    app.queue("trips-q", worker_concurrency=7)
+    db.list_queues(application_name=db.app_name)
+    found: list[Any] = []
+
+    def ask() -> None:
+        with _trips(app) as seen:
+            found.extend([db.get_queue("trips-q")._worker_concurrency, list(seen)])
+
+    thread = threading.Thread(target=ask, name="queue-worker-trips-q")
+    thread.start()
+    thread.join(10)
+    assert found == [7, []]
+    # Nobody else is served from it, and not for long.
+    with _trips(app) as seen:
+        assert db.get_queue("trips-q")._worker_concurrency == 7
+        assert db.get_queue("trips-unknown") is None
+    assert len(seen) == 2
+    app.queue("trips-q", worker_concurrency=3)
+    wait_until(lambda: db.queues_read[1]["trips-q"]._worker_concurrency == 3, "the list is read again")
 
 
 # --- how many -------------------------------------------------------------------------------------
@@ -350,19 +412,10 @@ def test_how_many_round_trips(app: Launched) -> None:
     _waiting(app.database, "w")
     with _trips(app) as seen:
         assert len(_claim(app, ours=True)) == 3
-    assert len(seen) == 1, seen
-    with _trips(app) as seen:
         db.check_operation_execution("w-a", 1, "a.step")
-    assert len(seen) == 2, seen
-    with _trips(app) as seen:
         db.record_operation_result(_result("w-a"), owner_xid="token")
-    assert len(seen) == 1, seen
-    with _trips(app) as seen:
-        db.get_workflow_owner("w-a")
-    assert len(seen) == 1, seen
-    with _trips(app) as seen:
-        assert db.get_queue("trips-q") is not None
-    assert len(seen) == 1, seen
+        db.update_workflow_outcome("w-a", "SUCCESS", output="1", owner_xid="token")
+    assert seen == ["claim_queued", "look_at_step", "record_step", "end_workflow"]
 
 
 def test_a_claim_among_many_is_no_slower_than_dboss(app: Launched) -> None:
@@ -392,18 +445,41 @@ def test_a_claim_among_many_is_no_slower_than_dboss(app: Launched) -> None:
 
 
 def test_a_session_that_ended_while_idle_is_not_used(app: Launched) -> None:
-    """Without a ping and without an error: every session of the pool is terminated first."""
+    """Without a ping and without an error: every session of the pools is terminated first."""
     db = app.dbos._sys_db
     insert(app.database, ["w"], status="PENDING", owner_xid="mine")
-    tries = round_trips._original(db, "check_operation_execution").__wrapped__
     for _ in range(3):
+        db.sessions.run("look_at_step", workflow_id="w", function_id=1)
         ended = app.database.rows(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-            " WHERE application_name LIKE '%/dbos' AND query NOT LIKE 'LISTEN%'"
+            " WHERE application_name ~ '/(dbos|trips)$' AND query NOT LIKE 'LISTEN%'"
         )
         assert ended
-        # The undecorated method: nothing retries it.
-        assert tries(db, "w", 1, "a.step") is None
+        # Nothing retries these.
+        assert len(db.sessions.run("look_at_step", workflow_id="w", function_id=1)) == 1
+        assert round_trips._original(db, "get_queue")("trips-q") is not None
+
+
+def test_a_session_that_ends_under_its_statement_is_worth_another_try(app: Launched) -> None:
+    db = app.dbos._sys_db
+    insert(app.database, ["w"], status="PENDING", owner_xid="mine")
+    app.database.rows(
+        "CREATE SEQUENCE ops.tries; GRANT USAGE ON SEQUENCE ops.tries TO holdfast_worker;"
+        "CREATE FUNCTION ops.cut() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF nextval('ops.tries') <= 2 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;"
+        " RETURN NULL; END $$;"
+        "CREATE TRIGGER cut AFTER UPDATE ON dbos.workflow_status FOR EACH ROW EXECUTE FUNCTION ops.cut()"
+    )
+    assert db.update_workflow_outcome("w", "SUCCESS", output="1", owner_xid="mine") is True
+    assert app.database.one("SELECT last_value FROM ops.tries") == 3
+
+
+def test_an_error_of_a_statement_is_no_reason_for_another_try(app: Launched) -> None:
+    """And names no value: what is bound is workflows' data."""
+    with pytest.raises(sa.exc.DBAPIError) as told:
+        app.dbos._sys_db.sessions.run("look_at_step", workflow_id="secret", function_id="no number")
+    assert not told.value.connection_invalidated
+    assert "secret" not in str(told.value)
 
 
 def test_the_replaced_methods_take_what_dbos_hands_over() -> None:
@@ -415,7 +491,7 @@ def test_the_replaced_methods_take_what_dbos_hands_over() -> None:
         ],
         "get_workflow_statuses": ["self", "workflow_ids"],
         "check_operation_execution": ["self", "workflow_id", "function_id", "function_name", "owner_key"],
-        "get_workflow_owner": ["self", "workflow_id"],
+        "update_workflow_outcome": ["self", "workflow_id", "status", "output", "error", "owner_xid"],
         "get_queue": ["self", "name", "client_system_database"],
         "list_queues": ["self", "application_name", "client_system_database"],
         "record_operation_result": ["self", "result", "completed_at_epoch_ms", "owner_xid", "owner_key"],

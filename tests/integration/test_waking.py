@@ -14,6 +14,7 @@ import pytest
 
 from services.runtime import waking
 from services.runtime.database import connect
+from services.runtime.ending import Endings
 from services.runtime.waking import Listener, Waker, _Bell
 from tests.support.database import Database, wait_until
 from tests.support.executors import insert
@@ -26,13 +27,11 @@ class Ears(Waker):
         super().__init__()
         self.rung: list[tuple[str, float]] = []
         self.done: list[str] = []
+        self.endings.ended = self.done.append  # type: ignore[method-assign]
         self.all = 0
 
     def ring(self, queue_name: str) -> None:
         self.rung.append((queue_name, time.monotonic()))
-
-    def child_done(self, parent_id: str) -> None:
-        self.done.append(parent_id)
 
     def ring_all(self) -> None:
         self.all += 1
@@ -190,35 +189,66 @@ def test_an_unknown_queue_is_somebody_elses() -> None:
 
 
 def test_a_parent_wakes_when_a_child_is_done() -> None:
-    waker = Waker()
+    endings = Endings()
+
+    async def wait(name: str, seconds: float) -> None:
+        with endings.of(name) as ends:
+            await ends.wait(1, seconds)
 
     async def scene() -> float:
         begun = time.monotonic()
-        waiting = [asyncio.create_task(waker.wait_child_done("p", 30)) for _ in range(3)]
-        other = asyncio.create_task(waker.wait_child_done("other", 0.2))
+        waiting = [asyncio.create_task(wait("p", 30)) for _ in range(3)]
+        other = asyncio.create_task(wait("other", 0.2))
         await asyncio.sleep(0)
-        threading.Thread(target=waker.child_done, args=("p",)).start()
+        threading.Thread(target=endings.ended, args=("p",)).start()
         await asyncio.gather(*waiting)
         assert not other.done()
         await other  # by its timeout, without an error
         return time.monotonic() - begun
 
     assert asyncio.run(scene()) < 5
-    assert not waker._waiting, "nobody is remembered who no longer waits"
+    assert not endings._waiting, "nobody is remembered who no longer waits"
+
+
+def test_a_parent_of_many_is_woken_when_as_many_have_ended() -> None:
+    endings = Endings()
+
+    async def scene() -> None:
+        with endings.of("p") as ends:
+            endings.ended("p")
+            ends.restart()
+            # Between the look and the wait.
+            endings.ended("p")
+            waiting = asyncio.create_task(ends.wait(3, 30))
+            await asyncio.sleep(0)
+            endings.ended("p")
+            await asyncio.sleep(0.05)
+            assert not waiting.done(), "two of three"
+            endings.ended("p")
+            await asyncio.wait_for(waiting, 5)
+            ends.restart()
+            endings.ended("p")
+            await asyncio.wait_for(ends.wait(1, 30), 5)
+
+    asyncio.run(scene())
 
 
 def test_a_cancelled_parent_is_forgotten() -> None:
-    waker = Waker()
+    endings = Endings()
+
+    async def wait() -> None:
+        with endings.of("p") as ends:
+            await ends.wait(1, 30)
 
     async def scene() -> None:
-        task = asyncio.create_task(waker.wait_child_done("p", 30))
+        task = asyncio.create_task(wait())
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
     asyncio.run(scene())
-    assert not waker._waiting
+    assert not endings._waiting
 
 
 def test_ring_all_wakes_parents_and_bells() -> None:
@@ -227,10 +257,11 @@ def test_ring_all_wakes_parents_and_bells() -> None:
     waker._bells["q"] = bell
 
     async def scene() -> None:
-        task: asyncio.Task[Any] = asyncio.create_task(waker.wait_child_done("p", 30))
-        await asyncio.sleep(0)
-        waker.ring_all()
-        await asyncio.wait_for(task, 5)
+        with waker.endings.of("p") as ends:
+            task: asyncio.Task[Any] = asyncio.create_task(ends.wait(1000, 30))
+            await asyncio.sleep(0)
+            waker.ring_all()
+            await asyncio.wait_for(task, 5)
 
     asyncio.run(scene())
     assert threading.Event.is_set(bell)
@@ -295,3 +326,35 @@ def test_a_session_that_comes_and_goes_wakes_no_retry_while_the_database_is_ther
     connect(database.settings(), purpose="holdfast/worker-test/sweep").close()
     thread.join(5)
     assert time.monotonic() - begun >= 0.8
+
+
+# --- cancelled work ----------------------------------------------------------------------------------
+
+
+def test_a_cancel_ends_the_computation_at_once(database: Database, ears: Ears) -> None:
+    insert(database, ["mine", "other"], status="PENDING")
+    heard: list[float] = []
+    with ears.cancellations.of("mine") as mine, mine.ending(lambda: heard.append(time.monotonic())):
+        begun = time.monotonic()
+        for workflow_id in ("other", "mine"):
+            assert not heard
+            database.rows(
+                "UPDATE dbos.workflow_status SET status = 'CANCELLED' WHERE workflow_uuid = %(id)s",
+                id=workflow_id,
+            )
+        wait_until(lambda: heard, "the computation is ended")
+    assert heard[0] - begun < 0.2
+    assert not ears.cancellations.watched(), "nobody is remembered who ended"
+
+
+def test_a_cancel_that_nobody_heard_of_is_found_by_a_new_session(database: Database) -> None:
+    insert(database, ["w"], status="PENDING")
+    waker = Waker()
+    with waker.cancellations.of("w") as cancellation:
+        database.rows("UPDATE dbos.workflow_status SET status = 'CANCELLED'")
+        heard = threading.Event()
+        with cancellation.ending(heard.set), listening(database, waker):
+            assert heard.wait(5)
+    # Whoever asks later is told at once.
+    with cancellation.ending(heard.clear):
+        assert not heard.is_set()

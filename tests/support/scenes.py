@@ -140,17 +140,23 @@ def check_default_batch(stack: Stack, *, seconds: float) -> None:
 
 
 def check_sequential(stack: Stack) -> None:
-    """Each number is enqueued after the former's result."""
+    """Each number is computed after the former's result, and none of them is a workflow of its own."""
     numbers = [5, 12, 3, 20, 0, 1]
     batch = stack.finished_batch(stack.start_batch(numbers=numbers, sequential=True), 30)
     check_batch(batch, numbers)
     rows = stack.query(
-        "SELECT workflow_uuid AS id, created_at, completed_at FROM dbos.workflow_status"
-        f" WHERE parent_workflow_id = '{batch['workflow_id']}' ORDER BY created_at"
+        "SELECT function_name AS name, started_at_epoch_ms AS begun, completed_at_epoch_ms AS ended"
+        f" FROM dbos.operation_outputs WHERE workflow_uuid = '{batch['workflow_id']}' ORDER BY function_id"
     )
-    assert [row["id"] for row in rows] == [f"{batch['workflow_id']}-{i}" for i in range(len(numbers))]
+    assert [row["name"] for row in rows] == ["fibonacci.compute", "effects.record"] * len(numbers)
     for before, after in pairwise(rows):
-        assert before["completed_at"] <= after["created_at"], f"{after['id']} did not wait for {before['id']}"
+        assert before["ended"] <= after["begun"], f"{after} did not wait for {before}"
+    effects = stack.query(
+        f"SELECT effect_key FROM ops.effects WHERE workflow_id = '{batch['workflow_id']}' ORDER BY effect_id"
+    )
+    assert [row["effect_key"] for row in effects] == [
+        f"{batch['workflow_id']}:{i}" for i in range(len(numbers))
+    ]
 
 
 def check_doubling(stack: Stack) -> None:

@@ -32,13 +32,32 @@ def client(process: FakeProcess) -> Iterator[TestClient]:
 
 
 def add_batch(dbos: FakeClient, numbers: list[int], **columns: Any) -> str:
-    given = {"args": (numbers, "recursive", False), "kwargs": {}}
+    given = {"args": (numbers, "recursive"), "kwargs": {}}
     dbos.add("b", **{"name": names.FIBONACCI_BATCH, "status": "PENDING", "input": given, **columns})
     return "b"
 
 
 def add_number(dbos: FakeClient, index: int, **columns: Any) -> None:
     dbos.add(f"b-{index}", **{"name": names.FIBONACCI_NUMBER, "parent_workflow_id": "b", **columns})
+
+
+def test_a_batch_in_turn_shows_what_its_steps_recorded(client: TestClient, dbos: FakeClient) -> None:
+    add_batch(dbos, [9, 3, 7], name=names.FIBONACCI_SEQUENCE, executor_id="worker-b")
+    step = {"function_name": "fibonacci.compute", "error": None}
+    dbos.steps["b"] = [
+        {**step, "output": computed(9, "34")},
+        {**step, "function_name": "effects.record", "output": "b:0"},
+    ]
+    batch = client.get("/fibonacci/batches/b").json()
+    assert (batch["total"], batch["completed"]) == (3, 1)
+    shown = [(row["n"], row["status"], row["result"], row["executor_id"]) for row in batch["results"]]
+    assert shown[0][:3] == (9, "SUCCESS", "34")
+    assert shown[1:] == [(3, "PENDING", None, "worker-b"), (7, None, None, None)]
+    dbos.rows["b"].status = "ENQUEUED"
+    assert client.get("/fibonacci/batches/b").json()["results"][1]["executor_id"] is None
+    dbos.rows["b"].status = "SUCCESS"
+    dbos.rows["b"].output = {"total": 3, "results": [computed(n, str(n)) for n in (9, 3, 7)]}
+    assert client.get("/fibonacci/batches/b").json()["completed"] == 3
 
 
 def test_a_batch_shows_every_number_in_the_order_of_the_request(client: TestClient, dbos: FakeClient) -> None:

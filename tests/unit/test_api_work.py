@@ -52,12 +52,12 @@ def client(process: FakeProcess) -> Iterator[TestClient]:
         (
             "/fibonacci/batches",
             {"numbers": [3, 1], "sequential": True},
-            (names.FIBONACCI_BATCH, "fibonacci-batches", WORKER, ([3, 1], "recursive", True)),
+            (names.FIBONACCI_SEQUENCE, "fibonacci-sequences", WORKER, ([3, 1], "recursive")),
         ),
         (
             "/fibonacci/batches",
             {"count": 3, "method": "doubling"},
-            (names.FIBONACCI_BATCH, "fibonacci-batches", WORKER, ([0, 1, 2], "doubling", False)),
+            (names.FIBONACCI_BATCH, "fibonacci-batches", WORKER, ([0, 1, 2], "doubling")),
         ),
     ],
 )
@@ -101,7 +101,7 @@ def test_the_default_batch_is_fifty_numbers_that_stop_at_the_limit(
 
 
 def test_a_batch_is_stored_with_its_numbers(client: TestClient, process: FakeProcess) -> None:
-    """All of them up to a thousand, which the batch goes on from; none where each waits for the former."""
+    """All of them up to a thousand, which the batch goes on from; none where they are computed in turn."""
     batch_id = client.post("/fibonacci/batches", json={"numbers": [7, 8]}).json()["workflow_id"]
     client.post("/fibonacci/batches", json={"numbers": [7, 8], "sequential": True})
     client.post("/scope/class")
@@ -541,7 +541,7 @@ def test_a_look_waits_for_the_end(client: TestClient, process: FakeProcess) -> N
         time.sleep(0.1)
         row = process.gateway.client.rows[workflow_id]
         row.output, row.status = "report", "SUCCESS"
-        process.waker.child_done(f"={workflow_id}")
+        process.waker.endings.ended(f"={workflow_id}")
 
     begun = time.monotonic()
     thread = when_enqueued(process, finish)

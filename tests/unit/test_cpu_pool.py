@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from services.domain import fibonacci
-from services.domain.errors import CpuChildDied, CpuPoolClosed, InvalidRequest
+from services.domain.errors import CpuCancelled, CpuChildDied, CpuPoolClosed, InvalidRequest
+from services.runtime.cancelling import Cancellation
 from services.runtime.cpu_pool import CpuPool
 
 ROOT = Path(__file__).parents[2]
@@ -290,6 +291,23 @@ def test_run_sync_times_out_and_kills(pool: CpuPool, tmp_path: Path) -> None:
     with pytest.raises(TimeoutError):
         pool.run_sync(note_and_spin, str(tmp_path / "started"), timeout_seconds=0.05)
     wait_for(lambda: pool.states()["idle"] == 2)
+
+
+def test_a_cancellation_kills_the_child_and_only_that(pool: CpuPool, tmp_path: Path) -> None:
+    cancellation = Cancellation()
+    started, gate = tmp_path / "started", tmp_path / "gate"
+    neighbour = threading.Thread(target=pool.run_sync, args=(hold, str(gate)), daemon=True)
+    neighbour.start()
+    threading.Timer(0.1, lambda: (wait_for(started.exists), cancellation.set())).start()
+    with pytest.raises(CpuCancelled):
+        pool.run_sync(note_and_spin, str(started), cancellation=cancellation)
+    with pytest.raises(CpuCancelled):
+        pool.run_sync(pid_and, 1, cancellation=cancellation)
+    assert neighbour.is_alive(), "the neighbour's task went on"
+    gate.touch()
+    neighbour.join(WAIT_SECONDS)
+    assert not neighbour.is_alive()
+    assert pool.run_sync(pid_and, 1, cancellation=Cancellation()).value[0] == 1
 
 
 def test_cancelling_around_the_end_of_a_task_harms_nobody(pool: CpuPool) -> None:
