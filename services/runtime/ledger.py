@@ -1,4 +1,4 @@
-"""The effect ledger: an outside effect and DBOS's marker of its step, committed together."""
+"""The effect ledger: an outside effect and the record of its step, committed together."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dbos._error import DBOSWorkflowConflictIDError
 from dbos._serialization import serialize_value
 
 from services.runtime import connections
-from services.runtime.round_trips import POOL_OPTIONS, patiently
+from services.runtime.round_trips import POOL_OPTIONS, patiently, recorded_with_its_effect
 from services.runtime.schema import sqlalchemy_url
 from services.runtime.serializer import json_serializer
 from services.runtime.sessions import SESSION_OPTIONS, Sessions
@@ -22,14 +22,17 @@ STEP = "effects.record"
 
 
 class EffectLedger:
-    """Effects in DBOS's own database, by its datasource over psycopg 3: its markers and JSON, READ COMMITTED.
+    """Effects in DBOS's own database.
 
-    ``transaction`` is the datasource's own, for any number of statements. An effect that is one statement
-    is sent with its marker as one (`record`), where the datasource takes thirteen round trips; what is
-    written, and what a second execution finds, is the same (tests/integration/test_ledger.py).
+    ``transaction`` is DBOS's datasource over psycopg 3, for effects of any number of statements: it commits
+    them with a marker of their step, records the step apart and deletes the marker in the end, which takes
+    seventeen round trips. `record` is a short transaction of one statement, an effect with the step's own
+    record as its marker: one round trip. What a second execution finds is the same
+    (tests/integration/test_ledger.py).
     """
 
-    def __init__(self, settings: Settings, sessions: Sessions, *, purpose: str) -> None:
+    def __init__(self, settings: Settings, sessions: Sessions, *, application: str, purpose: str) -> None:
+        self._application = application
         self._serializer = json_serializer()
         self._sessions = sessions
         self._source = SQLAlchemyDatasource.create(
@@ -64,12 +67,15 @@ class EffectLedger:
         )
 
     def _write(self, effect_key: str, **effect: Any) -> str:
-        workflow_id = str(DBOS.workflow_id)
+        workflow_id, step_id = str(DBOS.workflow_id), DBOS.step_id
+        assert step_id is not None
         output, serialization = serialize_value(effect_key, None, self._serializer)
         rows = patiently(self._sessions.run)(
             "record_effect",
-            workflow_id=workflow_id,
-            step_id=DBOS.step_id,
+            workflow_uuid=workflow_id,
+            function_id=step_id,
+            function_name=STEP,
+            application=self._application,
             owner_xid=current_owner_xid(workflow_id),
             output=output,
             serialization=serialization,
@@ -78,4 +84,5 @@ class EffectLedger:
         )
         if not rows:
             raise DBOSWorkflowConflictIDError(workflow_id)
+        recorded_with_its_effect(workflow_id, step_id)
         return effect_key

@@ -200,7 +200,12 @@ class Process:
         self._engine = Engine(self.settings, self.identity, self.waker)
         self.application.prepare(self.settings)
         ledger = (
-            EffectLedger(self.settings, self._engine.sessions, purpose=self.identity.purpose("effects"))
+            EffectLedger(
+                self.settings,
+                self._engine.sessions,
+                application=self.identity.application,
+                purpose=self.identity.purpose("effects"),
+            )
             if self.application.uses_cpu_pool
             else None
         )

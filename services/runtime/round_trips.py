@@ -59,6 +59,10 @@ _read = threading.local()
 """What this queue thread's last claim read: DBOS asks for it at once."""
 
 
+_step = threading.local()
+"""Which step of this thread has written its own record."""
+
+
 def install() -> None:
     """Replaces them for every application of this process. Idempotent.
 
@@ -215,6 +219,8 @@ def record_operation_result(
             result, completed_at_epoch_ms=completed_at_epoch_ms, **options
         )
         return
+    if _step.__dict__.pop("recorded", None) == (workflow_id, result["function_id"]):
+        return
     assert result["error"] is None or result["output"] is None
     # Outside the retries: a retry carries the same time, which is how it is told from another execution.
     completed_at = int(time.time() * 1000) if completed_at_epoch_ms is None else completed_at_epoch_ms
@@ -228,6 +234,11 @@ def record_operation_result(
         raise DBOSStepNondeterminismError(workflow_id, result["function_id"])
 
 
+def recorded_with_its_effect(workflow_id: str, function_id: int) -> None:
+    """The calling thread's step has written its own record: what DBOS would record next is there."""
+    _step.recorded = (workflow_id, function_id)
+
+
 def update_workflow_outcome(
     db: Any,
     workflow_id: str,
@@ -237,9 +248,7 @@ def update_workflow_outcome(
     error: str | None = None,
     owner_xid: str | None = None,
 ) -> bool:
-    """Ends a workflow that runs and is still owned, and says whether it was. The markers of its effects go
-    in the same statement: its steps are recorded.
-    """
+    """Ends a workflow that runs and is still owned, and says whether it was."""
     owner_xid = owner_xid or current_owner_xid(workflow_id)
     sessions = _sessions(db)
     if sessions is None or owner_xid is None:

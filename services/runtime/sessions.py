@@ -16,12 +16,23 @@ from psycopg.rows import DictRow, dict_row
 from services.runtime.database import TCP_OPTIONS, Row, sql, wait_readable
 from services.settings import Settings
 
-SESSION_OPTIONS: dict[str, Any] = {
-    **TCP_OPTIONS,
-    # Planning a claim takes as long as running it.
-    "prepare_threshold": 1,
-}
+# A statement is prepared at its first repetition.
+SESSION_OPTIONS: dict[str, Any] = {**TCP_OPTIONS, "prepare_threshold": 1}
 """What each session over psycopg 3 connects with."""
+
+
+# Every statement finds its rows by their keys, however full or empty the tables are and whatever is known of
+# them; and it is planned once a session: planning a claim takes as long as running it.
+_PLANS = " ".join(
+    f"-c {setting}"
+    for setting in (
+        "plan_cache_mode=force_generic_plan",
+        "enable_seqscan=off",
+        "enable_bitmapscan=off",
+        "enable_hashjoin=off",
+        "enable_mergejoin=off",
+    )
+)
 
 
 class Sessions:
@@ -64,6 +75,7 @@ class Sessions:
             autocommit=True,
             row_factory=dict_row,
             application_name=self._purpose[:63],
+            options=_PLANS,
             **SESSION_OPTIONS,
         )
 

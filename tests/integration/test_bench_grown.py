@@ -40,7 +40,9 @@ def _model(n: int) -> dict[str, int]:
 def app(database: Database) -> Iterator[Launched]:
     settings = database.settings()
     sessions = Sessions(settings, purpose="holdfast/worker-engine/trips", size=2)
-    ledger = EffectLedger(settings, sessions, purpose="holdfast/worker-engine/effects")
+    ledger = EffectLedger(
+        settings, sessions, application="holdfast-worker", purpose="holdfast/worker-engine/effects"
+    )
     _ledger[:] = [ledger]
     with launched(database, queues=[QUEUE]) as made:
         made.queue(QUEUE, worker_concurrency=None)

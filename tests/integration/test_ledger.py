@@ -7,7 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import psycopg
 import pytest
+import sqlalchemy as sa
 from dbos import DBOS
 
 from services.runtime.database import query, transaction
@@ -65,7 +67,9 @@ def app(database: Database) -> Iterator[Launched]:
     sessions = Sessions(settings, purpose="holdfast/worker-engine/trips", size=4)
 
     def prepare() -> None:
-        _scene.ledger = EffectLedger(settings, sessions, purpose="holdfast/worker-engine/effects")
+        _scene.ledger = EffectLedger(
+            settings, sessions, application="holdfast-worker", purpose="holdfast/worker-engine/effects"
+        )
 
     with launched(database, queues=[QUEUE], prepare=prepare) as made:
         made.queue(QUEUE, worker_concurrency=None)
@@ -129,8 +133,29 @@ def test_taken_over_after_the_effect(app: Launched) -> None:
     ends(app, "w", executions=2)
 
 
-def test_taken_over_between_effect_and_checkpoint(app: Launched, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Effect and marker are committed, DBOS's record of the step is not: the marker tells."""
+def test_an_answer_that_is_lost(app: Launched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Effect and record are committed, and nobody hears of it: the next try finds them."""
+    assert _scene.ledger is not None
+    sessions = _scene.ledger._sessions
+    original, answers = sessions.run, 0
+
+    def lossy(name: str, **params: object) -> list[dict[str, object]]:
+        nonlocal answers
+        rows = original(name, **params)
+        answers += name == "record_effect"
+        if answers == 1:
+            lost = psycopg.OperationalError("server closed the connection unexpectedly")
+            raise sa.exc.OperationalError(name, None, lost, connection_invalidated=True)
+        return rows
+
+    monkeypatch.setattr(sessions, "run", lossy)
+    start(app, "w")
+    ends(app, "w", executions=1)
+    assert answers == 2
+
+
+def test_taken_over_before_the_record_that_follows(app: Launched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DBOS's own record of the step comes late, when another execution has ended the workflow."""
     original = app.dbos._sys_db.record_operation_result
     reached, go_on = threading.Event(), threading.Event()
 
@@ -144,7 +169,7 @@ def test_taken_over_between_effect_and_checkpoint(app: Launched, monkeypatch: py
     start(app, "w")
     assert reached.wait(10)
     assert len(effects(app)) == 1
-    assert app.database.one("SELECT count(*) FROM dbos.operation_outputs") == 0
+    assert app.database.one("SELECT count(*) FROM dbos.operation_outputs") == 1, "recorded with its effect"
     take_over(app, "w")
     ends(app, "w", executions=2)
     go_on.set()

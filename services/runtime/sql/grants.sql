@@ -22,9 +22,8 @@ BEGIN
         -- A fork copies what the steps before it left.
         ('holdfast_api', 'INSERT', 'dbos.workflow_events, dbos.workflow_events_history, dbos.streams'),
         ('holdfast_worker', 'INSERT, UPDATE', 'dbos.workflow_schedules'),
-        -- An outcome takes the markers of its workflow's effects along, where there are any.
-        ('holdfast_worker', 'INSERT', 'dbos.datasource_outputs'),
-        ('holdfast_api holdfast_worker', 'DELETE', 'dbos.datasource_outputs'),
+        -- The effect ledger's markers go when their workflow ends.
+        ('holdfast_worker', 'INSERT, DELETE', 'dbos.datasource_outputs'),
 
         ('holdfast_api holdfast_worker', 'INSERT, UPDATE', 'ops.executors, ops.handovers'),
         ('holdfast_api holdfast_worker', 'INSERT, UPDATE, DELETE', 'ops.crashes'),

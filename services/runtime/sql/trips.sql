@@ -61,32 +61,36 @@ LEFT JOIN dbos.operation_outputs o ON o.workflow_uuid = w.workflow_uuid AND o.fu
 WHERE w.workflow_uuid = %(workflow_id)s
 
 -- name: record_effect
--- An effect with DBOS's marker of its step, if the execution still owns its workflow, whose row stays locked
--- meanwhile. A marker that is there already stays, and so does its effect. No row: another owns the workflow.
+-- An effect and the record of its step, if the execution still owns its workflow, whose row stays locked
+-- meanwhile. A record that is there already stays, and so does its effect. No row: another owns the workflow.
 WITH owned AS (
     SELECT FROM dbos.workflow_status
-    WHERE workflow_uuid = %(workflow_id)s AND owner_xid = %(owner_xid)s FOR NO KEY UPDATE
-), marker AS (
-    INSERT INTO dbos.datasource_outputs (workflow_id, step_id, output, serialization)
-    SELECT %(workflow_id)s, %(step_id)s, %(output)s, %(serialization)s FROM owned
-    ON CONFLICT (workflow_id, step_id) DO NOTHING
-    RETURNING workflow_id
+    WHERE workflow_uuid = %(workflow_uuid)s AND owner_xid = %(owner_xid)s FOR NO KEY UPDATE
+), recorded AS (
+    INSERT INTO dbos.operation_outputs
+        (workflow_uuid, function_id, function_name, output, serialization, started_at_epoch_ms,
+         completed_at_epoch_ms, application_name, retention_timestamp)
+    SELECT %(workflow_uuid)s, %(function_id)s, %(function_name)s, %(output)s, %(serialization)s,
+           (extract(epoch FROM now()) * 1000)::bigint, (extract(epoch FROM now()) * 1000)::bigint,
+           %(application)s, (extract(epoch FROM now()) * 1000)::bigint
+    FROM owned
+    ON CONFLICT (workflow_uuid, function_id) DO NOTHING
+    RETURNING workflow_uuid
 ), effect AS (
     INSERT INTO ops.effects (workflow_id, effect_key, executor_id, n, sha256)
-    SELECT %(workflow_id)s, %(effect_key)s, %(executor_id)s, %(n)s, %(sha256)s FROM marker)
-SELECT EXISTS (SELECT FROM marker) AS written FROM owned
+    SELECT %(workflow_uuid)s, %(effect_key)s, %(executor_id)s, %(n)s, %(sha256)s FROM recorded)
+SELECT EXISTS (SELECT FROM recorded) AS written FROM owned
 
 -- name: end_workflow
--- A workflow's outcome, if the execution still owns it. The markers of its effects have served.
+-- A workflow's outcome, if the execution still owns it. With coalesce the planner stays on the primary key: the
+-- index of all that runs looks cheaper to it, and is full of what just ran.
 WITH ended AS (
     UPDATE dbos.workflow_status SET
         status = %(status)s, deduplication_id = NULL, owner_xid = NULL,
         updated_at = (extract(epoch FROM now()) * 1000)::bigint,
         completed_at = (extract(epoch FROM now()) * 1000)::bigint
-    WHERE workflow_uuid = %(workflow_id)s AND status = 'PENDING' AND owner_xid = %(owner_xid)s
-    RETURNING workflow_uuid
-), tidied AS (
-    DELETE FROM dbos.datasource_outputs d USING ended e WHERE d.workflow_id = e.workflow_uuid)
+    WHERE workflow_uuid = %(workflow_id)s AND coalesce(status, '') = 'PENDING' AND owner_xid = %(owner_xid)s
+    RETURNING workflow_uuid)
 INSERT INTO dbos.workflow_output AS o (workflow_uuid, output, error)
 SELECT workflow_uuid, %(output)s, %(error)s FROM ended
 ON CONFLICT (workflow_uuid) DO UPDATE SET output = excluded.output, error = excluded.error
