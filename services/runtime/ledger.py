@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from dbos import DBOS, SQLAlchemyDatasource
@@ -24,8 +23,8 @@ STEP = "effects.record"
 class EffectLedger:
     """Effects in DBOS's own database.
 
-    ``transaction`` is DBOS's datasource over psycopg 3, for effects of any number of statements: it commits
-    them with a marker of their step, records the step apart and deletes the marker in the end, which takes
+    ``datasource`` is DBOS's, over psycopg 3, for effects of any number of statements (``transaction``). It
+    commits them with a marker of their step, records the step apart, and deletes the marker in the end:
     seventeen round trips. `record` is a short transaction of one statement, an effect with the step's own
     record as its marker: one round trip. What a second execution finds is the same
     (tests/integration/test_ledger.py).
@@ -35,7 +34,7 @@ class EffectLedger:
         self._application = application
         self._serializer = json_serializer()
         self._sessions = sessions
-        self._source = SQLAlchemyDatasource.create(
+        self.datasource = SQLAlchemyDatasource.create(
             sqlalchemy_url(settings.database_url),
             engine_kwargs={
                 "pool_size": connections.EFFECTS,
@@ -44,10 +43,9 @@ class EffectLedger:
                 "connect_args": {"application_name": purpose, **SESSION_OPTIONS},
             },
             schema="dbos",
-            serializer=self._serializer,
+            serializer=json_serializer(),
             run_migrations=False,
         )
-        self.transaction: Callable[..., Any] = self._source.transaction
 
     def record(self, effect: str, *, executor_id: str, n: int, sha256: str) -> str:
         """Writes an effect of the calling workflow once and returns its key. Call inside a workflow.

@@ -83,11 +83,42 @@ def number(database: Database, workflow_id: str, n: int = 10, **columns: Any) ->
     effect(database, workflow_id, n)
 
 
-def effect(database: Database, workflow_id: str, n: int = 10, sha256: str | None = None) -> None:
+def sequence(database: Database, workflow_id: str, *numbers: int) -> None:
+    """Finished numbers in turn, as a worker leaves them: two steps each, in one workflow."""
+    insert(database, [workflow_id], status="SUCCESS", name=names.FIBONACCI_SEQUENCE, executor_id="w")
+    results = [summary(n, "doubling") for n in numbers]
+    database.rows(
+        "INSERT INTO dbos.workflow_input (workflow_uuid, inputs, retention_timestamp)"
+        " VALUES (%(id)s, %(text)s, 0)",
+        id=workflow_id,
+        text=json.dumps({"namedArgs": {}, "positionalArgs": [numbers, "doubling"]}),
+    )
+    database.rows(
+        "INSERT INTO dbos.workflow_output (workflow_uuid, output, retention_timestamp)"
+        " VALUES (%(id)s, %(text)s, 0)",
+        id=workflow_id,
+        text=json.dumps({"total": len(numbers), "results": results}),
+    )
+    for index, result in enumerate(results):
+        database.rows(
+            "INSERT INTO dbos.operation_outputs (workflow_uuid, function_id, function_name, output)"
+            " VALUES (%(id)s, %(compute)s, 'fibonacci.compute', %(text)s),"
+            " (%(id)s, %(compute)s + 1, 'effects.record', '\"x\"')",
+            id=workflow_id,
+            compute=2 * index + 1,
+            text=json.dumps(result),
+        )
+        effect(database, workflow_id, result["n"], key=f"{workflow_id}:{index}")
+
+
+def effect(
+    database: Database, workflow_id: str, n: int = 10, sha256: str | None = None, key: str | None = None
+) -> None:
     database.rows(
         "INSERT INTO ops.effects (workflow_id, effect_key, executor_id, n, sha256)"
-        " VALUES (%(id)s, %(id)s, 'w', %(n)s, %(sha256)s)",
+        " VALUES (%(id)s, %(key)s, 'w', %(n)s, %(sha256)s)",
         id=workflow_id,
+        key=key or f"{workflow_id}:effect",
         n=n,
         sha256=sha256 or summary(n, "doubling")["sha256"],
     )
@@ -119,6 +150,7 @@ def clean(database: Database) -> Database:
     executor(database, "old", "drained", started_at=GRID, ended_at=NOW)
     for index, n in enumerate((0, 1, 10, 30_000)):
         number(database, f"number-{index}", n)
+    sequence(database, "sequence", 7, 1, 12)
     ticks(database, 0, 1, 2, 3)
     insert(database, ["poison"], status="MAX_RECOVERY_ATTEMPTS_EXCEEDED", name=names.POISON)
     database.rows("INSERT INTO ops.crashes (workflow_id, crashes, steps_recorded) VALUES ('poison', 5, 0)")
@@ -130,8 +162,8 @@ def test_a_clean_database_holds(clean: Database) -> None:
     assert {number: finding["details"] for number, finding in findings.items()} == {
         n: [] for n in range(1, 8)
     }
-    assert findings[2]["figures"]["effects"] == findings[2]["figures"]["numbers"] == 4
-    assert findings[3]["figures"] == {"results": 4, "n": 4}
+    assert findings[2]["figures"]["effects"] == findings[2]["figures"]["numbers"] == 7
+    assert findings[3]["figures"] == {"results": 7, "n": 6}
     assert findings[4]["figures"]["ticks"] == 4
     assert findings[1]["figures"]["accepted"] == 2
 
@@ -156,6 +188,45 @@ BREAKS: dict[str, tuple[Callable[[Database], Any], int, str]] = {
         sql("UPDATE ops.effects SET sha256 = 'other' WHERE workflow_id = 'number-2'"),
         2,
         "1 effects that differ",
+    ),
+    "effect of a sequence doubled": (
+        lambda d: effect(d, "sequence", 1, key="sequence:1"),
+        2,
+        "1 numbers with more than one effect",
+    ),
+    "effect of a sequence missing": (
+        sql("DELETE FROM ops.effects WHERE effect_key = 'sequence:1'"),
+        2,
+        "1 numbers without their effect",
+    ),
+    "effects of a sequence exchanged": (
+        sql(
+            "UPDATE ops.effects SET effect_key = CASE effect_key WHEN 'sequence:1' THEN 'sequence:2'"
+            " ELSE 'sequence:1' END WHERE effect_key IN ('sequence:1', 'sequence:2')"
+        ),
+        2,
+        "2 effects that differ",
+    ),
+    "step of a sequence missing": (
+        sql("DELETE FROM dbos.operation_outputs WHERE workflow_uuid = 'sequence' AND function_id = 3"),
+        2,
+        "1 numbers without exactly one recorded computation",
+    ),
+    "results of a sequence in another order": (
+        sql(
+            "UPDATE dbos.workflow_output SET output = jsonb_set(output::jsonb, '{results,0}',"
+            " output::jsonb -> 'results' -> 1)::text WHERE workflow_uuid = 'sequence'"
+        ),
+        3,
+        "1 wrong results: F(7) in sequence",
+    ),
+    "a sequence with a result too few": (
+        sql(
+            "UPDATE dbos.workflow_output SET output = (output::jsonb #- '{results,2}')::text"
+            " WHERE workflow_uuid = 'sequence'"
+        ),
+        3,
+        "1 wrong results: F(12) in sequence",
     ),
     "step missing": (
         sql("DELETE FROM dbos.operation_outputs WHERE workflow_uuid = 'number-1'"),
@@ -379,7 +450,7 @@ def test_a_hundred_thousand_workflows_are_checked_in_seconds(clean: Database) ->
     begun = time.monotonic()
     findings = check(clean, journal=accepted(*(f"many-{i}" for i in range(1, 100001))))
     assert all(finding["ok"] for finding in findings.values()), findings
-    assert findings[3]["figures"]["results"] == 100_004
+    assert findings[3]["figures"]["results"] == 100_007
     assert time.monotonic() - begun < 30
 
 
@@ -408,7 +479,7 @@ def test_after_a_purge_everything_still_holds(clean: Database) -> None:
     insert(clean, ["batch"], status="SUCCESS", name=names.FIBONACCI_BATCH, executor_id="old")
     clean.rows(
         "INSERT INTO dbos.workflow_input (workflow_uuid, inputs, retention_timestamp)"
-        """ VALUES ('batch', '{"positionalArgs": [[1, 2], "doubling", false]}', 0)"""
+        """ VALUES ('batch', '{"positionalArgs": [[1, 2], "doubling"]}', 0)"""
     )
     for index in (0, 1):
         number(clean, f"batch-{index}", index + 1, parent_workflow_id="batch")
@@ -429,12 +500,12 @@ def test_after_a_purge_everything_still_holds(clean: Database) -> None:
 
     result = purge(clean)
 
-    assert result.deleted == 4 + 3 + 4
+    assert result.deleted == 4 + 1 + 3 + 4
     assert result.rows == {"purge_pulses": 4, "purge_keys": 0, "purge_handovers": 1, "purge_executors": 2}
     findings = check(clean, journal=accepted("recent", "poison"), idle=True)
     assert {n: finding["details"] for n, finding in findings.items() if finding["details"]} == {}
     assert findings[2]["figures"]["effects"] == findings[2]["figures"]["numbers"] == 1
-    purged = {"name": "purged", "application": "holdfast-worker", "le": math.inf, "value": 11.0}
+    purged = {"name": "purged", "application": "holdfast-worker", "le": math.inf, "value": 12.0}
     after = [row for row in clean.run("totals") if row != purged]
     assert sorted(after, key=str) == sorted(counted[0], key=str)
     assert clean.run("pulse_health", late_seconds=65.0)[0]["missed"] in range(counted[1], counted[1] + 2)

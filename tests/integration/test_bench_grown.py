@@ -40,14 +40,15 @@ def _model(n: int) -> dict[str, int]:
 def app(database: Database) -> Iterator[Launched]:
     settings = database.settings()
     sessions = Sessions(settings, purpose="holdfast/worker-engine/trips", size=2)
-    ledger = EffectLedger(
-        settings, sessions, application="holdfast-worker", purpose="holdfast/worker-engine/effects"
-    )
-    _ledger[:] = [ledger]
-    with launched(database, queues=[QUEUE]) as made:
+
+    def prepare() -> None:
+        effects = "holdfast/worker-engine/effects"
+        _ledger[:] = [EffectLedger(settings, sessions, application="holdfast-worker", purpose=effects)]
+
+    with launched(database, queues=[QUEUE], prepare=prepare) as made:
         made.queue(QUEUE, worker_concurrency=None)
         yield made
-    ledger._source.engine.dispose()
+    _ledger[0].datasource.engine.dispose()
     sessions.close()
 
 

@@ -76,7 +76,7 @@ def app(database: Database) -> Iterator[Launched]:
         yield made
         _scene.go_on.set()
     assert _scene.ledger is not None
-    _scene.ledger._source.engine.dispose()
+    _scene.ledger.datasource.engine.dispose()
     sessions.close()
 
 

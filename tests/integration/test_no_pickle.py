@@ -20,12 +20,14 @@ from typing import Any
 import dbos
 import dbos._serialization
 import pytest
+import sqlalchemy as sa
 from dbos import DBOS
 
 from services.cli.embedded import ROOT
 from services.domain.errors import PickleRefused
 from services.runtime.ledger import EffectLedger
 from services.runtime.serializer import json_serializer
+from services.runtime.sessions import Sessions
 from services.workflows import names
 from tests.support.api_server import serving
 from tests.support.database import Database, wait_until
@@ -35,6 +37,9 @@ from tests.support.executors import Peer, insert, workflow
 QUEUE = "pickle-q"
 _SERIALIZATION = "dbos._serialization is not what services/runtime/serializer.py replaces"
 _ledger: list[EffectLedger] = []
+_INSERT = sa.text(
+    "INSERT INTO ops.effects (workflow_id, effect_key, executor_id, n, sha256) VALUES (:id, :id, 'e', 1, 'x')"
+)
 
 
 class _MakesDirectory:
@@ -104,19 +109,31 @@ def _stream(other: str) -> Any:
 
 
 @DBOS.workflow(name="pickle.effect", max_recovery_attempts=None)
-async def _effect() -> str:
-    return await _ledger[0].record(executor_id="e", n=1, sha256="x")
+def _effect() -> str:
+    datasource = _ledger[0].datasource
+
+    @datasource.transaction(name="pickle.transaction", isolation_level="READ COMMITTED")
+    def write(workflow_id: str) -> str:
+        datasource.sql_session().execute(_INSERT, {"id": workflow_id})
+        return workflow_id
+
+    return write(str(DBOS.workflow_id))
 
 
 @pytest.fixture
 def app(database: Database) -> Iterator[Launched]:
+    settings = database.settings()
+    sessions = Sessions(settings, purpose="holdfast/worker-engine/trips", size=2)
+
     def prepare() -> None:
-        _ledger[:] = [EffectLedger(database.settings(), purpose="holdfast/worker-engine/effects")]
+        effects = "holdfast/worker-engine/effects"
+        _ledger[:] = [EffectLedger(settings, sessions, application="holdfast-worker", purpose=effects)]
 
     with launched(database, queues=[QUEUE], prepare=prepare) as made:
         made.queue(QUEUE)
         yield made
-    _ledger[0]._source.engine.dispose()
+    _ledger[0].datasource.engine.dispose()
+    sessions.close()
 
 
 def planted(database: Database, workflow_id: str, **columns: Any) -> None:
@@ -234,7 +251,7 @@ def test_pickled_events_messages_and_streams_are_not_read(app: Launched, trap: T
             read()
 
 
-def test_the_ledger_does_not_replay_a_pickled_effect(app: Launched, trap: Trap) -> None:
+def test_the_ledgers_datasource_does_not_replay_a_pickled_effect(app: Launched, trap: Trap) -> None:
     app.enqueue("pickle.effect", queue=QUEUE, workflow_id="first")
     app.waker.ring(QUEUE)
     app.wait("first")

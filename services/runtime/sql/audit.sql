@@ -80,11 +80,11 @@ FULL JOIN effects e ON e.workflow_id = n.workflow_uuid
 LEFT JOIN steps s ON s.workflow_uuid = n.workflow_uuid
 
 -- name: audit_effect_contents
--- Effects that differ from what their step recorded: in a sequence, that of the same place.
+-- Effects that differ from what their step recorded. A sequence's end with the place of their number.
 SELECT count(*) AS different
 FROM ops.effects e
 JOIN dbos.operation_outputs o ON o.workflow_uuid = e.workflow_id AND o.function_name = 'fibonacci.compute'
-    AND e.effect_key IN (e.workflow_id || ':effect', e.workflow_id || ':' || (o.function_id - 1) / 2)
+    AND coalesce((o.function_id - 1) / 2 = substring(e.effect_key FROM ':(\d{1,5})$')::int, true)
 WHERE o.output IS NOT NULL
   AND CASE WHEN pg_input_is_valid(o.output, 'jsonb')
       THEN o.output::jsonb ->> 'sha256' <> e.sha256 OR (o.output::jsonb ->> 'n')::bigint <> e.n ELSE true END
