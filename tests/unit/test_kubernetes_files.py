@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import yaml
 from services.cli.secrets import make_secrets
 from services.runtime import connections
 from services.settings import Settings
+from services.workflows import names
 from tests.unit.test_deployment_files import SERVICES, interpolated, variable
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,6 +85,26 @@ def test_the_validation_sees_what_is_wrong() -> None:
         wrong["spec"]["template"]["spec"] |= change
         with pytest.raises(kubernetes_validate.ValidationError):
             kubernetes_validate.validate(wrong, VERSIONS[-1], strict=True)
+
+
+def test_kustomize_builds_it_and_what_it_builds_is_valid(tmp_path: Path) -> None:
+    """With the secrets that services.cli.secrets makes; names that are referred to get the same hash."""
+    if shutil.which("kubectl") is None:
+        pytest.skip("no kubectl, so no kustomize")
+    whole = shutil.copytree(PLACE, tmp_path / "kubernetes")
+    make_secrets(whole / "secrets")
+    done = subprocess.run(["kubectl", "kustomize", str(whole)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    built = [document for document in yaml.safe_load_all(done.stdout) if document]
+    generators = len(KUSTOMIZATION["configMapGenerator"]) + len(KUSTOMIZATION["secretGenerator"])
+    assert len(built) == len(documents(KUSTOMIZATION["resources"])) + generators
+    made = {document["metadata"]["name"] for document in built if document["kind"] in ("Secret", "ConfigMap")}
+    for document in built:
+        kubernetes_validate.validate(document, VERSIONS[-1], strict=True)
+        text = json.dumps(document)
+        referred = re.findall(r'"secretName": "([\w-]+)"|"configMapRef": {"name": "([\w-]+)"}', text)
+        assert {name for pair in referred for name in pair if name} <= made
+        assert '"image": "holdfast"' not in text
 
 
 # --- against itself -----------------------------------------------------------------------------------
@@ -179,8 +203,8 @@ def test_processes_would_start_with_it(role: str, monkeypatch: pytest.MonkeyPatc
     settings = Settings()
     assert settings.refusal is None or role == "worker"
     assert settings.api_port == 8000 and settings.worker_port == 8001
-    names = {"holdfast-api", f"holdfast-api.{KUSTOMIZATION['namespace']}.svc"}
-    assert names <= settings.host_names
+    called = {"holdfast-api", f"holdfast-api.{KUSTOMIZATION['namespace']}.svc"}
+    assert called <= settings.host_names
 
 
 @pytest.mark.parametrize("role", ["api", "worker"])
@@ -269,6 +293,14 @@ def test_the_most_pods_at_once_fit_into_the_connections(role: str) -> None:
     limit = re.search(rf"holdfast_{role} LOGIN CONNECTION LIMIT (\d+)", roles)
     assert limit
     assert most * connections.most(Settings(), role) <= int(limit[1])
+
+
+def test_what_it_scales_on_is_a_metric_of_ours() -> None:
+    (metric,) = named("HorizontalPodAutoscaler", "holdfast-worker")["spec"]["metrics"]
+    told = metric["external"]["metric"]
+    table = (ROOT / "docs" / "metrics.md").read_text("utf-8")
+    assert f"| `{told['name']}` | gauge | `queue_name` |" in table
+    assert told["selector"]["matchLabels"] == {"queue_name": names.FIBONACCI_QUEUE}
 
 
 def test_disruption_leaves_a_peer_and_blocks_no_node() -> None:

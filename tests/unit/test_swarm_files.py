@@ -1,4 +1,4 @@
-"""deploy/swarm/stack.yaml says what compose.yaml says, where Swarm has a word for it. `make swarm` runs it."""
+"""deploy/swarm/stack.yaml says what compose.yaml says, where Swarm knows the word; `make swarm` runs it."""
 
 from __future__ import annotations
 
@@ -136,7 +136,9 @@ def test_postgres_gets_the_files_that_compose_mounts() -> None:
 @pytest.mark.container
 def test_dockers_own_reader_accepts_it() -> None:
     command = ["docker", "stack", "config", "--compose-file", str(FILE)]
-    done = subprocess.run(command, env={**os.environ, "HOLDFAST_WORKERS": "3"}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, env={**os.environ, "HOLDFAST_WORKERS": "3"}, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     read = yaml.safe_load(done.stdout)["services"]
     assert read["worker"]["deploy"]["replicas"] == 3
