@@ -16,6 +16,7 @@ from tests.support.stack import ROOT, clean_environment, free_ports, wait_for
 
 STACK_FILE = "deploy/swarm/stack.yaml"
 _LABEL = "holdfast.postgres"
+_BRIDGE = "docker_gwbridge"
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ def docker(*arguments: str, check: bool = True, timeout: float = 120, **options:
 def swarm_of_one() -> Iterator[None]:
     """This engine as a manager with the label of PostgreSQL's node; what it was not before is undone."""
     made = docker("info", "--format", "{{.Swarm.LocalNodeState}}").strip() == "inactive"
+    bridged = _BRIDGE in docker("network", "ls", "--format", "{{.Name}}").split()
     if made:
         # On loopback alone: nobody joins.
         docker("swarm", "init", "--advertise-addr", "127.0.0.1", "--listen-addr", "127.0.0.1:2377")
@@ -59,6 +61,8 @@ def swarm_of_one() -> Iterator[None]:
     finally:
         if made:
             docker("swarm", "leave", "--force", check=False)
+            if not bridged:  # which a Swarm leaves behind
+                docker("network", "rm", _BRIDGE, check=False)
         elif not labelled:
             docker("node", "update", "--label-rm", _LABEL, node, check=False)
 

@@ -19,7 +19,8 @@ def markdown(report: dict[str, Any]) -> str:
         f"{sums['accepted']} accepted requests: **{sums['lost']} lost, {sums['doubled']} doubled, "
         f"{sums['stuck']} stuck, {sums['failed']} failed**. Answers: {answers['ok']} accepted, "
         f"{answers['refused']} refused, {answers['unknown']} without an answer; these and those refused with "
-        "503 were repeated with their keys until accepted.",
+        "503 were repeated with their keys until accepted. Without an answer are those that found the API "
+        "away: on a node's own port its successor begins only when it has ended (docs/deploying.md).",
         "",
         "| change | seconds | seen | well |",
         "|---|--:|---|---|",

@@ -22,7 +22,7 @@ from tests.unit.test_deployment_files import SERVICES, interpolated, variable
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACE = ROOT / "deploy" / "kubernetes"
-VERSIONS = ["1.29", "1.33", kubernetes_validate.latest_version()]
+VERSIONS = ["1.29", kubernetes_validate.latest_version()]
 
 Document = dict[str, Any]
 
