@@ -275,8 +275,11 @@ def main() -> int:
     options = parser.parse_args()
     options.report.parent.mkdir(parents=True, exist_ok=True)
     made = images()
-    with swarm_of_one(), tempfile.TemporaryDirectory(prefix="holdfast-swarm-") as home:
-        report = updates(options, made, Path(home))
+    try:
+        with swarm_of_one(), tempfile.TemporaryDirectory(prefix="holdfast-swarm-") as home:
+            report = updates(options, made, Path(home))
+    finally:
+        docker("image", "rm", *made, check=False)
     report["load"] = round(os.getloadavg()[0], 1)
     options.report.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
     options.report.write_text(markdown(report), "utf-8")
