@@ -64,7 +64,7 @@ def _load(report: dict[str, Any]) -> str:
 
 _ACROSS = (
     "Each host is a network of its own (`tests/chaos/hosts.yaml`): one worker on each of two, the API on a "
-    "third; none reaches another, all reach PostgreSQL. It is one machine, one kernel and one clock all the same."
+    "third; none reaches another, all reach PostgreSQL. It is one machine with one kernel and one clock."
 )
 
 
