@@ -20,7 +20,8 @@ ROLES_SQL = (ROOT / "postgres" / "roles.sql").read_text("utf-8")
 def test_every_variable_is_known() -> None:
     stack = (ROOT / "deploy" / "swarm" / "stack.yaml").read_text("utf-8")
     known = {variable(name) for name in Settings.model_fields} | COMPOSE_ONLY
-    known |= set(re.findall(r"HOLDFAST_[A-Z_]+", stack + ROLES_SQL))
+    command_line = (ROOT / "services" / "cli" / "installation.py").read_text("utf-8")
+    known |= set(re.findall(r"HOLDFAST_[A-Z_]+", stack + ROLES_SQL + command_line))
     named = set(re.findall(r"HOLDFAST_[A-Z_]+", TEXT))
     assert len(named) > 10 and named <= known
 
