@@ -13,7 +13,7 @@ CASES ?= 10000
 ROUNDS ?= 3
 PEERS := .venv-peers
 
-.PHONY: help up native down demo test lint lock audit sbom licences chaos fuzz bench image clean venv screenshots
+.PHONY: help up native down demo test lint lock audit sbom licences chaos swarm fuzz bench image clean venv screenshots
 .PHONY: bench-venv bench-takeover
 
 help: ## this list
@@ -73,8 +73,11 @@ lint: .venv/ready ## format, rules, types, imports, Dockerfile
 	@$(BIN)/lint-imports
 	@$(BIN)/hadolint Dockerfile
 
-chaos: .venv/ready ## faults under load: SEED=... MINUTES=...
-	@$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES)
+chaos: .venv/ready ## faults under load: SEED=... MINUTES=... ARGS='--backend networks' across hosts
+	@$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES) $(ARGS)
+
+swarm: .venv/ready ## rolling updates under load on a Swarm of this one machine: SEED=... ARGS=...
+	@$(BIN)/python -m tests.swarm --seed $(SEED) $(ARGS)
 
 bench: .venv/ready $(PEERS)/ready ## beside DBOS, Temporal, procrastinate and celery: ROUNDS=... ARGS=...
 	@$(BIN)/python -m bench.compare --rounds $(ROUNDS) $(ARGS)

@@ -34,7 +34,8 @@ SUBJECTS = audit.Subjects(
     scopes=[names.CLASS_SCOPE, names.INSTANCE_SCOPE, names.FUNCTION_SCOPE],
     tick_seconds=names.PULSE_SECONDS,
 )
-# Their lines are ours; PostgreSQL's own are of its format, and only searched for secrets.
+# Services whose names begin so: their lines are ours. PostgreSQL's own are of its format, and only searched
+# for secrets.
 OUR_SERVICES = ("api", "worker", "secrets")
 _STATEMENT_SECONDS = 120.0
 
@@ -113,7 +114,10 @@ def _compose_logs() -> Finding:
         done = installation.compose("exec", "-T", service, "sh", "-c", "cat /run/holdfast/*")
         secrets |= evidence.secrets_in(done.stdout)
     log = ("logs", "--no-color", "--no-log-prefix")
-    ours = installation.compose(*log, *OUR_SERVICES).stdout.splitlines()
+    # An override may have added workers of another name.
+    services = installation.compose("ps", "--all", "--services").stdout.split()
+    ours_only = [name for name in services if name.startswith(OUR_SERVICES)]
+    ours = installation.compose(*log, *ours_only).stdout.splitlines()
     others = installation.compose(*log, "postgres", "migrate").stdout.splitlines()
     return evidence.logs_are_clean(ours, secrets, plain=others)
 

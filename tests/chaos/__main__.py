@@ -1,4 +1,4 @@
-"""A seeded fault campaign: ``python -m tests.chaos --seed S --minutes M [--backend native|compose]``.
+"""A seeded fault campaign: ``python -m tests.chaos --seed S --minutes M [--backend BACKEND]``.
 
 Starts a Holdfast of its own under load, does what the seed says, and after each fault waits until it has
 healed. At the end every request without an answer is repeated, the backlog must empty, and the audit
@@ -23,11 +23,11 @@ from typing import Any
 
 import httpx
 
-from tests.chaos import disk, hands
+from tests.chaos import disk, hands, hosts
 from tests.chaos.faults import FAULTS
 from tests.chaos.ground import GRACE_SECONDS, Ground, patiently
 from tests.chaos.load import JournalFile, Load
-from tests.chaos.plan import KINDS, Fault, plan
+from tests.chaos.plan import CONTAINERS, KINDS, Fault, plan
 from tests.chaos.report import markdown
 from tests.support.compose_stack import ComposeStack
 from tests.support.native_stack import NativeStack
@@ -146,7 +146,10 @@ def campaign(options: argparse.Namespace, faults: list[Fault], home: Path) -> di
         subprocess.run(build, cwd=ROOT, env={**os.environ, "HOLDFAST_IMAGE": IMAGE}, check=True)
         # The small disk only where it is filled: all else runs on what everybody runs.
         override = disk.OVERRIDE if any(fault.kind == "disk_full" for fault in faults) else ""
-        stack = ComposeStack(IMAGE, workers=options.workers, override=override, **SETTINGS)
+        if options.backend == "networks":
+            stack = hosts.stack(IMAGE, workers=options.workers, **SETTINGS)
+        else:
+            stack = ComposeStack(IMAGE, workers=options.workers, override=override, **SETTINGS)
     journal = JournalFile(home / "journal.jsonl")
     findings: list[dict[str, Any]] = []
     with running_stack(stack):
@@ -195,7 +198,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument(
-        "--backend", choices=["native", "compose"], default=None, help="compose where it answers"
+        "--backend",
+        choices=["native", *CONTAINERS],
+        default=None,
+        help="compose where it answers; networks: each host a network of its own",
     )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", default="", help="kinds of faults, separated by commas")

@@ -10,7 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tests.chaos import clock, disk, hands, network, poison, postgres
+from tests.chaos import clock, disk, hands, hosts, network, poison, postgres
 from tests.chaos.endings import watched
 from tests.chaos.ground import (
     GRACE_SECONDS,
@@ -195,6 +195,9 @@ FAULTS: dict[str, Fault] = {
     "half_open": network.half_open,
     "half_open_briefly": network.half_open_briefly,
     "half_open_api": network.half_open_api,
+    "cut_host": hosts.cut_host,
+    "cut_api_host": hosts.cut_api_host,
+    "cut_hosts_in_turn": hosts.cut_hosts_in_turn,
     "reset": network.reset,
     "terminate_backends": postgres.terminate_backends,
     "terminate_backends_long": postgres.terminate_backends,

@@ -18,6 +18,9 @@ from tests.support.stack import ROOT, Member
 
 _OUT = ["OUTPUT", "-p", "tcp", "--dport", "5432"]
 _IN = ["INPUT", "-p", "tcp", "--sport", "5432"]
+# The same seen from PostgreSQL.
+_IN_POSTGRES = ["-p", "tcp", "--dport", "5432"]
+_OUT_POSTGRES = ["-p", "tcp", "--sport", "5432"]
 # A rejected packet is answered with a reset, which must get through itself.
 _NO_RESET = ["!", "--tcp-flags", "RST", "RST"]
 _QUEUE = "5432"
@@ -29,6 +32,15 @@ Rule = list[str]
 def half_open(stack: ComposeStack, member: Member) -> Iterator[None]:
     """Nothing is closed and nothing answers: packets from and to PostgreSQL vanish."""
     with _rules(stack, member, [[*_OUT, "-j", "DROP"], [*_IN, "-j", "DROP"]]):
+        yield
+
+
+@contextmanager
+def host_cut(stack: ComposeStack, host: str) -> Iterator[None]:
+    """Packets between PostgreSQL and everything on the network of that host vanish."""
+    subnet = stack.subnet(host)
+    into, out_of = ["INPUT", "-s", subnet, *_IN_POSTGRES], ["OUTPUT", "-d", subnet, *_OUT_POSTGRES]
+    with _rules(stack, stack.postgres(), [[*into, "-j", "DROP"], [*out_of, "-j", "DROP"]]):
         yield
 
 

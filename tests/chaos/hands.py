@@ -126,7 +126,7 @@ def workers_gone(stack: Stack, members: list[Member]) -> Iterator[None]:
 @contextmanager
 def off_the_network(stack: ComposeStack, member: Member) -> Iterator[None]:
     """A container without its network: nothing is closed, nothing answers."""
-    network = f"{stack.project}_database"
+    network = stack.database_network(member)
     stack.docker("network", "disconnect", network, member.container)
     try:
         yield

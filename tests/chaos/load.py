@@ -42,9 +42,12 @@ class JournalFile:
 class Load:
     """Threads that post work of all kinds. A request without an answer, or with 503, is repeated later."""
 
-    def __init__(self, url: str, journal: JournalFile, *, seed: int, threads: int = 3) -> None:
+    def __init__(
+        self, url: str, journal: JournalFile, *, seed: int, threads: int = 3, token: str = ""
+    ) -> None:
         self.url = url
         self.journal = journal
+        self.headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.counts: dict[str, int] = {"ok": 0, "refused": 0, "unknown": 0}
         self._unsettled: dict[str, Work] = {}
         self._lock = threading.Lock()
@@ -69,7 +72,7 @@ class Load:
         begun = time.monotonic()
         status, answer, outcome = 0, None, "unknown"
         try:
-            response = own.post(path, json=body, headers={"Idempotency-Key": key})
+            response = own.post(path, json=body, headers={**self.headers, "Idempotency-Key": key})
             status = response.status_code
             outcome = "ok" if response.is_success else "refused"
             answer = response.json() if response.is_success else None

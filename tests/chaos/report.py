@@ -62,13 +62,21 @@ def _load(report: dict[str, Any]) -> str:
     return f"{statistics.median(loads):.0f}" if loads else "not noted"
 
 
+_ACROSS = (
+    "Each host is a network of its own (`tests/chaos/hosts.yaml`): one worker on each of two, the API on a "
+    "third; none reaches another, all reach PostgreSQL. It is one machine with one kernel and one clock."
+)
+
+
 def markdown(reports: list[dict[str, Any]]) -> str:
     """One document for all of them."""
     faults = [_comparable(fault, report) for report in reports for fault in report["faults"]]
     sums = totals(reports)
+    across = all(report["backend"] == "networks" for report in reports)
     lines = [
-        "# Recovery report",
+        "# Recovery across hosts" if across else "# Recovery report",
         "",
+        *([_ACROSS, ""] if across else []),
         "Written by `python -m tests.chaos` (the same seed gives the same faults) and merged by "
         "`python -m tests.chaos.report`.",
         "",

@@ -30,7 +30,8 @@ class ComposeStack(Stack):
     """``docker compose up`` with no ``.env``; ``image`` is one that was built before.
 
     ``override`` is a Compose file, relative to the checkout, that is laid over its own; ``profile`` is one of
-    compose.yaml, and ``services`` names those to start (none: all).
+    compose.yaml, and ``services`` names those to start (none: all). ``worker_services`` are those whose
+    containers are workers, as many of each.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class ComposeStack(Stack):
         override: str = "",
         profile: str = "",
         services: Sequence[str] = (),
+        worker_services: Sequence[str] = ("worker",),
         **settings: str,
     ) -> None:
         super().__init__(workers=workers, **settings)
@@ -48,6 +50,7 @@ class ComposeStack(Stack):
         self.override = override
         self.profile = profile
         self.services = list(services)
+        self.worker_services = list(worker_services)
         self.project = f"holdfast-test-{secrets.token_hex(4)}"
         self.port = free_ports(1)
         self._since = ""
@@ -66,7 +69,7 @@ class ComposeStack(Stack):
             **files,
             HOLDFAST_IMAGE=self.image,
             HOLDFAST_API_PORT=str(self.port),
-            HOLDFAST_WORKERS=str(self.worker_count),
+            HOLDFAST_WORKERS=str(self.worker_count // len(self.worker_services)),
         )
 
     def compose(self, *arguments: str, check: bool = True, timeout: float = 180) -> str:
@@ -123,9 +126,28 @@ class ComposeStack(Stack):
         return f"label=com.docker.compose.project={self.project}"
 
     def containers(self, service: str = "") -> list[dict[str, Any]]:
-        """What ``docker compose ps --all`` tells of the containers."""
-        lines = self.compose("ps", "--all", "--format", "json", *([service] if service else [])).splitlines()
+        """What ``docker compose ps --all`` tells of the containers, of all or of a role's."""
+        services = self.worker_services if service == "worker" else [service] if service else []
+        lines = self.compose("ps", "--all", "--format", "json", *services).splitlines()
         return [json.loads(line) for line in lines]
+
+    def postgres(self) -> Member:
+        """PostgreSQL's container, for what is done to its network."""
+        container = self.containers("postgres")[0]
+        return Member("", "postgres", container["Name"], 0, container["ID"])
+
+    def networks(self, member: Member) -> set[str]:
+        """Names of the networks that a container is on."""
+        return set(self.inspect(member.container)["NetworkSettings"]["Networks"])
+
+    def database_network(self, member: Member) -> str:
+        """The network on which it reaches PostgreSQL."""
+        return (self.networks(member) & self.networks(self.postgres())).pop()
+
+    def subnet(self, network: str) -> str:
+        """The addresses of one of the project's networks."""
+        told = json.loads(self.docker("network", "inspect", f"{self.project}_{network}"))
+        return str(told[0]["IPAM"]["Config"][0]["Subnet"])
 
     def inspect(self, container: str) -> Any:
         """What ``docker inspect`` tells of one."""

@@ -6,14 +6,17 @@ import errno
 import inspect
 import random
 import struct
+from itertools import combinations
 
 import pytest
+import yaml
 
-from tests.chaos import delay
+from tests.chaos import delay, hosts
 from tests.chaos.faults import FAULTS
 from tests.chaos.ground import Ground
-from tests.chaos.plan import KINDS, plan
+from tests.chaos.plan import CONTAINERS, KINDS, plan
 from tests.chaos.report import GOALS, GOALS_OF
+from tests.support.stack import ROOT
 
 
 def test_every_kind_has_a_fault_that_takes_what_is_drawn_for_it() -> None:
@@ -29,9 +32,21 @@ def test_the_same_seed_gives_the_same_faults_and_another_gives_others() -> None:
 
 
 def test_a_long_campaign_has_every_kind_of_its_backend() -> None:
-    for backend in ("native", "compose"):
+    for backend in ("native", *CONTAINERS):
         known = {name for name, kind in KINDS.items() if backend in kind.backends}
         assert {fault.kind for fault in plan(1, 60, backend)} == known
+
+
+def test_across_hosts_no_executor_reaches_another() -> None:
+    """Only PostgreSQL is on every network, so all they know of each other is in the database."""
+    override = (ROOT / hosts.OVERRIDE).read_text("utf-8").replace("!override", "")
+    services = yaml.safe_load(override)["services"]
+    on = {name: set(service["networks"]) for name, service in services.items()}
+    assert on.pop("postgres") == {*hosts.HOSTS, hosts.API_HOST}
+    executors = [on["api"], on["worker"], on["worker-east"]]
+    assert not set.union(*(a & b for a, b in combinations(executors, 2)))
+    assert [on["worker"], on["worker-east"]] == [{host} for host in hosts.HOSTS]
+    assert hosts.API_HOST in on["api"]
 
 
 def _from_kernel(*numbers: int) -> bytes:

@@ -1,0 +1,62 @@
+"""docs/deploying.md: what it names exists, and its figures are those of the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from services.runtime import connections
+from services.settings import Role, Settings
+from tests.unit.test_deployment_files import COMPOSE_ONLY, variable
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = (ROOT / "docs" / "deploying.md").read_text("utf-8")
+BLOCKS = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
+ROLES_SQL = (ROOT / "postgres" / "roles.sql").read_text("utf-8")
+
+
+def test_every_variable_is_known() -> None:
+    stack = (ROOT / "deploy" / "swarm" / "stack.yaml").read_text("utf-8")
+    known = {variable(name) for name in Settings.model_fields} | COMPOSE_ONLY
+    command_line = (ROOT / "services" / "cli" / "installation.py").read_text("utf-8")
+    known |= set(re.findall(r"HOLDFAST_[A-Z_]+", stack + ROLES_SQL + command_line))
+    named = set(re.findall(r"HOLDFAST_[A-Z_]+", TEXT))
+    assert len(named) > 10 and named <= known
+
+
+def test_every_file_is_there() -> None:
+    # Made by a command of the document itself; written by somebody who upgrades.
+    made = {"deploy/kubernetes/secrets", "deploy/kubernetes/secrets/postgres", "docs/upgrading.md"}
+    paths = set(re.findall(r"(?<![\w/])((?:deploy|docs|postgres|services|tests)/[\w./-]*\w)", TEXT)) - made
+    paths |= {f"docs/{name}" for name in re.findall(r"\]\(([\w-]+\.md)\)", TEXT)}
+    assert len(paths) > 8
+    assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize(("role", "count"), [("api", 2), ("worker", 8)])
+def test_the_connections_are_those_of_the_code(role: Role, count: int) -> None:
+    most = connections.most(Settings(), role)
+    limit = re.search(rf"holdfast_{role} LOGIN CONNECTION LIMIT (\d+)", ROLES_SQL)
+    assert limit and count == int(limit[1]) // most
+    name = {"api": "API", "worker": "worker"}[role]
+    assert re.search(rf"^\| {name} \| {most} \| {limit[1]}: ", TEXT, re.MULTILINE)
+    assert "lower `HOLDFAST_DATABASE_POOL_SIZE` (10 of them)" in TEXT
+    assert Settings().database_pool_size == 10
+
+
+def test_the_times_are_the_defaults() -> None:
+    for name in ("drain_seconds", "stop_grace_seconds", "clock_tolerance_seconds"):
+        default = f"{Settings.model_fields[name].default:g}"
+        assert re.search(rf"`{variable(name)}` \({default}( s)?\)", TEXT), name
+
+
+def test_the_swarms_commands_are_those_that_are_run() -> None:
+    """`make swarm` runs the script, the deploy and the label; the document says the same words."""
+    (commands,) = [block for block in BLOCKS if "docker stack deploy" in block]
+    run = (ROOT / "tests" / "support" / "swarm_stack.py").read_text("utf-8")
+    for words in ("deploy/swarm/secrets.sh", "deploy/swarm/stack.yaml", "holdfast.postgres", "--label-add"):
+        assert words in commands and words in run
+    for variable_name in ("HOLDFAST_PUBLISH_MODE", "HOLDFAST_API_UPDATE_ORDER", "HOLDFAST_SECRETS"):
+        assert variable_name in TEXT and variable_name in run
