@@ -25,6 +25,8 @@ FIBONACCI_BATCH_QUEUE: Final = "fibonacci-batches"
 FIBONACCI_QUEUE: Final = "fibonacci"
 PULSE_QUEUE: Final = "pulses"
 PURGE_QUEUE: Final = "purges"
+BUCKET_LISTINGS_QUEUE: Final = "bucket-listings"
+BUCKET_PAGES_QUEUE: Final = "bucket-pages"
 WORKER_SUSPECTS_QUEUE: Final = "worker-suspects"
 WORKER_TRIALS_QUEUE: Final = "worker-trials"
 
@@ -41,6 +43,8 @@ FIBONACCI_NUMBER: Final = "fibonacci.number"
 PULSE_TICK: Final = "pulse.tick"
 PURGE: Final = "retention.purge"
 PURGE_TICK: Final = "retention.tick"
+BUCKET_LISTING: Final = "buckets.listing"
+BUCKET_PAGE: Final = "buckets.page"
 POISON: Final = "chaos.poison"
 
 # Steps of our own, by the application that runs them: /metrics shows each from the start.
@@ -61,6 +65,10 @@ STEPS: Final[dict[Role, tuple[str, ...]]] = {
         "retention.workflows",
         "retention.tidy",
         "retention.end",
+        "buckets.cut",
+        "buckets.enqueue",
+        "buckets.read",
+        "buckets.collect",
         "chaos.kill_process",
     ),
 }
@@ -88,12 +96,23 @@ QUEUE_OF: Final[dict[str, str]] = {
     PULSE_TICK: PULSE_QUEUE,
     PURGE: PURGE_QUEUE,
     PURGE_TICK: PURGE_QUEUE,
+    BUCKET_LISTING: BUCKET_LISTINGS_QUEUE,
+    BUCKET_PAGE: BUCKET_PAGES_QUEUE,
     POISON: FIBONACCI_QUEUE,
 }
 
+_WORKER_QUEUES: Final = frozenset(
+    {
+        FIBONACCI_BATCH_QUEUE,
+        FIBONACCI_QUEUE,
+        PULSE_QUEUE,
+        PURGE_QUEUE,
+        BUCKET_LISTINGS_QUEUE,
+        BUCKET_PAGES_QUEUE,
+    }
+)
 ROLE_OF: Final[dict[str, Role]] = {
-    name: "worker" if queue in (FIBONACCI_BATCH_QUEUE, FIBONACCI_QUEUE, PULSE_QUEUE, PURGE_QUEUE) else "api"
-    for name, queue in QUEUE_OF.items()
+    name: "worker" if queue in _WORKER_QUEUES else "api" for name, queue in QUEUE_OF.items()
 }
 
 # Each role's queue for suspects of poison, its queue for their last run before they are parked, and the
@@ -102,5 +121,13 @@ ROLE_OF: Final[dict[str, Role]] = {
 SUSPECTS_QUEUE: Final[dict[Role, str]] = {"api": API_SUSPECTS_QUEUE, "worker": WORKER_SUSPECTS_QUEUE}
 TRIALS_QUEUE: Final[dict[Role, str]] = {"api": API_TRIALS_QUEUE, "worker": WORKER_TRIALS_QUEUE}
 LEAF_QUEUES: Final = frozenset(
-    {SCOPE_QUEUE, USER_PAGES_QUEUE, NESTED_GRANDCHILD_QUEUE, FIBONACCI_QUEUE, PULSE_QUEUE, PURGE_QUEUE}
+    {
+        SCOPE_QUEUE,
+        USER_PAGES_QUEUE,
+        NESTED_GRANDCHILD_QUEUE,
+        FIBONACCI_QUEUE,
+        PULSE_QUEUE,
+        PURGE_QUEUE,
+        BUCKET_PAGES_QUEUE,
+    }
 )
