@@ -93,7 +93,7 @@ class Settings(BaseSettings):
     s3_endpoint: str = Field(
         "",
         pattern=r"^(https?://[^\s/?#@]+(/[^\s?#]*)?)?$",
-        description="the S3 server whose buckets are listed (http://s3:8333); empty: AWS",
+        description="the S3 server whose buckets are listed (http://127.0.0.1:8333); empty: AWS",
     )
     s3_region: str = Field("us-east-1", pattern=r"^[a-z0-9-]{1,40}$", description="its region")
     s3_credentials_file: Path | None = Field(

@@ -31,6 +31,8 @@ SUBJECTS = audit.Subjects(
     purges=[names.PURGE, names.PURGE_TICK],
     poison=names.POISON,
     scopes=[names.CLASS_SCOPE, names.INSTANCE_SCOPE, names.FUNCTION_SCOPE],
+    listing=names.BUCKET_LISTING,
+    page=names.BUCKET_PAGE,
     tick_seconds=names.PULSE_SECONDS,
 )
 # Their lines are ours; PostgreSQL's own are of its format, and only searched for secrets.
