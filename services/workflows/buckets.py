@@ -12,6 +12,7 @@ What is recorded of a page is its sums (services/domain/listing.py), once; the r
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any, TypedDict
 
 from dbos import DBOS
@@ -26,7 +27,9 @@ from services.workflows.measure import measured, timed_step
 ATTEMPTS = 8
 """Of a step whose server is away, busy or slow: half a minute of pauses, and the waits for answers."""
 CUTS_AT_ONCE = 10
-"""Pages that one step cuts: a takeover replays so many fewer steps."""
+"""Pages that one step cuts at most: a takeover replays so many fewer steps."""
+CUT_SECONDS = 1.0
+"""When a step has cut for so long, its pages begin, though they are fewer."""
 _COLLECTED_AT_ONCE = 50
 
 
@@ -84,6 +87,7 @@ async def cut(bucket: str, prefix: str, start_after: str, page_size: int, pages:
     """Cuts the next pages: their last keys. Nothing is enqueued here: run again, it may cut elsewhere."""
     with timed_step("buckets.cut"):
         ends: list[str] = []
+        deadline = time.monotonic() + CUT_SECONDS
         while True:
             try:
                 found = await asyncio.to_thread(
@@ -104,7 +108,7 @@ async def cut(bucket: str, prefix: str, start_after: str, page_size: int, pages:
             if not is_ordered(keys):
                 raise BucketUnordered
             ends += keys[-1:]
-            if not (found.more and keys) or len(ends) == pages:
+            if not (found.more and keys) or len(ends) == pages or time.monotonic() > deadline:
                 return Cut(ends=ends, more=found.more and bool(keys))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import pickle
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
@@ -24,7 +23,6 @@ from tests.support.database import Database, Server, wait_until
 from tests.support.engines import client, worker_process
 from tests.support.executors import workflow
 from tests.support.object_server import Door, ObjectServer, door_to
-from tests.support.reporting import record
 
 # Keys that this server lists in another order than S3: "/" stands before everything.
 _ODD = {"a/x": 3, "a-b": 5, "a/y/q": 7, "a.txt": 1, "a b/c": 2, "é/ü": 4, "Z": 9, "~": 6}
@@ -258,30 +256,3 @@ def test_the_naive_form_cannot_be_stored(worker: Worker, door: Door) -> None:
     told = worker.ended("naive-1")
     assert "_Naive is not portable JSON serializable" in told
     assert not door.requests
-
-
-def test_the_rate_and_the_number_at_once_hold(worker: Worker, door: Door) -> None:
-    """At most 50 starts in 10 seconds and 10 at once; what waits for its time goes on when it has come."""
-    door.delay_seconds = 0.05
-    begun = time.monotonic()
-    listing_id = worker.start("objects", page_size=9)
-    report = worker.ended(listing_id, seconds=60)
-    took = time.monotonic() - begun
-    assert report["pages"] == 68
-    assert door.most_at_once <= 11, "ten pages, and the listing's own cutting"
-    rows = worker.database.rows(
-        "SELECT started_at_epoch_ms / 1000.0 AS at, created_at / 1000.0 AS due, parent_workflow_id AS parent"
-        " FROM dbos.workflow_status WHERE queue_name = %(queue)s ORDER BY 1",
-        queue=names.BUCKET_PAGES_QUEUE,
-    )
-    started = [float(row["at"]) for row in rows]
-    for at, when in enumerate(started):
-        assert sum(when <= other < when + 10 for other in started[at:]) <= 50
-    waits = [
-        started[at] - max(started[at - 50] + 10, float(row["due"]))
-        for at, row in enumerate(rows)
-        if at >= 50 and row["parent"] == listing_id
-    ]
-    record("buckets: 68 pages at 50 starts in 10 s, one worker", took)
-    record("buckets: a page claimed after its time had come, at most", max(waits))
-    assert max(waits) < 3
