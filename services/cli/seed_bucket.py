@@ -1,6 +1,6 @@
 """Fills a bucket to list: ``python -m services.cli.seed_bucket NAME``, the one-shot of Compose's profile s3.
 
-2,500 small objects in ten folders, always the same; what is there already stays.
+1,200 small objects in ten folders, always the same; what is there already stays.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from services.runtime import object_store
 from services.settings import get_settings
 
-OBJECTS = {f"{number % 10}/{number:05}": number % 1000 for number in range(2500)}
+OBJECTS = {f"{number % 10}/{number:05}": number % 1000 for number in range(1200)}
 """Their sizes in bytes, by key."""
 _PATIENCE_SECONDS = 60.0
 

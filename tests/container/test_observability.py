@@ -54,7 +54,11 @@ def stack(image: str) -> Iterator[ComposeStack]:
         profile="observability",
         services=[]
         if is_there("grafana")
-        else [name for name in COMPOSE if name != "grafana" and COMPOSE[name].get("profiles") != ["s3"]],
+        else [
+            name
+            for name in COMPOSE
+            if name != "grafana" and not {"s3", "seed"} & set(COMPOSE[name].get("profiles", []))
+        ],
         HOLDFAST_PROMETHEUS_PORT=str(first),
         HOLDFAST_GRAFANA_PORT=str(first + 1),
     )

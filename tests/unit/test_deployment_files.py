@@ -151,7 +151,7 @@ def test_only_the_api_is_published_and_the_database_network_is_closed() -> None:
 
 
 def test_the_s3_server_runs_on_demand_only_and_only_its_s3_is_reached() -> None:
-    assert SERVICES["s3"]["profiles"] == SERVICES["seed"]["profiles"] == ["s3"]
+    assert SERVICES["s3"]["profiles"] == ["s3", *SERVICES["seed"]["profiles"]] == ["s3", "seed"]
     command = SERVICES["s3"]["command"]
     assert {"-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3.ip.bind=0.0.0.0"} <= set(command)
     assert "-master.telemetry=false" in command
