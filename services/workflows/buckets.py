@@ -30,6 +30,9 @@ CUTS_AT_ONCE = 10
 """Pages that one step cuts at most: a takeover replays so many fewer steps."""
 CUT_SECONDS = 1.0
 """When a step has cut for so long, its pages begin, though they are fewer."""
+AHEAD = 50
+"""Unfinished pages from which on cutting waits: what the rate lets start in 10 seconds. A range is read soon
+after it was cut, and a queue that is merely slow is not taken for one that stands still."""
 _COLLECTED_AT_ONCE = 50
 
 
@@ -233,9 +236,8 @@ async def listing(
             if pages:
                 ids += await enqueue(pages, tracing.attributes())
                 after = ends[-1]
-        if ids:
-            # In a fork from a later step they are the original's.
-            await _until_done(ids[-1].rpartition("-")[0])
+                await _until_unfinished(ids, at_most=AHEAD)
+        await _until_unfinished(ids, at_most=0)
         collected = await collect(ids, prefix)
         if collected["failed"]:
             raise ListingFailedError(
@@ -246,15 +248,19 @@ async def listing(
         return {"bucket": bucket, "prefix": prefix, "pages": len(ids), **sums, **ended}
 
 
-async def _until_done(listing_id: str) -> None:
-    """Waits until no page of the listing is unfinished; a notice wakes it, a look a second is the net."""
+async def _until_unfinished(ids: list[str], *, at_most: int) -> None:
+    """Waits until so few of these pages are left; a notice wakes it, a look a second is the net."""
+    if not ids:
+        return
     waker = resources().waker
-    while await _unfinished(listing_id):
+    # In a fork from a later step they are the original's.
+    listing_id = ids[-1].rpartition("-")[0]
+    while await _unfinished(listing_id) > at_most:
         # Nothing tells when a rate's time is over, and DBOS polls more and more seldom where executors meet.
         waker.ring(names.BUCKET_PAGES_QUEUE)
         await waker.wait_child_done(listing_id)
 
 
-async def _unfinished(listing_id: str) -> bool:
+async def _unfinished(listing_id: str) -> int:
     rows = await asyncio.to_thread(resources().ops.run_patiently, "children_state", workflow_id=listing_id)
-    return bool(rows[0]["unfinished"])
+    return int(rows[0]["unfinished"])
