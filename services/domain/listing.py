@@ -65,8 +65,9 @@ def by_folder(key: str) -> bytes:
 
 
 def is_ordered(keys: Sequence[str]) -> bool:
-    """Whether these keys are listed in an order that ranges can rest on."""
-    return list(keys) in (sorted(keys, key=by_bytes), sorted(keys, key=by_folder))
+    """Whether these keys are listed in an order that ranges can rest on, each once."""
+    ordered = list(keys) in (sorted(keys, key=by_bytes), sorted(keys, key=by_folder))
+    return ordered and len(set(keys)) == len(keys)
 
 
 def is_beyond(key: str, end: str, first_after: Callable[[], str | None]) -> bool:

@@ -85,6 +85,15 @@ def _is_last_attempt() -> bool:
     return status is None or (status.current_attempt or 0) + 1 >= ATTEMPTS
 
 
+def _listed(bucket: str, prefix: str, start_after: str, limit: int) -> object_store.Listed:
+    """As the server lists it. Raises ``BucketUnordered`` also where it goes in circles."""
+    found = object_store.list_objects(resources().settings, bucket, prefix, start_after, limit)
+    keys = [key for key, _ in found.objects]
+    if not is_ordered([start_after, *keys] if start_after else keys) or (found.more and not keys):
+        raise BucketUnordered
+    return found
+
+
 @DBOS.step(name="buckets.cut", **_PATIENTLY)
 async def cut(bucket: str, prefix: str, start_after: str, page_size: int, pages: int) -> Cut:
     """Cuts the next pages: their last keys. Nothing is enqueued here: run again, it may cut elsewhere."""
@@ -94,12 +103,7 @@ async def cut(bucket: str, prefix: str, start_after: str, page_size: int, pages:
         while True:
             try:
                 found = await asyncio.to_thread(
-                    object_store.list_objects,
-                    resources().settings,
-                    bucket,
-                    prefix,
-                    ends[-1] if ends else start_after,
-                    page_size,
+                    _listed, bucket, prefix, ends[-1] if ends else start_after, page_size
                 )
             except ObjectStoreUnavailable as error:
                 if ends:
@@ -107,12 +111,9 @@ async def cut(bucket: str, prefix: str, start_after: str, page_size: int, pages:
                 if _is_last_attempt():
                     raise _given_up(error) from error
                 raise
-            keys = [key for key, _ in found.objects]
-            if not is_ordered(keys):
-                raise BucketUnordered
-            ends += keys[-1:]
-            if not (found.more and keys) or len(ends) == pages or time.monotonic() > deadline:
-                return Cut(ends=ends, more=found.more and bool(keys))
+            ends += [key for key, _ in found.objects[-1:]]
+            if not found.more or len(ends) == pages or time.monotonic() > deadline:
+                return Cut(ends=ends, more=found.more)
 
 
 @DBOS.step(name="buckets.enqueue")
@@ -142,13 +143,12 @@ async def read(bucket: str, prefix: str, start_after: str, end: str, page_size: 
 
 
 def _read(bucket: str, prefix: str, start_after: str, end: str, page_size: int) -> Page:
-    settings = resources().settings
     requests = 0
 
     def listed(after: str, limit: int) -> object_store.Listed:
         nonlocal requests
         requests += 1
-        return object_store.list_objects(settings, bucket, prefix, after, limit)
+        return _listed(bucket, prefix, after, limit)
 
     def first_after() -> str | None:
         return next((key for key, _ in listed(end, 1).objects), None)
@@ -156,7 +156,7 @@ def _read(bucket: str, prefix: str, start_after: str, end: str, page_size: int) 
     tally, after, more = PageTally(prefix), start_after, True
     while more:
         found = listed(after, page_size)
-        more = found.more and bool(found.objects)
+        more = found.more
         for key, size in found.objects:
             if key != end and is_beyond(key, end, first_after):
                 more = False

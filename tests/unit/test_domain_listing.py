@@ -81,6 +81,7 @@ def test_a_page_of_any_length_is_recorded_small() -> None:
         (["a-b", "a/x", "a0"], True),
         (["a/x", "a-b", "a0"], True),
         (["b", "a"], False),
+        (["a", "a", "b"], False),
         (["a/x", "a-b", "a0", "a/y"], False),
     ],
 )
