@@ -90,6 +90,18 @@ class Settings(BaseSettings):
     credential_ttl_seconds: float = Field(60.0, gt=0, description="age at which a cached credential expires")
     credential_fetch_seconds: float = Field(0.2, ge=0, description="delay of the credential's source")
 
+    s3_endpoint: str = Field(
+        "",
+        pattern=r"^(https?://[^\s/?#@]+(/[^\s?#]*)?)?$",
+        description="the S3 server whose buckets are listed (http://127.0.0.1:8333); empty: AWS",
+    )
+    s3_region: str = Field("us-east-1", pattern=r"^[a-z0-9-]{1,40}$", description="its region")
+    s3_credentials_file: Path | None = Field(
+        None, description="an AWS credentials file, profile default; none: wherever boto3 looks"
+    )
+    s3_timeout_seconds: float = Field(10.0, gt=0, le=120, description="longest wait for its answer")
+    s3_max_pages: int = Field(1000, ge=1, le=10_000, description="pages that one listing has at most")
+
     pulse_catch_up_seconds: float = Field(
         60.0,
         ge=0,

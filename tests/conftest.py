@@ -12,6 +12,7 @@ import hypothesis.core
 import pytest
 
 from tests.support.database import Database, Server
+from tests.support.object_server import ObjectServer
 
 SEED = int(os.environ.get("HOLDFAST_TEST_SEED") or random.SystemRandom().randrange(2**32))
 _REQUIRE_DOCKER = "HOLDFAST_REQUIRE_DOCKER"
@@ -69,6 +70,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def server() -> Iterator[Server]:
     """The session's PostgreSQL, started by the first test that needs it."""
     made = Server()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="session")
+def object_server() -> Iterator[ObjectServer]:
+    """The session's S3 server, started by the first test that needs it."""
+    made = ObjectServer()
     try:
         yield made
     finally:

@@ -20,8 +20,8 @@ from the return of the client's call to the first line of the body (a body that 
 clocks are this host's. Every result is read back from where it is stored and compared with fast doubling.
 
 *In turn* means that each job starts after the former's result. Where an engine has steps in a workflow (DBOS,
-Temporal) that is a workflow of so many steps; for Holdfast it is `sequential: true`, a workflow with two steps
-a number, the computation and its effect; for procrastinate and celery the driver waits for each result.
+Temporal) that is a workflow of so many steps; for Holdfast it is `sequential: true`, a workflow of two
+steps a number, the computation and its effect; for procrastinate and celery the driver waits for each result.
 
 A worker is killed 0.1 to 0.4 s into a job of more than a second, and is not started again meanwhile. Where it
 takes a minute or never comes, it is looked at once a run. Tuned detectors bear 5 s of silence before they

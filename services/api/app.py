@@ -15,6 +15,7 @@ from services import __version__
 from services.api import (
     openapi,
     problems,
+    routes_buckets,
     routes_console,
     routes_executors,
     routes_fibonacci,
@@ -75,6 +76,7 @@ def create_app(process: Process) -> FastAPI:
         routes_scope,
         routes_users,
         routes_fibonacci,
+        routes_buckets,
         routes_workflows,
         routes_executors,
         routes_schedule,

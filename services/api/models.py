@@ -14,6 +14,9 @@ WORKFLOW_ID = r"^[A-Za-z0-9._:+-]{1,200}$"
 """Ids of ours, of children and of ticks (`sched-pulse-2026-11-22T12:38:00+00:00`)."""
 NAME = r"^[A-Za-z0-9._-]{1,100}$"
 
+BUCKET = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
+KEY = r"^[^\x00-\x1f\x7f]*$"
+
 Status = Literal[
     "DELAYED", "ENQUEUED", "PENDING", "SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
 ]
@@ -21,6 +24,7 @@ TERMINAL = frozenset({"SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EX
 
 WorkflowId = Annotated[str, Path(pattern=WORKFLOW_ID, description="id of a workflow")]
 ExecutorId = Annotated[str, Path(pattern=NAME, description="id of an executor")]
+BucketName = Annotated[str, Path(pattern=BUCKET, description="name of a bucket")]
 InstanceName = Annotated[str, Path(pattern=NAME, description='"alpha" or "beta"')]
 IdempotencyKey = Annotated[
     str | None,
@@ -81,6 +85,20 @@ class BatchRequest(_Request):
     )
     method: Literal["recursive", "doubling"] = "recursive"
     sequential: bool = Field(default=False, description="compute each after the former's result")
+
+
+class ListingRequest(_Request):
+    """A bucket's listing: keys that begin with `prefix` and come after `start_after`, page by page."""
+
+    prefix: str = Field(default="", max_length=1024, pattern=KEY)
+    start_after: str = Field(
+        default="", max_length=1024, pattern=KEY, description="next_start_after of a report to go on from"
+    )
+    page_size: int = Field(default=1000, ge=1, le=1000, description="keys in a page")
+    max_pages: int | None = Field(
+        default=None, ge=1, le=10_000, description="pages at most; HOLDFAST_S3_MAX_PAGES by default"
+    )
+    wait: bool = Field(default=False, description="answer with the report when the workflow has ended")
 
 
 class ForkRequest(_Request):
@@ -179,6 +197,45 @@ class Batch(BaseModel):
     completed: int = Field(description="numbers with a result")
     results: list[NumberResult]
     error: str | None = None
+
+
+class Folder(BaseModel):
+    """What lies below one folder."""
+
+    prefix: str = Field(description="how its keys begin")
+    keys: int
+    bytes: int
+
+
+class ListingReport(BaseModel):
+    """What a listing found."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    pages: int
+    keys: int
+    bytes: int
+    largest: dict[str, Any] | None = Field(description="key and bytes of the largest object")
+    folders: int = Field(description="different folders right below the prefix")
+    top: list[Folder] = Field(description="the largest of them by bytes, at most 20")
+    loose: Folder = Field(description="what lies in no folder below the prefix")
+    executors: dict[str, int] = Field(description="pages that each executor read")
+    complete: bool = Field(description="false: max_pages ended it before the bucket's end")
+    next_start_after: str | None = Field(description="start_after of the listing that goes on from here")
+
+
+class Listing(BaseModel):
+    """A bucket's listing as it stands."""
+
+    workflow_id: str
+    bucket: str
+    status: Status
+    pages: int = Field(description="pages that were cut so far")
+    completed: int = Field(description="pages with sums")
+    keys: int = Field(description="keys in the pages with sums")
+    bytes: int = Field(description="bytes of their objects")
+    report: ListingReport | None = Field(default=None, description="all of it, when status is SUCCESS")
+    error: str | None = Field(default=None, description="why there is no report")
 
 
 class Workflow(BaseModel):

@@ -36,6 +36,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
     schemas["Problem"].pop("$defs", None)
     settings: Settings = app.state.process.settings
     _bound(schemas["BatchRequest"], settings)
+    _kind(schemas["ListingRequest"], "max_pages")["maximum"] = settings.s3_max_pages
     for path, operations in document["paths"].items():
         for operation in operations.values():
             for status, response in documented(*_refusals(path, settings)).items():
@@ -63,14 +64,17 @@ def _refusals(path: str, settings: Settings) -> list[int]:
 
 def _bound(batch: dict[str, Any], settings: Settings) -> None:
     """What this installation's settings allow, so that a client can know before it asks."""
-    count, numbers = (
-        next(kind for kind in batch["properties"][name]["anyOf"] if kind["type"] != "null")
-        for name in ("count", "numbers")
-    )
+    count, numbers = (_kind(batch, name) for name in ("count", "numbers"))
     count["maximum"] = numbers["maxItems"] = settings.fibonacci_max_count
     # Also true where method is left out: recursive is the default.
     batch["if"] = {"properties": {"method": {"const": "recursive"}}}
     batch["then"] = {"properties": {"numbers": {"items": {"maximum": settings.fibonacci_max_n}}}}
+
+
+def _kind(shape: dict[str, Any], name: str) -> dict[str, Any]:
+    """The schema of a member that may also be null."""
+    kinds: list[dict[str, Any]] = shape["properties"][name]["anyOf"]
+    return next(kind for kind in kinds if kind["type"] != "null")
 
 
 def _is_fastapis(response: dict[str, Any]) -> bool:

@@ -32,6 +32,8 @@ SUBJECTS = audit.Subjects(
     purges=[names.PURGE, names.PURGE_TICK],
     poison=names.POISON,
     scopes=[names.CLASS_SCOPE, names.INSTANCE_SCOPE, names.FUNCTION_SCOPE],
+    listing=names.BUCKET_LISTING,
+    page=names.BUCKET_PAGE,
     tick_seconds=names.PULSE_SECONDS,
 )
 # Services whose names begin so: their lines are ours. PostgreSQL's own are of its format, and only searched

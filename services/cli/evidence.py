@@ -188,7 +188,9 @@ def secrets_of(paths: Iterable[Path]) -> set[str]:
 
 
 def secrets_in(text: str) -> set[str]:
-    """The passwords of a password file, or the lines of any other."""
-    return {
+    """The passwords of a password file, the secret of a credentials file, or the lines of any other."""
+    found = {
         line.split(":")[4] if line.count(":") == 4 else line for line in text.splitlines() if line.strip()
     }
+    keys = {line.rpartition(" = ")[2] for line in found if line.startswith("aws_secret_access_key = ")}
+    return keys | {line for line in found if not line.startswith(("[", "aws_"))}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from services.cli import backup, checks, retention, watch, work
+from services.cli import backup, bucket, checks, retention, watch, work
 from services.cli.embedded import ROOT
 from services.cli.installation import NothingRunsError, admin_token, kind, url
 from services.cli.shown import JsonOption, plain_errors, show
@@ -26,7 +26,7 @@ app = typer.Typer(
 )
 
 COMMANDS: list[Callable[..., None]] = [
-    *(work.submit, watch.watch, work.executors, work.drain, work.crash),
+    *(work.submit, bucket.bucket, watch.watch, work.executors, work.drain, work.crash),
     *(checks.verify, checks.handovers, checks.stranded, checks.adopt, retention.purge),
     *(backup.backup, backup.restore),
 ]

@@ -6,7 +6,9 @@ Each consumer has a directory of its own (in Compose a volume) and sees no other
 ``postgres/``  ``superuser`` (the password), ``ROLE.scram``: verifiers, of no use for logging in
 ``migrate/``   ``pgpass``
 ``api/``       ``pgpass``, ``admin_token``, ``upstream_credential``
-``worker/``    ``pgpass``
+``worker/``    ``pgpass``, ``s3_credentials`` (who may list)
+``s3/``        ``s3.json``: whom the S3 server of Compose's profile s3 knows
+``seed/``      ``s3_credentials`` (who may also write)
 ``grafana/``   ``admin_password``
 =============  =====================================================================================
 
@@ -19,6 +21,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import json
 import os
 import secrets
 import sys
@@ -33,6 +36,12 @@ CONSUMERS = {
 TOKENS = ("admin_token", "upstream_credential")
 # For the users of other images, so readable for all: who may read is decided by who mounts the volume.
 FOREIGN = ("postgres/superuser", "grafana/admin_password")
+# Who may do what on the S3 server, and where the credentials lie: an access key is the identity's name.
+S3_IDENTITIES = {
+    "worker": ("holdfast-worker", ["List", "Read"]),
+    "seed": ("holdfast-seed", ["Admin", "List", "Read", "Write"]),
+}
+_S3_FILE = "[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n"
 _ITERATIONS = 4096
 
 
@@ -47,7 +56,7 @@ def make_secrets(root: Path) -> list[Path]:
         _write_whole(path, text, mode)
         written.append(path)
 
-    for directory in ("postgres", "grafana", *CONSUMERS):
+    for directory in ("postgres", "grafana", "s3", "seed", *CONSUMERS):
         (root / directory).mkdir(parents=True, exist_ok=True)
     for consumer, roles in CONSUMERS.items():
         passfile = root / consumer / "pgpass"
@@ -63,6 +72,16 @@ def make_secrets(root: Path) -> list[Path]:
     for name in TOKENS:
         if not _read(root / "api" / name):
             write(root / "api" / name, secrets.token_urlsafe(32) + "\n", 0o600)
+    identities = []
+    for directory, (name, actions) in S3_IDENTITIES.items():
+        file = root / directory / "s3_credentials"
+        if not _read(file):
+            write(file, _S3_FILE.format(name, secrets.token_urlsafe(30)), 0o600)
+        keys = {"accessKey": name, "secretKey": _read(file).rpartition(" = ")[2]}
+        identities.append({"name": name, "credentials": [keys], "actions": actions})
+    known_to_s3 = json.dumps({"identities": identities}, indent=1)
+    if _read(root / "s3" / "s3.json") != known_to_s3:
+        write(root / "s3" / "s3.json", f"{known_to_s3}\n", 0o600)
     for name in FOREIGN:
         if not _read(root / name):
             write(root / name, secrets.token_hex(24) + "\n", 0o444)

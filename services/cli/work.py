@@ -46,22 +46,29 @@ def submit(
         if not wait:
             show(accepted, as_json=as_json, human=lambda: f"accepted {accepted['workflow_id']}")
             return
-        batch = follow(api, accepted["workflow_id"], timeout=timeout, quiet=as_json)
+        path = f"/fibonacci/batches/{accepted['workflow_id']}"
+        batch = follow(api, path, accepted, timeout=timeout, quiet=as_json)
         show(batch, as_json=as_json, human=lambda: _batch_text(batch))
         raise typer.Exit(0 if batch["status"] == "SUCCESS" else 1)
 
 
-def follow(api: Api, batch_id: str, *, timeout: float, quiet: bool) -> dict[str, Any]:
-    """The batch at its end, or at the timeout; an API that is away is waited for."""
+def follow(
+    api: Api, path: str, accepted: dict[str, Any], *, timeout: float, quiet: bool, total: str = "total"
+) -> dict[str, Any]:
+    """What was accepted, at its end or at the timeout; an API that is away is waited for.
+
+    ``total``: the member that says how many there are to be ``completed``.
+    """
+    work_id = accepted["workflow_id"]
     deadline = time.monotonic() + timeout
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    batch: dict[str, Any] = {"workflow_id": batch_id, "status": "ENQUEUED", "completed": 0}
+    seen: dict[str, Any] = {"completed": 0, **accepted}
     with nullcontext() if quiet else Progress(*columns, console=console) as progress:
-        task = progress.add_task(batch_id, total=None) if progress else None
-        while batch["status"] not in TERMINAL and time.monotonic() < deadline:
+        task = progress.add_task(work_id, total=None) if progress else None
+        while seen["status"] not in TERMINAL and time.monotonic() < deadline:
             note = ""
             try:
-                batch = api.get(f"/fibonacci/batches/{batch_id}")
+                seen = api.get(path)
             except httpx.TransportError:
                 note = " (API away)"
             except Refused as error:
@@ -69,12 +76,10 @@ def follow(api: Api, batch_id: str, *, timeout: float, quiet: bool) -> dict[str,
                     raise
                 note = " (database away)"
             if progress and task is not None:
-                text = f"{batch_id} {batch['status']}{note}"
-                progress.update(
-                    task, description=text, completed=batch["completed"], total=batch.get("total")
-                )
+                text = f"{work_id} {seen['status']}{note}"
+                progress.update(task, description=text, completed=seen["completed"], total=seen.get(total))
             time.sleep(_LOOK_SECONDS)
-    return batch
+    return seen
 
 
 def _batch_text(batch: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ _SHAPES: dict[str, tuple[str, int]] = {
     names.FUNCTION_SCOPE: ("scope: function, {0} steps", 1),
     names.USERS_PROCESS: ("users: {0} pages of {1}", 2),
     names.USERS_PAGE: ("users: page {0}", 1),
+    names.BUCKET_PAGE: ("listing: page {0}", 1),
 }
 _PLAIN: dict[str, str] = {
     names.FIBONACCI_BATCH: "batch",
@@ -34,6 +35,8 @@ _PLAIN: dict[str, str] = {
     names.PULSE_TICK: "pulse",
     names.PURGE: "purge",
     names.PURGE_TICK: "purge",
+    names.BUCKET_LISTING: "listing",
+    names.BUCKET_PAGE: "listing: page",
     names.POISON: "poison",
 }
 LENGTH = 60

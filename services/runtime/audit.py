@@ -37,6 +37,8 @@ class Subjects:
     purges: list[str]
     poison: str
     scopes: list[str]
+    listing: str
+    page: str
     tick_seconds: int
 
 
@@ -130,6 +132,7 @@ def recorded_once(audit: Audit) -> Finding:
     steps = audit.row("audit_steps")
     effects = audit.row("audit_effects", number=audit.subjects.number, sequence=audit.subjects.sequence)
     scopes = audit.rows("audit_scope_steps", names=audit.subjects.scopes)
+    listings = audit.rows("audit_listings", listing=audit.subjects.listing, page=audit.subjects.page)
     details = counted(
         {
             "steps recorded twice": steps["doubled"],
@@ -144,6 +147,14 @@ def recorded_once(audit: Audit) -> Finding:
         scopes,
         "scope workflows with other than one output a step",
         lambda row: f"{row['workflow_id']} ({row['recorded']} of {row['wanted']})",
+    )
+    details += some(
+        listings,
+        "bucket listings that their pages do not add up to",
+        lambda row: (
+            f"{row['workflow_id']} ({row['pages']} of {row['wanted']} pages, "
+            f"{row['keys']} of {row['told']} keys)"
+        ),
     )
     return found(
         2,

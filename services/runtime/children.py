@@ -1,4 +1,5 @@
-"""Enqueueing any number of children: one statement for a thousand, where DBOS needs five trips each.
+"""Enqueueing any number of children, one statement for a thousand where DBOS needs five trips each, and waiting
+for them.
 
 Who accepts a parent may store its first children with it, in one transaction; the parent's own step then
 stores those that are missing.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -79,3 +80,23 @@ async def enqueue_missing(
             attributes=attributes,
         )
         await asyncio.to_thread(means.ops.run_patiently, "enqueue_children", **params)
+
+
+async def until_unfinished(
+    parent_id: str, *, at_most: int = 0, before_waiting: Callable[[], object] = lambda: None
+) -> None:
+    """Waits until so few children of that workflow are unfinished: looks again when as many as are too many
+    have ended, by their notices, and once a second.
+    """
+    means = resources()
+    with means.waker.endings.of(parent_id) as ends:
+        while True:
+            ends.restart()
+            [state] = await asyncio.to_thread(
+                means.ops.run_patiently, "children_state", workflow_id=parent_id
+            )
+            too_many = state["unfinished"] - at_most
+            if too_many <= 0:
+                return
+            before_waiting()
+            await ends.wait(too_many, 1.0)

@@ -9,7 +9,7 @@ from typing import Any
 
 from dbos import DBOS, ScheduleInput
 
-from services.runtime import engine, metrics
+from services.runtime import engine, metrics, object_store
 from services.runtime.resources import Resources
 from services.settings import Role, Settings
 from services.workflows import names
@@ -19,11 +19,17 @@ log = logging.getLogger("holdfast.composition")
 # The net under NOTIFY, which is what makes pickup fast.
 _POLL_SECONDS = 3.0
 
+# What all workers together ask of an S3 server: so many pages at once, and so many starts in a while.
+_PAGES_AT_ONCE = 10
+_PAGE_RATE = {"limit": 50, "period": 10}
 
-def _queue(name: str, worker_concurrency: int | None = None) -> None:
+
+def _queue(name: str, worker_concurrency: int | None = None, **shared: Any) -> None:
+    """``shared``: limits of all executors together (`global_concurrency`, `limiter`), in DBOS's words."""
     DBOS.register_queue(
         name,
         worker_concurrency=worker_concurrency,
+        **shared,
         polling_interval_sec=_POLL_SECONDS,
         on_conflict="always_update",
     )
@@ -92,7 +98,7 @@ class Api:
 
 @dataclass(frozen=True)
 class Worker:
-    """The worker's application: the Fibonacci queue and the schedule."""
+    """The worker's application: the Fibonacci queue, the schedules, and the listing of buckets."""
 
     role: Role = "worker"
     suspects_queue: str = names.WORKER_SUSPECTS_QUEUE
@@ -102,9 +108,10 @@ class Worker:
 
     def prepare(self, settings: Settings) -> None:  # noqa: ARG002
         """Imports the workflows."""
-        from services.workflows import fibonacci, poison, pulse, retention
+        from services.workflows import buckets, fibonacci, poison, pulse, retention
 
-        log.debug("workflows loaded: %s", [m.__name__ for m in (fibonacci, poison, pulse, retention)])
+        modules = (buckets, fibonacci, poison, pulse, retention)
+        log.debug("workflows loaded: %s", [module.__name__ for module in modules])
         _announce(self.role)
 
     def register(self, settings: Settings) -> None:
@@ -118,6 +125,8 @@ class Worker:
         _queue(names.FIBONACCI_SEQUENCE_QUEUE, worker_concurrency=settings.fibonacci_claims)
         _queue(names.PULSE_QUEUE, worker_concurrency=4)
         _queue(names.PURGE_QUEUE, worker_concurrency=1)
+        _queue(names.BUCKET_LISTINGS_QUEUE, worker_concurrency=32)
+        _queue(names.BUCKET_PAGES_QUEUE, global_concurrency=_PAGES_AT_ONCE, limiter=_PAGE_RATE)
         _queue(names.WORKER_SUSPECTS_QUEUE, worker_concurrency=1)
         _queue(names.WORKER_TRIALS_QUEUE, worker_concurrency=1)
         DBOS.apply_schedules(
@@ -141,4 +150,5 @@ class Worker:
             log.info("caught up on %d pulses", len(missed), extra={"action": "schedule.caught_up"})
 
     def close(self) -> None:
-        """Nothing process-wide to clear."""
+        """Lets the S3 client go."""
+        object_store.close()

@@ -7,7 +7,6 @@ cancelled, and retries when its child dies, so that a killed child costs an atte
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Any, TypedDict
@@ -172,24 +171,10 @@ async def batch(numbers: list[int], method: Method) -> dict[str, Any]:
         by_id = {f"{batch_id}-{index}": n for index, n in enumerate(numbers)}
         ids = await enqueue(by_id, method, tracing.attributes())
         # In a fork from a later step they are the original's.
-        await _until_done(ids[-1].rpartition("-")[0])
+        await children.until_unfinished(ids[-1].rpartition("-")[0])
         results = await collect(ids)
         failed = [r for r in results if "error" in r]
         if failed:
             first = f"{failed[0]['workflow_id']} {failed[0]['error']}"
             raise BatchFailedError(f"{len(failed)} of {len(results)} numbers have no result, first {first}")
         return {"total": len(results), "results": results}
-
-
-async def _until_done(batch_id: str) -> None:
-    """Waits until no child of the batch is unfinished: looks again when as many have ended, by their notices,
-    as were unfinished, and once a second.
-    """
-    means = resources()
-    with means.waker.endings.of(batch_id) as ends:
-        while True:
-            ends.restart()
-            [state] = await asyncio.to_thread(means.ops.run_patiently, "children_state", workflow_id=batch_id)
-            if not state["unfinished"]:
-                return
-            await ends.wait(state["unfinished"], 1.0)

@@ -26,6 +26,8 @@ FIBONACCI_QUEUE: Final = "fibonacci"
 FIBONACCI_SEQUENCE_QUEUE: Final = "fibonacci-sequences"
 PULSE_QUEUE: Final = "pulses"
 PURGE_QUEUE: Final = "purges"
+BUCKET_LISTINGS_QUEUE: Final = "bucket-listings"
+BUCKET_PAGES_QUEUE: Final = "bucket-pages"
 WORKER_SUSPECTS_QUEUE: Final = "worker-suspects"
 WORKER_TRIALS_QUEUE: Final = "worker-trials"
 
@@ -43,6 +45,8 @@ FIBONACCI_NUMBER: Final = "fibonacci.number"
 PULSE_TICK: Final = "pulse.tick"
 PURGE: Final = "retention.purge"
 PURGE_TICK: Final = "retention.tick"
+BUCKET_LISTING: Final = "buckets.listing"
+BUCKET_PAGE: Final = "buckets.page"
 POISON: Final = "chaos.poison"
 
 # Steps of our own, by the application that runs them: /metrics shows each from the start.
@@ -63,6 +67,10 @@ STEPS: Final[dict[Role, tuple[str, ...]]] = {
         "retention.workflows",
         "retention.tidy",
         "retention.end",
+        "buckets.cut",
+        "buckets.enqueue",
+        "buckets.read",
+        "buckets.collect",
         "chaos.kill_process",
     ),
 }
@@ -91,13 +99,22 @@ QUEUE_OF: Final[dict[str, str]] = {
     PULSE_TICK: PULSE_QUEUE,
     PURGE: PURGE_QUEUE,
     PURGE_TICK: PURGE_QUEUE,
+    BUCKET_LISTING: BUCKET_LISTINGS_QUEUE,
+    BUCKET_PAGE: BUCKET_PAGES_QUEUE,
     POISON: FIBONACCI_QUEUE,
 }
 
-_WORKER_QUEUES: Final = (
-    FIBONACCI_BATCH_QUEUE, FIBONACCI_SEQUENCE_QUEUE, FIBONACCI_QUEUE, PULSE_QUEUE, PURGE_QUEUE,
-)  # fmt: skip
-
+_WORKER_QUEUES: Final = frozenset(
+    {
+        FIBONACCI_BATCH_QUEUE,
+        FIBONACCI_SEQUENCE_QUEUE,
+        FIBONACCI_QUEUE,
+        PULSE_QUEUE,
+        PURGE_QUEUE,
+        BUCKET_LISTINGS_QUEUE,
+        BUCKET_PAGES_QUEUE,
+    }
+)
 ROLE_OF: Final[dict[str, Role]] = {
     name: "worker" if queue in _WORKER_QUEUES else "api" for name, queue in QUEUE_OF.items()
 }
@@ -116,5 +133,6 @@ LEAF_QUEUES: Final = frozenset(
         FIBONACCI_SEQUENCE_QUEUE,
         PULSE_QUEUE,
         PURGE_QUEUE,
+        BUCKET_PAGES_QUEUE,
     }
 )

@@ -319,6 +319,20 @@ def test_a_scene_is_started_and_linked(new_page: NewPage, fake: Fake) -> None:
     expect(page.locator("#workflow-title")).to_have_text("batch")
 
 
+def test_a_bucket_is_listed(new_page: NewPage, fake: Fake) -> None:
+    page = opened(new_page, fake)
+    page.click("#start")
+    form = "form[data-scene=bucket]"
+    assert page.eval_on_selector(f"{form} input[name=bucket]", "input => input.checkValidity()")
+    page.fill(f"{form} input[name=bucket]", "No/Bucket")
+    assert not page.eval_on_selector(f"{form} input[name=bucket]", "input => input.checkValidity()")
+    page.fill(f"{form} input[name=bucket]", "my.bucket-1")
+    page.fill(f"{form} input[name=page_size]", "20")
+    page.click(f"{form} button")
+    expect(page.locator("#notices")).to_contain_text("Started.")
+    assert fake.calls == [("POST", "/buckets/my.bucket-1/listing", {"page_size": 20})]
+
+
 def test_stranded_work_is_adopted(new_page: NewPage, fake: Fake) -> None:
     page = opened(new_page, fake)
     page.evaluate(f"sessionStorage.setItem('holdfast-admin-token', '{TOKEN}')")

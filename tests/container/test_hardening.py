@@ -25,10 +25,13 @@ NETWORKS = {
     "postgres": {"database"},
     "migrate": {"database"},
     "api": {"database", "metrics", "front"},
-    "worker": {"database", "metrics"},
+    "worker": {"database", "metrics", "objects"},
 }
 MOUNTS = {
-    "secrets": {f"/secrets/{name}" for name in ("postgres", "migrate", "api", "worker", "grafana")},
+    "secrets": {
+        f"/secrets/{name}"
+        for name in ("postgres", "migrate", "api", "worker", "grafana", "s3", "seed", "objects")
+    },
     "postgres": {
         "/var/lib/postgresql/data",
         "/run/secrets/holdfast",
@@ -135,7 +138,7 @@ def test_networks(stack: ComposeStack, states: list[tuple[str, Any]]) -> None:
         bound = state["HostConfig"]["PortBindings"] or {}
         assert list(bound) == (["8000/tcp"] if service == "api" else []), service
         assert {entry["HostIp"] for entries in bound.values() for entry in entries} <= {"127.0.0.1"}
-    for name in ("database", "metrics"):
+    for name in ("database", "metrics", "objects"):
         (network,) = json.loads(stack.docker("network", "inspect", f"{stack.project}_{name}"))
         assert network["Internal"], name
 

@@ -52,7 +52,13 @@ def stack(image: str) -> Iterator[ComposeStack]:
     started = ComposeStack(
         image,
         profile="observability",
-        services=[] if is_there("grafana") else [name for name in COMPOSE if name != "grafana"],
+        services=[]
+        if is_there("grafana")
+        else [
+            name
+            for name in COMPOSE
+            if name != "grafana" and not {"s3", "seed"} & set(COMPOSE[name].get("profiles", []))
+        ],
         HOLDFAST_PROMETHEUS_PORT=str(first),
         HOLDFAST_GRAFANA_PORT=str(first + 1),
     )

@@ -31,6 +31,8 @@ ALLOWED = {
 # What packages say that do not use SPDX's names.
 SPDX = {
     "3-Clause BSD License": "BSD-3-Clause",
+    "Apache License 2.0": "Apache-2.0",
+    "Dual License": "Apache-2.0 OR BSD-3-Clause",  # python-dateutil, whose LICENSE says which
     "ISC License": "ISC",
     "LGPL with exceptions": "LGPL-3.0-or-later",
     "MIT License": "MIT",

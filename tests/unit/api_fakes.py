@@ -232,6 +232,9 @@ class FakeGateway:
     def _request_crash(self, *, executor_id: str) -> list[dict[str, Any]]:
         return self._order("crash", executor_id)
 
+    def _listing_progress(self, *, workflow_id: str) -> list[dict[str, Any]]:
+        return [{"pages": 4, "completed": 2, "keys": 20, "bytes": 200}]
+
     def _forget_crashes(self, *, workflow_id: str) -> list[dict[str, Any]]:
         assert self.client.rows[workflow_id].status != "ENQUEUED", "forget before it can run again"
         self.forgotten.append(workflow_id)

@@ -38,6 +38,7 @@ OPEN_WRITES = {
     "/scope/function",
     "/scope/instance/{name}",
     "/users/pages",
+    "/buckets/{bucket}/listing",
     "/nested",
     "/fibonacci/batches",
 }

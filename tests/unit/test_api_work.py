@@ -27,6 +27,7 @@ STARTS: list[tuple[str, dict[str, Any]]] = [
     ("/users/pages", {}),
     ("/nested", {}),
     ("/fibonacci/batches", {}),
+    ("/buckets/some-bucket/listing", {}),
 ]
 
 
@@ -49,6 +50,16 @@ def client(process: FakeProcess) -> Iterator[TestClient]:
         ("/scope/function", {}, (names.FUNCTION_SCOPE, "scope", API, (30, 0.5))),
         ("/users/pages", {"pages": 2}, (names.USERS_PROCESS, "users", API, (2, 3))),
         ("/nested", {"queued": False}, (names.NESTED_ROOT, "nested-roots", API, (False,))),
+        (
+            "/buckets/some-bucket/listing",
+            {},
+            (names.BUCKET_LISTING, "bucket-listings", WORKER, ("some-bucket", "", "", 1000, 1000)),
+        ),
+        (
+            "/buckets/some.bucket/listing",
+            {"prefix": "a/é", "start_after": "a/é/1", "page_size": 10, "max_pages": 3},
+            (names.BUCKET_LISTING, "bucket-listings", WORKER, ("some.bucket", "a/é", "a/é/1", 10, 3)),
+        ),
         (
             "/fibonacci/batches",
             {"numbers": [3, 1], "sequential": True},
@@ -230,6 +241,7 @@ def test_a_draining_process_still_answers_reads(client: TestClient, process: Fak
         ("POST", "/workflows/w/fork"),
         ("GET", "/fibonacci/batches/w"),
         ("GET", "/fibonacci/batches/w/events"),
+        ("GET", "/buckets/some-bucket/listing/w"),
         ("GET", "/executors"),
         ("POST", "/executors/e/drain"),
         ("GET", "/schedule"),

@@ -131,6 +131,39 @@ def test_submit_gives_up_at_the_timeout(api: Fake) -> None:
     assert "PENDING, 1 of 2 numbers" in done.stdout
 
 
+def test_bucket_waits_and_shows_the_report(api: Fake) -> None:
+    api.answers["/buckets/some-bucket/listing"] = [(202, {"workflow_id": "l", "status": "ENQUEUED"})]
+    report = {
+        "keys": 7,
+        "bytes": 70,
+        "folders": 1,
+        "complete": False,
+        "next_start_after": "a/6",
+        "top": [{"prefix": "a/", "keys": 5, "bytes": 50}],
+        "loose": {"prefix": "", "keys": 2, "bytes": 20},
+    }
+    running = {
+        "workflow_id": "l",
+        "status": "PENDING",
+        "pages": 3,
+        "completed": 1,
+        "report": None,
+        "error": None,
+    }
+    done = {**running, "status": "SUCCESS", "completed": 3, "report": report}
+    api.answers["/buckets/some-bucket/listing/l"] = [(200, running), (200, done)]
+    shown = run("bucket", "some-bucket", "--prefix", "a", "--max-pages", "3", "--wait", url=api.url)
+    assert shown.exit_code == 0
+    assert "7 keys, 70 bytes, 1 folders; not complete: --start-after 'a/6'" in " ".join(shown.stdout.split())
+    assert api.asked[0][1] == {"prefix": "a", "start_after": "", "max_pages": 3}
+    api.answers["/buckets/some-bucket/listing/l"] = [
+        (200, {**running, "status": "ERROR", "error": "No bucket."})
+    ]
+    failed = run("bucket", "some-bucket", "--wait", url=api.url)
+    assert failed.exit_code == 1
+    assert "No bucket." in failed.stdout
+
+
 def test_a_refusal_is_told_in_one_line(api: Fake) -> None:
     api.answers["/executors/x/crash"] = [(403, {"title": "Forbidden", "detail": "Crashing is switched off."})]
     done = run("crash", "x", url=api.url)

@@ -15,8 +15,9 @@ from services.runtime import http_protocol
 from services.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-ONE_SHOTS = {"secrets", "migrate"}
+ONE_SHOTS = {"secrets", "migrate", "seed"}
 OBSERVABILITY = {"prometheus", "grafana"}
+S3 = {"s3", "seed"}
 # Fixed by image and compose.yaml inside a container, so not passed on from .env.
 FIXED_IN_CONTAINERS = {
     "config_file",
@@ -26,6 +27,8 @@ FIXED_IN_CONTAINERS = {
     "credential_file",
     "admin_token_file",
     "publish_address",
+    "s3_endpoint",
+    "s3_credentials_file",
 }
 COMPOSE_ONLY = {
     "HOLDFAST_WORKERS",
@@ -43,6 +46,7 @@ COMPOSE_ONLY = {
     "HOLDFAST_GRAFANA_PORT",
     "PROMETHEUS_IMAGE",
     "GRAFANA_IMAGE",
+    "S3_IMAGE",
 }
 
 COMPOSE = (ROOT / "compose.yaml").read_text("utf-8")
@@ -60,7 +64,7 @@ def variable(field: str) -> str:
 
 def documented() -> dict[str, str]:
     lines = (ROOT / ".env.example").read_text("utf-8").splitlines()
-    found = [match.groups() for line in lines if (match := re.match(r"^# ([A-Z_]+)=(.*)$", line))]
+    found = [match.groups() for line in lines if (match := re.match(r"^# ([A-Z0-9_]+)=(.*)$", line))]
     assert len(found) == len({name for name, _ in found}), "a setting is documented twice"
     return dict(found)
 
@@ -137,16 +141,33 @@ def test_only_the_api_is_published_and_the_database_network_is_closed() -> None:
     published = {name for name, service in SERVICES.items() if "ports" in service}
     assert published - OBSERVABILITY == {"api"}
     networks = yaml.safe_load(COMPOSE)["networks"]
-    assert networks["database"] == networks["metrics"] == {"internal": True}
+    assert networks["database"] == networks["metrics"] == networks["objects"] == {"internal": True}
     assert SERVICES["secrets"]["network_mode"] == "none"
     for name in ("postgres", "migrate"):
         assert SERVICES[name]["networks"] == ["database"], name
-    # A worker is scraped, and still has no way out.
-    assert SERVICES["worker"]["networks"] == ["database", "metrics"]
+    # A worker is scraped and lists buckets, and still has no way out.
+    assert SERVICES["worker"]["networks"] == ["database", "metrics", "objects"]
+    assert SERVICES["s3"]["networks"] == SERVICES["seed"]["networks"] == ["objects"]
+
+
+def test_the_s3_server_runs_on_demand_only_and_only_its_s3_is_reached() -> None:
+    assert SERVICES["s3"]["profiles"] == ["s3", *SERVICES["seed"]["profiles"]] == ["s3", "seed"]
+    command = SERVICES["s3"]["command"]
+    assert {"-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3.ip.bind=0.0.0.0"} <= set(command)
+    assert "-master.telemetry=false" in command
+    port = next(one.removeprefix("-s3.port=") for one in command if one.startswith("-s3.port="))
+    place = "/run/holdfast/s3_credentials"
+    for name, volume in (("worker", "secrets-worker"), ("seed", "secrets-seed")):
+        assert SERVICES[name]["environment"]["HOLDFAST_S3_ENDPOINT"] == f"http://s3:{port}"
+        assert SERVICES[name]["environment"]["HOLDFAST_S3_CREDENTIALS_FILE"] == place
+        assert SERVICES[name]["volumes"] == [f"{volume}:/run/holdfast:ro"]
+        directory = volume.removeprefix("secrets-")
+        assert directory in secrets.S3_IDENTITIES
+    assert secrets.S3_IDENTITIES["worker"][1] == ["List", "Read"], "a worker writes nothing"
 
 
 def test_observability_runs_on_demand_only_and_is_shown_to_this_machine_only() -> None:
-    assert {name for name, service in SERVICES.items() if "profiles" in service} == OBSERVABILITY
+    assert {name for name, service in SERVICES.items() if "profiles" in service} - S3 == OBSERVABILITY
     for name, port in (("prometheus", 9090), ("grafana", 3000)):
         assert SERVICES[name]["profiles"] == ["observability"]
         assert [interpolated(one) for one in SERVICES[name]["ports"]] == [f"127.0.0.1:{port}:{port}"]
@@ -209,7 +230,8 @@ def test_every_service_is_locked_down(name: str) -> None:
     )
     assert service.get("network_mode", "none") == "none"
     assert "docker.sock" not in json.dumps(service)
-    assert service.get("user", "postgres") == "postgres"  # Holdfast's image sets its own
+    # Holdfast's image sets its own, and the S3 server is run as that one.
+    assert service.get("user", "postgres") in ("postgres", "10001:10001")
     for place in service["tmpfs"]:
         assert "size=" in place
 
@@ -245,7 +267,13 @@ def test_images() -> None:
     for name in OBSERVABILITY:  # a version in full: these are not tested here with whatever comes out next
         assert re.fullmatch(rf"\w+/{name}:v?\d+\.\d+\.\d+", interpolated(SERVICES[name]["image"]))
         assert f"{name}_image={interpolated(SERVICES[name]['image'])}\n" in provision
-    foreign = {"postgres", *OBSERVABILITY}
+    name = interpolated(SERVICES["s3"]["image"])
+    assert re.fullmatch(r"\w+/seaweedfs:\d+\.\d+", name)
+    assert f"seaweedfs_image={name}\n" in provision
+    # What the tests run on the host is the same release.
+    lock = (ROOT / "requirements-dev.lock").read_text("utf-8")
+    assert f"\nseaweedfs-bin=={name.partition(':')[2]} " in lock
+    foreign = {"postgres", "s3", *OBSERVABILITY}
     ours = [service for name, service in SERVICES.items() if name not in foreign]
     assert len({service["image"] for service in ours}) == 1
     assert interpolated(ours[0]["build"]["args"]["BASE_IMAGE"]) == "python:3.12-slim"
@@ -258,7 +286,8 @@ def test_each_consumer_mounts_its_own_secrets_read_only() -> None:
     }
     maker = mounts.pop("secrets")
     assert sorted(maker) == [
-        f"secrets-{name}:/secrets/{name}" for name in ("api", "grafana", "migrate", "postgres", "worker")
+        f"secrets-{name}:/secrets/{name}"
+        for name in ("api", "grafana", "migrate", "postgres", "s3", "seed", "worker")
     ]
     assert mounts.pop("prometheus") == []
     for name, mounted in mounts.items():

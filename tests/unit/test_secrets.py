@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import configparser
+import json
 import shutil
 import stat
 from pathlib import Path
 
 import pytest
 
-from services.cli.secrets import CONSUMERS, _matches, _scram, make_secrets
+from services.cli.evidence import secrets_in
+from services.cli.secrets import CONSUMERS, S3_IDENTITIES, _matches, _scram, make_secrets
 
 
 def contents(root: Path) -> dict[str, str]:
@@ -45,6 +48,34 @@ def test_only_the_owner_reads_what_lets_one_in(tmp_path: Path) -> None:
         if path.is_file():
             expected = 0o444 if path.parent.name in ("postgres", "grafana") else 0o600
             assert stat.S_IMODE(path.stat().st_mode) == expected, path
+
+
+def s3_secrets(root: Path) -> dict[str, str]:
+    read = configparser.ConfigParser()
+    found = {}
+    for directory, (name, _) in S3_IDENTITIES.items():
+        read.read_string((root / directory / "s3_credentials").read_text("ascii"))
+        assert read["default"]["aws_access_key_id"] == name
+        found[name] = read["default"]["aws_secret_access_key"]
+    return found
+
+
+@pytest.mark.parametrize("lost", ["worker", "seed", "s3"])
+def test_the_s3_server_knows_the_credentials(tmp_path: Path, lost: str) -> None:
+    def known() -> dict[str, str]:
+        identities = json.loads((tmp_path / "s3" / "s3.json").read_text("ascii"))["identities"]
+        return {one["name"]: one["credentials"][0]["secretKey"] for one in identities}
+
+    make_secrets(tmp_path)
+    assert known() == s3_secrets(tmp_path)
+    before = known()
+    shutil.rmtree(tmp_path / lost)
+    make_secrets(tmp_path)
+    assert known() == s3_secrets(tmp_path)
+    changed = {name for name, secret in known().items() if secret != before[name]}
+    assert changed == ({S3_IDENTITIES[lost][0]} if lost in S3_IDENTITIES else set())
+    text = (tmp_path / "worker" / "s3_credentials").read_text("ascii")
+    assert secrets_in(text) == {s3_secrets(tmp_path)["holdfast-worker"]}, "what no log may hold"
 
 
 def test_the_database_gets_no_password_of_a_role(tmp_path: Path) -> None:

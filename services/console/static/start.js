@@ -29,6 +29,11 @@ const SCENES = {
     body: (form) => ({ queued: form.elements.queued.checked }),
     watch: "Root, child and grandchild; its page shows them as a tree.",
   },
+  bucket: {
+    path: (form) => `/buckets/${encodeURIComponent(form.elements.bucket.value)}/listing`,
+    body: (form) => ({ page_size: number(form, "page_size") }),
+    watch: "Pages, at most ten at once and fifty starts in ten seconds; its page has the report.",
+  },
 };
 
 export function prepareStart(actions) {

@@ -52,6 +52,33 @@ GROUP BY 1, 2
 HAVING count(o.function_id) IS DISTINCT FROM i.wanted
 LIMIT 20
 
+-- name: audit_listings
+-- A finished listing has one finished page for each that its report counts, each with its sums recorded once,
+-- and they add up to the report's.
+WITH listings AS (
+    SELECT w.workflow_uuid, CASE WHEN pg_input_is_valid(o.output, 'jsonb') THEN o.output::jsonb END AS report
+    FROM dbos.workflow_status w JOIN dbos.workflow_output o ON o.workflow_uuid = w.workflow_uuid
+    WHERE w.name = %(listing)s AND w.status = 'SUCCESS' AND w.forked_from IS NULL
+), pages AS (
+    SELECT c.parent_workflow_id, c.workflow_uuid, count(s.function_id) AS recorded,
+           max(CASE WHEN pg_input_is_valid(s.output, 'jsonb') THEN (s.output::jsonb ->> 'keys')::bigint END) AS keys,
+           max(CASE WHEN pg_input_is_valid(s.output, 'jsonb') THEN (s.output::jsonb ->> 'bytes')::bigint END) AS bytes
+    FROM dbos.workflow_status c
+    LEFT JOIN dbos.operation_outputs s ON s.workflow_uuid = c.workflow_uuid AND s.output IS NOT NULL
+    WHERE c.name = %(page)s AND c.status = 'SUCCESS'
+      AND c.parent_workflow_id IN (SELECT workflow_uuid FROM listings)
+    GROUP BY 1, 2
+)
+SELECT l.workflow_uuid AS workflow_id, (l.report ->> 'pages')::bigint AS wanted, count(p.workflow_uuid) AS pages,
+       (l.report ->> 'keys')::bigint AS told, coalesce(sum(p.keys), 0)::bigint AS keys
+FROM listings l LEFT JOIN pages p ON p.parent_workflow_id = l.workflow_uuid
+GROUP BY l.workflow_uuid, l.report
+HAVING (count(p.workflow_uuid), coalesce(sum(p.keys), 0), coalesce(sum(p.bytes), 0),
+        count(*) FILTER (WHERE p.recorded <> 1))
+    IS DISTINCT FROM ((l.report ->> 'pages')::bigint, (l.report ->> 'keys')::numeric,
+        (l.report ->> 'bytes')::numeric, 0::bigint)
+LIMIT 20
+
 -- name: audit_effects
 -- Each number that succeeded has one recorded computation and one effect that agrees with it; a sequence has as
 -- many of both as it has numbers. A fork may start after the effect, which is then its original's.

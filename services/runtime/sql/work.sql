@@ -85,6 +85,15 @@ WHERE workflow_uuid = ANY (%(workflow_ids)s) AND status = 'CANCELLED'
 SELECT count(*) FILTER (WHERE status IN ('ENQUEUED', 'PENDING', 'DELAYED')) AS unfinished, count(*) AS children
 FROM dbos.workflow_status WHERE parent_workflow_id = %(workflow_id)s
 
+-- name: listing_progress
+-- Pages of a listing, and the sums of those that have ended.
+SELECT count(*) AS pages, count(*) FILTER (WHERE sums IS NOT NULL) AS completed,
+       coalesce(sum((sums ->> 'keys')::bigint), 0)::bigint AS keys,
+       coalesce(sum((sums ->> 'bytes')::bigint), 0)::bigint AS bytes
+FROM (SELECT CASE WHEN w.status = 'SUCCESS' AND pg_input_is_valid(o.output, 'jsonb') THEN o.output::jsonb END AS sums
+      FROM dbos.workflow_status w LEFT JOIN dbos.workflow_output o ON o.workflow_uuid = w.workflow_uuid
+      WHERE w.parent_workflow_id = %(workflow_id)s) AS ended
+
 -- name: unfinished_by_status
 -- Unfinished and parked work by name and queue; each part is served by a partial index of DBOS's.
 SELECT status, name AS workflow_name, coalesce(queue_name, '') AS queue_name, count(*) AS workflows
