@@ -1,5 +1,6 @@
-"""Enqueueing any number of children, one statement for a thousand where DBOS needs five trips each, and waiting
-for them.
+"""Enqueueing any number of children, and waiting for them.
+
+A thousand are one statement, where DBOS needs five trips each.
 
 Who accepts a parent may store its first children with it, in one transaction; the parent's own step then
 stores those that are missing.
