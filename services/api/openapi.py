@@ -9,7 +9,9 @@ from fastapi.openapi.utils import get_openapi
 
 from services.api.problems import MEDIA_TYPE, FieldError, Problem, documented
 from services.api.rate import EXEMPT
+from services.api.routes_own import describe
 from services.settings import Settings
+from services.workflows.own import startable
 
 
 def install(app: FastAPI) -> None:
@@ -36,6 +38,10 @@ def _document(app: FastAPI) -> dict[str, Any]:
     schemas["Problem"].pop("$defs", None)
     settings: Settings = app.state.process.settings
     _bound(schemas["BatchRequest"], settings)
+    if startable():
+        describe(schemas)
+    else:  # it could only refuse
+        del document["paths"]["/workflows"]["post"], schemas["StartRequest"]
     for path, operations in document["paths"].items():
         for operation in operations.values():
             for status, response in documented(*_refusals(path, settings)).items():

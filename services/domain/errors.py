@@ -112,6 +112,10 @@ class AdminTokenUnusable(Unavailable):
     """The file of the admin token holds none. Check HOLDFAST_ADMIN_TOKEN_FILE, then try again."""
 
 
+class ModuleWrong(HoldfastError):
+    """A module in HOLDFAST_MODULES does not register its workflows as docs/your-own-workflow.md says."""
+
+
 class PickleRefused(HoldfastError):
     """This stored value is marked as pickled Python, which could run any code and is never loaded here.
     Find out who wrote the row; start the work again under a new id.

@@ -12,7 +12,7 @@ from dbos import DBOS, ScheduleInput
 from services.runtime import engine, metrics
 from services.runtime.resources import Resources
 from services.settings import Role, Settings
-from services.workflows import names
+from services.workflows import names, own
 
 log = logging.getLogger("holdfast.composition")
 
@@ -48,7 +48,24 @@ def _announce(role: Role) -> None:
         names.SUSPECTS_QUEUE[role],
         names.TRIALS_QUEUE[role],
     }
-    metrics.announce(workflows=workflows, steps=names.STEPS[role], queues=sorted(queues))
+    steps = [*names.STEPS[role], *(own.step_names() if role == "worker" else ())]
+    metrics.announce(workflows=workflows, steps=steps, queues=sorted(queues))
+    # DBOS would poll every queue of the application: in a rolling upgrade also one whose workflows only the
+    # newer processes know, and what it claims there it cannot run.
+    DBOS.listen_queues(sorted(queues))
+
+
+def _retire_schedules(application: str) -> None:
+    """Deletes those whose workflow no code names any more: DBOS would fire them for ever, for nobody."""
+    for schedule in DBOS.list_schedules(application_name=application):
+        if schedule["workflow_name"] not in names.QUEUE_OF:
+            DBOS.delete_schedule(schedule["schedule_name"])
+            log.warning(
+                "schedule %s is gone: no workflow is named %s here",
+                schedule["schedule_name"],
+                schedule["workflow_name"],
+                extra={"action": "schedule.retired"},
+            )
 
 
 @dataclass(frozen=True)
@@ -60,6 +77,10 @@ class Api:
     trials_queue: str = names.API_TRIALS_QUEUE
     leaf_queues: frozenset[str] = names.LEAF_QUEUES
     uses_cpu_pool: bool = False
+
+    def load(self, settings: Settings) -> None:
+        """Imports the modules of your own."""
+        own.load(settings.module_names)
 
     def prepare(self, settings: Settings) -> None:
         """Imports the workflows, builds the configured instances, opens the credential cache."""
@@ -92,13 +113,21 @@ class Api:
 
 @dataclass(frozen=True)
 class Worker:
-    """The worker's application: the Fibonacci queue and the schedule."""
+    """The worker's application: the Fibonacci queue, the schedules, and what is of your own."""
 
     role: Role = "worker"
     suspects_queue: str = names.WORKER_SUSPECTS_QUEUE
     trials_queue: str = names.WORKER_TRIALS_QUEUE
-    leaf_queues: frozenset[str] = names.LEAF_QUEUES
     uses_cpu_pool: bool = True
+
+    @property
+    def leaf_queues(self) -> frozenset[str]:
+        """Ours and those of your own."""
+        return names.LEAF_QUEUES | own.leaf_queues()
+
+    def load(self, settings: Settings) -> None:
+        """Imports the modules of your own."""
+        own.load(settings.module_names)
 
     def prepare(self, settings: Settings) -> None:  # noqa: ARG002
         """Imports the workflows."""
@@ -118,12 +147,19 @@ class Worker:
         _queue(names.PURGE_QUEUE, worker_concurrency=1)
         _queue(names.WORKER_SUSPECTS_QUEUE, worker_concurrency=1)
         _queue(names.WORKER_TRIALS_QUEUE, worker_concurrency=1)
+        for queue in own.queues():
+            _queue(queue.name, worker_concurrency=queue.at_once)
         DBOS.apply_schedules(
             [
                 _schedule(names.PULSE_SCHEDULE, pulse.tick, names.PULSE_CRON, names.PULSE_QUEUE),
                 _schedule(names.PURGE_SCHEDULE, retention.tick, names.PURGE_CRON, names.PURGE_QUEUE),
+                *(
+                    _schedule(each.name, each.workflow.durable, each.cron, names.QUEUE_OF[each.workflow.name])
+                    for each in own.schedules()
+                ),
             ]
         )
+        _retire_schedules(settings.application_name(self.role))
         (DBOS.resume_schedule if settings.retention_seconds else DBOS.pause_schedule)(names.PURGE_SCHEDULE)
 
     def catch_up(self, settings: Settings, resources: Resources) -> None:
