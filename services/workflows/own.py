@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, Final, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from dbos import DBOS, WorkflowHandle
 
@@ -219,6 +219,21 @@ def idempotency_key() -> str:
     return f"{DBOS.workflow_id}:{DBOS.step_id}"
 
 
+def patched(change: str) -> bool:
+    """Whether the workflow that runs goes the new way: all that had not come this far before the change.
+
+    ``if patched("insure"): insure()`` adds a step to a workflow of which some run (docs/upgrading.md). The
+    answer is recorded. True outside a workflow.
+    """
+    return DBOS.workflow_id is None or DBOS.patch(change)
+
+
+def patch_over(change: str) -> None:
+    """In place of the ``if``, once nothing runs any more that went the old way."""
+    if DBOS.workflow_id is not None:
+        DBOS.deprecate_patch(change)
+
+
 # --- what the processes ask ------------------------------------------------------------------
 
 
@@ -294,6 +309,3 @@ def _fit(name: str, taken: Iterable[str]) -> str:
     if name in taken:
         raise ModuleWrong(f"The name {name} is taken; durable names are unique.")
     return name
-
-
-__all__: Final = ("Child", "Queue", "Schedule", "Workflow", "idempotency_key", "register", "step", "workflow")
