@@ -115,7 +115,8 @@ def test_an_incompatible_change_keeps_versions_apart(stack: NativeStack, made: R
     new = {"HOLDFAST_APPLICATION_VERSION": "3", "PYTHONPATH": str(made.write("I", releases.NAKED))}
     port = free_port()
     stack.spawn("services.worker", **new)
-    stack.spawn("services.api", **new, HOLDFAST_API_PORT=str(port))
+    token = str(stack.home / "secrets" / "api" / "admin_token")
+    stack.spawn("services.api", **new, HOLDFAST_API_PORT=str(port), HOLDFAST_ADMIN_TOKEN_FILE=token)
     url = f"http://127.0.0.1:{port}"
     wait_for(lambda: stack.http.get(f"{url}/readyz").status_code == 200, 30, "the new API is ready")
     (newcomer,) = wait_for(
