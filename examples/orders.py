@@ -98,5 +98,5 @@ def take_stock(at: datetime) -> str:
 register(
     Queue("orders", [fulfil], at_once=4),
     Queue("stock", [take_stock], at_once=1),
-    schedules=[Schedule("orders-stock", take_stock, cron="*/10 * * * * *")],
+    schedules=[Schedule("orders-stock", take_stock, cron="*/5 * * * * *")],
 )

@@ -55,16 +55,19 @@ def _announce(role: Role) -> None:
     DBOS.listen_queues(sorted(queues))
 
 
-def _retire_schedules(application: str) -> None:
-    """Deletes those whose workflow no code names any more: DBOS would fire them for ever, for nobody."""
-    for schedule in DBOS.list_schedules(application_name=application):
+def _pause_strangers(application: str) -> None:
+    """Pauses schedules whose workflow no code names any more: DBOS would fire them for ever, for nobody.
+
+    Workers may not delete one. It goes on when a module names it again.
+    """
+    for schedule in DBOS.list_schedules(application_name=application, status="ACTIVE"):
         if schedule["workflow_name"] not in names.QUEUE_OF:
-            DBOS.delete_schedule(schedule["schedule_name"])
+            DBOS.pause_schedule(schedule["schedule_name"])
             log.warning(
-                "schedule %s is gone: no workflow is named %s here",
+                "schedule %s is paused: no workflow is named %s here",
                 schedule["schedule_name"],
                 schedule["workflow_name"],
-                extra={"action": "schedule.retired"},
+                extra={"action": "schedule.paused"},
             )
 
 
@@ -159,7 +162,9 @@ class Worker:
                 ),
             ]
         )
-        _retire_schedules(settings.application_name(self.role))
+        for each in own.schedules():
+            DBOS.resume_schedule(each.name)
+        _pause_strangers(settings.application_name(self.role))
         (DBOS.resume_schedule if settings.retention_seconds else DBOS.pause_schedule)(names.PURGE_SCHEDULE)
 
     def catch_up(self, settings: Settings, resources: Resources) -> None:

@@ -36,12 +36,14 @@ def stack(tmp_path_factory: pytest.TempPathFactory, made: Releases) -> Iterator[
         yield started
 
 
-def upgrade(stack: NativeStack, made: Releases, directory: Path, *, api: bool = False) -> None:
+def upgrade(stack: NativeStack, made: Releases, directory: Path) -> None:
+    """All of it at once, where what is asked is only how the new code goes on."""
     made.publish(directory)
-    for member in stack.workers():
-        roll(stack, member)
-    if api:
-        roll(stack, stack.api())
+    members = [*stack.workers(), stack.api()]
+    for member in members:
+        stack.stop(member)
+    assert [stack.exited(member, 30).code for member in members] == [0, 0, 0]
+    stack.workers()
 
 
 def output(stack: NativeStack, workflow_id: str) -> Any:
@@ -51,7 +53,9 @@ def output(stack: NativeStack, workflow_id: str) -> Any:
 def test_unchanged_durable_code_strands_nothing(stack: NativeStack, made: Releases) -> None:
     ids = [send(stack, f"unchanged-{n}") for n in range(6)]
     at_the_door(stack, *ids)
-    upgrade(stack, made, made.write("B"), api=True)
+    made.publish(made.write("B"))
+    for member in [*stack.workers(), stack.api()]:
+        roll(stack, member)
     assert stack.get("/stranded")["stranded"] == []
     ids.append(send(stack, "unchanged-new"))
     made.deliver(*(f"unchanged-{n}" for n in range(6)), "unchanged-new")
@@ -106,7 +110,7 @@ def test_a_new_queue_is_left_to_those_who_know_it(stack: NativeStack, made: Rele
 
 def test_an_incompatible_change_keeps_versions_apart(stack: NativeStack, made: Releases) -> None:
     """Version 2 runs; version 3 comes beside it, and version 2 goes before its work is done."""
-    upgrade(stack, made, made.write("H"), api=True)
+    upgrade(stack, made, made.write("H"))
     old_code = made.link.resolve()
     first, second = stack.workers()
     ids = [send(stack, f"old-{n}") for n in range(4)]

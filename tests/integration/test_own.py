@@ -143,8 +143,13 @@ def test_a_worker_runs_it(database: Database, module: Any) -> None:
     outside.destroy()
 
 
-def test_a_schedule_goes_with_its_workflow(database: Database, module: Any) -> None:
+def test_a_schedule_rests_while_no_module_names_it(database: Database, module: Any) -> None:
+    def active() -> set[str]:
+        return {schedule["schedule_name"] for schedule in DBOS.list_schedules(status="ACTIVE")}
+
     with worker_process(database, modules="own_shop"):
-        assert "t-every" in {s["schedule_name"] for s in DBOS.list_schedules()}
+        assert active() == {"pulse", "purge", "t-every"}
     with forgotten(), worker_process(database):
-        assert {s["schedule_name"] for s in DBOS.list_schedules()} == {"pulse", "purge"}
+        assert active() == {"pulse", "purge"}
+    with worker_process(database, modules="own_shop"):
+        assert active() == {"pulse", "purge", "t-every"}
