@@ -6,6 +6,8 @@ Copy this too: `NativeStack` needs no container, and ends what it started.
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -116,9 +118,12 @@ def test_figures_and_audit(stack: NativeStack) -> None:
             text=True,
         )
 
-    order = json.dumps({"order_id": "o-3", "lines": LINES, "packing_seconds": 0})
-    done = command("start", "orders.fulfil", order, "--wait", "--json")
+    said = (ROOT / "docs" / "your-own-workflow.md").read_text("utf-8")
+    _, *told = shlex.split(re.search(r"^holdfast start .*", said, re.MULTILINE)[0])  # type: ignore[index]
+    done = command(*told, "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["output"]["order_id"] == "o-3"
+    assert json.loads(done.stdout)["output"]["total_cents"] == 300
+    body = json.loads(re.search(r"-d '(.*)'", said)[1])  # type: ignore[index]
+    stack.finished(stack.post("/workflows", body)["workflow_id"], 20)
     audit = command("verify")
     assert audit.returncode == 0, audit.stdout

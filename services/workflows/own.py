@@ -37,6 +37,7 @@ _steps: dict[str, Signature] = {}
 _declared: dict[str, Workflow[..., Any]] = {}
 _queues: list[Queue] = []
 _schedules: list[Schedule] = []
+# None: what a test imported for its functions is no part of the process.
 _loaded: set[str] = set()
 _running: ContextVar[Workflow[..., Any] | None] = ContextVar("running", default=None)
 
@@ -87,6 +88,8 @@ class Workflow(Generic[P, R]):
         parent = _running.get()
         if parent is None or parent.queue is None or self.queue is None:
             raise RuntimeError(f"{self.name}.enqueue belongs into the body of a workflow that runs")
+        if parent.queue is self.queue:
+            raise RuntimeError(f"{self.name} needs another queue than {parent.name}, which waits for it")
         if not parent.queue.parents:
             raise RuntimeError(
                 f'{parent.name} starts children: say Queue("{parent.queue.name}", parents=True)'
@@ -253,7 +256,7 @@ def load(modules: Iterable[str]) -> None:
                 "into /app; beside a checkout, set PYTHONPATH to its directory."
             ) from None
         _loaded.add(module)
-    for each in _of_loaded(_declared.values()):
+    for each in startable().values():
         if each.queue is None:
             raise ModuleWrong(f"Workflow {each.name} is on no queue: name it in register(Queue(...)).")
         each.signature.check(each.name)
@@ -264,17 +267,17 @@ def load(modules: Iterable[str]) -> None:
 
 def startable() -> dict[str, Workflow[..., Any]]:
     """Workflows that ``POST /workflows`` starts, by name."""
-    return {each.name: each for each in _of_loaded(_declared.values())}
+    return dict(_declared) if _loaded else {}
 
 
 def step_names() -> list[str]:
     """Durable names of the steps."""
-    return [name for name, signature in _steps.items() if signature.module in _loaded]
+    return list(_steps) if _loaded else []
 
 
 def queues() -> list[Queue]:
     """Queues of the modules that are loaded."""
-    return [queue for queue in _queues if any(True for _ in _of_loaded(queue.workflows))]
+    return list(_queues) if _loaded else []
 
 
 def leaf_queues() -> frozenset[str]:
@@ -284,7 +287,7 @@ def leaf_queues() -> frozenset[str]:
 
 def schedules() -> list[Schedule]:
     """Schedules of the modules that are loaded."""
-    return [schedule for schedule in _schedules if any(True for _ in _of_loaded([schedule.workflow]))]
+    return list(_schedules) if _loaded else []
 
 
 @contextmanager
@@ -294,11 +297,6 @@ def _run_by(workflow: Workflow[..., Any]) -> Iterator[None]:
         yield
     finally:
         _running.reset(token)
-
-
-def _of_loaded(workflows: Iterable[Workflow[..., Any]]) -> Iterator[Workflow[..., Any]]:
-    # A module that a test imported for its functions is not part of this process.
-    return (each for each in workflows if each.signature.module in _loaded)
 
 
 def _fit(name: str, taken: Iterable[str]) -> str:

@@ -24,7 +24,6 @@ class Signature:
         if inspect.iscoroutinefunction(function):
             raise ModuleWrong(f"{where} is async: steps and workflows of your own are plain functions here.")
         self._function = function
-        self.module = function.__module__
         parameters = inspect.signature(function).parameters.values()
         for parameter in parameters:
             if parameter.kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD:

@@ -64,6 +64,12 @@ def test_imported_alone_it_is_no_part_of_the_process(write: Write) -> None:
     assert "t.w" not in names.QUEUE_OF
 
 
+def test_what_a_module_imports_counts_too(write: Write) -> None:
+    inner = write("@workflow('t.w')\ndef w() -> int: return 1\nregister(Queue('t-q', [w]))\n")
+    own.load([write(f"import {inner}\n")])
+    assert set(own.startable()) == {"t.w"}
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
