@@ -42,17 +42,24 @@ def _schedule(name: str, workflow: Callable[..., Any], cron: str, queue: str) ->
     }
 
 
+def _queues_of(role: Role) -> list[str]:
+    mine = {names.QUEUE_OF[name] for name, owner in names.ROLE_OF.items() if owner == role}
+    return sorted(mine | {names.SUSPECTS_QUEUE[role], names.TRIALS_QUEUE[role]})
+
+
 def _announce(role: Role) -> None:
     workflows = [name for name, owner in names.ROLE_OF.items() if owner == role]
-    queues = {names.QUEUE_OF[name] for name in workflows} | {
-        names.SUSPECTS_QUEUE[role],
-        names.TRIALS_QUEUE[role],
-    }
     steps = [*names.STEPS[role], *(own.step_names() if role == "worker" else ())]
-    metrics.announce(workflows=workflows, steps=steps, queues=sorted(queues))
-    # DBOS would poll every queue of the application: in a rolling upgrade also one whose workflows only the
-    # newer processes know, and what it claims there it cannot run.
-    DBOS.listen_queues(sorted(queues))
+    metrics.announce(workflows=workflows, steps=steps, queues=_queues_of(role))
+
+
+def _listen(role: Role) -> None:
+    """Takes work from the queues that this code knows, and from no other of its application.
+
+    In a rolling upgrade a queue may be there already whose workflows only the newer processes know. What
+    is claimed from it and unknown stays PENDING until its claim is given back, and again.
+    """
+    DBOS.listen_queues(_queues_of(role))
 
 
 def _pause_strangers(application: str) -> None:
@@ -91,6 +98,7 @@ class Api:
 
         log.debug("workflows of %s loaded", nesting.__name__)
         _announce(self.role)
+        _listen(self.role)
         scope.build_instances()
         users.open_cache(settings)
 
@@ -138,6 +146,7 @@ class Worker:
 
         log.debug("workflows loaded: %s", [m.__name__ for m in (fibonacci, poison, pulse, retention)])
         _announce(self.role)
+        _listen(self.role)
 
     def register(self, settings: Settings) -> None:
         """Registers queues and the schedules."""

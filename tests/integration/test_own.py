@@ -77,7 +77,8 @@ def tick(at: str) -> str:
 
 
 register(
-    Queue("t-buys", [buy, lost]),
+    Queue("t-buys", [buy]),
+    Queue("t-losts", [lost]),
     Queue("t-shops", [shop], parents=True),
     Queue("t-ticks", [tick]),
     schedules=[Schedule("t-every", tick, "* * * * * *")],
