@@ -69,3 +69,15 @@ def test_a_module_comes_with_a_new_image(image: str, orders_image: str) -> None:
         done = stack.finished(started, 30)
         assert done["output"]["total_cents"] == 1000
         assert done["executor_id"] != killed.executor_id
+
+
+def test_a_mounted_module_is_found(image: str) -> None:
+    """As examples/compose.yaml lays it over compose.yaml."""
+    stack = ComposeStack(image, override="examples/compose.yaml")
+    code = "import os; from services.workflows import own; own.load([os.environ['HOLDFAST_MODULES']])"
+    code += "; print(sorted(own.startable()))"
+    try:
+        told = stack.compose("run", "--rm", "--no-deps", "-T", "worker", "python", "-c", code)
+        assert told.strip() == "['orders.fulfil', 'orders.take_stock']"
+    finally:
+        stack.compose("down", "--volumes", "--remove-orphans")

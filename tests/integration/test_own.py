@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from services.workflows import own
 from tests.support.database import Database, wait_until
 from tests.support.engines import client, worker_process
 from tests.support.own import forgotten
+from tests.support.stack import ROOT, clean_environment
 
 MODULE = """
 from dataclasses import dataclass
@@ -154,3 +156,17 @@ def test_a_schedule_rests_while_no_module_names_it(database: Database, module: A
         assert active() == {"pulse", "purge"}
     with worker_process(database, modules="own_shop"):
         assert active() == {"pulse", "purge", "t-every"}
+
+
+def test_a_wrong_module_ends_the_start_with_a_sentence() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "services.worker"],
+        cwd=ROOT,
+        env=clean_environment(HOLDFAST_MODULES="no_such_module", HOLDFAST_WORKER_PORT="0"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("HOLDFAST_MODULES: there is no module no_such_module")
+    assert "Traceback" not in done.stdout + done.stderr
