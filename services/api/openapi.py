@@ -11,7 +11,6 @@ from services.api.problems import MEDIA_TYPE, FieldError, Problem, documented
 from services.api.rate import EXEMPT
 from services.api.routes_own import describe
 from services.settings import Settings
-from services.workflows.own import startable
 
 
 def install(app: FastAPI) -> None:
@@ -38,10 +37,8 @@ def _document(app: FastAPI) -> dict[str, Any]:
     schemas["Problem"].pop("$defs", None)
     settings: Settings = app.state.process.settings
     _bound(schemas["BatchRequest"], settings)
-    if startable():
+    if "StartRequest" in schemas:
         describe(schemas)
-    else:  # it could only refuse
-        del document["paths"]["/workflows"]["post"], schemas["StartRequest"]
     for path, operations in document["paths"].items():
         for operation in operations.values():
             for status, response in documented(*_refusals(path, settings)).items():

@@ -32,7 +32,7 @@ async def start(request: Request, body: StartRequest, idempotency_key: Idempoten
     known = own.startable()
     workflow = known.get(body.workflow)
     if workflow is None:
-        told = ", ".join(sorted(known)) or "none; HOLDFAST_MODULES names the modules that register some"
+        told = ", ".join(sorted(known))
         raise InvalidRequest(
             f"workflow: no module registers this name. Registered: {told}.", field="workflow"
         )

@@ -12,6 +12,7 @@ import httpx
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from services.cli.installation import NothingRunsError
 from services.cli.shown import Api, JsonOption, Refused, UrlOption, age, console, plain_errors, show, table
 
 TERMINAL = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
@@ -73,9 +74,13 @@ def start(
         raise typer.BadParameter(f"ARGUMENTS is not JSON: {error}") from None
     with plain_errors():
         api = Api(url)
-        accepted = api.post(
-            "/workflows", {"workflow": workflow, "arguments": given}, key=key or uuid.uuid4().hex
-        )
+        body = {"workflow": workflow, "arguments": given}
+        try:
+            accepted = api.post("/workflows", body, key=key or uuid.uuid4().hex)
+        except Refused as error:
+            if error.status != 405:
+                raise
+            raise NothingRunsError("no module is registered there: start it with HOLDFAST_MODULES") from None
         if not wait:
             show(accepted, as_json=as_json, human=lambda: f"accepted {accepted['workflow_id']}")
             return

@@ -39,7 +39,6 @@ OPEN_WRITES = {
     "/scope/instance/{name}",
     "/users/pages",
     "/nested",
-    "/workflows",
     "/fibonacci/batches",
 }
 RIGHT = "right-token-0123456789"
