@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import wraps
+from itertools import chain
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from dbos import DBOS, WorkflowHandle
@@ -135,7 +136,7 @@ def workflow(name: str) -> Callable[[Callable[P, R]], Workflow[P, R]]:
     """Makes a function a workflow under a durable name, for example ``orders.fulfil``."""
 
     def decorate(function: Callable[P, R]) -> Workflow[P, R]:
-        made = Workflow(_fit(name, _declared), function)
+        made = Workflow(_fit(name, names.QUEUE_OF | _declared), function)
         _declared[name] = made
         return made
 
@@ -159,7 +160,7 @@ def step(
     kinds = {kind.__name__: kind for kind in errors}
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        signature = _steps[_fit(name, _steps)] = Signature(function)
+        signature = _steps[_fit(name, [*_steps, *chain(*names.STEPS.values())])] = Signature(function)
 
         @DBOS.step(
             name=name,
@@ -260,8 +261,7 @@ def load(modules: Iterable[str]) -> None:
         if each.queue is None:
             raise ModuleWrong(f"Workflow {each.name} is on no queue: name it in register(Queue(...)).")
         each.signature.check(each.name)
-        if names.QUEUE_OF.setdefault(each.name, each.queue.name) != each.queue.name:
-            raise ModuleWrong(f"Workflow {each.name}: Holdfast has one of this name.")
+        names.QUEUE_OF[each.name] = each.queue.name
         names.ROLE_OF[each.name] = "worker"
 
 

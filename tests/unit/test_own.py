@@ -82,7 +82,7 @@ def test_what_a_module_imports_counts_too(write: Write) -> None:
         ("@step('t.s')\ndef s(): ...\n@step('t.s')\ndef r(): ...\n", "The name t.s is taken"),
         (
             "@workflow('chaos.poison')\ndef w() -> int: return 1\nregister(Queue('t-q', [w]))\n",
-            "Holdfast has one of this name",
+            "The name chaos.poison is taken",
         ),
         (
             "@workflow('t.w')\ndef w(*, a: int) -> int: return 1\nregister(Queue('t-q', [w]))\n",
