@@ -1,6 +1,6 @@
 """Another DBOS with migrations of its own, while the stack runs and work is in flight (docs/upgrading.md).
 
-Twice: from the release before ours, as it was published (`make upgrade-dbos` fetches it), and, without
+Twice: from the release before ours, as it was published (`make upgrades` fetches it), and, without
 anything to fetch, from a schema that is one migration behind.
 """
 
@@ -27,7 +27,7 @@ SCHEMA, RELEASE = "a schema one migration behind", "the release before"
 def older(request: pytest.FixtureRequest) -> str:
     """What is upgraded from."""
     if request.param == RELEASE and not OLDER.is_dir():
-        pytest.skip("the older DBOS is not here: `make upgrade-dbos` fetches it")
+        pytest.skip("the older DBOS is not here: `make upgrades` fetches it")
     return str(request.param)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 
@@ -35,6 +36,7 @@ def orders_image(image: str) -> Iterator[str]:
     subprocess.run(["docker", "image", "rm", name], capture_output=True)
 
 
+@pytest.mark.skipif(not os.environ.get("HOLDFAST_UPGRADES"), reason="takes a minute: `make upgrades` runs it")
 def test_a_module_comes_with_a_new_image(image: str, orders_image: str) -> None:
     stack = ComposeStack(image, HOLDFAST_DRAIN_SECONDS="2")
     with running_stack(stack):
