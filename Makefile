@@ -14,7 +14,7 @@ ROUNDS ?= 3
 PEERS := .venv-peers
 
 .PHONY: help up native down demo test lint lock audit sbom licences chaos swarm fuzz bench image clean venv screenshots
-.PHONY: bench-venv bench-takeover
+.PHONY: bench-venv bench-takeover upgrades
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,6 +97,15 @@ bench-venv: $(PEERS)/ready
 
 fuzz: .venv/ready ## every operation of the API against its schema: CASES=... SEED=...
 	@$(BIN)/python -m tests.fuzz --cases $(CASES) --seed $(SEED)
+
+# The one download that no lock names: what a DBOS upgrade is tried from.
+build/dbos-older: .venv/ready tests/support/dbos-older.txt
+	@rm -rf $@ && $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+	    --target $@ -r tests/support/dbos-older.txt
+
+upgrades: build/dbos-older ## rolling upgrades under work, from the DBOS before ours too
+	@HOLDFAST_UPGRADES=1 $(BIN)/python -m pytest tests/acceptance/test_upgrades.py \
+	    tests/acceptance/test_dbos_upgrade.py tests/container/test_own.py
 
 screenshots: .venv/ready ## the pictures in docs/images, taken of a real run (needs Chromium)
 	@HOLDFAST_SCREENSHOTS=1 HOLDFAST_REQUIRE_DOCKER=1 $(BIN)/python -m pytest tests/browser/test_console_real.py

@@ -41,6 +41,12 @@ class Settings(BaseSettings):
         "2", pattern=r"^[\w.-]{1,40}$", description="which stored workflows this code can continue"
     )
 
+    modules: str = Field(
+        "",
+        pattern=r"^(\s*[A-Za-z_][\w.]*\s*(,|$))*$",
+        description="modules of your own, comma-separated: docs/your-own-workflow.md",
+    )
+
     bind_host: str = Field("127.0.0.1", description="address the HTTP server listens on")
     api_port: int = Field(8000, ge=0, le=65535, description="HTTP port of the API")
     worker_port: int = Field(
@@ -195,6 +201,11 @@ class Settings(BaseSettings):
     def version_name(self, role: Role) -> str:
         """Version of a role's application; DBOS wants names that differ between applications."""
         return f"{role}-{self.application_version}"
+
+    @property
+    def module_names(self) -> list[str]:
+        """Modules of your own, in the order given."""
+        return [name for part in self.modules.split(",") if (name := part.strip())]
 
     @property
     def host_names(self) -> frozenset[str]:

@@ -19,6 +19,7 @@ from services.api import (
     routes_console,
     routes_executors,
     routes_fibonacci,
+    routes_own,
     routes_retention,
     routes_schedule,
     routes_scope,
@@ -35,6 +36,7 @@ from services.console.reader import Reader
 from services.runtime import metrics, ops_http, tracing
 from services.runtime.http_guard import Guard
 from services.settings import Settings
+from services.workflows.own import startable
 
 if TYPE_CHECKING:
     from services.runtime.process import Process
@@ -83,7 +85,9 @@ def create_app(process: Process) -> FastAPI:
         routes_retention,
         routes_console,
     )
-    for router in (*(module.router for module in modules), ops_http.router(process)):
+    # Where no module registers anything, it could only refuse.
+    own_work = [routes_own.router] if startable() else []
+    for router in (*(module.router for module in modules), *own_work, ops_http.router(process)):
         app.include_router(router)
         _announce(router)
     return app

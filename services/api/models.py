@@ -49,6 +49,16 @@ class ScopeRequest(_Request):
     wait: bool = Field(default=False, description="answer with the report when the workflow has ended")
 
 
+class StartRequest(_Request):
+    """A workflow of your own, by its durable name, with its arguments by theirs."""
+
+    workflow: str = Field(
+        min_length=1, max_length=100, description="durable name, as its module registers it"
+    )
+    arguments: dict[str, Any] = Field(default_factory=dict, description="by the names of its parameters")
+    wait: bool = Field(default=False, description="answer with the report when the workflow has ended")
+
+
 class UsersRequest(_Request):
     """User processing: `pages` pages of `page_size` users each."""
 

@@ -9,6 +9,7 @@ from fastapi.openapi.utils import get_openapi
 
 from services.api.problems import MEDIA_TYPE, FieldError, Problem, documented
 from services.api.rate import EXEMPT
+from services.api.routes_own import describe
 from services.settings import Settings
 
 
@@ -37,6 +38,8 @@ def _document(app: FastAPI) -> dict[str, Any]:
     settings: Settings = app.state.process.settings
     _bound(schemas["BatchRequest"], settings)
     _kind(schemas["ListingRequest"], "max_pages")["maximum"] = settings.s3_max_pages
+    if "StartRequest" in schemas:
+        describe(schemas)
     for path, operations in document["paths"].items():
         for operation in operations.values():
             for status, response in documented(*_refusals(path, settings)).items():

@@ -26,7 +26,7 @@ app = typer.Typer(
 )
 
 COMMANDS: list[Callable[..., None]] = [
-    *(work.submit, bucket.bucket, watch.watch, work.executors, work.drain, work.crash),
+    *(work.submit, work.start, bucket.bucket, watch.watch, work.executors, work.drain, work.crash),
     *(checks.verify, checks.handovers, checks.stranded, checks.adopt, retention.purge),
     *(backup.backup, backup.restore),
 ]

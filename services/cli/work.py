@@ -1,7 +1,8 @@
-"""Commands about work over HTTP: ``submit``, ``executors``, ``drain``, ``crash``."""
+"""Commands about work over HTTP: ``submit``, ``start``, ``executors``, ``drain``, ``crash``."""
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from contextlib import nullcontext
@@ -11,6 +12,7 @@ import httpx
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from services.cli.installation import NothingRunsError
 from services.cli.shown import Api, JsonOption, Refused, UrlOption, age, console, plain_errors, show, table
 
 TERMINAL = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
@@ -50,6 +52,59 @@ def submit(
         batch = follow(api, path, accepted, timeout=timeout, quiet=as_json)
         show(batch, as_json=as_json, human=lambda: _batch_text(batch))
         raise typer.Exit(0 if batch["status"] == "SUCCESS" else 1)
+
+
+def start(
+    workflow: Annotated[str, typer.Argument(help="durable name, for example orders.fulfil")],
+    arguments: Annotated[
+        str, typer.Argument(help='its arguments by name, a JSON object: {"order_id": "o-1"}')
+    ] = "{}",
+    *,
+    key: Annotated[str | None, typer.Option(help="Idempotency-Key [default: a random one]")] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="wait for the end; exit code 1 unless SUCCESS")
+    ] = False,
+    timeout: Annotated[float, typer.Option(help="longest wait, in seconds")] = 3600.0,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Start a workflow of your own, and with --wait show what it returned."""
+    try:
+        given = json.loads(arguments)
+    except ValueError as error:
+        raise typer.BadParameter(f"ARGUMENTS is not JSON: {error}") from None
+    with plain_errors():
+        api = Api(url)
+        body = {"workflow": workflow, "arguments": given}
+        try:
+            accepted = api.post("/workflows", body, key=key or uuid.uuid4().hex)
+        except Refused as error:
+            if error.status != 405:
+                raise
+            raise NothingRunsError("no module is registered there: start it with HOLDFAST_MODULES") from None
+        if not wait:
+            show(accepted, as_json=as_json, human=lambda: f"accepted {accepted['workflow_id']}")
+            return
+        ended = _ended(api, accepted["workflow_id"], timeout=timeout)
+        result = ended.get("output") if ended["status"] == "SUCCESS" else ended.get("error")
+        show(ended, as_json=as_json, human=lambda: f"{ended['workflow_id']}: {ended['status']}\n{result}")
+        raise typer.Exit(0 if ended["status"] == "SUCCESS" else 1)
+
+
+def _ended(api: Api, workflow_id: str, *, timeout: float) -> dict[str, Any]:
+    """The workflow at its end, or at the timeout; an API or a database that is away is waited for."""
+    deadline = time.monotonic() + timeout
+    found: dict[str, Any] = {"workflow_id": workflow_id, "status": "ENQUEUED"}
+    while found["status"] not in TERMINAL and (left := deadline - time.monotonic()) > 0:
+        try:
+            found = api.get(f"/workflows/{workflow_id}", wait=min(5.0, left))
+        except httpx.TransportError:
+            time.sleep(_LOOK_SECONDS)
+        except Refused as error:
+            if error.status != 503:
+                raise
+            time.sleep(_LOOK_SECONDS)
+    return found
 
 
 def follow(

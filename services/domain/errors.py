@@ -132,6 +132,10 @@ class BucketUnordered(ObjectStoreError):
     """The S3 server lists keys in no known order, so ranges of keys mean nothing. List another bucket."""
 
 
+class ModuleWrong(HoldfastError):
+    """A module in HOLDFAST_MODULES does not register its workflows as docs/your-own-workflow.md says."""
+
+
 class PickleRefused(HoldfastError):
     """This stored value is marked as pickled Python, which could run any code and is never loaded here.
     Find out who wrote the row; start the work again under a new id.

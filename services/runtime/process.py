@@ -67,6 +67,9 @@ class Application(Protocol):
     def uses_cpu_pool(self) -> bool:
         """Whether the process keeps child processes and the effect ledger."""
 
+    def load(self, settings: Settings) -> None:
+        """Imports modules of your own, before anything else is asked. Raises ``ModuleWrong``."""
+
     def prepare(self, settings: Settings) -> None:
         """Imports workflows and builds configured instances: after DBOS exists, before its launch."""
 
@@ -87,6 +90,7 @@ class Process:
         self.settings = settings
         self.application = application
         self.role = application.role
+        application.load(settings)
         hostname = socket.gethostname()
         self.executor_id = f"{self.role}-{hostname[:24]}-{secrets.token_hex(4)}"
         self.identity = Identity(

@@ -14,6 +14,7 @@ from typing import Any
 import uvicorn
 from pydantic import ValidationError
 
+from services.domain.errors import ModuleWrong
 from services.runtime import logs, tracing
 from services.runtime.http_protocol import HttpProtocol, allow_open_files
 from services.runtime.process import Application, Process
@@ -54,7 +55,7 @@ def http_config(app: Any) -> uvicorn.Config:
 def serve(application: Application, create_app: Callable[[Process], Any]) -> None:
     """Runs until a stop is asked for, then ends the Python process; never returns.
 
-    Exit code 0 after an orderly stop, 1 when the start failed (wrong settings, port taken, no
+    Exit code 0 after an orderly stop, 1 when the start failed (wrong settings or module, port taken, no
     database), 75 when a peer declared this executor dead.
     """
     try:
@@ -71,6 +72,8 @@ def serve(application: Application, create_app: Callable[[Process], Any]) -> Non
     code = 1
     try:
         code = asyncio.run(_serve(settings, application, create_app))
+    except ModuleWrong as error:
+        print(error.message, file=sys.stderr, flush=True)  # noqa: T201
     except SystemExit:  # uvicorn's own code for a failed start is 3
         code = 1
     except Exception:

@@ -12,7 +12,7 @@ from dbos import DBOS, ScheduleInput
 from services.runtime import engine, metrics, object_store
 from services.runtime.resources import Resources
 from services.settings import Role, Settings
-from services.workflows import names
+from services.workflows import names, own
 
 log = logging.getLogger("holdfast.composition")
 
@@ -48,13 +48,40 @@ def _schedule(name: str, workflow: Callable[..., Any], cron: str, queue: str) ->
     }
 
 
+def _queues_of(role: Role) -> list[str]:
+    mine = {names.QUEUE_OF[name] for name, owner in names.ROLE_OF.items() if owner == role}
+    return sorted(mine | {names.SUSPECTS_QUEUE[role], names.TRIALS_QUEUE[role]})
+
+
 def _announce(role: Role) -> None:
     workflows = [name for name, owner in names.ROLE_OF.items() if owner == role]
-    queues = {names.QUEUE_OF[name] for name in workflows} | {
-        names.SUSPECTS_QUEUE[role],
-        names.TRIALS_QUEUE[role],
-    }
-    metrics.announce(workflows=workflows, steps=names.STEPS[role], queues=sorted(queues))
+    steps = [*names.STEPS[role], *(own.step_names() if role == "worker" else ())]
+    metrics.announce(workflows=workflows, steps=steps, queues=_queues_of(role))
+
+
+def _listen(role: Role) -> None:
+    """Takes work from the queues that this code knows, and from no other of its application.
+
+    In a rolling upgrade a queue may be there already whose workflows only the newer processes know. What
+    is claimed from it and unknown stays PENDING until its claim is given back, and again.
+    """
+    DBOS.listen_queues(_queues_of(role))
+
+
+def _pause_strangers(application: str) -> None:
+    """Pauses schedules whose workflow no code names any more: DBOS would fire them for ever, for nobody.
+
+    Workers may not delete one. It goes on when a module names it again.
+    """
+    for schedule in DBOS.list_schedules(application_name=application, status="ACTIVE"):
+        if schedule["workflow_name"] not in names.QUEUE_OF:
+            DBOS.pause_schedule(schedule["schedule_name"])
+            log.warning(
+                "schedule %s is paused: no workflow is named %s here",
+                schedule["schedule_name"],
+                schedule["workflow_name"],
+                extra={"action": "schedule.paused"},
+            )
 
 
 @dataclass(frozen=True)
@@ -67,12 +94,17 @@ class Api:
     leaf_queues: frozenset[str] = names.LEAF_QUEUES
     uses_cpu_pool: bool = False
 
+    def load(self, settings: Settings) -> None:
+        """Imports the modules of your own."""
+        own.load(settings.module_names)
+
     def prepare(self, settings: Settings) -> None:
         """Imports the workflows, builds the configured instances, opens the credential cache."""
         from services.workflows import nesting, scope, users
 
         log.debug("workflows of %s loaded", nesting.__name__)
         _announce(self.role)
+        _listen(self.role)
         scope.build_instances()
         users.open_cache(settings)
 
@@ -98,13 +130,21 @@ class Api:
 
 @dataclass(frozen=True)
 class Worker:
-    """The worker's application: the Fibonacci queue, the schedules, and the listing of buckets."""
+    """The worker's application: the Fibonacci queue, the schedules, bucket listings, and your own."""
 
     role: Role = "worker"
     suspects_queue: str = names.WORKER_SUSPECTS_QUEUE
     trials_queue: str = names.WORKER_TRIALS_QUEUE
-    leaf_queues: frozenset[str] = names.LEAF_QUEUES
     uses_cpu_pool: bool = True
+
+    @property
+    def leaf_queues(self) -> frozenset[str]:
+        """Ours and those of your own."""
+        return names.LEAF_QUEUES | own.leaf_queues()
+
+    def load(self, settings: Settings) -> None:
+        """Imports the modules of your own."""
+        own.load(settings.module_names)
 
     def prepare(self, settings: Settings) -> None:  # noqa: ARG002
         """Imports the workflows."""
@@ -113,6 +153,7 @@ class Worker:
         modules = (buckets, fibonacci, poison, pulse, retention)
         log.debug("workflows loaded: %s", [module.__name__ for module in modules])
         _announce(self.role)
+        _listen(self.role)
 
     def register(self, settings: Settings) -> None:
         """Registers queues and the schedules."""
@@ -129,12 +170,21 @@ class Worker:
         _queue(names.BUCKET_PAGES_QUEUE, global_concurrency=_PAGES_AT_ONCE, limiter=_PAGE_RATE)
         _queue(names.WORKER_SUSPECTS_QUEUE, worker_concurrency=1)
         _queue(names.WORKER_TRIALS_QUEUE, worker_concurrency=1)
+        for queue in own.queues():
+            _queue(queue.name, worker_concurrency=queue.at_once)
         DBOS.apply_schedules(
             [
                 _schedule(names.PULSE_SCHEDULE, pulse.tick, names.PULSE_CRON, names.PULSE_QUEUE),
                 _schedule(names.PURGE_SCHEDULE, retention.tick, names.PURGE_CRON, names.PURGE_QUEUE),
+                *(
+                    _schedule(each.name, each.workflow.durable, each.cron, names.QUEUE_OF[each.workflow.name])
+                    for each in own.schedules()
+                ),
             ]
         )
+        for each in own.schedules():
+            DBOS.resume_schedule(each.name)
+        _pause_strangers(settings.application_name(self.role))
         (DBOS.resume_schedule if settings.retention_seconds else DBOS.pause_schedule)(names.PURGE_SCHEDULE)
 
     def catch_up(self, settings: Settings, resources: Resources) -> None:

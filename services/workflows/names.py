@@ -1,7 +1,7 @@
 """Names that live in the database: workflows, queues, schedules.
 
 They are contracts. Renaming one strands the work that is stored under the old name, so they stand
-here alone, where a reviewer can watch them.
+here alone, where a reviewer can watch them. ``own.load`` adds those of modules of your own at start.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ PULSE_SECONDS: Final = 5
 PURGE_SCHEDULE: Final = "purge"
 # Once an hour, and not at its full hour, when everybody's jobs begin.
 PURGE_CRON: Final = "0 17 * * * *"
+SCHEDULES: Final = (PULSE_SCHEDULE, PURGE_SCHEDULE)
 
 # The queue that a workflow starts on, and goes back to when an operator resumes it.
 QUEUE_OF: Final[dict[str, str]] = {
@@ -136,3 +137,6 @@ LEAF_QUEUES: Final = frozenset(
         BUCKET_PAGES_QUEUE,
     }
 )
+
+# Queues that no workflow starts on.
+OTHER_QUEUES: Final = (*SUSPECTS_QUEUE.values(), *TRIALS_QUEUE.values())

@@ -25,6 +25,7 @@ from tests.chaos.ground import (
 )
 from tests.chaos.load import now
 from tests.support.compose_stack import ComposeStack
+from tests.support.stack import Member
 
 
 def kill_worker(ground: Ground, *, worker: int, delay: float) -> Seen:
@@ -65,6 +66,43 @@ def rolling_restart(ground: Ground) -> Seen:
         assert not ground.stack.pending_under(member.executor_id), f"{member.executor_id} left work behind"
         complete(ground)
     return {"slowest_stop_seconds": round(max(took), 2)}
+
+
+def rolling_upgrade(ground: Ground) -> Seen:
+    """As docs/upgrading.md says: new workers beside the old ones, which then go, and the API at last."""
+    stack = ground.stack
+    assert isinstance(stack, ComposeStack)
+    old, api = ground.workers(), patiently(stack.api)
+    ground.batch(MIDDLE)
+    hands.newer_image(stack)
+    up = ("up", "--detach", "--wait", "--no-build")
+    workers = f"worker={2 * stack.worker_count}"
+    stack.compose(*up, "--no-deps", "--no-recreate", "--scale", workers, "worker")
+    took = []
+    for member in old:
+        with watched(ground, member):
+            at = time.time()
+            stack.docker("stop", member.container)
+        took.append(_orderly(ground, member, at))
+        stack.docker("rm", member.container)
+    with watched(ground, api):
+        at = time.time()
+        stack.compose(*up)
+    _orderly(ground, api, at)
+    ground.over()
+    complete(ground)
+    assert not {member.executor_id for member in old} & ground.ids(), "an old worker is still there"
+    return {"slowest_stop_seconds": round(max(took), 2)}
+
+
+def _orderly(ground: Ground, member: Member, at: float) -> float:
+    """How long the end of one took that was told to stop ``at`` that time (epoch): 0, and nothing is left."""
+    ended = ground.stack.exited(member, 5)
+    seconds = round(ended.at - at, 2)
+    ground.journal.write("exit", who=member.executor_id, code=ended.code, seconds=seconds)
+    assert ended.code == 0, f"{member.name} ended with {ended.code}"
+    assert not patiently(lambda: ground.stack.pending_under(member.executor_id)), f"{member.name} left work"
+    return seconds
 
 
 _TWIN = """
@@ -184,6 +222,7 @@ FAULTS: dict[str, Fault] = {
     "kill_worker": kill_worker,
     "kill_api": kill_api,
     "rolling_restart": rolling_restart,
+    "rolling_upgrade": rolling_upgrade,
     "postgres_stop": postgres.postgres_stop,
     "postgres_away": postgres.postgres_away,
     "postgres_away_long": postgres.postgres_away,

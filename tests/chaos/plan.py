@@ -53,6 +53,9 @@ KINDS: dict[str, Kind] = {
         draw=lambda rng: {"delay": round(rng.uniform(0, 0.12), 4), "posts": 16},
     ),
     "rolling_restart": Kind(3, "rolling SIGTERM restart of the workers and the API", 20, weight=2),
+    "rolling_upgrade": Kind(
+        3, "rolling upgrade to a newer image of the same durable code", 90, backends=("compose",), minutes=6
+    ),
     "postgres_stop": Kind(4, "PostgreSQL stopped at once for 0 to 2 s", 10, weight=3, draw=_seconds(0, 2)),
     "postgres_away": Kind(4, "PostgreSQL stopped for 20 s", 35, draw=_seconds(20, 20), minutes=4),
     "postgres_away_long": Kind(4, "PostgreSQL stopped for 120 s", 150, draw=_seconds(120, 120), minutes=30),

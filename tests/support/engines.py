@@ -20,6 +20,7 @@ from services.runtime.executors import Identity
 from services.runtime.process import Process
 from services.runtime.schema import sqlalchemy_url
 from services.runtime.waking import Waker
+from services.settings import Role
 from services.workflows.composition import Worker
 from tests.support.database import Database, wait_until
 from tests.support.executors import Peer, workflow
@@ -75,10 +76,10 @@ class Launched:
         )
 
 
-def client(database: Database, application: str = "holdfast-worker") -> DBOSClient:
-    """A client as ``Gateway`` makes it."""
+def client(database: Database, application: str = "holdfast-worker", role: Role = "worker") -> DBOSClient:
+    """A client as ``Gateway`` makes it, with the rights of a role."""
     return DBOSClient(
-        system_database_url=sqlalchemy_url(database.settings().database_url),
+        system_database_url=sqlalchemy_url(database.settings(role).database_url),
         application_name=application,
         serializer=DBOSPortableJSONSerializer(),
         lazy=True,

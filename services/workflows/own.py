@@ -1,0 +1,309 @@
+"""Workflows of your own: a module says what it has in one call, and every process knows it then.
+
+``HOLDFAST_MODULES`` names the modules. All processes import them, the workers run what they register. How
+to write one: docs/your-own-workflow.md. Functions stay plain: called outside a workflow, a step or a
+workflow is the function that it was, so a unit test needs no stack.
+
+Durable are the names given here (workflows, steps, queues, schedules), the order of a workflow's steps,
+and the names and types of its parameters: docs/upgrading.md.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import wraps
+from itertools import chain
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from dbos import DBOS, WorkflowHandle
+
+from services.domain.errors import ModuleWrong
+from services.runtime import tracing
+from services.workflows import names
+from services.workflows.measure import measured, timed_step
+from services.workflows.signature import Signature
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_NAME = re.compile(r"^[A-Za-z0-9._-]{1,100}$")
+_WAIT_LOOK_SECONDS = 0.05
+
+_steps: dict[str, Signature] = {}
+_declared: dict[str, Workflow[..., Any]] = {}
+_queues: list[Queue] = []
+_schedules: list[Schedule] = []
+# None: what a test imported for its functions is no part of the process.
+_loaded: set[str] = set()
+_running: ContextVar[Workflow[..., Any] | None] = ContextVar("running", default=None)
+
+
+class Child(Generic[R]):
+    """A workflow that another one started."""
+
+    def __init__(self, handle: WorkflowHandle[Any], signature: Signature) -> None:
+        self._handle, self._signature = handle, signature
+
+    @property
+    def workflow_id(self) -> str:
+        """Its id."""
+        return self._handle.get_workflow_id()
+
+    def result(self) -> R:
+        """What it returned, waited for; raises its error."""
+        found = self._handle.get_result(polling_interval_sec=_WAIT_LOOK_SECONDS)
+        return self._signature.revive(found)  # type: ignore[no-any-return]
+
+
+class Workflow(Generic[P, R]):
+    """A durable function. Called, it is the plain function: inside another workflow, a part of that one."""
+
+    def __init__(self, name: str, function: Callable[P, R]) -> None:
+        self.name = name
+        self.function = function
+        self.signature = Signature(function)
+        self.queue: Queue | None = None
+        self.scheduled = False
+
+        @DBOS.workflow(name=name, max_recovery_attempts=None, validate_args=self._validated)
+        def durable(*args: Any) -> Any:
+            with measured(name), _run_by(self):
+                return self.signature.plain(function(*args))  # type: ignore[call-arg]
+
+        self.durable = durable
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.function(*args, **kwargs)
+
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Child[R]:
+        """Starts it as a child of the workflow that runs, on its own queue.
+
+        Raises ``RuntimeError`` outside a workflow, and where that workflow's queue does not say
+        ``parents=True``: as a suspect of poison it would hold the one place that its child needs.
+        """
+        parent = _running.get()
+        if parent is None or parent.queue is None or self.queue is None:
+            raise RuntimeError(f"{self.name}.enqueue belongs into the body of a workflow that runs")
+        if parent.queue is self.queue:
+            raise RuntimeError(f"{self.name} needs another queue than {parent.name}, which waits for it")
+        if not parent.queue.parents:
+            raise RuntimeError(
+                f'{parent.name} starts children: say Queue("{parent.queue.name}", parents=True)'
+            )
+        arguments = self.signature.stored(*args, **kwargs)
+        with tracing.propagated():
+            return Child(DBOS.enqueue_workflow(self.queue.name, self.durable, *arguments), self.signature)
+
+    def _validated(self, args: Sequence[Any], _: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        # The scheduler hands a context over after the time, which is always None here.
+        given = args[:-1] if self.scheduled and len(args) == 2 else args
+        return self.signature.parameters(given), {}
+
+
+@dataclass(frozen=True)
+class Queue:
+    """A queue of your own and what starts on it. `at_once`: how many one worker runs at the same time.
+
+    `parents`: its workflows start children and wait for them. Children need another queue, or parents
+    would hold their places.
+    """
+
+    name: str
+    workflows: Sequence[Workflow[..., Any]] = field(repr=False)
+    at_once: int = 8
+    parents: bool = False
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Starts a workflow of one parameter, the time of the tick, at every time of `cron` (UTC).
+
+    Six fields, seconds first: ``0 30 2 * * *`` is half past two. A tick exists once, however many workers
+    there are; ticks that no worker was there for are not made up for.
+    """
+
+    name: str
+    workflow: Workflow[[Any], Any] = field(repr=False)
+    cron: str
+
+
+def workflow(name: str) -> Callable[[Callable[P, R]], Workflow[P, R]]:
+    """Makes a function a workflow under a durable name, for example ``orders.fulfil``."""
+
+    def decorate(function: Callable[P, R]) -> Workflow[P, R]:
+        made = Workflow(_fit(name, names.QUEUE_OF | _declared), function)
+        _declared[name] = made
+        return made
+
+    return decorate
+
+
+def step(
+    name: str,
+    *,
+    attempts: int = 1,
+    wait_seconds: float = 1.0,
+    errors: Sequence[type[Exception]] = (),
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Makes a function a step: its result is recorded once, and a replay reads it instead of running it.
+
+    Its result has the type that it is annotated with, first run or replay. A step that raises is tried
+    `attempts` times in all, after `wait_seconds`, twice that, and so on; what it raised last is its result.
+    Of an error, name and text are stored: name in `errors` the classes that the workflow catches, made from
+    the text alone, and they are raised as such by a replay too. Those are answers: not tried again.
+    """
+    kinds = {kind.__name__: kind for kind in errors}
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        signature = _steps[_fit(name, [*_steps, *chain(*names.STEPS.values())])] = Signature(function)
+
+        @DBOS.step(
+            name=name,
+            retries_allowed=attempts > 1,
+            max_attempts=max(attempts, 1),
+            interval_seconds=wait_seconds,
+            should_retry=lambda error: not isinstance(error, tuple(kinds.values())),
+        )
+        def recorded(*args: P.args, **kwargs: P.kwargs) -> Any:
+            with timed_step(name):
+                return signature.plain(function(*args, **kwargs))
+
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            if DBOS.workflow_id is None:
+                return function(*args, **kwargs)
+            try:
+                return signature.revive(recorded(*args, **kwargs))  # type: ignore[no-any-return]
+            except Exception as error:
+                # As DBOS loads it from JSON: an error that carries the name of its class.
+                kind = kinds.get(str(getattr(error, "name", "")))
+                if kind is None or isinstance(error, kind):
+                    raise
+                raise kind(str(error)) from error
+
+        return call
+
+    return decorate
+
+
+def register(*queues: Queue, schedules: Iterable[Schedule] = ()) -> None:
+    """The one call of a module: its queues with their workflows, its schedules. Raises ``ModuleWrong``."""
+    schedules = list(schedules)
+    for queue in queues:
+        _fit(queue.name, [*(each.name for each in _queues), *names.QUEUE_OF.values(), *names.OTHER_QUEUES])
+        if queue.at_once < 1:
+            raise ModuleWrong(f"Queue {queue.name}: at_once must be at least 1.")
+        for each in queue.workflows:
+            if each.queue is not None:
+                raise ModuleWrong(
+                    f"Workflow {each.name} is on the queues {each.queue.name} and {queue.name}."
+                )
+            each.queue = queue
+        _queues.append(queue)
+    for schedule in schedules:
+        _fit(schedule.name, [*(each.name for each in _schedules), *names.SCHEDULES])
+        if len(schedule.workflow.signature.names) != 1:
+            raise ModuleWrong(
+                f"{schedule.workflow.name} is scheduled: it takes one parameter, the tick's time."
+            )
+        schedule.workflow.scheduled = True
+        _schedules.append(schedule)
+
+
+def idempotency_key() -> str:
+    """Names what the running step does to the outside: the same at every attempt, and after a takeover.
+
+    Hand it to whom the step calls, who does the same thing only once by it.
+    """
+    return f"{DBOS.workflow_id}:{DBOS.step_id}"
+
+
+def patched(change: str) -> bool:
+    """Whether the workflow that runs goes the new way: all that had not come this far before the change.
+
+    ``if patched("insure"): insure()`` adds a step to a workflow of which some run (docs/upgrading.md). The
+    answer is recorded. True outside a workflow.
+    """
+    return DBOS.workflow_id is None or DBOS.patch(change)
+
+
+def patch_over(change: str) -> None:
+    """In place of the ``if``, once nothing runs any more that went the old way."""
+    if DBOS.workflow_id is not None:
+        DBOS.deprecate_patch(change)
+
+
+# --- what the processes ask ------------------------------------------------------------------
+
+
+def load(modules: Iterable[str]) -> None:
+    """Imports the modules and makes their names known. Idempotent.
+
+    Raises ``ModuleWrong``, and what an import of yours raises.
+    """
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+                raise
+            raise ModuleWrong(
+                f"HOLDFAST_MODULES: there is no module {module} on the import path. In an image, copy it "
+                "into /app; beside a checkout, set PYTHONPATH to its directory."
+            ) from None
+        _loaded.add(module)
+    for each in startable().values():
+        if each.queue is None:
+            raise ModuleWrong(f"Workflow {each.name} is on no queue: name it in register(Queue(...)).")
+        each.signature.check(each.name)
+        names.QUEUE_OF[each.name] = each.queue.name
+        names.ROLE_OF[each.name] = "worker"
+
+
+def startable() -> dict[str, Workflow[..., Any]]:
+    """Workflows that ``POST /workflows`` starts, by name."""
+    return dict(_declared) if _loaded else {}
+
+
+def step_names() -> list[str]:
+    """Durable names of the steps."""
+    return list(_steps) if _loaded else []
+
+
+def queues() -> list[Queue]:
+    """Queues of the modules that are loaded."""
+    return list(_queues) if _loaded else []
+
+
+def leaf_queues() -> frozenset[str]:
+    """Those whose workflows start no children: a suspect of poison may move from there."""
+    return frozenset(queue.name for queue in queues() if not queue.parents)
+
+
+def schedules() -> list[Schedule]:
+    """Schedules of the modules that are loaded."""
+    return list(_schedules) if _loaded else []
+
+
+@contextmanager
+def _run_by(workflow: Workflow[..., Any]) -> Iterator[None]:
+    token = _running.set(workflow)
+    try:
+        yield
+    finally:
+        _running.reset(token)
+
+
+def _fit(name: str, taken: Iterable[str]) -> str:
+    if not _NAME.match(name):
+        raise ModuleWrong(
+            f"{name!r} is no durable name: letters, digits, dot, dash and underscore, at most 100."
+        )
+    if name in taken:
+        raise ModuleWrong(f"The name {name} is taken; durable names are unique.")
+    return name

@@ -1,0 +1,172 @@
+"""A module of one's own inside a worker: replays, children, schedules that are gone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dbos import DBOS, DBOSClient, SetWorkflowID
+
+from services.workflows import own
+from tests.support.database import Database, wait_until
+from tests.support.engines import client, worker_process
+from tests.support.own import forgotten
+from tests.support.stack import ROOT, clean_environment
+
+MODULE = """
+from dataclasses import dataclass
+from services.workflows.own import Queue, Schedule, idempotency_key, register, step, workflow
+
+BODIES = []
+KEYS = []
+FAIL = [1]
+
+
+class Refused(Exception):
+    pass
+
+
+@dataclass(frozen=True)
+class Paid:
+    cents: int
+    parts: tuple[int, str]
+
+
+@step("t.pay", errors=[Refused])
+def pay(cents: int) -> Paid:
+    BODIES.append(cents)
+    if cents < 0:
+        raise Refused("never less than nothing")
+    return Paid(cents, (1, "a"))
+
+
+@step("t.flaky", attempts=2, wait_seconds=0)
+def flaky() -> str:
+    KEYS.append(idempotency_key())
+    if FAIL:
+        FAIL.pop()
+        raise OSError("try again")
+    return "done"
+
+
+@workflow("t.buy")
+def buy(cents: int) -> dict[str, str]:
+    paid = pay(cents)
+    try:
+        pay(-1)
+    except Refused as error:
+        told = f"{type(error).__name__}: {error}"
+    return {"parts": type(paid.parts).__name__, "told": told, "flaky": flaky()}
+
+
+@workflow("t.shop")
+def shop(many: int) -> list[str]:
+    return [child.result()["parts"] for child in [buy.enqueue(n) for n in range(many)]]
+
+
+@workflow("t.lost")
+def lost() -> str:
+    return buy.enqueue(1).workflow_id
+
+
+@workflow("t.tick")
+def tick(at: str) -> str:
+    return at
+
+
+register(
+    Queue("t-buys", [buy]),
+    Queue("t-losts", [lost]),
+    Queue("t-shops", [shop], parents=True),
+    Queue("t-ticks", [tick]),
+    schedules=[Schedule("t-every", tick, "* * * * * *")],
+)
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The module, loaded by a worker of the test's own process."""
+    (tmp_path / "own_shop.py").write_text(MODULE, "utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with forgotten():
+        yield lambda: sys.modules["own_shop"]
+    sys.modules.pop("own_shop", None)
+
+
+def ended(outside: DBOSClient, workflow_id: str, status: str = "SUCCESS") -> Any:
+    wait_until(
+        lambda: outside.list_workflows(workflow_ids=[workflow_id])[0].status == status,
+        f"{workflow_id} becomes {status}",
+        seconds=15,
+    )
+    return outside.list_workflows(workflow_ids=[workflow_id])[0]
+
+
+def test_a_worker_runs_it(database: Database, module: Any) -> None:
+    outside = client(database, role="api")
+    with worker_process(database, modules="own_shop") as process:
+        version = process.identity.version
+
+        def start(name: str, *args: Any) -> str:
+            queue = own.startable()[name].queue
+            assert queue is not None
+            options = {"workflow_name": name, "queue_name": queue.name, "app_version": version}
+            return outside.enqueue(options, *args).workflow_id  # type: ignore[arg-type]
+
+        told = {"parts": "tuple", "told": "Refused: never less than nothing", "flaky": "done"}
+        first = start("t.buy", 7)
+        assert ended(outside, first).output == told
+        assert module().BODIES == [7, -1], "an answer in `errors` is not tried again"
+        assert [f"{first}:3"] * 2 == module().KEYS, "the same key at every attempt"
+
+        # A replay reads what is recorded, and the workflow sees the same types and the same error.
+        with SetWorkflowID("replayed"):
+            outside.fork_workflow(first, 3, application_version=version, queue_name="t-buys")
+        assert ended(outside, "replayed").output == told
+        assert module().BODIES == [7, -1]
+
+        assert ended(outside, start("t.shop", 3)).output == ["tuple"] * 3
+        wrong = ended(outside, start("t.buy", "seven"), "ERROR")
+        assert "valid integer" in str(wrong.error)
+        assert "parents=True" in str(ended(outside, start("t.lost"), "ERROR").error)
+        wait_until(
+            lambda: any(
+                row.output and row.output.startswith("20")
+                for row in outside.list_workflows(name="t.tick", status="SUCCESS", limit=1)
+            ),
+            "a tick ran, and was told its time",
+            seconds=15,
+        )
+        assert {s["schedule_name"] for s in DBOS.list_schedules()} == {"pulse", "purge", "t-every"}
+    outside.destroy()
+
+
+def test_a_schedule_rests_while_no_module_names_it(database: Database, module: Any) -> None:
+    def active() -> set[str]:
+        return {schedule["schedule_name"] for schedule in DBOS.list_schedules(status="ACTIVE")}
+
+    with worker_process(database, modules="own_shop"):
+        assert active() == {"pulse", "purge", "t-every"}
+    with forgotten(), worker_process(database):
+        assert active() == {"pulse", "purge"}
+    with worker_process(database, modules="own_shop"):
+        assert active() == {"pulse", "purge", "t-every"}
+
+
+def test_a_wrong_module_ends_the_start_with_a_sentence() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "services.worker"],
+        cwd=ROOT,
+        env=clean_environment(HOLDFAST_MODULES="no_such_module", HOLDFAST_WORKER_PORT="0"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("HOLDFAST_MODULES: there is no module no_such_module")
+    assert "Traceback" not in done.stdout + done.stderr

@@ -1,0 +1,40 @@
+"""Modules of somebody's own in the test's process, and what they changed put back at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from dbos._dbos import _get_or_create_dbos_registry
+
+from services.workflows import names, own
+
+
+@contextmanager
+def forgotten() -> Iterator[None]:
+    """What is declared, registered and loaded inside is unknown afterwards; nothing is known at first."""
+    kept = _collections()
+    before = [each.copy() for each in kept]
+    for name in own._declared:
+        names.QUEUE_OF.pop(name, None)
+        names.ROLE_OF.pop(name, None)
+    for each in kept[:5]:
+        each.clear()
+    try:
+        yield
+    finally:
+        # Not the registry as a whole: a worker that ran inside has imported our own workflows, once for all.
+        for name in own._declared:
+            _get_or_create_dbos_registry().workflow_info_map.pop(name, None)
+        for each, was in zip(kept, before, strict=True):
+            each.clear()
+            if isinstance(each, list):
+                each.extend(was)
+            else:
+                each.update(was)
+
+
+def _collections() -> list[Any]:
+    own_ones = [own._steps, own._declared, own._queues, own._schedules, own._loaded]
+    return [*own_ones, names.QUEUE_OF, names.ROLE_OF]

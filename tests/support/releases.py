@@ -1,0 +1,129 @@
+"""Releases of one small module of somebody's own, and a stack that goes from one to the next.
+
+Processes import it through a link that a release moves: who starts afterwards has the new code. That is
+what a new image does, without building one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.support.native_stack import NativeStack
+from tests.support.stack import Member, wait_for
+
+_HEAD = '''
+import time
+from pathlib import Path
+
+from services.workflows.own import Queue, patch_over, patched, register, step, workflow
+
+RELEASE = "{release}"
+HERE = Path({here!r})
+
+
+@step("parcels.label")
+def label() -> str:
+    return f"label {{RELEASE}}"
+
+
+@step("parcels.insure")
+def insure() -> str:
+    return f"insure {{RELEASE}}"
+
+
+@step("parcels.deliver")
+def deliver(parcel: str) -> str:
+    """Takes as long as the test wants it to."""
+    while not (HERE / parcel).exists():
+        time.sleep(0.02)
+    return f"deliver {{RELEASE}}"
+'''
+
+_SEND = """
+
+@workflow("parcels.send")
+def send(parcel: str) -> list[str]:
+    return [{steps}, deliver(parcel)]
+
+
+register(Queue("parcels", [send], at_once=8))
+"""
+
+_RETURN = """
+
+@workflow("parcels.take_back")
+def take_back(parcel: str) -> str:
+    return label()
+
+
+register(Queue("returns", [take_back], at_once=8))
+"""
+
+PLAIN = "label()"
+PATCHED = '*([insure()] if patched("insured") else []), label()'
+OVER = '*[patch_over("insured"), insure()][1:], label()'
+NAKED = "insure(), label()"
+"""The same step more, and nobody is told."""
+
+
+class Releases:
+    """Directories below one, each a release, and the link to the present one."""
+
+    def __init__(self, here: Path) -> None:
+        self._here = here
+        self.link = here / "current"
+        (here / "delivered").mkdir(parents=True)
+
+    def settings(self) -> dict[str, str]:
+        """What a stack's processes need to import the present one."""
+        return {"HOLDFAST_MODULES": "parcels", "PYTHONPATH": str(self.link)}
+
+    def write(self, release: str, steps: str = PLAIN, *, returns: bool = False) -> Path:
+        """A new release; its directory."""
+        directory = self._here / f"release-{release}"
+        directory.mkdir()
+        head = _HEAD.format(release=release, here=str(self._here / "delivered"))
+        text = head + _SEND.format(steps=steps) + (_RETURN if returns else "")
+        (directory / "parcels.py").write_text(text, "utf-8")
+        return directory
+
+    def publish(self, directory: Path) -> None:
+        """Whoever starts from now on has this one."""
+        new = self._here / "new"
+        new.symlink_to(directory)
+        new.replace(self.link)
+
+    def deliver(self, *parcels: str) -> None:
+        """Lets their last step end."""
+        for parcel in parcels:
+            (self._here / "delivered" / parcel).touch()
+
+
+def send(stack: NativeStack, parcel: str, url: str | None = None) -> str:
+    """Starts one; the parcel's name is its key. Its id."""
+    options = {"json": {"workflow": "parcels.send", "arguments": {"parcel": parcel}}}
+    answer = stack.http.post(
+        f"{url or stack.url}/workflows", headers={**stack.admin(), "Idempotency-Key": parcel}, **options
+    )
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["workflow_id"])
+
+
+def at_the_door(stack: NativeStack, *workflow_ids: str, steps: int = 1) -> None:
+    """Returns when each has recorded so many steps and waits in its last."""
+
+    def there() -> bool:
+        return all(
+            len(stack.get(f"/workflows/{each}/steps")["steps"]) >= steps
+            and stack.get(f"/workflows/{each}")["status"] == "PENDING"
+            for each in workflow_ids
+        )
+
+    wait_for(there, 20, f"{len(workflow_ids)} workflows in their last step")
+
+
+def roll(stack: NativeStack, member: Member) -> None:
+    """An orderly stop of one; its successor, which its supervisor starts, is ready afterwards."""
+    stack.stop(member)
+    assert stack.exited(member, 30).code == 0
+    stack.members(member.role, stack.worker_count if member.role == "worker" else 1)

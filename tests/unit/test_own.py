@@ -1,0 +1,166 @@
+"""Registering a module of one's own: what is refused at the start, and what becomes of arguments."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.domain.errors import InvalidRequest, ModuleWrong
+from services.settings import Settings
+from services.workflows import names, own
+from services.workflows.signature import Signature
+from tests.support.own import forgotten
+
+HEAD = "from services.workflows.own import Queue, Schedule, register, step, workflow\n"
+Write = Callable[[str], str]
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
+    """Writes a module; its name, which no other test has."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    written: list[str] = []
+
+    def write(text: str) -> str:
+        name = f"{tmp_path.name}_{len(written)}".replace("-", "_")
+        (tmp_path / f"{name}.py").write_text(HEAD + text, "utf-8")
+        written.append(name)
+        return name
+
+    with forgotten():
+        yield write
+    for name in written:
+        sys.modules.pop(name, None)
+
+
+def test_what_is_loaded_is_known(write: Write) -> None:
+    module = write(
+        "@step('t.step')\ndef one() -> int: return 1\n"
+        "@workflow('t.leaf')\ndef leaf(at: str = '') -> int: return one()\n"
+        "@workflow('t.parent')\ndef parent() -> int: return 1\n"
+        "register(Queue('t-leaves', [leaf]), Queue('t-parents', [parent], parents=True),"
+        " schedules=[Schedule('t-tick', leaf, '* * * * * *')])\n"
+    )
+    own.load([module])
+    assert names.QUEUE_OF["t.leaf"] == "t-leaves"
+    assert names.ROLE_OF["t.parent"] == "worker"
+    assert set(own.startable()) == {"t.leaf", "t.parent"}
+    assert own.step_names() == ["t.step"]
+    assert own.leaf_queues() == {"t-leaves"}
+    assert [schedule.name for schedule in own.schedules()] == ["t-tick"]
+    own.load([module])
+
+
+def test_imported_alone_it_is_no_part_of_the_process(write: Write) -> None:
+    module = write("@workflow('t.w')\ndef w() -> int: return 1\nregister(Queue('t-q', [w]))\n")
+    __import__(module)
+    assert own.startable() == {}
+    assert own.queues() == []
+    assert "t.w" not in names.QUEUE_OF
+
+
+def test_what_a_module_imports_counts_too(write: Write) -> None:
+    inner = write("@workflow('t.w')\ndef w() -> int: return 1\nregister(Queue('t-q', [w]))\n")
+    own.load([write(f"import {inner}\n")])
+    assert set(own.startable()) == {"t.w"}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("@workflow('t.w')\ndef w() -> int: return 1\n", "t.w is on no queue"),
+        ("register(Queue('fibonacci', []))\n", "The name fibonacci is taken"),
+        ("register(Queue('worker-suspects', []))\n", "The name worker-suspects is taken"),
+        ("register(Queue('t q', []))\n", "'t q' is no durable name"),
+        ("register(Queue('t-q', [], at_once=0))\n", "at_once must be at least 1"),
+        ("@workflow('t.w')\nasync def w() -> int: return 1\n", "w is async"),
+        ("@step('t.s')\ndef s(): ...\n@step('t.s')\ndef r(): ...\n", "The name t.s is taken"),
+        (
+            "@workflow('chaos.poison')\ndef w() -> int: return 1\nregister(Queue('t-q', [w]))\n",
+            "The name chaos.poison is taken",
+        ),
+        (
+            "@workflow('t.w')\ndef w(*, a: int) -> int: return 1\nregister(Queue('t-q', [w]))\n",
+            "must be an ordinary one",
+        ),
+        (
+            "class Odd: ...\n@workflow('t.w')\ndef w(a: Odd) -> int: return 1\nregister(Queue('t-q', [w]))\n",
+            "its annotations cannot be read",
+        ),
+        (
+            "@workflow('t.w')\ndef w() -> int: return 1\n"
+            "register(Queue('t-q', [w]), schedules=[Schedule('t-s', w, '* * * * * *')])\n",
+            "it takes one parameter",
+        ),
+        (
+            "@workflow('t.w')\ndef w(at: str) -> int: return 1\n"
+            "register(Queue('t-q', [w]), schedules=[Schedule('pulse', w, '* * * * * *')])\n",
+            "The name pulse is taken",
+        ),
+        (
+            "@workflow('t.w')\ndef w() -> int: return 1\nregister(Queue('t-q', [w]), Queue('t-r', [w]))\n",
+            "on the queues t-q and t-r",
+        ),
+    ],
+)
+def test_a_wrong_module_ends_the_start(write: Write, text: str, told: str) -> None:
+    with pytest.raises(ModuleWrong, match=told):
+        own.load([write(text)])
+
+
+def test_a_module_that_is_not_there() -> None:
+    with pytest.raises(ModuleWrong, match="no module no_such_module on the import path"):
+        own.load(["no_such_module"])
+
+
+def test_an_import_inside_it_that_fails_is_shown_as_it_is(write: Write) -> None:
+    with pytest.raises(ModuleNotFoundError, match="no_such_thing"):
+        own.load([write("import no_such_thing\n")])
+
+
+def test_modules_setting() -> None:
+    assert Settings(modules=" shop.orders, stock ").module_names == ["shop.orders", "stock"]
+    assert Settings().module_names == []
+    with pytest.raises(ValueError, match="modules"):
+        Settings(modules="orders.py stock")
+
+
+def every_kind(when: datetime, pair: tuple[int, str], json: dict[str, float] | None = None) -> set[int]:
+    return {pair[0]}
+
+
+def test_arguments_keep_their_types_through_what_is_stored() -> None:
+    signature = Signature(every_kind)
+    when = datetime(2026, 1, 2, tzinfo=UTC)
+    stored = signature.parse({"when": "2026-01-02T00:00:00Z", "pair": [1, "a"]}, "arguments")
+    assert stored == ("2026-01-02T00:00:00Z", [1, "a"], None)
+    assert signature.parameters(stored) == (when, (1, "a"), None)
+    assert signature.stored(when, (1, "a"), json={"b": 2}) == ("2026-01-02T00:00:00Z", [1, "a"], {"b": 2.0})
+    assert signature.plain({3}) == [3]
+    assert signature.revive([3]) == {3}
+
+
+def test_what_is_stored_by_another_release() -> None:
+    signature = Signature(every_kind)
+    assert signature.parameters(("2026-01-02T00:00:00Z", [1, "a"]))[2] is None, "a parameter that came later"
+    with pytest.raises(ValueError, match="4 arguments are stored, this code takes 3"):
+        signature.parameters(("2026-01-02T00:00:00Z", [1, "a"], None, 4))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({}, "arguments.when"),
+        ({"when": "2026-01-02T00:00:00Z", "pair": ["1", "a"]}, "arguments.pair.0"),
+        ({"when": "2026-01-02T00:00:00Z", "pair": [1, "a"], "p1": 1}, "arguments.p1"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        Signature(every_kind).parse(arguments, "arguments")
+    assert caught.value.field == field
