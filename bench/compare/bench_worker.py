@@ -9,6 +9,7 @@ from dbos import DBOS
 from services.runtime.serve import serve
 from services.settings import Settings
 from services.worker.app import create_app
+from services.workflows import names
 from services.workflows.composition import Worker
 
 CONCURRENCY = 50
@@ -22,9 +23,12 @@ class BenchWorker(Worker):
 
     def prepare(self, settings: Settings) -> None:
         """Also imports the benchmark's workflow."""
-        super().prepare(settings)
         from bench.compare import stepless
 
+        # A worker takes work from the queues that its code knows.
+        names.QUEUE_OF[stepless.NAME] = stepless.QUEUE
+        names.ROLE_OF[stepless.NAME] = "worker"
+        super().prepare(settings)
         log.debug("loaded %s", stepless.NAME)
 
     def register(self, settings: Settings) -> None:

@@ -9,6 +9,6 @@ NAME = "bench.stepless"
 
 
 @DBOS.workflow(name=NAME)
-async def stepless(number: int) -> int:
+def stepless(number: int) -> int:
     """Returns its argument."""
     return number
