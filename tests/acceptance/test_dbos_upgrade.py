@@ -1,7 +1,7 @@
 """Another DBOS with migrations of its own, while the stack runs and work is in flight (docs/upgrading.md).
 
 Twice: from the release before ours, as it was published (`make upgrades` fetches it), and, without
-anything to fetch, from a schema that is one migration behind. Both take their time: `make upgrades` runs them.
+anything to fetch, from a schema that is one migration behind. Both take long: `make upgrades` runs them.
 """
 
 from __future__ import annotations
