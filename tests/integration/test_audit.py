@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -58,28 +58,38 @@ def executor(database: Database, executor_id: str, state: str = "live", **column
     )
 
 
+def stored(database: Database, workflow_id: str, args: Sequence[Any], output: Any) -> None:
+    """Input and output of a finished workflow."""
+    for table, column, value in (
+        ("workflow_input", "inputs", {"namedArgs": {}, "positionalArgs": args}),
+        ("workflow_output", "output", output),
+    ):
+        database.rows(
+            f"INSERT INTO dbos.{table} (workflow_uuid, {column}, retention_timestamp)"
+            " VALUES (%(id)s, %(text)s, 0)",
+            id=workflow_id,
+            text=json.dumps(value),
+        )
+
+
+def step(database: Database, workflow_id: str, function_id: int, name: str, output: Any) -> None:
+    """One recorded step."""
+    database.rows(
+        "INSERT INTO dbos.operation_outputs (workflow_uuid, function_id, function_name, output)"
+        " VALUES (%(id)s, %(function_id)s, %(name)s, %(text)s)",
+        id=workflow_id,
+        function_id=function_id,
+        name=name,
+        text=json.dumps(output),
+    )
+
+
 def number(database: Database, workflow_id: str, n: int = 10, **columns: Any) -> None:
     """A finished number as a worker leaves it: input, output, recorded steps, effect."""
     insert(database, [workflow_id], status="SUCCESS", name=names.FIBONACCI_NUMBER, executor_id="w", **columns)
     result = summary(n, "doubling")
-    database.rows(
-        "INSERT INTO dbos.workflow_input (workflow_uuid, inputs, retention_timestamp)"
-        " VALUES (%(id)s, %(text)s, 0)",
-        id=workflow_id,
-        text=json.dumps({"namedArgs": {}, "positionalArgs": [n, "doubling"]}),
-    )
-    database.rows(
-        "INSERT INTO dbos.workflow_output (workflow_uuid, output, retention_timestamp)"
-        " VALUES (%(id)s, %(text)s, 0)",
-        id=workflow_id,
-        text=json.dumps(result),
-    )
-    database.rows(
-        "INSERT INTO dbos.operation_outputs (workflow_uuid, function_id, function_name, output)"
-        " VALUES (%(id)s, 1, 'fibonacci.compute', %(text)s)",
-        id=workflow_id,
-        text=json.dumps(result),
-    )
+    stored(database, workflow_id, [n, "doubling"], result)
+    step(database, workflow_id, 1, "fibonacci.compute", result)
     effect(database, workflow_id, n)
 
 
@@ -87,28 +97,12 @@ def sequence(database: Database, workflow_id: str, *numbers: int) -> None:
     """Finished numbers in turn, as a worker leaves them: two steps each, in one workflow."""
     insert(database, [workflow_id], status="SUCCESS", name=names.FIBONACCI_SEQUENCE, executor_id="w")
     results = [summary(n, "doubling") for n in numbers]
-    database.rows(
-        "INSERT INTO dbos.workflow_input (workflow_uuid, inputs, retention_timestamp)"
-        " VALUES (%(id)s, %(text)s, 0)",
-        id=workflow_id,
-        text=json.dumps({"namedArgs": {}, "positionalArgs": [numbers, "doubling"]}),
-    )
-    database.rows(
-        "INSERT INTO dbos.workflow_output (workflow_uuid, output, retention_timestamp)"
-        " VALUES (%(id)s, %(text)s, 0)",
-        id=workflow_id,
-        text=json.dumps({"total": len(numbers), "results": results}),
-    )
+    stored(database, workflow_id, [numbers, "doubling"], {"total": len(numbers), "results": results})
     for index, result in enumerate(results):
-        database.rows(
-            "INSERT INTO dbos.operation_outputs (workflow_uuid, function_id, function_name, output)"
-            " VALUES (%(id)s, %(compute)s, 'fibonacci.compute', %(text)s),"
-            " (%(id)s, %(compute)s + 1, 'effects.record', '\"x\"')",
-            id=workflow_id,
-            compute=2 * index + 1,
-            text=json.dumps(result),
-        )
-        effect(database, workflow_id, result["n"], key=f"{workflow_id}:{index}")
+        key = f"{workflow_id}:{index}"
+        step(database, workflow_id, 2 * index + 1, "fibonacci.compute", result)
+        step(database, workflow_id, 2 * index + 2, "effects.record", key)
+        effect(database, workflow_id, result["n"], key=key)
 
 
 def effect(
