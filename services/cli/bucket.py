@@ -8,7 +8,17 @@ from typing import Annotated, Any
 import typer
 from rich.console import Group
 
-from services.cli.shown import Api, JsonOption, UrlOption, plain_errors, show, table
+from services.cli.shown import (
+    Api,
+    JsonOption,
+    KeyOption,
+    TimeoutOption,
+    UrlOption,
+    WaitOption,
+    plain_errors,
+    show,
+    table,
+)
 from services.cli.work import follow
 
 
@@ -18,11 +28,9 @@ def bucket(
     prefix: Annotated[str, typer.Option(help="only keys that begin so")] = "",
     start_after: Annotated[str, typer.Option(help="only keys after this one")] = "",
     max_pages: Annotated[int | None, typer.Option(help="pages of 1,000 keys at most")] = None,
-    key: Annotated[str | None, typer.Option(help="Idempotency-Key [default: a random one]")] = None,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="wait for the end; exit code 1 unless SUCCESS")
-    ] = False,
-    timeout: Annotated[float, typer.Option(help="longest wait, in seconds")] = 3600.0,
+    key: KeyOption = None,
+    wait: WaitOption = False,
+    timeout: TimeoutOption = 3600.0,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -22,6 +22,9 @@ from services.cli.installation import NothingRunsError, admin_token, url
 console = Console(highlight=False)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON document and nothing else")]
+KeyOption = Annotated[str | None, typer.Option(help="Idempotency-Key [default: a random one]")]
+WaitOption = Annotated[bool, typer.Option("--wait", help="wait for the end; exit code 1 unless SUCCESS")]
+TimeoutOption = Annotated[float, typer.Option(help="longest wait, in seconds")]
 UrlOption = Annotated[
     str | None,
     typer.Option("--url", envvar="HOLDFAST_URL", help="the API [default: the running one, else port 8000]"),

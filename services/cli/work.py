@@ -13,7 +13,20 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from services.cli.installation import NothingRunsError
-from services.cli.shown import Api, JsonOption, Refused, UrlOption, age, console, plain_errors, show, table
+from services.cli.shown import (
+    Api,
+    JsonOption,
+    KeyOption,
+    Refused,
+    TimeoutOption,
+    UrlOption,
+    WaitOption,
+    age,
+    console,
+    plain_errors,
+    show,
+    table,
+)
 
 TERMINAL = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 _LOOK_SECONDS = 0.2
@@ -25,11 +38,9 @@ def submit(
     numbers: Annotated[str | None, typer.Option(help="the numbers themselves: 30,31,32")] = None,
     method: Annotated[str, typer.Option(help="recursive or doubling")] = "recursive",
     sequential: Annotated[bool, typer.Option(help="each number after the former's result")] = False,
-    key: Annotated[str | None, typer.Option(help="Idempotency-Key [default: a random one]")] = None,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="wait for the end; exit code 1 unless SUCCESS")
-    ] = False,
-    timeout: Annotated[float, typer.Option(help="longest wait, in seconds")] = 3600.0,
+    key: KeyOption = None,
+    wait: WaitOption = False,
+    timeout: TimeoutOption = 3600.0,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -60,11 +71,9 @@ def start(
         str, typer.Argument(help='its arguments by name, a JSON object: {"order_id": "o-1"}')
     ] = "{}",
     *,
-    key: Annotated[str | None, typer.Option(help="Idempotency-Key [default: a random one]")] = None,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="wait for the end; exit code 1 unless SUCCESS")
-    ] = False,
-    timeout: Annotated[float, typer.Option(help="longest wait, in seconds")] = 3600.0,
+    key: KeyOption = None,
+    wait: WaitOption = False,
+    timeout: TimeoutOption = 3600.0,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
