@@ -72,15 +72,25 @@ def stored(database: Database, workflow_id: str, args: Sequence[Any], output: An
         )
 
 
-def step(database: Database, workflow_id: str, function_id: int, name: str, output: Any) -> None:
+def step(
+    database: Database,
+    workflow_id: str,
+    function_id: int,
+    name: str,
+    output: Any,
+    *,
+    started_at_epoch_ms: int | None = None,
+) -> None:
     """One recorded step."""
     database.rows(
-        "INSERT INTO dbos.operation_outputs (workflow_uuid, function_id, function_name, output)"
-        " VALUES (%(id)s, %(function_id)s, %(name)s, %(text)s)",
+        "INSERT INTO dbos.operation_outputs"
+        " (workflow_uuid, function_id, function_name, output, started_at_epoch_ms)"
+        " VALUES (%(id)s, %(function_id)s, %(name)s, %(text)s, %(started)s)",
         id=workflow_id,
         function_id=function_id,
         name=name,
         text=json.dumps(output),
+        started=started_at_epoch_ms,
     )
 
 
@@ -535,3 +545,14 @@ def test_counters_of_an_executor_that_is_older_than_the_purge_are_not_compared(c
     purge(clean)
     rows = {row["executor_id"]: row["purged"] for row in clean.run("audit_live")}
     assert rows == {"w": True, "younger": False}
+
+
+def test_steps_of_an_earlier_run_are_not_looked_for_in_the_counters_of_the_last(clean: Database) -> None:
+    """Cancelled, resumed and ended by another worker: no hand over, but two counted its steps."""
+    now_ms = int(NOW.timestamp() * 1000)
+    times = {"created_at": now_ms - 9000, "started_at_epoch_ms": now_ms - 3000}
+    insert(clean, ["resumed"], status="SUCCESS", name="orders.fulfil", executor_id="second", **times)
+    for function_id, ago_ms in enumerate((8000, 2000, 1000), 1):
+        step(clean, "resumed", function_id, "orders.ship", None, started_at_epoch_ms=now_ms - ago_ms)
+    (row,) = clean.run("audit_steps_by", executor_id="second", since_ms=0)
+    assert row == {"what": "orders.ship", "number": 2}

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
+from services.runtime import metrics
 from services.runtime.database import sql
 from services.runtime.figures import DatabaseCollector
 from tests.support.api_server import serving
@@ -145,6 +147,10 @@ class Scraped:
 @pytest.fixture(scope="module")
 def scraped(big: Database) -> Iterator[Scraped]:
     """Scrapes over HTTP, each of which reads the database anew."""
+    # What earlier tests counted in this process no API of a stack would show: thousands of series more.
+    for metric in vars(metrics).values():
+        if isinstance(metric, MetricWrapperBase) and metric._labelnames:
+            metric.clear()
     with serving(big.settings("api")) as api:
         reading = Reading(api.process.gateway)
         thread = threading.Thread(target=reading.loop.run_forever, daemon=True)
@@ -173,7 +179,7 @@ def test_a_scrape_takes_less_than_100_ms(scraped: Scraped) -> None:
     quicker = statistics.median(sorted(scraped.seconds)[: len(scraped.seconds) // 2])
     figures = [f"{seconds * 1e3:.0f} ms" for seconds in (median, quicker, worst)]
     tell(f"a scrape at {FINISHED:,} finished workflows: median, of the quicker half, worst: {figures}")
-    assert quicker < LIMIT_SECONDS, scraped.seconds
+    assert quicker < LIMIT_SECONDS, [scraped.seconds, len(scraped.text.splitlines())]
 
 
 def test_the_figures_are_right(scraped: Scraped) -> None:
