@@ -21,7 +21,6 @@ from typing import Any
 
 _LENGTH = struct.Struct("!Q")
 _PR_SET_PDEATHSIG = 1
-_NICENESS = 10
 _OOM_SCORE = b"500"
 _CHUNK_BYTES = 1 << 20
 
@@ -84,8 +83,11 @@ def _bind_life_to(parent_pid: int) -> None:
 def main(channel: socket.socket, parent_pid: int) -> None:
     """Serve tasks until the parent closes its end or dies."""
     _bind_life_to(parent_pid)
-    # Heartbeats and HTTP of the parent go before computing; when memory runs out, a child goes first.
-    os.nice(_NICENESS)
+    # Whoever else has something to do goes first, at once: heartbeats, HTTP, PostgreSQL. A nice value would
+    # not do: it weighs a process only within its container or session, and lets nobody preempt it.
+    with suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    # When memory runs out, a child goes first.
     with suppress(OSError), open("/proc/self/oom_score_adj", "wb", buffering=0) as score:  # noqa: PTH123
         score.write(_OOM_SCORE)
     path, modules = pickle.loads(receive(channel))  # noqa: S301 - from our own parent

@@ -6,8 +6,12 @@ Holdfast is, `make bench` says.
 
 from __future__ import annotations
 
+import http.client
+import statistics
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -45,6 +49,20 @@ def least(holdfast: Holdfast) -> float:
         "PGPASSWORD": (stack.home / "secrets" / "postgres" / "superuser").read_text("ascii").strip(),
     }
     return exchange.seconds_a_job(where, 10, 100)
+
+
+@pytest.mark.timing
+def test_an_answer_does_not_wait_for_a_delayed_acknowledgement(holdfast: Holdfast) -> None:
+    """A client that keeps its connection and asks in turn: 43 ms each while Nagle held back the bodies."""
+    host = holdfast.running_stack.url.removeprefix("http://")
+    took = []
+    with closing(http.client.HTTPConnection(host, timeout=10)) as connection:
+        for _ in range(30):
+            begun = time.perf_counter()
+            connection.request("GET", "/livez")
+            assert connection.getresponse().read()
+            took.append(time.perf_counter() - begun)
+    assert statistics.median(took) < 0.03, took
 
 
 def test_many_at_once_use_the_cpus(holdfast: Holdfast) -> None:

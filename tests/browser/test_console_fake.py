@@ -430,6 +430,7 @@ def test_less_motion_moves_once_a_second_at_most(new_page: NewPage) -> None:
         assert drawn <= (time.monotonic() - began) * 1 + 2
 
 
+@pytest.mark.timing
 def test_smooth_with_ten_thousand_workflows_on_fifty_executors(new_page: NewPage) -> None:
     with Fake(crowd(), bars_served=10_000) as fake:
         page = opened(new_page, fake)

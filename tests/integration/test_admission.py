@@ -67,6 +67,7 @@ def explained(database: Database) -> Any:
         return plan
 
 
+@pytest.mark.timing
 @pytest.mark.timeout(300)
 def test_counting_a_backlog_beside_much_finished_work_is_cheap(database: Database) -> None:
     database.rows(_FILL, prefix="done-", status="SUCCESS", rows=FINISHED)

@@ -212,6 +212,7 @@ def test_a_batch_and_its_events(api: Api, database: Database) -> None:
     }
 
 
+@pytest.mark.timing
 def test_a_drain_ends_an_open_stream_and_a_wait(api: Api) -> None:
     batch_id = api.http.post("/fibonacci/batches", json={"sequential": True}).json()["workflow_id"]
     ended: list[float] = []

@@ -80,6 +80,7 @@ def now_ms() -> int:
     return int(time.time() * 1000)
 
 
+@pytest.mark.timing
 def test_a_takeover_is_seen_within_a_second(api: Api, database: Database) -> None:
     dying, heir = Peer.start(database, "worker-a"), Peer.start(database, "worker-b")
     dying.runs("w", started_at_epoch_ms=now_ms())
@@ -176,6 +177,7 @@ def test_more_pages_than_places_are_refused(api: Api, monkeypatch: pytest.Monkey
         page.wait(lambda e: e[0] == "snapshot", "a place again")
 
 
+@pytest.mark.timing
 def test_a_stop_ends_every_stream_at_once(api: Api) -> None:
     with Page(api) as page, Page(api) as other:
         page.wait(lambda e: e[0] == "snapshot", "a snapshot")

@@ -328,6 +328,7 @@ def test_the_columns_and_statuses_our_sql_names() -> None:
 # --- stop events ------------------------------------------------------------------------------------
 
 
+@pytest.mark.timing
 def test_the_stop_events_stop_claims_and_schedules_but_not_what_runs(app: Launched) -> None:
     app.queue("contract-q")
     _schedule()
@@ -384,6 +385,7 @@ def test_a_claim_under_way_at_the_stop_is_over_when_the_stop_returns(
 # --- bells ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timing
 def test_the_bell_ends_the_wait_early_and_polling_stays_at_one_second(
     app: Launched, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,6 +73,7 @@ def probes(api: Api, number: int) -> list[float]:
     return sorted(took)
 
 
+@pytest.mark.timing
 def test_a_crowd_of_all_kinds_does_not_slow_the_probes(api: Api, crowd: Crowd) -> None:
     crowd.add(1000)
     crowd.add(200, SLOW_HEAD)

@@ -173,6 +173,7 @@ def left_behind(database: Database, executor_id: str) -> int:
     )
 
 
+@pytest.mark.timing
 def test_an_idle_drain_is_over_at_once(database: Database) -> None:
     process, engine, peer = draining_process(database)
     begun = time.monotonic()
@@ -184,6 +185,7 @@ def test_an_idle_drain_is_over_at_once(database: Database) -> None:
     asyncio.run(process.drain())  # idempotent
 
 
+@pytest.mark.timing
 def test_a_drain_waits_for_steps_but_not_for_parents(database: Database) -> None:
     process, engine, peer = draining_process(database, drain_seconds=20, stop_grace_seconds=30)
     peer.runs("parent", name=names.FIBONACCI_BATCH, queue_name=names.FIBONACCI_BATCH_QUEUE)
@@ -208,6 +210,7 @@ def test_a_drain_waits_for_steps_but_not_for_parents(database: Database) -> None
     assert [h["workflow_id"] for h in handovers(database)] == ["parent"]
 
 
+@pytest.mark.timing
 def test_at_the_limit_the_rest_goes_back(database: Database) -> None:
     process, engine, peer = draining_process(database)
     peer.runs("a", "b")
@@ -220,6 +223,7 @@ def test_at_the_limit_the_rest_goes_back(database: Database) -> None:
     assert database.rows("SELECT * FROM ops.crashes") == []
 
 
+@pytest.mark.timing
 def test_a_second_signal_ends_the_wait(database: Database) -> None:
     process, engine, peer = draining_process(database, drain_seconds=20, stop_grace_seconds=30)
     peer.runs("a")
@@ -252,6 +256,7 @@ def test_a_hand_over_is_tried_again_when_the_database_breaks_it(
     assert len(handovers(database, "a")) == 1, "a try that failed left a trace"
 
 
+@pytest.mark.timing
 def test_a_drain_without_a_database_ends_all_the_same(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -939,6 +939,7 @@ def _jump(database: Database, seconds: float) -> None:
     )
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("crash", [False, True], ids=["restart", "backend killed"])
 def test_a_start_right_after_a_break_of_the_database_judges_nobody(database: Database, crash: bool) -> None:
     """Everyone's sessions are gone and heartbeats may be old; a new executor cannot know how old the break is

@@ -100,6 +100,7 @@ def test_a_trial_waits_until_it_is_alone_and_stays_alone(worker: _Worker) -> Non
     worker.app.wait("second")
 
 
+@pytest.mark.timing
 def test_a_process_that_is_idle_tries_at_once(worker: _Worker) -> None:
     begun = time.monotonic()
     worker.run("trial", names.WORKER_TRIALS_QUEUE)

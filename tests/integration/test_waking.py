@@ -55,6 +55,7 @@ def ears(database: Database) -> Iterator[Ears]:
         yield made
 
 
+@pytest.mark.timing
 def test_waiting_work_rings_within_100_ms(database: Database, ears: Ears) -> None:
     delays = []
     for number in range(40):
@@ -151,6 +152,7 @@ def test_the_listener_outlives_errors_of_those_it_wakes(database: Database) -> N
 # --- bells -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timing
 def test_a_rung_bell_ends_one_wait() -> None:
     stop = threading.Event()
     bell = _Bell(stop)
@@ -171,6 +173,7 @@ def test_a_bell_rung_before_the_wait_is_not_lost() -> None:
     assert ended.wait(2)
 
 
+@pytest.mark.timing
 def test_the_stop_event_shows_through_the_bell() -> None:
     stop = threading.Event()
     bell = _Bell(stop)
@@ -287,6 +290,7 @@ def test_retries_end_their_sleep_when_the_database_is_back(database: Database, e
     assert slept[0] < 0.8, "it slept on although the listener was back"
 
 
+@pytest.mark.timing
 def test_while_the_database_is_away_a_retry_waits_for_a_session_and_asks_no_more_itself(
     database: Database,
 ) -> None:
@@ -331,6 +335,7 @@ def test_a_session_that_comes_and_goes_wakes_no_retry_while_the_database_is_ther
 # --- cancelled work ----------------------------------------------------------------------------------
 
 
+@pytest.mark.timing
 def test_a_cancel_ends_the_computation_at_once(database: Database, ears: Ears) -> None:
     insert(database, ["mine", "other"], status="PENDING")
     heard: list[float] = []

@@ -167,6 +167,7 @@ def test_ids_say_what_the_client_has() -> None:
     assert not finished(None)
 
 
+@pytest.mark.timing
 def test_a_drain_ends_the_stream_at_once(process: FakeProcess) -> None:
     asked: list[float] = []
 

@@ -373,6 +373,7 @@ def test_wait_gives_up_with_the_id(
     assert response.json()["workflow_id"] == next(iter(process.gateway.client.rows))
 
 
+@pytest.mark.timing
 def test_a_drain_ends_waiting_at_once(client: TestClient, process: FakeProcess) -> None:
     asked: list[float] = []
 
@@ -545,6 +546,7 @@ def test_where_everything_is_kept_a_purge_needs_an_age() -> None:
         assert client.post("/purge", json={"older_than_seconds": 86_400}).status_code == 202
 
 
+@pytest.mark.timing
 def test_a_look_waits_for_the_end(client: TestClient, process: FakeProcess) -> None:
     """By the notice: the look that is the net under it comes half a second later."""
     started = client.post("/nested").json()["workflow_id"]

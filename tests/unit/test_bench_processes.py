@@ -103,6 +103,7 @@ def test_a_server_that_does_not_wait_for_its_disk_gives_no_figure(name: str) -> 
         postgres_settings(Server(**{name: "off"}))
 
 
+@pytest.mark.timing
 def test_the_load_counts_from_when_a_request_was_due() -> None:
     """A server that stalls for a moment shows in every request that was due meanwhile."""
     import asyncio

@@ -53,6 +53,7 @@ def test_a_slow_database_gets_more_time_than_the_timeout(gateway: Make) -> None:
     assert call(gateway(lambda: 0.3), 0.6) == "done"
 
 
+@pytest.mark.timing
 def test_a_silent_database_gets_the_timeout_and_no_more(gateway: Make) -> None:
     begun = time.monotonic()
     with pytest.raises(DatabaseUnavailable):
@@ -61,6 +62,7 @@ def test_a_silent_database_gets_the_timeout_and_no_more(gateway: Make) -> None:
     assert time.monotonic() - begun < 0.5
 
 
+@pytest.mark.timing
 def test_a_database_that_falls_silent_meanwhile_ends_the_wait(gateway: Make) -> None:
     last_beat = time.monotonic() - 1.2
     begun = time.monotonic()
