@@ -32,6 +32,9 @@ RUN groupadd --gid 10001 holdfast \
     && install -d -o 10001 -g 10001 -m 0700 /run/holdfast /secrets/migrate /secrets/api /secrets/worker \
         /secrets/s3 /secrets/seed /secrets/objects \
     && install -d -o 10001 -g 10001 -m 0755 /secrets/postgres /secrets/grafana
+# The base image leaves out what its own modules compile to, and nothing here can be written at run time.
+RUN stdlib=$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))') \
+    && python -m compileall -q -x '/(test|idlelib|lib2to3|turtledemo|ensurepip|site-packages|dist-packages)/' "$stdlib"
 COPY --from=builder /opt/holdfast /opt/holdfast
 COPY --from=builder /app /app
 WORKDIR /app

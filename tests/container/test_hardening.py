@@ -347,3 +347,16 @@ for folder, _, files in os.walk('/'):
 """
     listed = stack.docker("run", "--rm", "--network", "none", stack.image, "python", "-ISc", code)
     assert listed.split() == []
+
+
+def test_a_process_compiles_nothing_at_its_start(stack: ComposeStack) -> None:
+    """The file system is read-only: whatever is not compiled in the image, every start would compile anew."""
+    code = """
+import services.api.app, services.workflows.composition, services.runtime.serve
+import os, sys
+for module in list(sys.modules.values()):
+    spec = getattr(module, '__spec__', None)
+    if spec is not None and (spec.origin or '').endswith('.py') and not os.path.exists(spec.cached or ''):
+        print(module.__name__)
+"""
+    assert stack.python(stack.api(), code).split() == []
