@@ -9,7 +9,7 @@ from tests.fuzz.campaign import fuzz
 from tests.fuzz.ground import ground
 from tests.support.database import Database
 
-EXAMPLES = 10
+EXAMPLES = 6
 OPERATIONS = 24
 
 

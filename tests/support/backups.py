@@ -12,7 +12,7 @@ from tests.support.command import holdfast, told
 from tests.support.reporting import record
 from tests.support.stack import Stack, running_stack, wait_for
 
-NUMBERS = [33] * 24
+NUMBERS = [33] * 16
 STEPS = 20
 
 

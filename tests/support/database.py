@@ -162,7 +162,10 @@ class Database:
     def create(cls, server: Server) -> Database:
         """Clones the migrated template."""
         name = f"test_{next(_numbers)}"
-        server.run(f'CREATE DATABASE "{name}" TEMPLATE "{_TEMPLATE}" OWNER holdfast_owner')
+        # Twice as fast as by the write-ahead log, where nothing is flushed.
+        server.run(
+            f'CREATE DATABASE "{name}" TEMPLATE "{_TEMPLATE}" STRATEGY FILE_COPY OWNER holdfast_owner'
+        )
         return cls(server, name)
 
     @classmethod

@@ -85,6 +85,8 @@ class NativeStack(Stack):
             if member and member["pid"] and is_alive(member["pid"], member["started"]):
                 with suppress(ProcessLookupError):
                     os.kill(member["pid"], signal.SIGCONT)
+                    # The supervisor's own is the second, which ends the wait for what still runs.
+                    os.kill(member["pid"], signal.SIGTERM)
         self.supervisor.terminate()
         try:
             self.supervisor.wait(45)
