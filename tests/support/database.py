@@ -163,9 +163,7 @@ class Database:
         """Clones the migrated template."""
         name = f"test_{next(_numbers)}"
         # Twice as fast as by the write-ahead log, where nothing is flushed.
-        server.run(
-            f'CREATE DATABASE "{name}" TEMPLATE "{_TEMPLATE}" STRATEGY FILE_COPY OWNER holdfast_owner'
-        )
+        server.run(f'CREATE DATABASE "{name}" TEMPLATE "{_TEMPLATE}" STRATEGY FILE_COPY OWNER holdfast_owner')
         return cls(server, name)
 
     @classmethod
