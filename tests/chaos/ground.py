@@ -13,8 +13,8 @@ from tests.support.stack import TERMINAL, Member, Stack, wait_for
 
 T = TypeVar("T")
 GRACE_SECONDS = 20.0
-MIDDLE = [29, 30, 31, 30, 29, 31]
-"""A batch that keeps workers busy for a few seconds."""
+MIDDLE = [31, 32, 33] * 4
+"""A batch that two CPUs compute for two seconds and more, so that a fault hits them in its middle."""
 
 Seen = dict[str, Any]
 Fault = Callable[..., Seen]

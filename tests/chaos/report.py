@@ -22,6 +22,7 @@ def by_kind(faults: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for name in sorted({fault["kind"] for fault in faults}, key=lambda name: (KINDS[name].row, name)):
         mine = [fault for fault in faults if fault["kind"] == name]
         times = [fault["recovery_seconds"] for fault in mine if fault["recovery_seconds"] is not None]
+        moved = [fault["seen"]["workflows"] for fault in mine if "workflows" in fault["seen"]]
         rows.append(
             {
                 "row": KINDS[name].row,
@@ -29,6 +30,9 @@ def by_kind(faults: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "text": KINDS[name].text,
                 "runs": len(mine),
                 "failed": sum(not fault["ok"] for fault in mine),
+                # Of whom the fault took a process: workflows that it had, and how often it had any.
+                "moved": sum(moved) if moved else None,
+                "hit": sum(number > 0 for number in moved),
                 "recovery_median_seconds": round(statistics.median(times), 2) if times else None,
                 "recovery_max_seconds": round(max(times), 2) if times else None,
             }
@@ -55,6 +59,10 @@ def totals(reports: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _seconds(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.1f} s"
+
+
+def _moved(row: dict[str, Any]) -> str:
+    return "–" if row["moved"] is None else f"{row['moved']}, in {row['hit']} runs"
 
 
 def _load(report: dict[str, Any]) -> str:
@@ -111,13 +119,13 @@ def markdown(reports: list[dict[str, Any]]) -> str:
         "Recovery: from the end of the harm (the signal, the order to start PostgreSQL, the last cut) until "
         "all processes are ready, no work is under a process that is gone, and a new batch has succeeded.",
         "",
-        "| row | fault | runs (goal) | failed | recovery median | max |",
-        "|--:|---|--:|--:|--:|--:|",
+        "| row | fault | runs (goal) | failed | workflows taken over | recovery median | max |",
+        "|--:|---|--:|--:|--:|--:|--:|",
     ]
     for row in by_kind(faults):
         goal = GOALS_OF.get(row["kind"]) or GOALS[row["row"]]
         lines.append(
-            f"| {row['row']} | {row['text']} | {row['runs']} ({goal}) | {row['failed']} "
+            f"| {row['row']} | {row['text']} | {row['runs']} ({goal}) | {row['failed']} | {_moved(row)} "
             f"| {_seconds(row['recovery_median_seconds'])} | {_seconds(row['recovery_max_seconds'])} |"
         )
     failed = sum(not fault["ok"] for fault in faults)
