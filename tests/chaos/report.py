@@ -62,7 +62,7 @@ def _seconds(value: float | None) -> str:
 
 
 def _moved(row: dict[str, Any]) -> str:
-    return "–" if row["moved"] is None else f"{row['moved']}, in {row['hit']} runs"
+    return "-" if row["moved"] is None else f"{row['moved']}, in {row['hit']} runs"
 
 
 def _load(report: dict[str, Any]) -> str:
