@@ -63,6 +63,7 @@ WHERE w.workflow_uuid = %(workflow_id)s
 -- name: record_effect
 -- An effect and the record of its step, if the execution still owns its workflow, whose row stays locked
 -- meanwhile. A record that is there already stays, and so does its effect. No row: another owns the workflow.
+-- Times as Python cuts them: rounded up, a step would end after the next one has begun.
 WITH owned AS (
     SELECT FROM dbos.workflow_status
     WHERE workflow_uuid = %(workflow_uuid)s AND owner_xid = %(owner_xid)s FOR NO KEY UPDATE
@@ -71,7 +72,7 @@ WITH owned AS (
         (workflow_uuid, function_id, function_name, output, serialization, started_at_epoch_ms,
          completed_at_epoch_ms, application_name, retention_timestamp)
     SELECT %(workflow_uuid)s, %(function_id)s, %(function_name)s, %(output)s, %(serialization)s,
-           (extract(epoch FROM now()) * 1000)::bigint, (extract(epoch FROM now()) * 1000)::bigint,
+           floor(extract(epoch FROM now()) * 1000)::bigint, floor(extract(epoch FROM now()) * 1000)::bigint,
            %(application)s, (extract(epoch FROM now()) * 1000)::bigint
     FROM owned
     ON CONFLICT (workflow_uuid, function_id) DO NOTHING
