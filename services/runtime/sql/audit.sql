@@ -231,18 +231,14 @@ WHERE executor_id = %(executor_id)s AND status = 'SUCCESS' AND created_at >= %(s
 GROUP BY 1
 
 -- name: audit_steps_by
--- Steps that succeeded, of the workflows that an executor has or had last: of those that came from others, only
--- the steps that began after it had claimed them (again, after a cancel and a resume); of forks, only those that
--- began after the fork.
+-- Steps that succeeded, of the workflows that an executor has or had last, and that began after it had claimed
+-- them. Whatever puts work back into a queue (takeover, hand over, resume) forgets when it was claimed before.
+-- Of forks, only those that began after the fork.
 SELECT o.function_name AS what, count(*) AS number
 FROM dbos.workflow_status w
 JOIN dbos.operation_outputs o ON o.workflow_uuid = w.workflow_uuid
-LEFT JOIN LATERAL (
-    SELECT max(extract(epoch FROM h.claimed_at) * 1000) AS at FROM ops.handovers h
-    WHERE h.workflow_id = w.workflow_uuid AND h.to_executor = w.executor_id) AS claimed ON true
 WHERE w.executor_id = %(executor_id)s AND w.created_at >= %(since_ms)s
-  AND o.error IS NULL
-  AND o.started_at_epoch_ms >= greatest(w.created_at, w.started_at_epoch_ms, claimed.at) - 50
+  AND o.error IS NULL AND o.started_at_epoch_ms >= greatest(w.created_at, w.started_at_epoch_ms) - 50
 GROUP BY 1
 
 -- name: audit_taken_over_by
