@@ -6,6 +6,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import psycopg
 import pytest
@@ -17,7 +18,7 @@ from services.runtime.ledger import EffectLedger
 from services.runtime.sessions import Sessions
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched
-from tests.support.executors import workflow
+from tests.support.executors import insert, workflow
 
 QUEUE = "ledger-q"
 
@@ -223,3 +224,31 @@ def test_only_inside_a_workflow(app: Launched) -> None:
     with pytest.raises(RuntimeError, match="belongs to a workflow"):
         _scene.ledger.record("effect", executor_id="x", n=1, sha256="x")
     assert effects(app) == []
+
+
+def test_who_does_not_own_the_workflow_writes_nothing(database: Database) -> None:
+    """A zombie that comes first: the owner has neither an effect nor a record yet to run into."""
+    insert(database, ["w"], status="PENDING", owner_xid="owner")
+
+    def record(owner_xid: str) -> list[dict[str, Any]]:
+        return database.run(
+            "record_effect",
+            workflow_uuid="w",
+            owner_xid=owner_xid,
+            function_id=2,
+            function_name="effects.record",
+            output="{}",
+            serialization=None,
+            application="holdfast-worker",
+            effect_key="w:effect",
+            executor_id=owner_xid,
+            n=1,
+            sha256="0",
+        )
+
+    assert record("zombie") == []
+    assert database.one("SELECT count(*) FROM ops.effects") == 0
+    assert database.one("SELECT count(*) FROM dbos.operation_outputs") == 0
+    assert record("owner") == [{"written": True}]
+    assert record("owner") == [{"written": False}]
+    assert database.one("SELECT executor_id FROM ops.effects") == "owner"
