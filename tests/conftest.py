@@ -64,6 +64,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for report in terminalreporter.getreports("rerun"):
+        terminalreporter.section(f"RUN AGAIN: {report.nodeid}", sep="!", yellow=True)
+        terminalreporter.line(report.longreprtext)
     if not _without_docker:
         return
     terminalreporter.section("NOT TESTED: no Docker engine", sep="!", yellow=True)
