@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from typing import Annotated
 
+import sqlalchemy as sa
 from dbos import DBOSClient, SetWorkflowID, StepInfo, WorkflowStatus
 from fastapi import APIRouter, Body, Depends, Query, Request
 from starlette.responses import JSONResponse, Response
@@ -129,18 +131,23 @@ async def cancel(request: Request, workflow_id: WorkflowId) -> Accepted:
     responses=REFUSALS | documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
 )
 async def resume(request: Request, workflow_id: WorkflowId) -> Accepted:
-    """Put a cancelled or parked workflow back into its queue; it goes on after its recorded steps."""
+    """Put a cancelled or parked workflow back into its queue; it goes on after its recorded steps.
+
+    So do the workflows below it that were cancelled: it waits for what they return.
+    """
     process = process_of(request)
+    gateway = process.gateway
 
     row = await _existing(request, workflow_id)
     if row.status not in RESUMABLE:
         raise Conflict(
             f"This workflow is {row.status}. Only those that are {' or '.join(RESUMABLE)} can be resumed."
         )
-    queue = _queue(row)
-    # Before it runs again: a crash that follows at once must count.
-    await process.gateway.ops("forget_crashes", workflow_id=workflow_id)
-    await process.gateway.call(process.gateway.client.resume_workflow, workflow_id, queue_name=queue)
+    levels = await gateway.call(_cancelled, gateway.client, process.settings.application_names, row)
+    # Before they run again: a crash that follows at once must count.
+    ids = [each for level in levels for queued in level.values() for each in queued]
+    await gateway.ops("forget_crashes", workflow_ids=ids)
+    await gateway.call(_resume, gateway.client, levels)
     return Accepted(workflow_id=workflow_id, status="ENQUEUED")
 
 
@@ -171,13 +178,20 @@ async def fork(
         if found is not None:
             return found.status
         _require_step(client, workflow_id, body.start_step)
-        with SetWorkflowID(forked_id):
-            client.fork_workflow(
-                workflow_id,
-                body.start_step,
-                application_version=_version(process.settings, row),
-                queue_name=queue,
-            )
+        try:
+            with SetWorkflowID(forked_id):
+                client.fork_workflow(
+                    workflow_id,
+                    body.start_step,
+                    application_version=_version(process.settings, row),
+                    queue_name=queue,
+                )
+        except sa.exc.IntegrityError:
+            # The same request, sent again while its first try was under way, was quicker.
+            found = find(client, process.settings.application_names, forked_id)
+            if found is None:
+                raise
+            return found.status
         return "ENQUEUED"
 
     status = await process.gateway.call(order, process.gateway.client)
@@ -275,6 +289,33 @@ def _queue(row: WorkflowStatus) -> str:
     if row.name not in QUEUE_OF:
         raise Conflict(f"This release does not know workflows named {row.name}; it could not run this one.")
     return QUEUE_OF[row.name]
+
+
+def _cancelled(
+    client: DBOSClient, applications: list[str], row: WorkflowStatus
+) -> list[dict[str, list[str]]]:
+    """The workflow, its cancelled children, theirs, and so on: ids by queue. Raises `Conflict`."""
+    levels, rows = [], [row]
+    while rows:
+        by_queue: dict[str, list[str]] = defaultdict(list)
+        for each in rows:
+            by_queue[_queue(each)].append(each.workflow_id)
+        levels.append(by_queue)
+        rows = client.list_workflows(
+            parent_workflow_id=[each.workflow_id for each in rows],
+            status=["CANCELLED"],
+            application_name=applications,
+            load_input=False,
+            load_output=False,
+        )
+    return levels
+
+
+def _resume(client: DBOSClient, levels: list[dict[str, list[str]]]) -> None:
+    """From the lowest level up: who runs before its children are back finds them cancelled."""
+    for level in reversed(levels):
+        for queue, ids in level.items():
+            client.resume_workflows(ids, queue_name=queue)
 
 
 def _version(settings: Settings, row: WorkflowStatus) -> str:

@@ -101,6 +101,8 @@ def test_cancel_resume_and_fork_store_what_they_say(api: Api, database: Database
     assert api.http.post(f"/workflows/{started}/cancel").status_code == 409
     assert api.http.post(f"/workflows/{started}/resume").status_code == 202
     assert database.rows(row) == [{"status": "ENQUEUED", "queue_name": names.FIBONACCI_BATCH_QUEUE}]
+    children = f"SELECT status, queue_name FROM dbos.workflow_status WHERE parent_workflow_id = '{started}'"
+    assert database.rows(children) == [{"status": "ENQUEUED", "queue_name": names.FIBONACCI_QUEUE}] * 3
     assert api.http.post(f"/workflows/{started}/fork", json={"start_step": 2}).status_code == 409
     key = {"Idempotency-Key": "fork"}
     forked = [

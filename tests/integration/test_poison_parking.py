@@ -189,7 +189,7 @@ def test_resumed_by_an_operator_it_gets_a_fresh_count(database: Database, me: Pe
     insert(database, ["poison"])
     for _ in range(LIMIT):
         crash(me, "poison")
-    ((home,),) = [tuple(row.values()) for row in database.run("forget_crashes", workflow_id="poison")]
+    ((home,),) = [tuple(row.values()) for row in database.run("forget_crashes", workflow_ids=["poison"])]
     assert home == names.FIBONACCI_QUEUE
     operator = client(database)
     try:
@@ -203,7 +203,7 @@ def test_resumed_by_an_operator_it_gets_a_fresh_count(database: Database, me: Pe
         assert state(database, "poison")[0] == "ENQUEUED"
     crash(me, "poison")
     assert state(database, "poison")[0] == "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
-    assert database.run("forget_crashes", workflow_id="unknown") == []
+    assert database.run("forget_crashes", workflow_ids=["unknown"]) == []
 
 
 def test_parked_work_is_counted_for_the_metrics(database: Database, me: Peer) -> None:

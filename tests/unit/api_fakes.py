@@ -82,7 +82,7 @@ class FakeClient:
         *,
         application_name: list[str],
         workflow_ids: list[str] | None = None,
-        parent_workflow_id: str | None = None,
+        parent_workflow_id: str | list[str] | None = None,
         load_input: bool,
         load_output: bool,
         limit: int | None = None,
@@ -93,11 +93,12 @@ class FakeClient:
         self.loads.append((load_input, load_output))
         assert set(application_name) == {API, WORKER}, "every listing names both applications"
         wanted = {name: value for name, value in filters.items() if value}
+        parents = [parent_workflow_id] if isinstance(parent_workflow_id, str) else parent_workflow_id
         rows = [
             row
             for row in sorted(self.rows.values(), key=lambda row: row.created_at or 0, reverse=sort_desc)
             if (workflow_ids is None or row.workflow_id in workflow_ids)
-            and (parent_workflow_id is None or row.parent_workflow_id == parent_workflow_id)
+            and (parents is None or row.parent_workflow_id in parents)
             and all(getattr(row, name) in value for name, value in wanted.items())
         ]
         shown = rows[offset or 0 :][:limit]
@@ -127,9 +128,10 @@ class FakeClient:
         if self.rows[workflow_id].status not in ("SUCCESS", "ERROR"):
             self.rows[workflow_id].status = "CANCELLED"
 
-    def resume_workflow(self, workflow_id: str, *, queue_name: str) -> None:
-        self.resumed.append((workflow_id, queue_name))
-        self.rows[workflow_id].status = "ENQUEUED"
+    def resume_workflows(self, workflow_ids: list[str], *, queue_name: str) -> None:
+        for workflow_id in workflow_ids:
+            self.resumed.append((workflow_id, queue_name))
+            self.rows[workflow_id].status = "ENQUEUED"
 
     def fork_workflow(
         self, workflow_id: str, start_step: int, *, application_version: str, queue_name: str
@@ -235,9 +237,10 @@ class FakeGateway:
     def _listing_progress(self, *, workflow_id: str) -> list[dict[str, Any]]:
         return [{"pages": 4, "completed": 2, "keys": 20, "bytes": 200}]
 
-    def _forget_crashes(self, *, workflow_id: str) -> list[dict[str, Any]]:
-        assert self.client.rows[workflow_id].status != "ENQUEUED", "forget before it can run again"
-        self.forgotten.append(workflow_id)
+    def _forget_crashes(self, *, workflow_ids: list[str]) -> list[dict[str, Any]]:
+        for workflow_id in workflow_ids:
+            assert self.client.rows[workflow_id].status != "ENQUEUED", "forget before it can run again"
+        self.forgotten += workflow_ids
         return []
 
     def _recent_pulses(self, *, limit: int) -> list[dict[str, Any]]:

@@ -265,6 +265,34 @@ def test_resume_goes_to_the_workflows_own_queue(
     assert process.gateway.forgotten == (["w"] if answer == 202 else [])
 
 
+def test_resume_takes_cancelled_descendants_along_from_the_lowest_up(
+    client: TestClient, process: FakeProcess, dbos: FakeClient
+) -> None:
+    rows = (
+        ("root", None, "CANCELLED", names.NESTED_ROOT),
+        ("child", "root", "CANCELLED", names.NESTED_CHILD),
+        ("done", "root", "SUCCESS", names.NESTED_CHILD),
+        ("grandchild", "child", "CANCELLED", names.NESTED_GRANDCHILD),
+        ("other", None, "CANCELLED", names.NESTED_ROOT),
+    )
+    for workflow_id, parent, status, name in rows:
+        dbos.add(workflow_id, parent_workflow_id=parent, status=status, name=name)
+    assert client.post("/workflows/root/resume").status_code == 202
+    assert dbos.resumed == [
+        ("grandchild", names.NESTED_GRANDCHILD_QUEUE),
+        ("child", names.NESTED_CHILD_QUEUE),
+        ("root", names.NESTED_ROOT_QUEUE),
+    ]
+    assert sorted(process.gateway.forgotten) == ["child", "grandchild", "root"]
+
+
+def test_nothing_is_resumed_when_a_child_cannot_be(client: TestClient, dbos: FakeClient) -> None:
+    dbos.add("root", status="CANCELLED", name=names.NESTED_ROOT)
+    dbos.add("child", parent_workflow_id="root", status="CANCELLED", name="gone.workflow")
+    assert client.post("/workflows/root/resume").status_code == 409
+    assert dbos.resumed == []
+
+
 @pytest.mark.parametrize("order", ["resume", "fork"])
 def test_a_workflow_that_this_release_does_not_know_is_left_alone(
     client: TestClient, dbos: FakeClient, order: str

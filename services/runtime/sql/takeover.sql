@@ -49,8 +49,8 @@ ON CONFLICT (workflow_id) DO UPDATE SET crashes = excluded.crashes, steps_record
     queue_name = coalesce(c.queue_name, excluded.queue_name)
 
 -- name: forget_crashes
--- An operator resumed the workflow: it gets a fresh count.
-DELETE FROM ops.crashes WHERE workflow_id = %(workflow_id)s RETURNING queue_name
+-- An operator resumed the workflows: they get a fresh count.
+DELETE FROM ops.crashes WHERE workflow_id = ANY (%(workflow_ids)s) RETURNING queue_name
 
 -- name: record_handovers
 -- Before the work is released, which makes DBOS forget when it began.
