@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from services.api.context import process_of
 from services.api.models import TERMINAL, Accepted, Finished
 from services.api.problems import request_id_of
-from services.api.views import error_text
+from services.api.views import error_text, shown
 from services.domain.errors import DatabaseUnavailable, IdempotencyConflict
 from services.runtime import children, tracing
 from services.settings import Settings
@@ -177,7 +177,7 @@ async def answer(
         report = Finished(
             workflow_id=ended.workflow_id,
             status=ended.status,
-            report=ended.output,
+            report=shown(ended.output)[0],
             error=error_text(ended.error),
         )
         return JSONResponse(report.model_dump(mode="json"))

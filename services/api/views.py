@@ -23,22 +23,38 @@ def iso(milliseconds: int | None) -> str | None:
 
 
 def exact(value: Any) -> Any:
-    """The value with integers beyond ±(2^53 - 1) as decimal strings. Raises ``RecursionError``."""
+    """The value with integers beyond ±(2^53 - 1) as decimal strings, and text that is no Unicode readable.
+
+    Raises ``RecursionError``.
+    """
+    if isinstance(value, str):
+        return readable(value)
     if isinstance(value, int) and not -SAFE_INTEGER <= value <= SAFE_INTEGER:
         return decimal_string(value)
     if isinstance(value, dict):
-        return {key: exact(item) for key, item in value.items()}
+        return {exact(key): exact(item) for key, item in value.items()}
     return [exact(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def readable(text: str) -> str:
+    """Half surrogate pairs as their escapes: no answer can hold them."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def shown(value: Any) -> tuple[Any, str]:
+    """A value as an answer can hold it, and its JSON text."""
+    try:
+        value = exact(value)
+        return value, json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        # Not JSON (a foreign object, NaN): its text is all that an answer can hold.
+        text = readable(repr(value))
+        return text, text
 
 
 def shortened(value: Any) -> tuple[Any, bool]:
     """A value as it is (big integers as strings), or the first 4 kB of its JSON text and True."""
-    try:
-        value = exact(value)
-        text = json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
-        # Not JSON (a foreign object, NaN): its text is all that an answer can hold.
-        text = value = repr(value)
+    value, text = shown(value)
     if len(text) <= SHOWN_BYTES:
         return value, False
     return text[:SHOWN_BYTES], True
@@ -51,7 +67,7 @@ def error_text(error: Any) -> str | None:
     # One that can't be read comes as the text that is stored.
     name = "" if isinstance(error, str) else f"{getattr(error, 'name', None) or type(error).__name__}: "
     text = without_values(f"{name}{error}")
-    return text[:1000].encode("utf-8", "backslashreplace").decode("utf-8")
+    return readable(text[:1000])
 
 
 def _columns(row: WorkflowStatus) -> dict[str, Any]:

@@ -9,6 +9,10 @@ replaced, for every client, application and datasource of this process. What bec
 - a workflow that replays such a step, event, message, stream or result gets the error where it asks for it;
 - listings show the text as it is stored.
 
+Half a surrogate pair (``os.listdir`` makes them of names that are no UTF-8) is a Python text that PostgreSQL
+refuses. DBOS writes it as it is: the outcome could never be stored, and the workflow would run again for
+ever. So it is written as JSON's escape for it, and comes back as it was.
+
 Private to DBOS 3.4.0 and used here, held by a contract test: ``dbos._serialization.DefaultSerializer``.
 """
 
@@ -23,7 +27,7 @@ from services.domain.errors import PickleRefused
 
 
 def json_serializer() -> DBOSPortableJSONSerializer:
-    """The one serializer of Holdfast. From its first call on this process refuses pickles."""
+    """The one serializer of Holdfast. From its first call on no pickle is read, any text stored."""
     refuse_pickles()
     return DBOSPortableJSONSerializer()
 
@@ -32,6 +36,15 @@ def refuse_pickles() -> None:
     """No pickle is loaded or made through DBOS in this process any more. Idempotent."""
     kind: Any = dbos._serialization.DefaultSerializer
     kind.serialize, kind.deserialize = _serialize, _deserialize
+    portable: Any = DBOSPortableJSONSerializer
+    portable.serialize = _serialize_portable
+
+
+_as_dbos_does = DBOSPortableJSONSerializer.serialize
+
+
+def _serialize_portable(self: DBOSPortableJSONSerializer, value: Any) -> str:
+    return _as_dbos_does(self, value).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _serialize(_: Any, data: Any) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -155,9 +156,20 @@ def step(
     Its result has the type that it is annotated with, first run or replay. A step that raises is tried
     `attempts` times in all, after `wait_seconds`, twice that, and so on; what it raised last is its result.
     Of an error, name and text are stored: name in `errors` the classes that the workflow catches, made from
-    the text alone, and they are raised as such by a replay too. Those are answers: not tried again.
+    the text alone, and they are raised as such by a replay too; a subclass as the one that is named. Those
+    are answers: not tried again.
     """
     kinds = {kind.__name__: kind for kind in errors}
+    for kind in errors:
+        _made_from_text(kind, name)
+
+    def named(error: Exception) -> type[Exception] | None:
+        # As DBOS loads it from JSON it is an error that carries the name of its class.
+        stored = kinds.get(str(getattr(error, "name", "")))
+        return next((kind for kind in type(error).__mro__ if kind in errors), stored)
+
+    # Whether what this thread's attempt raised is the step's result.
+    attempt = threading.local()
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         signature = _steps[_fit(name, [*_steps, *chain(*names.STEPS.values())])] = Signature(function)
@@ -167,11 +179,19 @@ def step(
             retries_allowed=attempts > 1,
             max_attempts=max(attempts, 1),
             interval_seconds=wait_seconds,
-            should_retry=lambda error: not isinstance(error, tuple(kinds.values())),
+            should_retry=lambda _: not attempt.final,
         )
         def recorded(*args: P.args, **kwargs: P.kwargs) -> Any:
+            # DBOS would put an error of its own in the place of the last attempt's.
+            status = DBOS.step_status
+            attempt.final = status is None or (status.current_attempt or 0) + 1 >= attempts
             with timed_step(name):
-                return signature.plain(function(*args, **kwargs))
+                try:
+                    return signature.plain(function(*args, **kwargs))
+                except tuple(errors) as error:
+                    attempt.final = True
+                    # Under a name that a replay knows.
+                    raise named(error)(str(error)) from error  # type: ignore[misc]
 
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -180,10 +200,9 @@ def step(
             try:
                 return signature.revive(recorded(*args, **kwargs))  # type: ignore[no-any-return]
             except Exception as error:
-                # As DBOS loads it from JSON: an error that carries the name of its class.
-                kind = kinds.get(str(getattr(error, "name", "")))
-                if kind is None or isinstance(error, kind):
+                if (kind := named(error)) is None:
                     raise
+                # In the first run too: what a replay raises is made from the stored text.
                 raise kind(str(error)) from error
 
         return call
@@ -263,6 +282,8 @@ def load(modules: Iterable[str]) -> None:
         each.signature.check(each.name)
         names.QUEUE_OF[each.name] = each.queue.name
         names.ROLE_OF[each.name] = "worker"
+    for name, signature in _steps.items():
+        signature.check_result(f"Step {name}")
 
 
 def startable() -> dict[str, Workflow[..., Any]]:
@@ -297,6 +318,16 @@ def _run_by(workflow: Workflow[..., Any]) -> Iterator[None]:
         yield
     finally:
         _running.reset(token)
+
+
+def _made_from_text(kind: type[Exception], step_name: str) -> None:
+    try:
+        kind("text")
+    except Exception as error:
+        raise ModuleWrong(
+            f"Step {step_name}: {kind.__name__} cannot be made from its text alone, and of an error nothing "
+            f"else is stored ({error})."
+        ) from error
 
 
 def _fit(name: str, taken: Iterable[str]) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, get_type_hints
 
@@ -14,6 +15,21 @@ from pydantic.errors import PydanticUserError
 from services.domain.errors import InvalidRequest, ModuleWrong
 
 _CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=False)
+
+
+@contextmanager
+def _told(whose: str) -> Iterator[None]:
+    try:
+        yield
+    except (PydanticUserError, NameError, TypeError, ValidationError) as error:
+        raise ModuleWrong(f"{whose}: its annotations cannot be read: {error}") from error
+
+
+def _without_secrets(schema: dict[str, Any], whose: str) -> None:
+    if '"writeOnly": true' in json.dumps(schema):
+        raise ModuleWrong(
+            f"{whose}: a secret (SecretStr, SecretBytes) is stored as asterisks; pass its name."
+        )
 
 
 class Signature:
@@ -39,11 +55,19 @@ class Signature:
         """Raises ``ModuleWrong`` for a workflow whose arguments or result JSON cannot hold."""
         if self._odd:
             raise ModuleWrong(self._odd)
-        try:
-            self._model, self._returns  # noqa: B018 - made here, where a wrong one ends the start
-            self.json_schema()
-        except (PydanticUserError, NameError, TypeError) as error:
-            raise ModuleWrong(f"Workflow {name}: its annotations cannot be read: {error}") from error
+        with _told(f"Workflow {name}"):
+            schema = self.json_schema()
+            for parameter in inspect.signature(self._function).parameters.values():
+                if parameter.default is not parameter.empty:
+                    TypeAdapter(self._hints.get(parameter.name, Any)).validate_python(parameter.default)
+        _without_secrets(schema, f"Workflow {name}")
+        self.check_result(f"Workflow {name}")
+
+    def check_result(self, whose: str) -> None:
+        """Raises ``ModuleWrong`` where JSON cannot hold the result."""
+        with _told(whose):
+            schema = self._returns.json_schema(mode="serialization")
+        _without_secrets(schema, whose)
 
     def json_schema(self, reference: str = "#/$defs/{model}") -> dict[str, Any]:
         """Of the arguments, as an object by name; `reference` says where its ``$defs`` will be found."""
@@ -72,7 +96,8 @@ class Signature:
         """The opposite: what the function is called with; a parameter that came later takes its default."""
         if len(stored) > len(self.names):
             raise ValueError(f"{len(stored)} arguments are stored, this code takes {len(self.names)}")
-        model = self._model.model_validate(dict(zip(self.names, stored, strict=False)))
+        given = dict(zip(self.names, stored, strict=False))
+        model = self._model.model_validate(given, by_alias=True, by_name=True)
         return tuple(getattr(model, f"p{index}") for index in range(len(self.names)))
 
     def plain(self, result: Any) -> Any:
@@ -81,7 +106,8 @@ class Signature:
 
     def revive(self, stored: Any) -> Any:
         """The opposite. Raises ``ValidationError`` where another type was stored."""
-        return self._returns.validate_python(stored)
+        # Stored by the fields' names, whatever aliases they have for others.
+        return self._returns.validate_python(stored, by_alias=True, by_name=True)
 
     def _positional(self, model: BaseModel) -> tuple[Any, ...]:
         dumped = model.model_dump(mode="json")

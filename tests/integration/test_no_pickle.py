@@ -194,7 +194,8 @@ def test_a_pickled_input_that_runs_on_a_dead_executor(app: Launched, trap: Trap)
 
 def test_a_pickled_step_is_not_replayed(app: Launched, trap: Trap) -> None:
     for column in ("output", "error"):
-        insert(app.database, [column], name="pickle.steps", queue_name=QUEUE, serialization="portable_json")
+        # On its queue once all of it is there.
+        insert(app.database, [column], name="pickle.steps", queue_name="q", serialization="portable_json")
         payload(app.database, "workflow_input", "inputs", column, '{"positionalArgs":[],"namedArgs":{}}')
         app.database.rows(
             f"INSERT INTO dbos.operation_outputs (workflow_uuid, function_id, function_name, {column},"
@@ -202,6 +203,7 @@ def test_a_pickled_step_is_not_replayed(app: Launched, trap: Trap) -> None:
             id=column,
             text=trap.text,
         )
+        app.database.rows(f"UPDATE dbos.workflow_status SET queue_name = '{QUEUE}' WHERE queue_name = 'q'")
         refused(app, column)
         [step] = app.client.list_workflow_steps(column)
         assert trap.text in (step["output"], step["error"])

@@ -18,6 +18,7 @@ from tests.support.own import forgotten
 from tests.support.stack import ROOT, clean_environment
 
 MODULE = """
+import os
 from dataclasses import dataclass
 from services.workflows.own import Queue, Schedule, idempotency_key, register, step, workflow
 
@@ -53,6 +54,37 @@ def flaky() -> str:
     return "done"
 
 
+@step("t.call", errors=[OSError, ConnectionError])
+def call() -> str:
+    BODIES.append("call")
+    raise ConnectionRefusedError("nobody there")
+
+
+@step("t.list")
+def names() -> list[str]:
+    return [os.fsdecode(b"caf\\xe9")]
+
+
+@workflow("t.odd")
+def odd() -> list[str]:
+    try:
+        call()
+    except ConnectionError as error:
+        told = f"{type(error).__name__}: {error}"
+    return [told, *names()]
+
+
+@step("t.tired", attempts=2, wait_seconds=0)
+def tired() -> str:
+    BODIES.append("tired")
+    raise OSError("carrier: 503")
+
+
+@workflow("t.give_up")
+def give_up() -> str:
+    return tired()
+
+
 @workflow("t.buy")
 def buy(cents: int) -> dict[str, str]:
     paid = pay(cents)
@@ -80,7 +112,7 @@ def tick(at: str) -> str:
 
 register(
     Queue("t-buys", [buy]),
-    Queue("t-losts", [lost]),
+    Queue("t-losts", [lost, odd, give_up]),
     Queue("t-shops", [shop], parents=True),
     Queue("t-ticks", [tick]),
     schedules=[Schedule("t-every", tick, "* * * * * *")],
@@ -129,6 +161,20 @@ def test_a_worker_runs_it(database: Database, module: Any) -> None:
             outside.fork_workflow(first, 3, application_version=version, queue_name="t-buys")
         assert ended(outside, "replayed").output == told
         assert module().BODIES == [7, -1]
+
+        # A subclass of what is named, and half a surrogate pair, which PostgreSQL refuses as it is.
+        odd = start("t.odd")
+        with SetWorkflowID("odd-again"):
+            ended(outside, odd)
+            outside.fork_workflow(odd, 3, application_version=version, queue_name="t-losts")
+        for workflow_id in (odd, "odd-again"):
+            assert ended(outside, workflow_id).output == ["ConnectionError: nobody there", "caf\udce9"]
+        assert module().BODIES.count("call") == 1
+
+        # The last attempt's own error, not that the attempts are used up.
+        failed = ended(outside, start("t.give_up"), "ERROR")
+        assert (failed.error.name, str(failed.error)) == ("OSError", "carrier: 503")
+        assert module().BODIES.count("tired") == 2
 
         assert ended(outside, start("t.shop", 3)).output == ["tuple"] * 3
         wrong = ended(outside, start("t.buy", "seven"), "ERROR")

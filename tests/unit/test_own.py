@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, Field
 
 from services.domain.errors import InvalidRequest, ModuleWrong
 from services.settings import Settings
@@ -93,6 +94,20 @@ def test_what_a_module_imports_counts_too(write: Write) -> None:
             "its annotations cannot be read",
         ),
         (
+            "import subprocess\n@step('t.s', errors=[subprocess.CalledProcessError])\ndef s(): ...\n",
+            "CalledProcessError cannot be made from its text alone",
+        ),
+        ("from pydantic import SecretStr\n@step('t.s')\ndef s() -> list[SecretStr]: ...\n", "as asterisks"),
+        (
+            "from pydantic import SecretStr\n"
+            "@workflow('t.w')\ndef w(a: SecretStr) -> int: return 1\nregister(Queue('t-q', [w]))\n",
+            "as asterisks",
+        ),
+        (
+            "@workflow('t.w')\ndef w(a: int = None) -> int: return 1\nregister(Queue('t-q', [w]))\n",
+            "its annotations cannot be read",
+        ),
+        (
             "@workflow('t.w')\ndef w() -> int: return 1\n"
             "register(Queue('t-q', [w]), schedules=[Schedule('t-s', w, '* * * * * *')])\n",
             "it takes one parameter",
@@ -143,6 +158,24 @@ def test_arguments_keep_their_types_through_what_is_stored() -> None:
     assert signature.stored(when, (1, "a"), json={"b": 2}) == ("2026-01-02T00:00:00Z", [1, "a"], {"b": 2.0})
     assert signature.plain({3}) == [3]
     assert signature.revive([3]) == {3}
+
+
+class Invoice(BaseModel):
+    """With a name of its own for clients."""
+
+    total: int = Field(alias="Total")
+
+
+def invoiced(invoice: Invoice) -> list[Invoice]:
+    return [invoice]
+
+
+def test_aliases_survive_what_is_stored() -> None:
+    signature = Signature(invoiced)
+    invoice = Invoice(Total=3)
+    for stored in (signature.stored(invoice), signature.parse({"invoice": {"Total": 3}}, "arguments")):
+        assert signature.parameters(stored) == (invoice,)
+    assert signature.revive(signature.plain([invoice])) == [invoice]
 
 
 def test_what_is_stored_by_another_release() -> None:
