@@ -14,7 +14,7 @@ from typing import Any, TypedDict
 from dbos import DBOS
 from dbos._error import DBOSWorkflowCancelledError
 
-from services.domain.errors import CpuCancelled, CpuChildDied, CpuError
+from services.domain.errors import CpuCancelled, CpuChildDied, CpuError, CpuPoolClosed
 from services.domain.fibonacci import Method, summary
 from services.runtime import children, tracing
 from services.runtime.cancelling import Cancellation
@@ -72,9 +72,10 @@ def compute(n: int, method: Method, cancellation: Cancellation) -> Number:
         attempt = (status.current_attempt or 0) + 1 if status else 1
         try:
             done = pool.run_sync(summary, n, method, cancellation=cancellation)
-        except CpuCancelled as cancelled:
-            # Recorded nowhere: a workflow that is resumed computes again.
-            raise DBOSWorkflowCancelledError(str(cancelled)) from cancelled
+        except (CpuCancelled, CpuPoolClosed) as left:
+            # Recorded nowhere: a workflow that is resumed computes again, and so does who takes it over from
+            # a process that stops, handed over or not.
+            raise DBOSWorkflowCancelledError(str(left)) from left
         except CpuChildDied as death:
             if attempt < CHILD_DEATHS_LIMIT:
                 raise
