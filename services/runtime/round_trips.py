@@ -213,13 +213,13 @@ def record_operation_result(
     """
     workflow_id = result["workflow_uuid"]
     owner_xid = options.get("owner_xid") or current_owner_xid(workflow_id)
+    if _step.__dict__.pop("recorded", None) == (workflow_id, result["function_id"]):
+        return
     sessions = _sessions(db)
     if sessions is None or owner_xid is None or options.get("owner_key") is not None:
         _original(db, "record_operation_result")(
             result, completed_at_epoch_ms=completed_at_epoch_ms, **options
         )
-        return
-    if _step.__dict__.pop("recorded", None) == (workflow_id, result["function_id"]):
         return
     assert result["error"] is None or result["output"] is None
     # Outside the retries: a retry carries the same time, which is how it is told from another execution.

@@ -64,8 +64,7 @@ class Sessions:
         return rows
 
     def _take(self) -> psycopg.Connection[DictRow]:
-        while self._free:
-            connection = self._free.pop()
+        while (connection := self._pop()) is not None:
             # Between two uses the server has nothing to say but that the session ended.
             if not connection.closed and not wait_readable(connection, 0):
                 return connection
@@ -79,6 +78,13 @@ class Sessions:
             **SESSION_OPTIONS,
         )
 
+    def _pop(self) -> psycopg.Connection[DictRow] | None:
+        # Not "if any, pop": another thread may be quicker.
+        try:
+            return self._free.pop()
+        except IndexError:
+            return None
+
     def _give_back(self, connection: psycopg.Connection[DictRow]) -> None:
         if self._closed:
             connection.close()
@@ -88,5 +94,5 @@ class Sessions:
     def close(self) -> None:
         """Closes the free sessions, and the others as they come back."""
         self._closed = True
-        while self._free:
-            self._free.pop().close()
+        while (connection := self._pop()) is not None:
+            connection.close()

@@ -23,6 +23,7 @@ from dbos._error import (
 from services.runtime import children, round_trips
 from services.runtime.database import OpsPool
 from services.runtime.resources import Resources, provide
+from services.runtime.sessions import Sessions
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched
 from tests.support.executors import insert, workflow
@@ -493,7 +494,42 @@ def test_the_replaced_methods_take_what_dbos_hands_over() -> None:
     assert found == wanted, _LOOK
 
 
+def test_a_record_that_is_there_is_not_written_again_while_the_process_starts() -> None:
+    """Queue threads run before the system database has its sessions."""
+    starting: Any = SimpleNamespace(app_name="a")
+    round_trips.recorded_with_its_effect("w", 2)
+    result = {"workflow_uuid": "w", "function_id": 2, "function_name": "s", "output": "1", "error": None}
+    round_trips.record_operation_result(starting, result)
+
+
+def test_a_session_that_another_thread_took_first(database: Database) -> None:
+    class Contended(list[Any]):
+        """Full when asked, empty when taken from."""
+
+        def __bool__(self) -> bool:
+            return True
+
+    sessions = Sessions(database.settings(), purpose="test/trips", size=1)
+    sessions._free = Contended()
+    assert sessions.run("look_at_step", workflow_id="w", function_id=1) == []
+    sessions.close()
+
+
 # --- children -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", ["CANCELLED", "ERROR", "SUCCESS", "ENQUEUED", "PENDING"])
+def test_who_has_ended_gets_no_children(database: Database, status: str) -> None:
+    """Cancelled while it enqueued them, its later children would run on without it."""
+    insert(database, ["parent"], status=status)
+    calls = {"child": (1, "text")}
+    params = children.statement_params(
+        database.settings(), calls, name="trips.child", queue_name="q", role="worker", parent_id="parent",
+        enqueued_by=None, attributes=None,
+    )  # fmt: skip
+    database.run("enqueue_children", **params)
+    stored = database.one("SELECT count(*) FROM dbos.workflow_input WHERE workflow_uuid = 'child'")
+    assert stored == (status in ("ENQUEUED", "PENDING"))
 
 
 def test_children_are_enqueued_as_dbos_enqueues_them(app: Launched) -> None:

@@ -55,9 +55,14 @@ ORDER BY 1
 -- name: enqueue_children
 -- Any number of children in one statement, on the queue that is theirs; those that exist are left alone. As
 -- DBOS's own enqueue stores them, row by row, in five round trips each (tests/integration/test_round_trips.py).
-WITH given AS (
+-- None below a parent that has ended: cancelled meanwhile, it would have its children left running.
+WITH parent AS (
+    SELECT FROM dbos.workflow_status
+    WHERE workflow_uuid = %(parent_id)s AND status IN ('ENQUEUED', 'PENDING') FOR NO KEY UPDATE
+), given AS (
     SELECT g.workflow_id, g.inputs, g.position, (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms
-    FROM unnest(%(workflow_ids)s::text[], %(inputs)s::text[]) WITH ORDINALITY AS g (workflow_id, inputs, position)
+    FROM parent,
+         unnest(%(workflow_ids)s::text[], %(inputs)s::text[]) WITH ORDINALITY AS g (workflow_id, inputs, position)
 ), stored AS (
     INSERT INTO dbos.workflow_status
         (workflow_uuid, status, name, queue_name, application_name, application_version, executor_id, application_id,
