@@ -325,7 +325,7 @@ class Executor(BaseModel):
 
 
 class ExecutorList(BaseModel):
-    """Every executor the registry knows."""
+    """Every executor that lives, or ended within the hour."""
 
     executors: list[Executor]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from services.cli import evidence, installation
 from services.cli.shown import JsonOption, console, plain_errors, show, table
@@ -128,13 +129,13 @@ def show_findings(findings: list[Finding]) -> None:
     """One line an invariant, its figures, and what is wrong below it."""
     for finding in findings:
         mark = "[green]holds[/]" if finding["ok"] else "[red bold]BROKEN[/]"
-        console.print(f"{finding['invariant']} {mark} {finding['text']}")
+        console.print(f"{finding['invariant']} {mark} {escape(finding['text'])}")
         figures = {k: v for k, v in finding["figures"].items() if not isinstance(v, dict)}
         if figures:
             told = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in figures.items())
-            console.print(f"    [dim]{told}[/]")
+            console.print(f"    [dim]{escape(told)}[/]")
         for detail in finding["details"]:
-            console.print(f"    [red]{detail}[/]", markup=True)
+            console.print(f"    [red]{escape(str(detail))}[/]")
     broken = [str(finding["invariant"]) for finding in findings if not finding["ok"]]
     console.print("[red]broken: " + ", ".join(broken) + "[/]" if broken else "[green]all invariants hold[/]")
 
@@ -195,7 +196,8 @@ def adopt(
     """Give stranded work to another version, under its own ids.
 
     You say with this that the code of the new version can continue it: same steps in the same order.
-    Only work that no live executor could run moves. Without --yes the exit code is 1.
+    Only work that no live executor could run moves, and only to a version that one runs. The exit code is 1
+    where nothing moved, and without --yes.
     """
     with plain_errors():
         words = ["--application", application, "--from-version", from_version, "--to-version", to_version]
@@ -210,9 +212,16 @@ def adopt(
                 show({"stranded": rows}, as_json=as_json, human=lambda: _stranded_table(rows))
                 print("nothing was moved; --yes moves it", file=sys.stderr)
                 raise typer.Exit(1)
+            living = [row for row in query(connection, "list_executors") if row["ended_at"] is None]
+            run = {(row["application"], row["application_version"]) for row in living}
+            if (application, to_version) not in run:
+                raise installation.NothingRunsError(
+                    f"no executor of {application} runs {to_version}: nothing was moved"
+                )
             moved = move(connection, application, from_version, to_version)
         data = {"adopted": [row["workflow_id"] for row in moved]}
         show(data, as_json=as_json, human=lambda: f"{len(moved)} workflows go on in {to_version}")
+        raise typer.Exit(0 if moved else 1)
 
 
 def _stranded_table(rows: list[dict[str, Any]]) -> Any:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import httpx
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from services.cli.checks import findings_here, recent_handovers, show_findings
@@ -137,7 +138,7 @@ class Demo:
 
     def _verdict(self) -> None:
         for trouble in self.troubles:
-            self._say(f"[red]{trouble}[/]")
+            self._say(f"[red]{escape(trouble)}[/]")
         told = {
             "killed worker: its work ran elsewhere after": "kill_claimed_seconds",
             "paused worker: after": "pause_claimed_seconds",

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from dotenv import dotenv_values
+
 from services.cli.children import is_alive
 from services.cli.embedded import ROOT
 from services.cli.supervisor import read_state
@@ -23,7 +25,6 @@ from services.domain.web import is_loopback
 from services.settings import Settings
 
 Kind = Literal["here", "native", "compose"]
-DEFAULT_URL = "http://127.0.0.1:8000"
 
 
 class NothingRunsError(Exception):
@@ -66,25 +67,36 @@ def kind() -> Kind:
 
 
 def url() -> str:
-    """The API's address: ``HOLDFAST_URL``, else the running native stack's, else the published port."""
+    """The API's address: ``HOLDFAST_URL``, else the native stack's, else where Compose publishes it."""
     if "HOLDFAST_URL" in os.environ:
         return os.environ["HOLDFAST_URL"]
     if state := native_state():
         return str(state["api_url"])
-    port = os.environ.get("HOLDFAST_API_PORT")
-    return f"http://127.0.0.1:{port}" if port else DEFAULT_URL
+    return _published()
+
+
+def _published() -> str:
+    # As Compose does: .env fills in what the shell does not say.
+    said = {**dotenv_values(ROOT / ".env"), **os.environ}
+    address, port = said.get("HOLDFAST_PUBLISH_ADDRESS"), said.get("HOLDFAST_API_PORT")
+    if not address or address.strip("[]") in ("0.0.0.0", "::"):  # noqa: S104
+        address = "127.0.0.1"
+    return f"http://{address}:{port or 8000}"
 
 
 def admin_token(address: str | None = None) -> str | None:
     """The token that orders need: of ``HOLDFAST_ADMIN_TOKEN_FILE``, else of what runs here; None if unknown.
 
-    What runs here is asked only for an ``address`` on this machine: nobody else is to get its token.
+    What runs here is asked only for an ``address`` on this machine, or its own: nobody else is to get
+    its token.
     Raises ``OSError`` when the named file cannot be read.
     """
     if named := os.environ.get("HOLDFAST_ADMIN_TOKEN_FILE"):
         return Path(named).read_text("ascii").strip()
     state = native_state()
-    if address not in (None, state.get("api_url")) and not is_loopback(urlsplit(address).hostname or ""):
+    if address not in (None, state.get("api_url"), _published()) and not is_loopback(
+        urlsplit(address).hostname or ""
+    ):
         return None
     if state:
         return Path(state["admin_token_file"]).read_text("ascii").strip()

@@ -116,7 +116,8 @@ def show(data: Any, *, as_json: bool, human: Callable[[], Any]) -> None:
     if as_json:
         print(json.dumps(data, indent=2, default=str, ensure_ascii=False))
     elif (shown := human()) is not None:
-        console.print(shown)
+        # What workflows return is theirs: no markup in it.
+        console.print(shown, markup=False)
 
 
 def table(title: str, columns: list[str], rows: list[list[Any]]) -> Group:
@@ -125,7 +126,7 @@ def table(title: str, columns: list[str], rows: list[list[Any]]) -> Group:
     for column in columns:
         made.add_column(column, overflow="fold")
     for row in rows:
-        cells = ("–" if cell is None else cell if isinstance(cell, Text) else str(cell) for cell in row)  # noqa: RUF001
+        cells = (cell if isinstance(cell, Text) else Text("–" if cell is None else str(cell)) for cell in row)  # noqa: RUF001
         made.add_row(*cells)
     # Not the table's own title, which wraps where a short table ends.
     return Group(Text(title, style="italic"), made)

@@ -54,7 +54,8 @@ def overview(api: Api) -> dict[str, Any]:
     data: dict[str, Any] = api.get("/console/snapshot")
     since = data["now"] - WINDOW_SECONDS
     batches = []
-    for row in api.get("/workflows", name="fibonacci.batch", limit=BATCHES)["workflows"]:
+    newest = api.get("/workflows", name="fibonacci.batch", limit=BATCHES) if data["database"]["up"] else {}
+    for row in newest.get("workflows", []):
         batch = api.get(f"/fibonacci/batches/{row['workflow_id']}")
         batches.append({name: batch[name] for name in ("workflow_id", "status", "completed", "total")})
     recent = {

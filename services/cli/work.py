@@ -108,10 +108,12 @@ def _ended(api: Api, workflow_id: str, *, timeout: float) -> dict[str, Any]:
         try:
             found = api.get(f"/workflows/{workflow_id}", wait=min(5.0, left))
         except httpx.TransportError:
-            time.sleep(_LOOK_SECONDS)
+            pass
         except Refused as error:
-            if error.status != 503:
+            if error.status not in (429, 503):
                 raise
+        # Also after an answer: an API that drains, or has no free place, does not wait.
+        if found["status"] not in TERMINAL:
             time.sleep(_LOOK_SECONDS)
     return found
 

@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from services.cli import archive, backup, checks, installation, main, postgres_tools, retention, watch
+from services.cli import archive, backup, checks, installation, main, postgres_tools, retention, shown, watch
 from services.cli.installation import NothingRunsError
 from services.runtime.findings import found
 
@@ -272,11 +273,68 @@ def test_watch_once(api: Fake, flag: str) -> None:
         assert "|·" in done.stdout, "one pulse ran, one was missed"
 
 
+def test_what_a_workflow_returned_is_shown_as_it_is(api: Fake) -> None:
+    """Nothing of it is taken for markup of ours."""
+    api.answers["/workflows"] = [(202, {"workflow_id": "w", "status": "ENQUEUED"})]
+    ended = {"workflow_id": "w", "status": "SUCCESS", "output": {"path": "[/data]", "colour": "[red]"}}
+    api.answers["/workflows/w"] = [(200, {"workflow_id": "w", "status": "PENDING"}), (200, ended)]
+    done = run("start", "x.y", "{}", "--wait", url=api.url)
+    assert done.exit_code == 0
+    assert "{'path': '[/data]', 'colour': '[red]'}" in done.stdout
+    # Whoever does not wait for the end is asked again after a moment.
+    assert [asked for asked, _, _ in api.asked].count("GET /workflows/w") == 2
+    shown.console.print(shown.table("[/a]", ["folder"], [["[archive]/"]]))
+    checks.show_findings([found(1, "all of it [/x]", ["[/y] is [red]"], steps=7)])
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("", "http://127.0.0.1:8000"),
+        ("HOLDFAST_API_PORT=8100\n", "http://127.0.0.1:8100"),
+        ("HOLDFAST_PUBLISH_ADDRESS=0.0.0.0\nHOLDFAST_API_PORT=8100\n", "http://127.0.0.1:8100"),
+        ("HOLDFAST_PUBLISH_ADDRESS=10.1.2.3\n", "http://10.1.2.3:8000"),
+    ],
+)
+def test_the_address_that_compose_publishes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, expected: str
+) -> None:
+    (tmp_path / ".env").write_text(said)
+    monkeypatch.setattr(installation, "ROOT", tmp_path)
+    for name in ("HOLDFAST_URL", "HOLDFAST_API_PORT", "HOLDFAST_PUBLISH_ADDRESS", "HOLDFAST_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert installation.url() == expected
+
+
+@pytest.mark.parametrize(
+    ("moved", "to_version", "code"), [([{"workflow_id": "w"}], "2", 0), ([], "2", 1), ([], "typo", 1)]
+)
+def test_adopt_ends_with_whether_anything_moved(
+    monkeypatch: pytest.MonkeyPatch, moved: list[dict[str, str]], to_version: str, code: int
+) -> None:
+    living = {"application": "a", "application_version": "2", "ended_at": None}
+    dead = living | {"application_version": "typo", "ended_at": "then"}
+    monkeypatch.setattr(installation, "kind", lambda: "here")
+    monkeypatch.setattr(checks, "database", lambda: nullcontext((None, None)))
+    monkeypatch.setattr(checks, "query", lambda *_: [living, dead])
+    monkeypatch.setattr(checks, "move", lambda *_: moved)
+    words = ["--application", "a", "--from-version", "1", "--to-version", to_version, "--yes"]
+    assert run("adopt", *words).exit_code == code
+
+
 def test_a_lane_shows_what_ran_and_where_it_ended() -> None:
     bars = [{"started_at": 990.2, "ended_at": None}, {"started_at": 995.5, "ended_at": 997.5}]
     assert watch.lane(bars, 1000.0) == " " * 50 + "▁▁▁▁▁▂▂▂▁▁"
     broken = watch.lane([{"started_at": 970.1, "ended_at": 980.2}], 1000.0, mark="✖", ended_at=980.2)
     assert broken == " " * 30 + "▁" * 10 + "✖" + " " * 19
+
+
+def test_watch_shows_what_was_known_last_while_the_database_is_away(api: Fake) -> None:
+    api.answers["/console/snapshot"] = [(200, snapshot(database={"up": False, "since": 988.0}))]
+    api.answers["/workflows"] = [(503, {"detail": "PostgreSQL does not answer."})]
+    done = run("watch", "--once", url=api.url)
+    assert done.exit_code == 0
+    assert done.stdout.startswith("PostgreSQL has been away for 12 s; these are its last known figures.")
 
 
 def test_watch_says_when_the_database_is_away() -> None:

@@ -75,13 +75,13 @@ WHERE executor_id = %(executor_id)s AND state IN ('live', 'draining')
 RETURNING executor_id
 
 -- name: list_executors
--- Everyone alive, and who ended lately.
+-- Everyone alive, and who ended within the hour: the living first, however many crash beside them.
 SELECT executor_id, application, application_version, role, state, desired_state, hostname, pid, slots, in_flight,
        extract(epoch FROM clock_timestamp() - heartbeat_at)::float8 AS heartbeat_age_seconds,
        started_at, ended_at, taken_over_by, taken_over_at, reason
 FROM ops.executors
 WHERE state IN ('live', 'draining') OR ended_at > clock_timestamp() - make_interval(mins => 60)
-ORDER BY started_at DESC LIMIT 500
+ORDER BY ended_at IS NOT NULL, started_at DESC LIMIT 500
 
 -- name: request_drain
 UPDATE ops.executors SET desired_state = 'draining'
