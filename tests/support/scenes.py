@@ -238,8 +238,11 @@ def check_cancel(stack: Stack, n: int) -> None:
         return {batch["status"], *(number["status"] for number in batch["results"])} == {"CANCELLED"}
 
     wait_for(all_cancelled, 10, "batch and all its numbers cancelled")
-    # The places are free again.
-    check_batch(stack.finished_batch(stack.start_batch(numbers=[10] * 6), 20), [10] * 6)
+    # The places are free again. What was cancelled goes on when it is resumed, and its numbers with it.
+    other = stack.start_batch(numbers=[33] * 6)
+    stack.post(f"/workflows/{other}/cancel")
+    stack.post(f"/workflows/{other}/resume")
+    check_batch(stack.finished_batch(other, 30), [33] * 6)
 
 
 def check_bad_input(stack: Stack) -> None:
