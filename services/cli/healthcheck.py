@@ -1,16 +1,17 @@
-"""Exit status 0 when the process on a local port is ready: the containers' health check.
+"""Exit status 0 when the process on a local port answers 200: the containers' health check.
 
-Run as a file (``python -IS healthcheck.py PORT``) so that it imports nothing but ``socket``: it runs
-every few seconds in every container, and a Python that imports more costs ten times as much.
+Run as a file (``python -IS healthcheck.py PORT [PATH]``, where no path means ``/readyz``) so that it
+imports nothing but ``socket``: it runs every few seconds in every container, and a Python that imports
+more costs ten times as much.
 """
 
 import socket
 import sys
 
 
-def is_ready(port: int, timeout_seconds: float = 2.0) -> bool:
-    """Whether ``GET /readyz`` on 127.0.0.1:port answers 200. Never raises for a network fault."""
-    request = f"GET /readyz HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode("ascii")
+def answers(port: int, path: str = "/readyz", *, timeout_seconds: float = 2.0) -> bool:
+    """Whether ``GET path`` on 127.0.0.1:port answers 200. Never raises for a network fault."""
+    request = f"GET {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode("ascii")
     try:
         with socket.create_connection(("127.0.0.1", port), timeout_seconds) as connection:
             connection.settimeout(timeout_seconds)
@@ -27,4 +28,4 @@ def is_ready(port: int, timeout_seconds: float = 2.0) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(0 if is_ready(int(sys.argv[1])) else 1)
+    sys.exit(0 if answers(int(sys.argv[1]), *sys.argv[2:3]) else 1)
