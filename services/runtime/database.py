@@ -84,16 +84,20 @@ def connect(
 
 
 def wait_until_prepared(settings: Settings, *, purpose: str, give_up: Callable[[], bool]) -> None:
-    """Waits for a migrated database, at most ``database_wait_seconds``, saying so.
+    """Waits for a database that is migrated for this code, at most ``database_wait_seconds``, saying so.
 
     Raises the last ``psycopg2.Error`` when the time is over or ``give_up`` says so.
     """
+    # Here, for it brings DBOS along, and the command line starts faster without.
+    from services.runtime.schema import lacking
+
     deadline = time.monotonic() + settings.database_wait_seconds
     while True:
         try:
             connection = connect(settings, purpose=purpose)
             try:
-                query(connection, "schema_version")
+                if lacks := lacking(connection):
+                    raise psycopg2.OperationalError(f"the database lacks {lacks}: `migrate` has to run")
                 return
             finally:
                 connection.close()

@@ -9,12 +9,15 @@ from __future__ import annotations
 import logging
 import sys
 from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Any
 
 import psycopg2
 from dbos import SQLAlchemyDatasource
+from dbos._datasource_migration import get_postgres_datasource_migrations
+from dbos._migration import get_dbos_migrations
 
-from services.runtime.database import connect, transaction
+from services.runtime.database import Connection, connect, query, transaction
 from services.settings import Settings, get_settings
 
 log = logging.getLogger("holdfast.schema")
@@ -45,8 +48,8 @@ def migrate(settings: Settings) -> list[str]:
         rows: list[Any] = cursor.fetchall()  # the factory makes them dicts
         known = {row["name"] for row in rows}
         ran = []
-        for file in sorted((folder / "migrations").iterdir(), key=lambda f: f.name):
-            if not file.name.endswith(".sql") or file.name in known:
+        for file in _files():
+            if file.name in known:
                 continue
             with transaction(connection):
                 cursor.execute(file.read_text("utf-8"))
@@ -56,6 +59,28 @@ def migrate(settings: Settings) -> list[str]:
         return ran
     finally:
         connection.close()
+
+
+def lacking(connection: Connection) -> str | None:
+    """What this code needs of the database and is not there yet, or None. A newer database lacks nothing.
+
+    Raises ``psycopg2.Error`` where nothing is prepared at all, or nothing may be read yet.
+    """
+    (found,) = query(connection, "schema_version")
+    for what, is_at, needed in (
+        ("DBOS", found["dbos"], get_dbos_migrations("dbos", True)),
+        ("its datasource", found["datasource"], get_postgres_datasource_migrations("dbos")),
+    ):
+        if (is_at or 0) < len(needed):
+            return f"migration {len(needed)} of {what} (it is at {is_at or 0})"
+    missing = [file.name for file in _files() if file.name not in found["ops"]]
+    return missing[0] if missing else None
+
+
+def _files() -> list[Traversable]:
+    """Our migrations, in their order."""
+    folder = resources.files("services.runtime.sql") / "migrations"
+    return sorted((file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda f: f.name)
 
 
 def sqlalchemy_url(url: str) -> str:

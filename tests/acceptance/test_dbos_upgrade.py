@@ -101,12 +101,12 @@ def test_migrations_run_under_work(stack: NativeStack, made: Releases, library: 
     library.unlink()
     library.symlink_to(library.with_name("nothing"))
 
-    # Whoever is new before the migration does not start, says why, and hurts nobody.
+    # Whoever is new before the migration waits for it, says so, and hurts nobody.
     first, second = stack.workers()
     stack.stop(first)
     assert stack.exited(first, 30).code == 0
     wait_for(
-        lambda: any(f"is at schema version {behind}" in line for line in stack.logs()[first.name]),
+        lambda: any(f"it is at {behind}): `migrate` has to run" in line for line in stack.logs()[first.name]),
         30,
         "the new worker says what it waits for",
     )

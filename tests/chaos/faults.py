@@ -75,6 +75,7 @@ def rolling_upgrade(ground: Ground) -> Seen:
     old, api = ground.workers(), patiently(stack.api)
     ground.batch(MIDDLE)
     hands.newer_image(stack)
+    stack.compose("run", "--rm", "--no-deps", "-T", "migrate")
     up = ("up", "--detach", "--wait", "--no-build")
     workers = f"worker={2 * stack.worker_count}"
     stack.compose(*up, "--no-deps", "--no-recreate", "--scale", workers, "worker")

@@ -46,6 +46,7 @@ def test_a_module_comes_with_a_new_image(image: str, orders_image: str) -> None:
 
         stack.image = orders_image
         stack.settings["HOLDFAST_MODULES"] = "orders"
+        stack.compose("run", "--rm", "--no-deps", "-T", "migrate")
         up = ("up", "--detach", "--wait", "--no-build")
         stack.compose(*up, "--no-deps", "--no-recreate", "--scale", "worker=4", "worker")
         stack.docker("stop", *(member.container for member in old))

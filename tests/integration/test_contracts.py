@@ -18,6 +18,7 @@ from typing import Any
 
 import dbos._core
 import dbos._datasource
+import dbos._datasource_migration
 import dbos._migration
 import dbos._queue
 import dbos._scheduler
@@ -109,9 +110,14 @@ def test_the_pin_is_exact_and_installed() -> None:
 
 
 def test_the_migrations_are_counted_as_the_database_counts_them(database: Database) -> None:
-    look = "look at services/cli/archive.py: a restore tells by this number whether a backup is newer than it"
+    look = (
+        "look at services/cli/archive.py: a restore tells by this number whether a backup is newer than it; "
+        "and at services/runtime/schema.py: a start waits for it"
+    )
     stored = database.one("SELECT max(version) FROM dbos.dbos_migrations")
     assert len(dbos._migration.get_dbos_migrations("dbos", True)) == stored, look
+    stored = database.one("SELECT max(version) FROM dbos.dbos_datasource_migrations")
+    assert len(dbos._datasource_migration.get_postgres_datasource_migrations("dbos")) == stored, look
 
 
 def test_every_private_name_in_use_is_known_here() -> None:
@@ -133,6 +139,7 @@ def test_every_private_name_in_use_is_known_here() -> None:
         "dbos._sys_db.time",
         "dbos._sys_db_postgres",  # test_round_trips.py
         "dbos._datasource",
+        "dbos._datasource_migration",
         "dbos._utils",
         "dbos._utils.retriable_postgres_exception",
         "dbos._context",  # test_round_trips.py

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 
@@ -9,7 +10,7 @@ import psycopg2
 import pytest
 
 from services.runtime import schema
-from services.runtime.database import sql
+from services.runtime.database import sql, wait_until_prepared
 from tests.support.database import Database
 
 _FILES = sorted(
@@ -68,6 +69,49 @@ def test_a_migration_that_fails_leaves_nothing(database: Database, monkeypatch: 
     assert database.one("SELECT count(*) FROM pg_tables WHERE schemaname = 'ops'") == 1
     database.rows("DROP EVENT TRIGGER refuse")
     assert schema.migrate(settings) == _FILES
+
+
+# Back by one migration, and forth.
+_STEPS = {
+    "DBOS": [f"UPDATE dbos.dbos_migrations SET version = version {by}" for by in ("- 1", "+ 1")],
+    "its datasource": [
+        f"UPDATE dbos.dbos_datasource_migrations SET version = version {by}" for by in ("- 1", "+ 1")
+    ],
+    _FILES[-1]: [
+        f"DELETE FROM ops.migrations WHERE name = '{_FILES[-1]}'",
+        f"INSERT INTO ops.migrations (name) VALUES ('{_FILES[-1]}')",
+    ],
+}
+
+
+def _wait(database: Database, role: str, seconds: float, give_up: Callable[[], bool] = lambda: False) -> None:
+    settings = database.settings(role, database_wait_seconds=seconds)
+    wait_until_prepared(settings, purpose="start", give_up=give_up)
+
+
+@pytest.mark.parametrize("role", ["worker", "api"])
+@pytest.mark.parametrize("lacks", _STEPS)
+def test_a_start_waits_for_each_migration_of_its_code(database: Database, role: str, lacks: str) -> None:
+    """Else new code works on old tables, or ends at once, and Swarm rolls the update back."""
+    back, forth = _STEPS[lacks]
+    database.rows(back)
+    with pytest.raises(psycopg2.Error, match=f"lacks .*{lacks}.*`migrate` has to run"):
+        _wait(database, role, 0)
+
+    def migrated_meanwhile() -> bool:
+        database.rows(forth)
+        return False
+
+    _wait(database, role, 30, migrated_meanwhile)
+
+
+def test_a_start_does_not_wait_for_a_newer_database_to_become_older(database: Database) -> None:
+    database.rows(
+        "UPDATE dbos.dbos_migrations SET version = version + 1;"
+        "UPDATE dbos.dbos_datasource_migrations SET version = version + 1;"
+        "INSERT INTO ops.migrations (name) VALUES ('999_later.sql')"
+    )
+    _wait(database, "worker", 0)
 
 
 @pytest.mark.parametrize("role", ["worker", "api"])

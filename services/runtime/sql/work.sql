@@ -168,5 +168,7 @@ SELECT extract(epoch FROM clock_timestamp() - last_purge_at)::float8 AS age_seco
 SELECT extract(epoch FROM clock_timestamp())::float8 AS database_time
 
 -- name: schema_version
--- Fails while the database is not prepared.
-SELECT count(*) AS migrations FROM ops.migrations
+-- Fails while the database is not prepared at all.
+SELECT (SELECT max(version) FROM dbos.dbos_migrations) AS dbos,
+       (SELECT max(version) FROM dbos.dbos_datasource_migrations) AS datasource,
+       ARRAY(SELECT name FROM ops.migrations) AS ops
