@@ -39,6 +39,9 @@ def migrate(settings: Settings) -> list[str]:
     try:
         cursor = connection.cursor()
         cursor.execute("SELECT pg_advisory_lock(%s, 0)", (_MIGRATION_LOCK,))
+        # As roles.sql has it, which the connection's own options override: a change of a table that waits for
+        # its lock makes everyone behind it wait, too. The lock above nobody else waits for.
+        cursor.execute("SET lock_timeout TO '60s'")
         cursor.execute("CREATE SCHEMA IF NOT EXISTS ops")
         cursor.execute(
             "CREATE TABLE IF NOT EXISTS ops.migrations "

@@ -71,6 +71,20 @@ def test_a_migration_that_fails_leaves_nothing(database: Database, monkeypatch: 
     assert schema.migrate(settings) == _FILES
 
 
+def test_a_migration_waits_for_a_table_no_longer_than_its_role_may(database: Database) -> None:
+    """Everyone who wants that table waits behind it."""
+    told = "SELECT unnest(setconfig) FROM pg_db_role_setting WHERE setrole = 'holdfast_migrator'::regrole"
+    assert {"unnest": "lock_timeout=60s"} in database.rows(told)
+    _forget(database)
+    database.rows(
+        "CREATE FUNCTION dbos.tell() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN IF tg_tag"
+        " = 'CREATE TRIGGER' THEN RAISE EXCEPTION 'waits %', current_setting('lock_timeout'); END IF; END $$;"
+        "CREATE EVENT TRIGGER tell ON ddl_command_end EXECUTE FUNCTION dbos.tell()"
+    )
+    with pytest.raises(psycopg2.Error, match="waits 1min"):
+        schema.migrate(database.settings("migrate"))
+
+
 # Back by one migration, and forth.
 _STEPS = {
     "DBOS": [f"UPDATE dbos.dbos_migrations SET version = version {by}" for by in ("- 1", "+ 1")],
