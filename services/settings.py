@@ -34,7 +34,10 @@ class Settings(BaseSettings):
     other (a beat slower than its lease, a drain longer than its grace).
     """
 
-    model_config = SettingsConfigDict(env_prefix="HOLDFAST_", frozen=True, extra="ignore")
+    # Empty means the default, as .env.example says it: a file's path would become the working directory.
+    model_config = SettingsConfigDict(
+        env_prefix="HOLDFAST_", env_ignore_empty=True, frozen=True, extra="ignore"
+    )
 
     config_file: Path = Field(Path("dbos-config.yaml"), description="the file shared with the dbos command")
     application_version: str = Field(

@@ -36,6 +36,10 @@ def read_state(home: Path) -> dict[str, Any]:
     return loaded if isinstance(loaded, dict) else {}
 
 
+# What the API reads that the first start makes, unless somebody names another file; empty names none.
+_MADE = {"HOLDFAST_CREDENTIAL_FILE": "upstream_credential", "HOLDFAST_ADMIN_TOKEN_FILE": "admin_token"}
+
+
 class Supervisor:
     """The processes of one directory, from secrets to the last exit."""
 
@@ -230,10 +234,8 @@ class Supervisor:
         environment = self._environment(f"holdfast_{role}", self.secrets / role / "pgpass")
         environment[f"HOLDFAST_{role.upper()}_PORT"] = str(port)
         if role == "api":
-            environment.setdefault(
-                "HOLDFAST_CREDENTIAL_FILE", str(self.secrets / "api" / "upstream_credential")
-            )
-            environment.setdefault("HOLDFAST_ADMIN_TOKEN_FILE", str(self.secrets / "api" / "admin_token"))
+            for variable, file in _MADE.items():
+                environment[variable] = environment.get(variable) or str(self.secrets / "api" / file)
         log = self.logs / f"{name}.jsonl"
         return Child(name, f"services.{role}", port, environment, log, self._host)
 

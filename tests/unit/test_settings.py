@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from services.cli.embedded import ROOT
+from services.cli.embedded import ROOT, free_port
+from services.cli.supervisor import Supervisor
 from services.settings import Settings, available_cpus, get_settings
 
 
@@ -80,6 +81,28 @@ def test_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOLDFAST_CHAOS", "true")
     settings = Settings()
     assert (settings.lease_seconds, settings.chaos) == (7.5, True)
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_an_empty_variable_is_the_default(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """.env.example has lines without a value."""
+    monkeypatch.setenv(f"HOLDFAST_{name.upper()}", "")
+    assert Settings() == Settings.model_construct()
+
+
+def test_the_native_api_gets_the_files_that_are_made_where_none_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOLDFAST_CREDENTIAL_FILE", "")
+    monkeypatch.setenv("HOLDFAST_ADMIN_TOKEN_FILE", "")
+    get_settings.cache_clear()
+    try:
+        told = Supervisor(tmp_path, 1, free_port()).api.environment
+    finally:
+        get_settings.cache_clear()
+    made = tmp_path / "secrets" / "api"
+    assert told["HOLDFAST_CREDENTIAL_FILE"] == str(made / "upstream_credential")
+    assert told["HOLDFAST_ADMIN_TOKEN_FILE"] == str(made / "admin_token")
 
 
 def test_settings_are_frozen() -> None:
