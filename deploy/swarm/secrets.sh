@@ -7,10 +7,23 @@ set -eu
 image=${HOLDFAST_IMAGE:-holdfast}
 prefix=${HOLDFAST_SECRETS:-holdfast}
 
-known=$(docker secret ls --format '{{.Name}}' | grep -c "^$prefix-" || true)
-if [ "$known" -gt 0 ]; then
-    echo "$known secrets are there already; nothing is made anew" >&2
+known=$(docker secret ls --format '{{.Name}}')
+there='' missing=''
+for name in $(sed -n 's/.*external: true, name: "[^}]*}\(-[^"]*\)".*/\1/p' "$(dirname "$0")/stack.yaml"); do
+    if echo "$known" | grep -qxF -e "$prefix$name"; then
+        there="$there $prefix$name"
+    else
+        missing="$missing $prefix$name"
+    fi
+done
+if [ -z "$missing" ]; then
+    echo "all secrets are there already; nothing is made anew" >&2
     exit 0
+elif [ -n "$there" ]; then
+    # A password and its verifier are made together: what is missing cannot be made for what is there.
+    echo "an earlier run did not come to its end; missing:$missing" >&2
+    echo "Remove what it made and run this again (or take another HOLDFAST_SECRETS): docker secret rm$there" >&2
+    exit 1
 fi
 # In memory: no password lies on a disk outside the Swarm.
 umask 077

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,47 @@ def test_every_secret_is_made_by_the_script_and_lies_where_it_is_looked_for(tmp_
     verifiers = {place for place in places["postgres"] if place.endswith(".scram")}
     wanted = re.findall(r"/(holdfast_\w+\.scram)", (ROOT / "postgres" / "roles.sql").read_text("utf-8"))
     assert verifiers == {f"/run/secrets/holdfast/{name}" for name in wanted}
+
+
+_DOCKER = """#!/bin/sh
+case "$1 $2" in
+"secret ls") cat "$MADE" ;;
+"secret create") echo "$3" >>"$MADE" ;;
+"run --rm") cd "$ROOT" && "$PYTHON" -m services.cli.secrets "$MADE.d" >&2 && tar -C "$MADE.d" -c . ;;
+*) exit 9 ;;
+esac
+"""
+
+
+def test_secrets_are_made_all_or_the_script_says_what_is_missing(tmp_path: Path) -> None:
+    """With an engine that only remembers names."""
+    (tmp_path / "docker").write_text(_DOCKER)
+    (tmp_path / "docker").chmod(0o755)
+    made = tmp_path / "made"
+    # Neither another stack's nor one of the user's own counts.
+    made.write_text("staging-holdfast-api-pgpass\nholdfast-s3\n")
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "MADE": str(made), "ROOT": str(ROOT), "PYTHON": sys.executable}
+
+    def run() -> tuple[int, str]:
+        done = subprocess.run(
+            ["sh", str(FILE.parent / "secrets.sh")], env=environment, capture_output=True, text=True
+        )
+        return done.returncode, done.stderr
+
+    assert run()[0] == 0
+    names = {interpolated(secret["name"]) for secret in STACK["secrets"].values()}
+    known = made.read_text().splitlines()
+    assert names <= set(known)
+    code, told = run()
+    assert code == 0 and "nothing is made anew" in told and made.read_text().splitlines() == known
+
+    # The last two were not made any more.
+    made.write_text("".join(f"{name}\n" for name in known[:-2]))
+    code, told = run()
+    gone = names & set(known[-2:])
+    assert code == 1 and gone and f"missing: {' '.join(gone)}\n" in told
+    assert {*told.partition("docker secret rm ")[2].split()} == names - gone
 
 
 def test_postgres_gets_the_files_that_compose_mounts() -> None:
