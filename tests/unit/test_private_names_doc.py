@@ -1,0 +1,45 @@
+"""docs/recovery.md lists the modules that use DBOS's private names: those that import one."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+from services.cli.embedded import ROOT
+
+_DOCS, _SERVICES = ROOT / "docs", ROOT / "services"
+
+
+def _imported(file: Path) -> set[str]:
+    """Full names of what a file imports."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+USERS = {
+    str(file.relative_to(_SERVICES))
+    for file in _SERVICES.rglob("*.py")
+    if any(re.match(r"dbos\..*\b_", name) for name in _imported(file))
+}
+
+
+def test_recovery_lists_the_modules() -> None:
+    text = (_DOCS / "recovery.md").read_text("utf-8")
+    paragraph = text.partition("## Private names of DBOS\n")[2].partition("\n#")[0]
+    assert "runtime/engine.py" in USERS
+    assert set(re.findall(r"`([\w/]+\.py)`", paragraph)) - {"tests/integration/test_contracts.py"} == USERS
+
+
+def test_architecture_names_their_rooms() -> None:
+    text = (_DOCS / "architecture.md").read_text("utf-8")
+    sentence = re.search(r"private names are used in ([^(]*)\(", text)
+    assert sentence
+    assert set(re.findall(r"`(\w+)`", sentence[1])) == {user.partition("/")[0] for user in USERS}
+    elsewhere = [user for user in USERS if not user.startswith("runtime/")]
+    assert len(elsewhere) == 2, "one module each"
