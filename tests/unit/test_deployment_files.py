@@ -211,6 +211,12 @@ def test_a_drain_fits_into_the_grace() -> None:
         assert SERVICES[name]["stop_signal"] == "SIGTERM"
 
 
+def test_whoever_computes_weighs_less_than_who_answers() -> None:
+    usual = 1024
+    weights = {name: service.get("cpu_shares", usual) for name, service in SERVICES.items()}
+    assert weights == dict.fromkeys(SERVICES, usual) | {"worker": 256}
+
+
 @pytest.mark.parametrize("name", sorted(SERVICES))
 def test_every_service_is_locked_down(name: str) -> None:
     service = SERVICES[name]
