@@ -24,6 +24,10 @@ LEAST_RETENTION_SECONDS = 10_800
 """Younger rows are not folded into the counters yet (two hours and ten minutes), and clients still retry."""
 MAX_RETENTION_SECONDS = 100 * 366 * 86_400
 
+SWEEP_JITTER = 0.2
+"""By this share a pause between two looks at the peers is longer or shorter, so that sweepers do not meet."""
+_LEAST_LATENESS_SECONDS = 0.1
+
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -146,18 +150,20 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _times_fit_together(self) -> Self:
-        if self.heartbeat_seconds * 2 > self.lease_seconds:
+        if self.lateness_seconds < _LEAST_LATENESS_SECONDS:
+            least = 2 * (self.heartbeat_seconds + _LEAST_LATENESS_SECONDS) + self.longest_pause_seconds
             raise ValueError(
-                f"HOLDFAST_LEASE_SECONDS ({self.lease_seconds:g}) must be at least twice "
-                f"HOLDFAST_HEARTBEAT_SECONDS ({self.heartbeat_seconds:g}), or one late beat loses the lease"
+                f"HOLDFAST_LEASE_SECONDS ({self.lease_seconds:g}) must be at least {least:g}: twice "
+                f"HOLDFAST_HEARTBEAT_SECONDS ({self.heartbeat_seconds:g}), the longest pause between two "
+                f"looks ({self.longest_pause_seconds:g}: HOLDFAST_SWEEP_SECONDS and a fifth, or "
+                f"HOLDFAST_SECOND_LOOK_SECONDS) and {2 * _LEAST_LATENESS_SECONDS:g} s, or an executor cannot "
+                "tell its peers' deaths from a break of its own"
             )
         if self.drain_seconds + 5 > self.stop_grace_seconds:
             raise ValueError(
                 f"HOLDFAST_STOP_GRACE_SECONDS ({self.stop_grace_seconds:g}) must exceed "
                 f"HOLDFAST_DRAIN_SECONDS ({self.drain_seconds:g}) by at least 5 s, or a drain ends in SIGKILL"
             )
-        if self.sweep_seconds >= self.lease_seconds:
-            raise ValueError("HOLDFAST_SWEEP_SECONDS must be below HOLDFAST_LEASE_SECONDS")
         if 0 < self.retention_seconds < LEAST_RETENTION_SECONDS:
             raise ValueError(
                 f"HOLDFAST_RETENTION_SECONDS ({self.retention_seconds:g}) must be 0, or at least "
@@ -236,6 +242,16 @@ class Settings(BaseSettings):
             "work without a token. Set HOLDFAST_REQUIRE_TOKEN=true, which demands the admin token for every "
             f"call, or keep to this machine with {name}=127.0.0.1."
         )
+
+    @property
+    def longest_pause_seconds(self) -> float:
+        """Longest pause between two looks at the peers."""
+        return max((1 + SWEEP_JITTER) * self.sweep_seconds, self.second_look_seconds)
+
+    @property
+    def lateness_seconds(self) -> float:
+        """How late own beats and looks may be and still count as on time: half of what the lease leaves."""
+        return (self.lease_seconds - 2 * self.heartbeat_seconds - self.longest_pause_seconds) / 2
 
     @property
     def slots(self) -> int:

@@ -19,7 +19,7 @@ from services.domain.poison import Verdict
 from services.runtime.database import Connection, Row, Trouble, connect, query, transaction
 from services.runtime.executors import Identity
 from services.runtime.takeover import release
-from services.settings import Settings
+from services.settings import SWEEP_JITTER, Settings
 
 log = logging.getLogger("holdfast.sweep")
 
@@ -84,21 +84,23 @@ class Sweep:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            pause = self._settings.sweep_seconds * random.uniform(0.8, 1.2)  # noqa: S311
             try:
                 if self._connection is None or self._connection.closed:
                     self._connection = connect(self._settings, purpose=self._identity.purpose("sweep"))
                 self.round(self._connection)
                 self._trouble.over()
-                if self._missing:
-                    pause = self._settings.second_look_seconds
             except psycopg2.Error as error:
                 self._trouble.met(error)
                 if self._connection is not None:
                     self._connection.close()
             except Exception:
                 log.exception("sweep goes on after an error", extra={"action": "sweep.failed"})
-            self._stop.wait(pause)
+            self._stop.wait(self._pause_seconds())
+
+    def _pause_seconds(self) -> float:
+        if self._missing:
+            return self._settings.second_look_seconds
+        return self._settings.sweep_seconds * random.uniform(1 - SWEEP_JITTER, 1 + SWEEP_JITTER)  # noqa: S311
 
     def round(self, connection: Connection) -> list[str]:
         """One look at everyone; returns the ids of the executors taken over. Raises ``psycopg2.Error``."""
@@ -158,16 +160,19 @@ class Sweep:
         """Too long between two looks, or since our own beat: the machine, the database or we stood still.
 
         Told by the database's clock, since a suspended machine stops the monotonic one. Peers get a
-        lease to come back, and looks from before the break tell nothing about now.
+        lease to come back, and looks from before the break tell nothing about now. Both limits and one
+        beat of a peer make up the lease: of a silence that all shared, even two in a row with a look
+        between them, something is noticed before a peer's heartbeat is as old as the lease.
         """
         if not rows:
             return
         looked_at = rows[0]["database_time"]
-        longest = (self._settings.lease_seconds - self._settings.heartbeat_seconds) / 2
         since_look = 0.0 if self._looked_at is None else looked_at - self._looked_at
         mine = (row for row in rows if row["executor_id"] == self._identity.executor_id)
         since_beat = max((row["heartbeat_age_seconds"] for row in mine), default=0.0)
-        if max(since_look, since_beat) > longest:
+        look_late = since_look > self._settings.longest_pause_seconds + self._settings.lateness_seconds
+        beat_late = since_beat > self._settings.heartbeat_seconds + self._settings.lateness_seconds
+        if look_late or beat_late:
             self._missing.clear()
             self._judge_from = now + self._settings.lease_seconds
         self._looked_at = looked_at

@@ -24,7 +24,7 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_defaults_fit_together() -> None:
     settings = Settings()
-    assert settings.heartbeat_seconds * 2 <= settings.lease_seconds
+    assert settings.lateness_seconds >= 1, "a busy machine's beats and looks"
     assert settings.drain_seconds + 5 <= settings.stop_grace_seconds
     assert settings.second_look_seconds >= 0.15
 
@@ -37,6 +37,9 @@ def test_defaults_fit_together() -> None:
         ({"drain_seconds": 26, "stop_grace_seconds": 30}, "HOLDFAST_STOP_GRACE_SECONDS"),
         ({"drain_seconds": 60}, "HOLDFAST_DRAIN_SECONDS"),
         ({"sweep_seconds": 5, "lease_seconds": 5}, "HOLDFAST_SWEEP_SECONDS"),
+        ({"heartbeat_seconds": 2.5, "lease_seconds": 5}, "at least 5.5: "),
+        ({"sweep_seconds": 2.5, "lease_seconds": 5}, "at least 5.2: "),
+        ({"second_look_seconds": 3, "lease_seconds": 5}, "HOLDFAST_SECOND_LOOK_SECONDS"),
         ({"second_look_seconds": 0.1}, "second_look_seconds"),
         ({"heartbeat_seconds": 0}, "heartbeat_seconds"),
         ({"lease_seconds": -1}, "lease_seconds"),
@@ -60,7 +63,7 @@ def test_contradictions_are_refused_by_name(values: dict[str, object], named: st
 @pytest.mark.parametrize(
     "values",
     [
-        {"heartbeat_seconds": 2.5, "lease_seconds": 5},
+        {"heartbeat_seconds": 2.25, "lease_seconds": 5},
         {"drain_seconds": 25, "stop_grace_seconds": 30},
         {"drain_seconds": 0, "stop_grace_seconds": 5},
         {"crash_limit": 2},
