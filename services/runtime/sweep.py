@@ -201,6 +201,8 @@ class Sweep:
                 reason=reason,
                 lost_at=rows[0]["lost_at"],
                 crash_limit=self._settings.crash_limit,
+                # In a rolling upgrade often another one: left to an orphans' round, its death counts nowhere.
+                version=rows[0]["version"],
                 # Killed while it drained (its grace or the database ended): no workflow's doing.
                 died=reason == LOCK_LOST and not rows[0]["draining"],
             )

@@ -27,6 +27,7 @@ def release(
     kind: Kind,
     reason: str,
     crash_limit: int,
+    version: str | None = None,
     lost_at: datetime | None = None,
     died: bool = False,
     only_waiting: bool = False,
@@ -35,15 +36,16 @@ def release(
     """Gives the unfinished work of an executor back to the queues; returns what happened to each.
 
     Runs inside the caller's transaction. With ``only_waiting`` only workflows that wait for children
-    go, with ``only`` only those with these ids; ``died`` counts a crash for those to blame. Work of
-    other versions stays: this code could not continue it.
+    go, with ``only`` only those with these ids; ``died`` counts a crash for those to blame. ``version``
+    is the lost executor's where it is not the caller's: its work keeps it, and only its own code goes on
+    with it. A queue that only that code knows counts as a parents' queue.
     """
     rows = query(
         connection,
         "unfinished_work",
         executor_id=executor_id,
         application=identity.application,
-        version=identity.version,
+        version=version or identity.version,
     )
     work = [
         InFlight(**row)

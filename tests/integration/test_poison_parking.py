@@ -21,9 +21,9 @@ def me(database: Database) -> Peer:
     return Peer.start(database, "worker-me")
 
 
-def crash(me: Peer, *workflow_ids: str) -> None:
+def crash(me: Peer, *workflow_ids: str, **options: Any) -> None:
     """An executor claims these and dies; its peer takes over."""
-    victim = Peer.start(me.database, f"worker-victim-{next(_numbers)}")
+    victim = Peer.start(me.database, f"worker-victim-{next(_numbers)}", **options)
     for workflow_id in workflow_ids:
         claim(me.database, victim.id, workflow_id)
     victim.die()
@@ -68,6 +68,16 @@ def test_five_crashes_park(database: Database, me: Peer) -> None:
     )
     assert [row["workflow_id"] for row in parked] == ["poison"]
     assert [v.action for v in me.takeovers[-1][1]] == ["park"]
+
+
+def test_a_newer_sweeper_counts_and_parks_too(database: Database, me: Peer) -> None:
+    """A rolling upgrade: whoever the poison kills is of the old version, whoever is left is of the new."""
+    insert(database, ["poison"], application_version="worker-0")
+    for expected in range(1, LIMIT + 1):
+        crash(me, "poison", version="worker-0")
+        assert crashes(database, "poison") == expected
+    assert state(database, "poison") == ("MAX_RECOVERY_ATTEMPTS_EXCEEDED", None)
+    assert workflow(database, "poison")["application_version"] == "worker-0"
 
 
 def test_neighbours_are_not_parked_with_it(database: Database, me: Peer) -> None:

@@ -388,12 +388,35 @@ def test_adopting_takes_nothing_from_a_version_that_lives(database: Database, me
     left_alone(peer)
 
 
-def test_a_sweeper_of_that_version_finishes_what_another_version_left(database: Database, me: Peer) -> None:
+def test_a_sweeper_of_another_version_releases_the_work_under_its_own(database: Database, me: Peer) -> None:
     """A rolling upgrade: the dead executor's version still lives elsewhere, the sweeper is newer."""
-    old, elder = (Peer.start(database, name, version="worker-0") for name in ("worker-old", "worker-elder"))
+    old = Peer.start(database, "worker-old", version="worker-0")
     old.runs("w0", application_version="worker-0")
+    old.runs("unknown", application_version="worker-0", queue_name="gone-since")
+    old.runs("w1")
     old.die()
     assert me.two_looks() == [old.id]
+    for workflow_id, queue in (("w0", names.FIBONACCI_QUEUE), ("unknown", "gone-since")):
+        row = workflow(database, workflow_id)
+        assert (row["status"], row["application_version"], row["queue_name"]) == (
+            "ENQUEUED",
+            "worker-0",
+            queue,
+        )
+        assert [h["kind"] for h in handovers(database, workflow_id)] == ["takeover"]
+        crashes = "SELECT crashes FROM ops.crashes WHERE workflow_id = %(id)s"
+        assert database.one(crashes, id=workflow_id) == 1
+    assert workflow(database, "w1")["status"] == "PENDING", "of neither version, by no account of its own"
+
+
+def test_a_sweeper_of_that_version_finishes_what_a_zombie_left(database: Database, me: Peer) -> None:
+    old, elder = (Peer.start(database, name, version="worker-0") for name in ("worker-old", "worker-elder"))
+    insert(database, ["w0"], application_version="worker-0")
+    old.die()
+    assert me.two_looks() == [old.id]
+    claim(database, old.id, "w0")
+    me.clock.move(3)
+    me.round()
     assert workflow(database, "w0")["status"] == "PENDING"
     elder.round()
     assert workflow(database, "w0")["status"] == "ENQUEUED"

@@ -57,7 +57,8 @@ WHERE e.executor_id = %(executor_id)s AND e.state IN ('live', 'draining')
           OR NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datname = current_database()
             AND a.usename = current_user AND starts_with(a.application_name, 'holdfast/' || e.executor_id || '/')))
       ELSE e.heartbeat_at < clock_timestamp() - make_interval(secs => %(lease_seconds)s) END
-RETURNING lost_at, extract(epoch FROM clock_timestamp() - lost_at)::float8 AS seconds_since_loss,
+RETURNING application_version AS version, lost_at,
+          extract(epoch FROM clock_timestamp() - lost_at)::float8 AS seconds_since_loss,
           (SELECT before.state = 'draining' FROM ops.executors before WHERE before.executor_id = e.executor_id) AS draining
 
 -- name: end_sessions
