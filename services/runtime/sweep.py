@@ -203,8 +203,9 @@ class Sweep:
                 crash_limit=self._settings.crash_limit,
                 # In a rolling upgrade often another one: left to an orphans' round, its death counts nowhere.
                 version=rows[0]["version"],
-                # Killed while it drained (its grace or the database ended): no workflow's doing.
-                died=reason == LOCK_LOST and not rows[0]["draining"],
+                # Killed while it drained (its grace or the database ended): no workflow's doing. Nor is an
+                # end while PostgreSQL was away, which may have been an orderly stop that could not say so.
+                died=reason == LOCK_LOST and not rows[0]["draining"] and not rows[0]["never_came_back"],
             )
         seconds = rows[0]["seconds_since_loss"]
         log.warning(

@@ -241,9 +241,12 @@ def test_lock_gone_and_silent_is_a_death_not_a_hang(me: Peer, peer: Peer) -> Non
     assert peer.row["reason"] == LOCK_LOST
 
 
-def test_lock_gone_and_silent_at_the_first_look_is_a_death_too(me: Peer, peer: Peer) -> None:
+def test_lock_gone_and_silent_at_the_first_look_is_a_death_too(
+    database: Database, me: Peer, peer: Peer
+) -> None:
     """One worker alone, killed by poison, whose next incarnation starts after more than a lease: the second
     look tells the death, and without it no crash would ever be counted there."""
+    _database_is_old(database)
     peer.die()
     peer.silent()
     assert me.round() == []
@@ -265,6 +268,18 @@ def test_a_newcomer_gives_the_silent_two_beats(database: Database, peer: Peer) -
     newcomer.clock.move(0.02)
     assert newcomer.round() == [peer.id]
     assert peer.row["reason"] == HEARTBEAT_LATE
+
+
+def _database_is_old(database: Database) -> None:
+    """The tests' PostgreSQL began after the heartbeats that are made old."""
+    database.rows(
+        "CREATE SCHEMA moved; GRANT USAGE ON SCHEMA moved TO PUBLIC;"
+        "CREATE FUNCTION moved.pg_postmaster_start_time() RETURNS timestamptz LANGUAGE sql STABLE"
+        " AS $$ SELECT '-infinity'::timestamptz $$;"
+        "CREATE VIEW moved.pg_stat_bgwriter AS SELECT '-infinity'::timestamptz AS stats_reset;"
+        "GRANT SELECT ON moved.pg_stat_bgwriter TO PUBLIC;"
+        f'ALTER DATABASE "{database.name}" SET search_path = moved, pg_catalog, public'
+    )
 
 
 # --- not a death ----------------------------------------------------------------------------------
@@ -876,6 +891,25 @@ def test_postgres_restarts_in_the_middle(database: Database) -> None:
         for lease, sweep in pairs:
             sweep.stop()
             lease.stop()
+
+
+def test_who_ended_while_postgres_was_away_is_no_crash(database: Database, me: Peer, peer: Peer) -> None:
+    """It may have been told to stop, and could not say so. One that came back and then died is a crash."""
+    other = Peer.start(database, "worker-other")
+    other.runs("w3")
+    database.server.restart(at_once=True)  # every session ends, the peer's for good
+    for executor in (me, other):
+        executor.retake()
+        assert executor.beat()
+    assert me.two_looks() == [peer.id]
+    assert peer.row["reason"] == LOCK_LOST
+    assert workflow(database, "w1")["status"] == "ENQUEUED"
+    assert database.rows("SELECT * FROM ops.crashes") == []
+    other.die()
+    assert me.two_looks() == [other.id]
+    assert database.rows("SELECT workflow_id, crashes FROM ops.crashes") == [
+        {"workflow_id": "w3", "crashes": 1}
+    ]
 
 
 def test_a_stalled_database_kills_nobody(database: Database) -> None:

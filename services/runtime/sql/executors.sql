@@ -59,7 +59,10 @@ WHERE e.executor_id = %(executor_id)s AND e.state IN ('live', 'draining')
       ELSE e.heartbeat_at < clock_timestamp() - make_interval(secs => %(lease_seconds)s) END
 RETURNING application_version AS version, lost_at,
           extract(epoch FROM clock_timestamp() - lost_at)::float8 AS seconds_since_loss,
-          (SELECT before.state = 'draining' FROM ops.executors before WHERE before.executor_id = e.executor_id) AS draining
+          (SELECT before.state = 'draining' FROM ops.executors before WHERE before.executor_id = e.executor_id) AS draining,
+          -- since the database's start, see database_uptime
+          e.heartbeat_at < (SELECT greatest(pg_postmaster_start_time(), b.stats_reset) FROM pg_stat_bgwriter b)
+              AS never_came_back
 
 -- name: end_sessions
 -- Cuts what a dead executor still holds open (a paused process keeps its row locks): all its
