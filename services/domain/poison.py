@@ -7,7 +7,11 @@ those that ran did it, so all are counted, and nobody is parked for that:
 - from its second crash a workflow is a suspect and runs one at a time on a queue of its own, so that two
   suspects never meet in a process and one poison costs a healthy workflow at most two counts;
 - the last run before the limit is a trial: alone in its process. Only a death in which nobody else ran
-  parks. A death during a trial in company counts nothing for the one on trial, which is tried again.
+  parks. A death during a trial in company counts nothing for the one on trial, which is tried again, and
+  so it is when its trial had not started: claimed, it waits until it is alone.
+
+A parent with unfinished children most likely waits for them, and is not counted. Only where it was alone
+beside a trial that had not started, which proves as much: it ran a step of its own meanwhile.
 
 So poison is parked at the limit, and what others did to a healthy workflow costs it at most a wait.
 """
@@ -36,6 +40,8 @@ class InFlight:
     steps_recorded: int
     steps_at_last_crash: int
     waits_for_children: bool
+    trial_started: bool = False
+    """Whether this claim is a trial and has started, alone in its process."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +74,17 @@ def judge(
     """
     work = list(work)
     moved = (suspects_queue, trials_queue)
-    running = [w for w in work if not w.waits_for_children]
+    waiting = [w for w in work if w.waits_for_children]
+    held = [w for w in work if w.queue_name == trials_queue and not w.trial_started and w not in waiting]
+    running = [w for w in work if w not in waiting and w not in held]
+    did_not_run = held if held and not running and len(waiting) == 1 else [*waiting, *held]
     beside_suspects = any(w.queue_name in moved for w in running)
     verdicts = []
     for item in work:
         home = (item.home_queue if item.queue_name in moved else item.queue_name) or internal_queue
-        can_be_tried = home in leaf_queues
+        can_be_tried = home in leaf_queues and not item.waits_for_children
         stays = Verdict(item, "requeue", item.queue_name or home, False, item.crashes)
-        if not died or item.waits_for_children:
+        if not died or item in did_not_run:
             verdicts.append(stays)
             continue
         if beside_suspects and not can_be_tried and item.queue_name not in moved:
@@ -83,7 +92,7 @@ def judge(
             continue
         progressed = item.steps_recorded > item.steps_at_last_crash
         crashes = 1 if progressed else item.crashes + 1
-        if crashes >= crash_limit and (len(running) == 1 or not can_be_tried):
+        if crashes >= crash_limit and (not can_be_tried or (item.trial_started and len(running) == 1)):
             verdicts.append(Verdict(item, "park", home, True, crashes))
         elif crashes >= crash_limit:
             verdicts.append(Verdict(item, "try", trials_queue, False, item.crashes))

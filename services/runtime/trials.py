@@ -1,9 +1,9 @@
 """Trials: the last run of a suspect before it is parked, alone in its process, so that a death is proof.
 
-Who claims from the trials queue closes its other queues, waits until nothing else runs here, and starts
-what it claimed; the queues open when that run is over. Where the others take long the claim is given back
-for a while: a suspect that waits does no harm, queues that stand still do. Each such wait is twice as
-long as the one before, so a trial comes whenever what runs beside it ends at all.
+Who claims from the trials queue closes its other queues, waits until nothing else runs here, records that,
+and starts what it claimed; the queues open when that run is over. Where the others take long the claim is
+given back for a while: a suspect that waits does no harm, queues that stand still do. Each such wait is
+twice as long as the one before, so a trial comes whenever what runs beside it ends at all.
 
 Private to DBOS 3.4.0 and used here, with contract tests: ``dbos._queue.execute_dequeued_workflow``.
 """
@@ -60,17 +60,19 @@ class Trials:
         def execute(instance: Any, status: Any, owner_xid: str) -> Any:
             if status["queue_name"] != self._identity.trials_queue:
                 return original(instance, status, owner_xid)
-            return self._hold(status["workflow_uuid"], lambda: original(instance, status, owner_xid))
+            return self._hold(
+                status["workflow_uuid"], owner_xid, lambda: original(instance, status, owner_xid)
+            )
 
         module.execute_dequeued_workflow = execute
 
-    def _hold(self, workflow_id: str, start: Callable[[], Any]) -> None:
+    def _hold(self, workflow_id: str, owner_xid: str, start: Callable[[], Any]) -> None:
         """One trial, in the thread of the trials queue, which claims nothing more meanwhile."""
         fields = {"workflow_id": workflow_id}
         self.held = (workflow_id,)
         try:
             with self._waker.only(self._identity.trials_queue):
-                if self._alone(workflow_id):
+                if self._alone(workflow_id, owner_xid):
                     log.warning("on trial, alone", extra={"action": "trial.started", **fields})
                     start()
                     self.held = ()
@@ -103,19 +105,27 @@ class Trials:
     def _stopping(self) -> bool:
         return self._waker.stopping(self._identity.trials_queue)
 
-    def _alone(self, workflow_id: str) -> bool:
-        """Waits until nothing else runs here; false when that took too long, or a stop began."""
+    def _alone(self, workflow_id: str, owner_xid: str) -> bool:
+        """Waits until nothing else runs here, and records that; false when it took too long, or at a stop."""
         deadline = time.monotonic() + self._wait_seconds
         looks = 0
         while not self._stopping:
             # A claim that was under way when the queues closed shows at the second look.
             looks = looks + 1 if self._company(workflow_id) == [] else 0
-            if looks == 2:
+            if looks >= 2 and self._recorded(workflow_id, owner_xid):
                 return True
             if time.monotonic() >= deadline:
                 return False
             time.sleep(_LOOK_SECONDS)
         return False
+
+    def _recorded(self, workflow_id: str, owner_xid: str) -> bool:
+        """Whether the database knows that this trial starts: without that, no death in it would park."""
+        try:
+            self._ops.run("start_trial", workflow_id=workflow_id, owner_xid=owner_xid)
+        except psycopg2.Error:
+            return False
+        return True
 
     def _company(self, workflow_id: str) -> list[str] | None:
         """What else runs here, parents that only wait left out; None while the database does not tell."""

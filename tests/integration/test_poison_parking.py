@@ -21,11 +21,13 @@ def me(database: Database) -> Peer:
     return Peer.start(database, "worker-me")
 
 
-def crash(me: Peer, *workflow_ids: str, **options: Any) -> None:
-    """An executor claims these and dies; its peer takes over."""
+def crash(me: Peer, *workflow_ids: str, held: bool = False, **options: Any) -> None:
+    """An executor claims these and dies; its peer takes over. ``held``: no trial has started yet."""
     victim = Peer.start(me.database, f"worker-victim-{next(_numbers)}", **options)
     for workflow_id in workflow_ids:
         claim(me.database, victim.id, workflow_id)
+        if state(me.database, workflow_id)[1] == names.WORKER_TRIALS_QUEUE and not held:
+            me.database.run("start_trial", workflow_id=workflow_id, owner_xid=victim.id)
     victim.die()
     assert me.two_looks() == [victim.id]
 
@@ -111,6 +113,33 @@ def test_a_trial_in_company_parks_nobody(database: Database, me: Peer) -> None:
     database.rows("UPDATE dbos.workflow_status SET status = 'ENQUEUED' WHERE workflow_uuid = 'healthy'")
     crash(me, "healthy")
     assert (state(database, "healthy"), crashes(database, "healthy")) == (("ENQUEUED", "fibonacci"), 1)
+
+
+def test_a_trial_that_never_started_parks_nobody(database: Database, me: Peer) -> None:
+    """It was claimed and waited until it is alone, which it had been in an earlier claim."""
+    insert(database, ["healthy"])
+    for _ in range(LIMIT - 1):
+        crash(me, "healthy")
+    hung = Peer.start(database, "worker-hung")
+    claim(database, hung.id, "healthy")
+    database.run("start_trial", workflow_id="healthy", owner_xid=hung.id)
+    hung.silent()
+    assert me.round() == [hung.id]
+    for _ in range(LIMIT):
+        crash(me, "healthy", held=True)
+        assert state(database, "healthy") == ("ENQUEUED", names.WORKER_TRIALS_QUEUE)
+        assert crashes(database, "healthy") == LIMIT - 1
+    crash(me, "healthy")
+    assert state(database, "healthy")[0] == "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
+
+
+def test_a_parent_that_kills_beside_its_held_child_is_parked(database: Database, me: Peer) -> None:
+    insert(database, ["batch"], name=names.FIBONACCI_BATCH, queue_name=names.FIBONACCI_BATCH_QUEUE)
+    insert(database, ["batch-0"], parent_workflow_id="batch")
+    for _ in range(LIMIT - 1 + LIMIT):
+        crash(me, "batch", "batch-0", held=True)
+    assert state(database, "batch")[0] == "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
+    assert state(database, "batch-0") == ("ENQUEUED", names.WORKER_TRIALS_QUEUE)
 
 
 def test_a_healthy_suspect_that_finishes_is_cleared(database: Database, me: Peer) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
+import psycopg2
 import pytest
 from dbos import DBOS
 
-from services.runtime.database import OpsPool
+from services.runtime.database import OpsPool, Row, query
 from services.runtime.trials import Trials
 from services.workflows import names
 from tests.support.database import Database, wait_until
@@ -127,6 +129,46 @@ def test_where_others_take_long_it_is_given_back_for_a_while(worker: _Worker) ->
     assert _seen["trial"] == set()
     assert worker.trials._wait_seconds == 1
     assert database.rows("SELECT * FROM ops.crashes") == []
+
+
+def test_a_trial_is_recorded_before_it_starts_and_not_before_it_is_alone(worker: _Worker) -> None:
+    database = worker.app.database
+    database.rows("INSERT INTO ops.crashes (workflow_id, crashes, steps_recorded) VALUES ('trial', 4, 0)")
+
+    def started() -> bool:
+        connection = database.connect()
+        mine = {"application": "holdfast-worker", "version": "worker-1"}
+        rows = query(connection, "unfinished_work", executor_id=worker.app.identity.executor_id, **mine)
+        connection.close()
+        return any(row["trial_started"] for row in rows)
+
+    worker.run("neighbour")
+    worker.hold("trial")
+    assert not started()
+    _gates["neighbour"].set()
+    wait_until(lambda: "trial" in _running, "the trial runs")
+    assert started()
+
+
+def test_a_trial_that_the_database_does_not_note_does_not_start(
+    worker: _Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its death would prove nothing, as often as it came."""
+    run, asked = worker.trials._ops.run, threading.Event()
+
+    def failing(name: str, /, **parameters: Any) -> list[Row]:
+        if name == "start_trial":
+            asked.set()
+            raise psycopg2.OperationalError("away")
+        return run(name, **parameters)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.trials._ops, "run", failing)
+        worker.hold("trial")
+        assert asked.wait(5)
+        worker.closed()
+        assert "trial" not in _running
+    wait_until(lambda: "trial" in _running, "the trial runs")
 
 
 def test_parents_that_wait_are_no_company(worker: _Worker) -> None:

@@ -28,6 +28,7 @@ def flight(workflow_id: str = "w", **fields: Any) -> InFlight:
         "steps_recorded": 0,
         "steps_at_last_crash": 0,
         "waits_for_children": False,
+        "trial_started": fields.get("queue_name") == TRIALS,
         **fields,
     }
     return InFlight(workflow_id=workflow_id, **values)
@@ -93,8 +94,9 @@ def test_nothing_counts_when_nobody_died(crashes: int) -> None:
 
 
 def test_progress_starts_the_count_again() -> None:
-    assert verdict(flight(crashes=4, steps_recorded=3, steps_at_last_crash=2)) == ("requeue", LEAF, True, 1)
-    assert verdict(flight(crashes=4, steps_recorded=2, steps_at_last_crash=2))[0] == "park"
+    trial = {"queue_name": TRIALS, "home_queue": LEAF, "crashes": 4, "steps_at_last_crash": 2}
+    assert verdict(flight(**trial, steps_recorded=3)) == ("requeue", LEAF, True, 1)
+    assert verdict(flight(**trial, steps_recorded=2))[0] == "park"
 
 
 def test_a_suspect_that_made_progress_goes_home() -> None:
@@ -117,6 +119,32 @@ def test_who_waits_for_children_is_no_company() -> None:
     trial = flight("trial", queue_name=TRIALS, home_queue=LEAF, crashes=4)
     waiting = flight("parent", queue_name=PARENTS, waits_for_children=True)
     assert [v.action for v in verdicts(waiting, trial)] == ["requeue", "park"]
+
+
+def test_only_a_trial_that_has_started_is_proof() -> None:
+    """Claimed, it waits until it is alone: whatever killed the process meanwhile, it was not this one."""
+    held = flight("held", queue_name=TRIALS, home_queue=LEAF, crashes=4, trial_started=False)
+    assert verdict(held) == ("requeue", TRIALS, False, 4)
+    assert [(v.action, v.crashes) for v in verdicts(held, flight("fresh"))] == [
+        ("requeue", 4),
+        ("requeue", 1),
+    ]
+    assert verdict(flight(crashes=4)) == ("try", TRIALS, False, 4), "alone by chance is not alone by proof"
+    assert verdict(flight(queue_name=SUSPECTS, home_queue=LEAF, crashes=4))[0] == "try"
+
+
+def test_a_parent_that_kills_while_its_child_is_held_is_counted_and_parked() -> None:
+    """It enqueued the child, and then a step of its own ends the process."""
+    held = flight("child", queue_name=TRIALS, home_queue=LEAF, crashes=4, trial_started=False)
+    for crashes in range(LIMIT):
+        parent = flight("parent", queue_name=PARENTS, waits_for_children=True, crashes=crashes)
+        found = [(v.action, v.counted, v.crashes) for v in verdicts(parent, held)]
+        action = "park" if crashes == LIMIT - 1 else "requeue"
+        assert found == [(action, True, crashes + 1), ("requeue", False, 4)]
+    # Beside anybody else that may have done it, it most likely waits.
+    other = flight("other", queue_name=PARENTS, waits_for_children=True, crashes=4)
+    assert not any(v.counted for v in verdicts(parent, held, other))
+    assert [v.counted for v in verdicts(parent, held, flight("leaf"))] == [False, False, True]
 
 
 def test_a_trial_that_was_cut_off_in_good_order_stays_one() -> None:
@@ -166,6 +194,7 @@ def test_a_direct_start_goes_to_the_internal_queue() -> None:
             steps_recorded=st.integers(0, 3),
             steps_at_last_crash=st.integers(0, 3),
             waits_for_children=st.booleans(),
+            trial_started=st.booleans(),
         ),
         max_size=8,
     ),
@@ -174,18 +203,23 @@ def test_a_direct_start_goes_to_the_internal_queue() -> None:
 def test_properties_of_every_verdict(work: list[InFlight], died: bool) -> None:
     found = verdicts(*work, died=died)
     assert [v.work for v in found] == work, "every workflow gets one verdict, in the order given"
-    running = [w for w in work if not w.waits_for_children]
+    waiting = [w for w in work if w.waits_for_children]
+    held = [w for w in work if w.queue_name == TRIALS and not w.trial_started and w not in waiting]
+    running = [w for w in work if w not in waiting and w not in held]
     for v in found:
         assert v.queue_name, "released work has a queue"
         assert v.counted or v.action in ("requeue", "try")
-        assert not (v.counted and v.work.waits_for_children)
+        assert not (v.counted and v.work in held)
+        if v.counted and v.work.waits_for_children:
+            assert waiting == [v.work] and held and not running
         assert not (not died and (v.counted or v.action != "requeue"))
         assert v.counted is False or v.crashes in (1, v.work.crashes + 1)
         assert v.counted or v.crashes == v.work.crashes
         assert (v.action == "park") == (v.counted and v.crashes >= LIMIT)
         home = v.work.home_queue if v.work.queue_name in (SUSPECTS, TRIALS) else v.work.queue_name
-        if v.action == "park" and home == LEAF:
+        if v.action == "park" and home == LEAF and not v.work.waits_for_children:
             assert running == [v.work], "parked for what a neighbour may have done"
+            assert v.work.trial_started
         if v.action in ("quarantine", "try"):
             assert v.queue_name == {"quarantine": SUSPECTS, "try": TRIALS}[v.action]
             assert home == LEAF

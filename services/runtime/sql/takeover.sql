@@ -6,6 +6,7 @@
 -- unfinished children is only waiting for them.
 SELECT w.workflow_uuid AS workflow_id, w.name, w.queue_name, c.queue_name AS home_queue,
        coalesce(c.crashes, 0) AS crashes, coalesce(c.steps_recorded, 0) AS steps_at_last_crash,
+       coalesce(c.trial_xid = w.owner_xid, false) AS trial_started,
        (SELECT count(*) FROM dbos.operation_outputs o WHERE o.workflow_uuid = w.workflow_uuid) AS steps_recorded,
        EXISTS (SELECT FROM dbos.workflow_status child WHERE child.parent_workflow_id = w.workflow_uuid
                AND child.status IN ('ENQUEUED', 'PENDING', 'DELAYED')) AS waits_for_children
@@ -47,6 +48,10 @@ FROM unnest(%(workflow_ids)s::text[], %(crashes)s::int[], %(steps)s::int[], %(qu
 ON CONFLICT (workflow_id) DO UPDATE SET crashes = excluded.crashes, steps_recorded = excluded.steps_recorded,
     last_crash_at = clock_timestamp(), parked_at = excluded.parked_at,
     queue_name = coalesce(c.queue_name, excluded.queue_name)
+
+-- name: start_trial
+-- Before it starts. By the claim's token: what this executor claims once more is on trial only once it starts again.
+UPDATE ops.crashes SET trial_xid = %(owner_xid)s WHERE workflow_id = %(workflow_id)s
 
 -- name: forget_crashes
 -- An operator resumed the workflows: they get a fresh count.
