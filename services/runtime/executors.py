@@ -146,13 +146,16 @@ class Lease:
         )
 
     def _run(self) -> None:
+        has_beaten = True  # the first session registered this executor
         while not self._stop.is_set():
             try:
                 if self._connection is None:
+                    has_beaten = False
                     self._connection = self._open()
                     self._session_since = time.monotonic()
                     self._held = False
                 self._beat(self._connection)
+                has_beaten = True
                 self._trouble.over()
                 self._wait_for_beat(self._connection)
             except psycopg2.Error as error:
@@ -163,7 +166,9 @@ class Lease:
                     self._connection.close()
                     self._connection = None
                     self._session_since = None
-                    continue  # the first try comes at once: peers wait only two looks
+                    if has_beaten:
+                        continue  # the first try comes at once: peers wait only two looks
+                # So too after a session that let no beat through: a server that only reads opens any number.
                 self._stop.wait(random.uniform(0.05, 0.15))  # noqa: S311
             except Exception:
                 # A living executor whose lease thread ended would be taken over and never learn it.

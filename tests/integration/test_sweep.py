@@ -18,7 +18,7 @@ import pytest
 
 from services.runtime import sweep as sweep_module
 from services.runtime import takeover
-from services.runtime.database import connect, query, transaction
+from services.runtime.database import Connection, connect, query, transaction
 from services.runtime.sweep import HEARTBEAT_LATE, LOCK_LOST, Sweep
 from services.workflows import names
 from tests.support.database import Database, wait_until
@@ -803,6 +803,42 @@ def test_the_lease_outlives_errors_of_those_it_asks(database: Database) -> None:
         assert lease.database_up
     finally:
         lease.stop()
+
+
+def test_the_lease_does_not_hammer_a_database_that_only_reads(database: Database) -> None:
+    """A fail over left the address with a standby: sessions open and no beat goes through."""
+    lease, _ = live_lease(database, "worker-owner")
+    opened: list[float] = []
+    original = lease._open
+
+    def counted() -> Connection:
+        opened.append(time.monotonic())
+        return original()
+
+    lease._open = counted  # type: ignore[method-assign]
+    lease.start()
+    try:
+        with read_only(database):
+            row = database.run("look")[0]
+            database.rows("SELECT pg_terminate_backend(%(pid)s)", pid=row["lock_pid"])
+            time.sleep(1.5)
+            assert 1 < len(opened) < 40, f"{len(opened)} sessions in 1.5 s"
+            assert not lease.database_up
+        first = time.monotonic()
+        wait_until(lambda: lease.last_beat > first, "it beats again")
+    finally:
+        lease.stop()
+
+
+@contextmanager
+def read_only(database: Database) -> Iterator[None]:
+    """New sessions may not write."""
+    statement = f'ALTER DATABASE "{database.name}" SET default_transaction_read_only'
+    database.rows(f"{statement} = on")
+    try:
+        yield
+    finally:
+        database.server.run(f"{statement} = off")
 
 
 def test_the_sweep_outlives_errors_of_those_it_tells(database: Database) -> None:
