@@ -104,7 +104,7 @@ def counters_agree(audit: Audit) -> Finding:
 
 def _counted(audit: Audit, row: dict[str, Any], text: str) -> Iterator[tuple[str, float, int]]:
     """What a process counted and what the database says, each with what it is about."""
-    executor = {"executor_id": row["executor_id"]}
+    executor: dict[str, Any] = {"executor_id": row["executor_id"]}
 
     def pairs(told: dict[str, float], rows: list[dict[str, Any]]) -> Iterator[tuple[str, float, int]]:
         known = {str(r["what"]): int(r["number"]) for r in rows}
@@ -133,7 +133,9 @@ def _counted(audit: Audit, row: dict[str, Any], text: str) -> Iterator[tuple[str
     completed = by_label("holdfast_workflows_completed_total", success=True)
     yield from pairs(completed, audit.rows("audit_completed_by", **executor))
     steps = by_label("holdfast_step_duration_seconds_count", success=True)
-    rows = [r for r in audit.rows("audit_steps_by", **executor) if r["what"] in steps]
+    tolerance_ms = int(audit.settings.clock_tolerance_seconds * 1000)
+    stored = audit.rows("audit_steps_by", **executor, tolerance_ms=tolerance_ms)
+    rows = [r for r in stored if r["what"] in steps]
     for what, told, known in pairs(steps, rows):
         # A body may run and not be recorded (its workflow was cancelled meanwhile), never the reverse.
         yield what, min(told, known), known

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from services.cli import evidence
 from services.cli.checks import SUBJECTS
 from services.domain.fibonacci import summary
 from services.runtime import audit
@@ -549,10 +550,58 @@ def test_counters_of_an_executor_that_is_older_than_the_purge_are_not_compared(c
 
 def test_steps_of_an_earlier_run_are_not_looked_for_in_the_counters_of_the_last(clean: Database) -> None:
     """Cancelled, resumed and ended by another worker: no hand over, but two counted its steps."""
-    now_ms = int(NOW.timestamp() * 1000)
-    times = {"created_at": now_ms - 9000, "started_at_epoch_ms": now_ms - 3000}
+    times = {"created_at": ago_ms(9000), "started_at_epoch_ms": ago_ms(3000)}
     insert(clean, ["resumed"], status="SUCCESS", name="orders.fulfil", executor_id="second", **times)
-    for function_id, ago_ms in enumerate((8000, 2000, 1000), 1):
-        step(clean, "resumed", function_id, "orders.ship", None, started_at_epoch_ms=now_ms - ago_ms)
-    (row,) = clean.run("audit_steps_by", executor_id="second", since_ms=0)
-    assert row == {"what": "orders.ship", "number": 2}
+    for function_id, ms in enumerate((8000, 2000, 1000), 1):
+        step(clean, "resumed", function_id, "orders.ship", None, started_at_epoch_ms=ago_ms(ms))
+    assert steps_by(clean, "second") == {"orders.ship": 2}
+
+
+def ago_ms(milliseconds: int) -> int:
+    return int(NOW.timestamp() * 1000) - milliseconds
+
+
+def steps_by(database: Database, executor_id: str) -> dict[str, int]:
+    """As `holdfast verify` asks, with the clocks' usual tolerance."""
+    rows = database.run("audit_steps_by", executor_id=executor_id, since_ms=0, tolerance_ms=2000)
+    return {row["what"]: row["number"] for row in rows}
+
+
+@pytest.mark.parametrize(
+    "how", [{"recovery_attempts": 2}, {"forked_from": "original"}], ids=["moved", "forked"]
+)
+def test_steps_of_a_worker_whose_clock_is_ahead_are_not_taken_for_the_next_ones(
+    clean: Database, how: dict[str, Any]
+) -> None:
+    """Two hosts: the first worker's clock is 1.9 s before PostgreSQL's, as it may be."""
+    times = {"created_at": ago_ms(9000), "started_at_epoch_ms": ago_ms(6000)}
+    if "forked_from" in how:
+        times["created_at"] = ago_ms(6000)
+    insert(clean, ["w"], status="SUCCESS", name="orders.fulfil", executor_id="second", **times, **how)
+    for function_id, ms in enumerate((7000, 6000 - 1800, 3000, 1000), 1):
+        step(clean, "w", function_id, "orders.ship", None, started_at_epoch_ms=ago_ms(ms))
+    assert steps_by(clean, "second") == {"orders.ship": 2}
+
+
+def test_a_step_that_was_not_counted_is_found(clean: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a short workflow, which is over within the clocks' tolerance: nobody else had it."""
+    executor(clean, "only")
+    times = {"created_at": ago_ms(1000), "started_at_epoch_ms": ago_ms(900)}
+    insert(clean, ["short"], status="SUCCESS", name="orders.fulfil", executor_id="only", **times)
+    for function_id in (1, 2):
+        step(clean, "short", function_id, "orders.ship", None, started_at_epoch_ms=ago_ms(900))
+    completed = 'holdfast_workflows_completed_total{status="SUCCESS",workflow_name="orders.fulfil"} 1'
+    told = 'holdfast_step_duration_seconds_count{status="SUCCESS",step_name="orders.ship"}'
+    monkeypatch.setattr(evidence, "_TRIES", 1)
+    for counted in (2, 1):
+        text = f"{completed}\n{told} {counted}\n"
+        monkeypatch.setattr(
+            evidence, "scrape", lambda row, t=text: t if row["executor_id"] == "only" else None
+        )
+        finding = evidence.counters_agree(
+            audit.Audit(clean.connect(role="api"), clean.settings("api"), SUBJECTS)
+        )
+        assert finding["ok"] == (counted == 2)
+    assert finding["details"] == [
+        "1 counters differ from the database: only orders.ship: 1 counted, 2 stored"
+    ]

@@ -233,12 +233,15 @@ GROUP BY 1
 -- name: audit_steps_by
 -- Steps that succeeded, of the workflows that an executor has or had last, and that began after it had claimed
 -- them. Whatever puts work back into a queue (takeover, hand over, resume) forgets when it was claimed before.
--- Of forks, only those that began after the fork.
+-- Of forks, only those that began after the fork. A step's begin is on its worker's clock, a claim's on the
+-- database's: where another's steps may be among them, those that began within the tolerance of both tell
+-- nothing. A resume makes the claims' count begin anew: one within the tolerance after the cancel is not told.
 SELECT o.function_name AS what, count(*) AS number
 FROM dbos.workflow_status w
 JOIN dbos.operation_outputs o ON o.workflow_uuid = w.workflow_uuid
 WHERE w.executor_id = %(executor_id)s AND w.created_at >= %(since_ms)s
-  AND o.error IS NULL AND o.started_at_epoch_ms >= greatest(w.created_at, w.started_at_epoch_ms) - 50
+  AND o.error IS NULL AND o.started_at_epoch_ms >= greatest(w.created_at, w.started_at_epoch_ms)
+      + CASE WHEN w.recovery_attempts > 1 OR w.forked_from IS NOT NULL THEN %(tolerance_ms)s ELSE -50 END
 GROUP BY 1
 
 -- name: audit_taken_over_by
