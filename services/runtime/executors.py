@@ -106,10 +106,11 @@ class Lease:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stops the beat and closes the session, which frees the lock."""
+        """Stops the beat and closes the session, which frees the lock; takes a second at most."""
         self._stop.set()
-        self._thread.join(timeout=2)
-        if self._connection is not None:
+        self._thread.join(timeout=1)
+        # While the thread waits for a frozen PostgreSQL's answer, psycopg2's `close` would wait with it.
+        if self._connection is not None and not self._thread.is_alive():
             self._connection.close()
 
     @property

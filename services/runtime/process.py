@@ -12,10 +12,13 @@ import os
 import secrets
 import signal
 import socket
+import threading
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Protocol
 
 from prometheus_client import REGISTRY
@@ -40,8 +43,10 @@ log = logging.getLogger("holdfast.process")
 
 EXIT_FENCED = 75
 
-# A restart of PostgreSQL fits into it, and it fits into the 5 s between drain and grace.
+# A restart of PostgreSQL fits into the first, an answer of a slow one into the second; with the second that
+# `_end` may take all of it fits into the 5 s between drain and grace.
 _HAND_OVER_RETRY_SECONDS = 1.5
+_HAND_OVER_SECONDS = 2.5
 
 
 class Application(Protocol):
@@ -268,24 +273,22 @@ class Process:
         assert self._engine is not None
         await asyncio.to_thread(self._engine.stop_dequeuing)
         handed: set[str] = set()
+        parents: asyncio.Future[list[Verdict] | None] | None = None
         parents_at = 0.0
         while True:
-            if time.monotonic() >= parents_at:
+            if parents is None and time.monotonic() >= parents_at:
                 # Parents that only wait never finish here: their children may run elsewhere.
-                handed |= {v.work.workflow_id for v in await asyncio.to_thread(self._hand_over, True) or ()}
-                parents_at = time.monotonic() + 1
+                parents = self._begin_hand_over(only_waiting=True)
+            if parents is not None and (await asyncio.wait({parents}, timeout=0.1))[0]:
+                handed |= {verdict.work.workflow_id for verdict in parents.result() or ()}
+                parents, parents_at = None, time.monotonic() + 1
             running = [w for w in self.active() if w not in handed]
             elapsed = time.monotonic() - begun
             if not running or elapsed >= self.settings.drain_seconds or self._hurry:
                 break
             await asyncio.sleep(min(0.1, max(0.01, self.settings.drain_seconds - elapsed)))
         self.lease.leaving = True
-        # Worth a few tries: what is not handed over waits until peers find this executor gone.
-        retry_until = time.monotonic() + _HAND_OVER_RETRY_SECONDS
-        while (left := await asyncio.to_thread(self._hand_over, False)) is None:
-            if time.monotonic() >= retry_until:
-                break
-            await asyncio.sleep(0.1)
+        left = await self._hand_over_the_rest()
         self.state = "stopped"
         log.info(
             "drained in %.2f s, handed over %d workflows",
@@ -294,21 +297,55 @@ class Process:
             extra={"action": "executor.drained"},
         )
 
-    def _hand_over(self, only_waiting: bool) -> list[Verdict] | None:
-        return hand_over(
-            self.settings, self.identity, only_waiting=only_waiting, drain_seconds=self.draining_seconds
-        )
+    async def _hand_over_the_rest(self) -> list[Verdict] | None:
+        """None when the database did not let it: peers then wait until they find this executor gone."""
+        begun = time.monotonic()
+        while True:
+            attempt = self._begin_hand_over(only_waiting=False)
+            await asyncio.wait({attempt}, timeout=begun + _HAND_OVER_SECONDS - time.monotonic())
+            if not attempt.done():
+                log.warning("hand over unanswered", extra={"action": "executor.hand_over_failed"})
+                return None
+            # Worth a few tries.
+            verdicts = attempt.result()
+            if verdicts is not None or time.monotonic() - begun >= _HAND_OVER_RETRY_SECONDS:
+                return verdicts
+            await asyncio.sleep(0.1)
+
+    def _begin_hand_over(self, *, only_waiting: bool) -> asyncio.Future[list[Verdict] | None]:
+        """In a thread that nobody has to wait for: what a frozen PostgreSQL never answers has no end."""
+        outcome: Future[list[Verdict] | None] = Future()
+
+        def run() -> None:
+            try:
+                outcome.set_result(
+                    hand_over(
+                        self.settings,
+                        self.identity,
+                        only_waiting=only_waiting,
+                        drain_seconds=self.draining_seconds,
+                    )
+                )
+            except Exception as error:
+                outcome.set_exception(error)
+
+        threading.Thread(target=run, name="hand-over", daemon=True).start()
+        return asyncio.wrap_future(outcome)
 
     def _end(self) -> None:
         # The work is no longer ours, so nothing that the children's end breaks can be recorded.
         if self.pool is not None:
             self.pool.close()
-        self.sweep.stop()
-        self.lease.stop()
-        self.listener.stop()
-        self.application.close()
+        # Together: against a frozen PostgreSQL each takes its whole second.
+        stops: list[Callable[[], None]] = [self.sweep.stop, self.lease.stop, self.listener.stop]
         if self._engine is not None:
-            self._engine.destroy(timeout_seconds=1.0)
+            stops.append(partial(self._engine.destroy, timeout_seconds=1.0))
+        threads = [threading.Thread(target=stop) for stop in stops]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.application.close()
         if self._collector is not None:
             REGISTRY.unregister(self._collector)
             self._collector = None

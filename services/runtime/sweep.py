@@ -76,10 +76,11 @@ class Sweep:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends after the round under way."""
+        """Ends after the round under way; takes a second at most."""
         self._stop.set()
-        self._thread.join(timeout=2)
-        if self._connection is not None:
+        self._thread.join(timeout=1)
+        # While the thread waits for a frozen PostgreSQL's answer, psycopg2's `close` would wait with it.
+        if self._connection is not None and not self._thread.is_alive():
             self._connection.close()
 
     def _run(self) -> None:

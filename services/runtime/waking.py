@@ -158,9 +158,9 @@ class Listener:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stops listening within a fraction of a second."""
+        """Stops listening within a fraction of a second; waits a second at most."""
         self._stop.set()
-        self._thread.join(timeout=2)
+        self._thread.join(timeout=1)
 
     def _run(self) -> None:
         while not self._stop.is_set():

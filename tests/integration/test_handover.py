@@ -15,11 +15,12 @@ import pytest
 from services.runtime import takeover
 from services.runtime.database import transaction
 from services.runtime.process import Process
+from services.runtime.sweep import Sweep
 from services.runtime.takeover import release
 from services.workflows import names
 from services.workflows.composition import Worker
 from tests.support.database import Database, wait_until
-from tests.support.executors import Peer, claim, handovers, insert, live_lease, workflow
+from tests.support.executors import Peer, claim, handovers, identity, insert, live_lease, workflow
 
 
 def hand_over(peer: Peer, **options: Any) -> list[str]:
@@ -272,3 +273,53 @@ def test_a_drain_without_a_database_ends_all_the_same(
     assert time.monotonic() - begun < 4
     assert process.state == "stopped"
     assert peer.state == "live", "its peers will find it gone"
+
+
+@pytest.mark.timing
+@pytest.mark.parametrize("silent", ["unfinished_work", "leave"])
+def test_a_drain_waits_for_no_answer_that_does_not_come(
+    database: Database, monkeypatch: pytest.MonkeyPatch, silent: str
+) -> None:
+    """PostgreSQL is frozen (`docker pause`) in the midst of a hand over: nothing ends the wait for it."""
+    process, engine, peer = draining_process(database)
+    peer.runs("a")
+    engine.running = {"a"}
+    thawed = threading.Event()
+    original = takeover.query
+
+    def query(connection: Any, name: str, /, **parameters: Any) -> Any:
+        if name == silent:
+            thawed.wait(10)
+        return original(connection, name, **parameters)
+
+    monkeypatch.setattr(takeover, "query", query)
+    begun = time.monotonic()
+    asyncio.run(process.drain())
+    took = time.monotonic() - begun
+    thawed.set()
+    assert 1 + 2.5 <= took < 1 + 2.5 + 1.5, "drain, then the time for an answer"
+    assert process.state == "stopped"
+
+
+@pytest.mark.timing
+def test_lease_and_sweep_stop_while_postgres_is_frozen(database: Database) -> None:
+    """Their threads wait for an answer, and psycopg2 lets nobody close what waits for one."""
+    lease, settings = live_lease(database, "worker-frozen", lease_seconds=30, sweep_seconds=0.05)
+    sweep = Sweep(settings, identity("worker-frozen"), settled_seconds=lambda: 1e9)
+    lease.start()
+    sweep.start()
+    wait_until(lambda: sweep._looked_at, "it has looked")
+    stops = [threading.Thread(target=part.stop, daemon=True) for part in (lease, sweep)]
+    with database.server.paused():
+        time.sleep(0.6)  # both have asked by now
+        for thread in stops:
+            thread.start()
+        deadline = time.monotonic() + 3
+        for thread in stops:
+            thread.join(deadline - time.monotonic())
+        ended = [not thread.is_alive() for thread in stops]
+        stuck = [part._thread.is_alive() for part in (lease, sweep)]
+    assert stuck == [True, True], "they did not wait for an answer"
+    assert ended == [True, True]
+    for part in (lease, sweep):
+        part._thread.join(5)
