@@ -126,6 +126,7 @@ def guard_schedule(
     *,
     early_seconds: float,
     late_seconds: float,
+    before_tick: Callable[[], object] = lambda: None,
     on_tick: Callable[[], object] = lambda: None,
 ) -> None:
     """Computes ticks on the database's clock; while the local clock is far from it, drops them.
@@ -150,6 +151,7 @@ def guard_schedule(
         late, off = now - scheduled_at, datetime.now(UTC) - now
         in_time = timedelta(seconds=-early_seconds) <= late <= timedelta(seconds=late_seconds)
         if in_time and abs(off) <= timedelta(seconds=early_seconds):
+            before_tick()
             original(sys_db, workflow_name, scheduled_at, *args, **kwargs)
             if not getattr(looking_back, "now", False):
                 looking_back.now = True

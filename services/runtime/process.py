@@ -36,6 +36,7 @@ from services.runtime.resources import Resources, provide
 from services.runtime.sweep import Sweep
 from services.runtime.takeover import hand_over
 from services.runtime.trials import Trials
+from services.runtime.versions import settle_latest
 from services.runtime.waking import Listener, Waker
 from services.settings import Role, Settings
 
@@ -225,12 +226,14 @@ class Process:
             self._database_now,
             early_seconds=self.settings.clock_tolerance_seconds,
             late_seconds=self.settings.pulse_late_seconds,
+            before_tick=lambda: settle_latest(self.ops, self.identity),
             # Not only at start: a hole may open or be seen later, whoever fires the next tick fills it.
             on_tick=lambda: self.application.catch_up(self.settings, resources),
         )
         self.trials.install()
         self.listener.start()
         self._engine.launch()
+        settle_latest(self.ops, self.identity, starting=True)
         self.application.register(self.settings)
         self.application.catch_up(self.settings, resources)
         self.sweep.start()

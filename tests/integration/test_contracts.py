@@ -687,6 +687,23 @@ def test_guard_schedule_window(monkeypatch: pytest.MonkeyPatch, seconds: float, 
     assert len(calls) == scheduled
 
 
+def test_settle_latest_version_is_set_latest_application_version(app: Launched) -> None:
+    sys_db = app.dbos._sys_db
+    sys_db.create_application_version("worker-gone")
+    sys_db.update_application_version_timestamp("worker-gone", int(time.time() * 1000) + 1000)
+    assert DBOS.get_latest_application_version()["version_name"] == "worker-gone"
+    before = {row["version_name"]: row for row in DBOS.list_application_versions()}
+    (told,) = app.database.run("settle_latest_version", application=app.identity.application, starting=False)
+    assert told == {"version": app.identity.version, "before": "worker-gone"}
+    assert DBOS.get_latest_application_version()["version_name"] == app.identity.version
+    after = {row["version_name"]: row for row in DBOS.list_application_versions()}
+    DBOS.set_latest_application_version(app.identity.version)
+    dbos_made = {row["version_name"]: row for row in DBOS.list_application_versions()}
+    for rows in (after, dbos_made):
+        changed = {key for name, row in rows.items() for key in row if row[key] != before[name][key]}  # type: ignore[literal-required]
+        assert changed == {"version_timestamp"}
+
+
 def test_the_signature_of_the_schedules_enqueue() -> None:
     parameters = list(inspect.signature(dbos._scheduler._enqueue_scheduled_workflow).parameters)
     assert parameters[:5] == ["sys_db", "workflow_name", "scheduled_at", "workflow_id", "schedule_name"], (

@@ -16,7 +16,7 @@ from services.workflows import names
 from services.workflows.composition import Worker
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched, worker_process
-from tests.support.executors import insert
+from tests.support.executors import Peer, insert
 
 TICK = timedelta(seconds=names.PULSE_SECONDS)
 
@@ -161,3 +161,93 @@ def test_a_worker_fills_holes_at_its_start_and_ever_after(database: Database) ->
         # What a look at start cannot know: a tick that is missing only later.
         database.rows("DELETE FROM ops.pulses WHERE scheduled_at = %(at)s", at=begun)
         wait_until(lambda: begun in rows(database), "the next tick fills it", seconds=20)
+
+
+# --- the version that scheduled work is for -----------------------------------------------------------
+
+
+def register(database: Database, *versions: str, application: str = "holdfast-worker") -> None:
+    """Versions in the order in which they came, each the latest at its time."""
+    for version in versions:
+        database.rows(
+            "INSERT INTO dbos.application_versions (version_id, version_name, application_name,"
+            " version_timestamp, created_at)"
+            " SELECT gen_random_uuid(), %(version)s, %(application)s, t.at, t.at"
+            " FROM (SELECT greatest((extract(epoch FROM clock_timestamp()) * 1000)::bigint,"
+            " 1 + (SELECT max(version_timestamp) FROM dbos.application_versions)) AS at) AS t",
+            version=version,
+            application=application,
+        )
+
+
+def latest(database: Database, application: str = "holdfast-worker") -> str:
+    """As DBOS looks for it."""
+    return str(
+        database.one(
+            "SELECT version_name FROM dbos.application_versions WHERE application_name = %(application)s"
+            " ORDER BY version_timestamp DESC LIMIT 1",
+            application=application,
+        )
+    )
+
+
+def settled(database: Database, *, starting: bool = False) -> str:
+    database.run("settle_latest_version", application="holdfast-worker", starting=starting)
+    return latest(database)
+
+
+@pytest.mark.timing
+def test_ticks_after_a_roll_back_go_to_the_version_that_runs(database: Database) -> None:
+    """A newer worker registered its version, was bad and was removed: its version stays the latest."""
+    with worker_process(database):
+        register(database, "worker-2")
+        assert latest(database) == "worker-2"
+        begun = database.one("SELECT clock_timestamp()")
+        wait_until(
+            lambda: database.rows(
+                "SELECT 1 FROM ops.pulses WHERE status = 'run' AND scheduled_at > %(begun)s", begun=begun
+            ),
+            "a tick that came afterwards ran",
+            seconds=15,
+        )
+        assert latest(database) == "worker-1"
+        assert database.run("stranded") == []
+
+
+def test_a_version_that_lives_stays_the_latest(database: Database) -> None:
+    register(database, "worker-1", "worker-2")
+    Peer.start(database, "old")
+    canary = Peer.start(database, "canary", version="worker-2")
+    assert settled(database) == "worker-2"
+    canary.silent(3600)
+    assert settled(database) == "worker-2", "after an outage every heartbeat is old"
+    database.run("beat", executor_id=canary.id, in_flight=0, state="draining")
+    assert settled(database) == "worker-1", "who drains claims nothing"
+
+
+def test_the_newest_of_the_living_becomes_the_latest(database: Database) -> None:
+    """Whoever fires the tick."""
+    register(database, "worker-0", "worker-1", "worker-2")
+    register(database, "api-7", application="holdfast-api")
+    Peer.start(database, "older", version="worker-0")
+    Peer.start(database, "old")
+    Peer.start(database, "api", application="holdfast-api", version="api-7")
+    assert settled(database) == "worker-1"
+    assert latest(database, "holdfast-api") == "api-7"
+
+
+def test_a_newer_version_that_comes_again_is_the_latest_again(database: Database) -> None:
+    """DBOS registers a version once: a second try of it would get no tick while old workers live."""
+    register(database, "worker-0", "worker-1")
+    Peer.start(database, "old", version="worker-0")
+    assert settled(database) == "worker-0"
+    with worker_process(database):
+        assert latest(database) == "worker-1"
+    assert settled(database, starting=True) == "worker-0", "the newer one has gone once more"
+
+
+def test_an_old_version_that_starts_beside_a_newer_one_changes_nothing(database: Database) -> None:
+    register(database, "worker-1", "worker-2")
+    Peer.start(database, "canary", version="worker-2")
+    with worker_process(database):
+        assert latest(database) == "worker-2"

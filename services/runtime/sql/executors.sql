@@ -96,3 +96,27 @@ RETURNING executor_id, application, state
 UPDATE ops.executors SET desired_state = 'crashed'
 WHERE executor_id = %(executor_id)s AND state IN ('live', 'draining')
 RETURNING executor_id, application, state
+
+-- name: settle_latest_version
+-- Makes the newest version that somebody alive runs the latest of its application, as DBOS's
+-- set_latest_application_version does it, but on the database's clock. Only where nobody runs the latest one, or
+-- (`starting`) where it is the older. Who drains claims nothing; heartbeats don't count, since after an outage
+-- everyone's are old. An executor registers before its version does, so a version that is just starting lives.
+WITH latest AS (
+    SELECT version_name, version_timestamp, created_at FROM dbos.application_versions
+    WHERE application_name = %(application)s OR application_name IS NULL
+    ORDER BY version_timestamp DESC LIMIT 1
+), alive AS (
+    SELECT version_name, created_at FROM dbos.application_versions v
+    WHERE v.application_name = %(application)s AND EXISTS (
+        SELECT FROM ops.executors e WHERE e.application = %(application)s
+          AND e.application_version = v.version_name AND e.state = 'live')
+)
+UPDATE dbos.application_versions v
+SET version_timestamp = greatest((extract(epoch FROM clock_timestamp()) * 1000)::bigint, l.version_timestamp + 1)
+FROM latest l
+WHERE v.application_name = %(application)s AND v.version_name <> l.version_name
+  AND v.version_name = (SELECT version_name FROM alive ORDER BY created_at DESC, version_name DESC LIMIT 1)
+  AND (NOT EXISTS (SELECT FROM alive a WHERE a.version_name = l.version_name)
+       OR %(starting)s AND v.created_at > l.created_at)
+RETURNING v.version_name AS version, l.version_name AS before
