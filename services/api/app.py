@@ -70,7 +70,9 @@ def create_app(process: Process) -> FastAPI:
     app.state.waiters = Places(WAITER_LIMIT)
     app.state.console_places = Places(PAGE_LIMIT)
     app.state.admission = Admission(process.gateway.ops, process.settings.queue_limit)
-    app.state.reader = Reader(process.gateway.ops, _fixed(process))
+    app.state.reader = Reader(
+        process.gateway.ops, _fixed(process), lease_seconds=process.settings.lease_seconds
+    )
     problems.install(app)
     openapi.install(app)
     _protect(app, process.settings)

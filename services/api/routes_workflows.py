@@ -217,7 +217,8 @@ async def adopt_one(request: Request, workflow_id: WorkflowId) -> Adopted:
 @router.get("/stranded", responses=documented(500, 503))
 async def list_stranded(request: Request) -> StrandedList:
     """Unfinished work of versions that no live executor runs."""
-    rows = await process_of(request).gateway.ops("stranded")
+    process = process_of(request)
+    rows = await process.gateway.ops("stranded", lease_seconds=process.settings.lease_seconds)
     return StrandedList(stranded=[Stranded.model_validate(row) for row in rows])
 
 

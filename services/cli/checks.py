@@ -180,8 +180,8 @@ def stranded(as_json: JsonOption = False) -> None:
     """List unfinished work of versions that nobody runs; exit code 1 if there is any."""
     with plain_errors():
         _elsewhere("stranded", as_json=as_json)
-        with database() as (_, connection):
-            rows = query(connection, "stranded")
+        with database() as (settings, connection):
+            rows = query(connection, "stranded", lease_seconds=settings.lease_seconds)
         show({"stranded": rows}, as_json=as_json, human=lambda: _stranded_table(rows))
         raise typer.Exit(1 if rows else 0)
 
@@ -202,11 +202,11 @@ def adopt(
     with plain_errors():
         words = ["--application", application, "--from-version", from_version, "--to-version", to_version]
         _elsewhere("adopt", *words, *(["--yes"] if yes else []), as_json=as_json)
-        with database() as (_, connection):
+        with database() as (settings, connection):
             if not yes:
                 rows = [
                     row
-                    for row in query(connection, "stranded")
+                    for row in query(connection, "stranded", lease_seconds=settings.lease_seconds)
                     if (row["application"], row["application_version"]) == (application, from_version)
                 ]
                 show({"stranded": rows}, as_json=as_json, human=lambda: _stranded_table(rows))

@@ -23,8 +23,11 @@ HISTORY_POINTS = 900
 class Figures:
     """Executors at every look; pulses, queues and counts once a second, rarer where counting is slow."""
 
-    def __init__(self, ask: Callable[..., Awaitable[list[Row]]], window_seconds: float) -> None:
+    def __init__(
+        self, ask: Callable[..., Awaitable[list[Row]]], window_seconds: float, lease_seconds: float
+    ) -> None:
         self._ask = ask
+        self._lease_seconds = lease_seconds
         self._window_seconds = window_seconds
         self.read_at: float | None = None
         """The database's time of the last look that was whole."""
@@ -140,8 +143,8 @@ class Figures:
     # --- queues and counts -----------------------------------------------------------------
 
     async def _read_counts(self, now: float) -> None:
-        rows = await self._ask("console_unfinished")
-        other = (await self._ask("console_counts"))[0]
+        rows = await self._ask("console_unfinished", lease_seconds=self._lease_seconds)
+        other = (await self._ask("console_counts", lease_seconds=self._lease_seconds))[0]
         queues: dict[str, Item] = {}
         for row in rows:
             if row["status"] != "ENQUEUED" or not row["queue"]:

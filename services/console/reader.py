@@ -46,7 +46,7 @@ Ask = Callable[..., Awaitable[list[Row]]]
 class Reader:
     """Looks while it has listeners. `fixed` are members of the snapshot that never change."""
 
-    def __init__(self, ask: Ask, fixed: dict[str, Any]) -> None:
+    def __init__(self, ask: Ask, fixed: dict[str, Any], *, lease_seconds: float) -> None:
         self._ask = ask
         self._fixed = fixed
         self.boot = secrets.token_hex(4)
@@ -56,7 +56,7 @@ class Reader:
         self.next_change = asyncio.Event()
         """Set at the next change, and then replaced."""
         self.history = History(window_seconds=WINDOW_SECONDS, bar_limit=BAR_LIMIT, move_limit=MOVE_LIMIT)
-        self.figures = Figures(ask, WINDOW_SECONDS)
+        self.figures = Figures(ask, WINDOW_SECONDS, lease_seconds)
         self._ring: deque[tuple[int, str]] = deque()
         self._ring_characters = 0
         self._database: dict[str, Any] = {"up": False, "since": time.time()}

@@ -238,7 +238,7 @@ def nothing_is_homeless(audit: Audit) -> Finding:
         return where + who + (_backlog(audit) if audit.idle else [])
 
     details = audit.until(troubles)
-    for row in audit.rows("stranded"):
+    for row in audit.rows("stranded", lease_seconds=audit.settings.lease_seconds):
         where = f"version {row['application_version']} of {row['application']}"
         details.append(
             f"{row['workflows']} {row['status']} workflows are stranded in {where}: `holdfast stranded`"

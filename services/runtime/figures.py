@@ -41,8 +41,9 @@ class DatabaseCollector(Collector):
 
     ``read`` runs named statements, each with its parameters, and returns the rows of each. With
     PostgreSQL away it reports ``holdfast_database_up 0`` and nothing else, so that no stale figure is
-    taken for a fresh one. ``late_seconds``: after that time a tick that did not run never will. Every
-    API process reports the same figures.
+    taken for a fresh one. ``late_seconds``: after that time a tick that did not run never will;
+    ``lease_seconds``: after twice that time a silent executor counts as gone. Every API process reports
+    the same figures.
     """
 
     def __init__(
@@ -51,16 +52,18 @@ class DatabaseCollector(Collector):
         *,
         applications: Collection[str],
         late_seconds: float,
+        lease_seconds: float,
         max_age_seconds: float = 1.0,
     ) -> None:
         self._read = read
         self._applications = sorted(applications)
+        lease = {"lease_seconds": lease_seconds}
         self._statements: dict[str, dict[str, Any]] = {
             "unfinished_by_status": {},
             "queue_ages": {},
-            "orphaned_count": {},
-            "stranded": {},
-            "executors_by_state": {},
+            "orphaned_count": lease,
+            "stranded": lease,
+            "executors_by_state": lease,
             "pulse_health": {"late_seconds": late_seconds},
             "totals": {},
             "last_purge": {},

@@ -243,6 +243,7 @@ class Process:
                 self._read_figures,
                 applications=self.settings.application_names,
                 late_seconds=self.settings.pulse_late_seconds,
+                lease_seconds=self.settings.lease_seconds,
             )
             REGISTRY.register(self._collector)
         self.state = "live"

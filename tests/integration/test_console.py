@@ -267,8 +267,8 @@ def test_no_look_reads_the_whole_table(filled: Database) -> None:
         "console_attempts_of": {"workflow_ids": ["old-1", "old-2"]},
         "console_more": {"after_ms": since - 60_000, "before_ms": since, "bucket_seconds": 15,
                          "tick": names.PULSE_TICK, "limit": 1000},
-        "console_unfinished": {},
-        "console_counts": {},
+        "console_unfinished": {"lease_seconds": 5},
+        "console_counts": {"lease_seconds": 5},
         "console_tree": {"workflow_id": "old-1", "limit": 10},
     }  # fmt: skip
     for name, params in asked.items():

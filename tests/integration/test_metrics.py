@@ -265,3 +265,43 @@ def test_a_wait_is_from_enqueued_to_first_claimed(app: Launched) -> None:
     assert 60 <= waits()[1] - seconds < 70
     enqueue_again("again", created_at=row["created_at"] - 600_000, recovery_attempts=1)
     assert waits()[0] == count + 1
+
+
+# --- the last one dies hard -------------------------------------------------------------------------
+
+
+def test_the_last_executors_hard_death_shows(database: Database) -> None:
+    """All workers killed at once (no memory left): nobody sweeps that application, their rows stay live."""
+    lease = {"lease_seconds": 5}
+    worker = Peer.start(database, "worker-last")
+    Peer.start(database, "api-there", application="holdfast-api", version="api-1")
+    worker.runs("running")
+    insert(database, ["waiting"])
+
+    def figures() -> tuple[dict[str, int], int, int, int, int]:
+        unfinished = database.run("console_unfinished", **lease)
+        return (
+            {r["application"]: r["executors"] for r in database.run("executors_by_state", **lease)},
+            database.run("orphaned_count", **lease)[0]["workflows"],
+            sum(r["workflows"] for r in database.run("stranded", **lease)),
+            database.run("console_counts", **lease)[0]["orphaned"],
+            sum(r["workflows"] for r in unfinished if r["stranded"]),
+        )
+
+    alive = ({"holdfast-worker": 1, "holdfast-api": 1}, 0, 0, 0, 0)
+    worker.silent(9)
+    assert figures() == alive, "silent for less than two leases"
+    worker.die()
+    worker.silent(11)
+    assert figures() == ({"holdfast-api": 1}, 1, 2, 1, 2)
+    # It may still come back, so nothing moves on this account alone.
+    versions = {"from_version": "worker-1", "to_version": "worker-2"}
+    assert database.run("adopt", application="holdfast-worker", only=None, **versions) == []
+    assert worker.beat()
+    assert figures() == alive
+    # The next worker, of whatever version, declares it dead, and then it can be adopted.
+    worker.silent(60)
+    heir = Peer.start(database, "worker-heir", version="worker-2")
+    assert heir.two_looks() == ["worker-last"]
+    moved = database.run("adopt", application="holdfast-worker", only=None, **versions)
+    assert {row["workflow_id"] for row in moved} == {"running", "waiting"}

@@ -155,7 +155,9 @@ def scraped(big: Database) -> Iterator[Scraped]:
         reading = Reading(api.process.gateway)
         thread = threading.Thread(target=reading.loop.run_forever, daemon=True)
         thread.start()
-        collector = DatabaseCollector(reading, applications=[API, WORKER], late_seconds=LATE_SECONDS)
+        collector = DatabaseCollector(
+            reading, applications=[API, WORKER], late_seconds=LATE_SECONDS, lease_seconds=5
+        )
         REGISTRY.register(collector)
         try:
             seconds, text = [], ""

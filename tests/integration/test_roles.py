@@ -356,7 +356,9 @@ def test_figures_are_read_by_the_role_of_their_own(database: Database) -> None:
     settings = database.settings("api")
     pool = OpsPool(settings, purpose="holdfast/test/figures", size=1, wait_seconds=1, user=METRICS_USER)
     try:
-        collector = DatabaseCollector(pool.run_all, applications=settings.application_names, late_seconds=65)
+        collector = DatabaseCollector(
+            pool.run_all, applications=settings.application_names, late_seconds=65, lease_seconds=5
+        )
         found = {family.name: family for family in collector.collect()}
         assert found["holdfast_database_up"].samples[0].value == 1
         assert len(found) > 8
@@ -370,7 +372,9 @@ def test_the_gateway_reads_figures_as_that_role(database: Database) -> None:
     with serving(database.settings("api")) as api:
         gateway: Any = api.process.gateway
         assert gateway.figures._user == METRICS_USER
-        rows = asyncio.run(gateway.call(gateway.figures.run_all, {"executors_by_state": {}}))
+        rows = asyncio.run(
+            gateway.call(gateway.figures.run_all, {"executors_by_state": {"lease_seconds": 5}})
+        )
         assert rows == {"executors_by_state": []}
 
 

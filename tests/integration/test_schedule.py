@@ -211,7 +211,7 @@ def test_ticks_after_a_roll_back_go_to_the_version_that_runs(database: Database)
             seconds=15,
         )
         assert latest(database) == "worker-1"
-        assert database.run("stranded") == []
+        assert database.run("stranded", lease_seconds=5) == []
 
 
 def test_a_version_that_lives_stays_the_latest(database: Database) -> None:

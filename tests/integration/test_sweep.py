@@ -362,7 +362,7 @@ def test_wrong_version_stays_and_counts_as_stranded(database: Database, me: Peer
     assert me.two_looks() == [peer.id]
     assert workflow(database, "old")["status"] == "PENDING"
     assert workflow(database, "w1")["status"] == "ENQUEUED"
-    assert database.run("stranded") == [
+    assert database.run("stranded", lease_seconds=LEASE_SECONDS) == [
         {
             "application": "holdfast-worker",
             "application_version": "worker-0",
@@ -390,7 +390,7 @@ def test_adopting_stranded_work_keeps_its_id(database: Database, me: Peer) -> No
             queue,
             None,
         )
-    assert database.run("stranded") == []
+    assert database.run("stranded", lease_seconds=LEASE_SECONDS) == []
 
 
 def test_adopting_takes_nothing_from_a_version_that_lives(database: Database, me: Peer, peer: Peer) -> None:

@@ -56,7 +56,9 @@ class Reader:
 
 
 def collector(read: Reader, **options: Any) -> figures.DatabaseCollector:
-    return figures.DatabaseCollector(read, applications=["worker", "api"], late_seconds=65.0, **options)
+    return figures.DatabaseCollector(
+        read, applications=["worker", "api"], late_seconds=65.0, lease_seconds=5.0, **options
+    )
 
 
 def values(families: Iterable[Metric], name: str) -> dict[tuple[str, ...], float]:

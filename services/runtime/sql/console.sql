@@ -106,13 +106,15 @@ SELECT u.status, u.queue, u.workflows,
        (extract(epoch FROM clock_timestamp()) - u.oldest / 1000.0)::float8 AS oldest_age_seconds,
        u.application_version IS NOT NULL AND NOT EXISTS (
            SELECT FROM ops.executors e WHERE e.application = u.application_name
-             AND e.application_version = u.application_version AND e.state IN ('live', 'draining')) AS stranded
+             AND e.application_version = u.application_version AND e.state IN ('live', 'draining')
+             AND e.heartbeat_at > statement_timestamp() - make_interval(secs => 2 * %(lease_seconds)s)) AS stranded
 FROM unfinished u
 
 -- name: console_counts
 SELECT (SELECT count(*) FROM dbos.workflow_status WHERE status = 'MAX_RECOVERY_ATTEMPTS_EXCEEDED') AS parked,
        (SELECT count(*) FROM dbos.workflow_status w WHERE w.status = 'PENDING' AND NOT EXISTS (
-            SELECT FROM ops.executors e WHERE e.executor_id = w.executor_id AND e.state IN ('live', 'draining')))
+            SELECT FROM ops.executors e WHERE e.executor_id = w.executor_id AND e.state IN ('live', 'draining')
+              AND e.heartbeat_at > statement_timestamp() - make_interval(secs => 2 * %(lease_seconds)s)))
            AS orphaned
 
 -- name: console_root
@@ -148,7 +150,7 @@ ORDER BY c.level, w.created_at, w.workflow_uuid
 SELECT executor_id, state FROM ops.executors WHERE executor_id = ANY (%(executor_ids)s)
 
 -- name: console_stranded
--- Whether a workflow waits for a version that nobody alive runs.
+-- Whether a workflow waits for a version that nobody runs, as strictly as `adopt`, which it is asked for.
 SELECT EXISTS (
     SELECT FROM dbos.workflow_status w
     WHERE w.workflow_uuid = %(workflow_id)s AND w.status IN ('ENQUEUED', 'PENDING')

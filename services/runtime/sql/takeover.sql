@@ -85,18 +85,21 @@ WHERE w.status = 'PENDING' AND w.executor_id = %(executor_id)s
   AND w.application_name = %(application)s AND w.application_version = %(version)s
 
 -- name: stranded
--- Unfinished work of versions that nobody alive runs. Work without a version waits for the latest one.
+-- Unfinished work of versions that nobody alive runs. Work without a version waits for the latest one. Who is
+-- silent for two leases is not alive here, declared dead or not: it may be the last one, see executors_by_state.
 SELECT w.application_name AS application, w.application_version, w.status, count(*) AS workflows
 FROM dbos.workflow_status w
 WHERE w.status IN ('ENQUEUED', 'PENDING') AND w.application_version IS NOT NULL
   AND NOT EXISTS (SELECT FROM ops.executors e
                   WHERE e.application = w.application_name AND e.application_version = w.application_version
-                    AND e.state IN ('live', 'draining'))
+                    AND e.state IN ('live', 'draining')
+                    AND e.heartbeat_at > statement_timestamp() - make_interval(secs => 2 * %(lease_seconds)s))
 GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
 
 -- name: adopt
 -- Gives stranded work to another version of its application, under its own id (a fork would change it).
--- Only what nobody alive could run: the same anti-join as above.
+-- Only what nobody could run: everyone of its version has signed off or was declared dead. Silence alone, as
+-- above, is not enough, since who is silent may come back; any live executor of the application declares it dead.
 UPDATE dbos.workflow_status w
 SET status = 'ENQUEUED', application_version = %(to_version)s, owner_xid = NULL, started_at_epoch_ms = NULL,
     updated_at = (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
