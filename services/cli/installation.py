@@ -79,7 +79,8 @@ def _published() -> str:
     # As Compose does: .env fills in what the shell does not say.
     said = {**dotenv_values(ROOT / ".env"), **os.environ}
     address, port = said.get("HOLDFAST_PUBLISH_ADDRESS"), said.get("HOLDFAST_API_PORT")
-    if not address or address.strip("[]") in ("0.0.0.0", "::"):  # noqa: S104
+    here = "HOLDFAST_DATABASE_PASSFILE" in os.environ  # beside it: what is published is outside
+    if here or not address or address.strip("[]") in ("0.0.0.0", "::"):  # noqa: S104
         address = "127.0.0.1"
     return f"http://{address}:{port or 8000}"
 

@@ -144,8 +144,8 @@ class World:
                 self.touch(executor)
                 self.queue[:0] = running
 
-            self._due.append((self.at + 1.2, leave))
-            self._due.append((self.at + 2.5, lambda: self.start_executor(executor["role"])))
+            self._due.append((self.at + 2.5, leave))
+            self._due.append((self.at + 3.5, lambda: self.start_executor(executor["role"])))
 
     def cancel(self, workflow_id: str) -> None:
         """Its running attempt ends, cancelled."""

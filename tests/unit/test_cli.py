@@ -304,6 +304,9 @@ def test_the_address_that_compose_publishes(
     for name in ("HOLDFAST_URL", "HOLDFAST_API_PORT", "HOLDFAST_PUBLISH_ADDRESS", "HOLDFAST_HOME"):
         monkeypatch.delenv(name, raising=False)
     assert installation.url() == expected
+    # Inside the container, what is published is outside.
+    monkeypatch.setenv("HOLDFAST_DATABASE_PASSFILE", "/run/holdfast/pgpass")
+    assert installation.url().startswith("http://127.0.0.1:")
 
 
 @pytest.mark.parametrize(
