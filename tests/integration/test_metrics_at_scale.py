@@ -51,8 +51,10 @@ SELECT 'worker-' || i, '{WORKER}', 'worker-1', 'worker', 'h', 1, 1, 2, s.state, 
 FROM generate_series(1, {EXECUTORS}) AS i,
     LATERAL (SELECT CASE WHEN i % 2 = 0 THEN 'drained' ELSE 'dead' END AS state) AS s,
     LATERAL (SELECT now() - make_interval(mins => i) AS at) AS t;
-INSERT INTO ops.executors (executor_id, application, application_version, role, hostname, pid, port, slots)
-SELECT 'live-' || i, '{WORKER}', 'worker-1', 'worker', 'h', 1, 1, 2 FROM generate_series(1, 4) AS i;
+INSERT INTO ops.executors (executor_id, application, application_version, role, hostname, pid, port, slots,
+    heartbeat_at)
+SELECT 'live-' || i, '{WORKER}', 'worker-1', 'worker', 'h', 1, 1, 2, now() + interval '1 day' -- nobody beats
+FROM generate_series(1, 4) AS i;
 INSERT INTO dbos.workflow_status (workflow_uuid, status, name, queue_name, application_name,
     application_version, executor_id, created_at, updated_at, started_at_epoch_ms, completed_at)
 SELECT 'w-' || i, CASE WHEN i % 200 = 0 THEN 'ERROR' ELSE 'SUCCESS' END, 'fibonacci.number', 'fibonacci',
