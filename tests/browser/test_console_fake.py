@@ -97,6 +97,8 @@ def test_a_takeover_is_a_cross_words_and_a_line_to_the_continuation(new_page: Ne
 
 def test_a_drain_looks_different_from_a_death(new_page: NewPage, fake: Fake) -> None:
     page = opened(new_page, fake)
+    # Attempts that outlast a drain: something is left to hand over.
+    fake.world.mean_seconds = 500
     fake.world.batch(60)
     leaver = live(fake.world)[0]
     wait_for(lambda: busy(fake, leaver), 20, "work")
