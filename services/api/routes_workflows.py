@@ -143,11 +143,10 @@ async def resume(request: Request, workflow_id: WorkflowId) -> Accepted:
         raise Conflict(
             f"This workflow is {row.status}. Only those that are {' or '.join(RESUMABLE)} can be resumed."
         )
-    levels = await gateway.call(_cancelled, gateway.client, process.settings.application_names, row)
+    cancelled = await gateway.call(_cancelled, gateway.client, process.settings.application_names, row)
     # Before they run again: a crash that follows at once must count.
-    ids = [each for level in levels for queued in level.values() for each in queued]
-    await gateway.ops("forget_crashes", workflow_ids=ids)
-    await gateway.call(_resume, gateway.client, levels)
+    await gateway.ops("forget_crashes", workflow_ids=[each for _, ids in cancelled for each in ids])
+    await gateway.call(_resume, gateway.client, cancelled)
     return Accepted(workflow_id=workflow_id, status="ENQUEUED")
 
 
@@ -294,14 +293,15 @@ def _queue(row: WorkflowStatus) -> str:
 
 def _cancelled(
     client: DBOSClient, applications: list[str], row: WorkflowStatus
-) -> list[dict[str, list[str]]]:
-    """The workflow, its cancelled children, theirs, and so on: ids by queue. Raises `Conflict`."""
-    levels, rows = [], [row]
+) -> list[tuple[str, list[str]]]:
+    """Queues with ids: of the workflow, its cancelled children, theirs, and so on. Raises `Conflict`."""
+    found: list[tuple[str, list[str]]] = []
+    rows = [row]
     while rows:
         by_queue: dict[str, list[str]] = defaultdict(list)
         for each in rows:
             by_queue[_queue(each)].append(each.workflow_id)
-        levels.append(by_queue)
+        found += by_queue.items()
         rows = client.list_workflows(
             parent_workflow_id=[each.workflow_id for each in rows],
             status=["CANCELLED"],
@@ -309,14 +309,13 @@ def _cancelled(
             load_input=False,
             load_output=False,
         )
-    return levels
+    return found
 
 
-def _resume(client: DBOSClient, levels: list[dict[str, list[str]]]) -> None:
+def _resume(client: DBOSClient, cancelled: list[tuple[str, list[str]]]) -> None:
     """From the lowest level up: who runs before its children are back finds them cancelled."""
-    for level in reversed(levels):
-        for queue, ids in level.items():
-            client.resume_workflows(ids, queue_name=queue)
+    for queue, ids in reversed(cancelled):
+        client.resume_workflows(ids, queue_name=queue)
 
 
 def _version(settings: Settings, row: WorkflowStatus) -> str:
