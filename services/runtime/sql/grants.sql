@@ -26,7 +26,7 @@ BEGIN
         ('holdfast_worker', 'INSERT, DELETE', 'dbos.datasource_outputs'),
 
         ('holdfast_api holdfast_worker', 'INSERT, UPDATE', 'ops.executors, ops.handovers'),
-        ('holdfast_api holdfast_worker', 'INSERT, UPDATE, DELETE', 'ops.crashes'),
+        ('holdfast_api holdfast_worker', 'INSERT, UPDATE, DELETE', 'ops.crashes, ops.waits'),
         ('holdfast_api', 'INSERT, UPDATE', 'ops.requests'),
         ('holdfast_worker', 'INSERT', 'ops.pulses, ops.effects'),
         ('holdfast_worker', 'EXECUTE', 'FUNCTION ops.fold_totals()'),
