@@ -6,8 +6,11 @@ here alone, where a reviewer can watch them. ``own.load`` adds those of modules 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Final
 
+from services.domain.errors import ModuleWrong
 from services.settings import Role
 
 # Queues of the API's application.
@@ -140,3 +143,17 @@ LEAF_QUEUES: Final = frozenset(
 
 # Queues that no workflow starts on.
 OTHER_QUEUES: Final = (*SUSPECTS_QUEUE.values(), *TRIALS_QUEUE.values())
+
+
+_DURABLE_NAME = re.compile(r"^[A-Za-z0-9._-]{1,100}$")
+
+
+def fit(name: str, taken: Iterable[str]) -> str:
+    """The name itself. Raises ``ModuleWrong`` where it is no durable name, or one of those `taken`."""
+    if not _DURABLE_NAME.match(name):
+        raise ModuleWrong(
+            f"{name!r} is no durable name: letters, digits, dot, dash and underscore, at most 100."
+        )
+    if name in taken:
+        raise ModuleWrong(f"The name {name} is taken; durable names are unique.")
+    return name

@@ -11,14 +11,10 @@ and the names and types of its parameters: docs/upgrading.md.
 from __future__ import annotations
 
 import importlib
-import re
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import wraps
-from itertools import chain
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from dbos import DBOS, WorkflowHandle
@@ -26,16 +22,28 @@ from dbos import DBOS, WorkflowHandle
 from services.domain.errors import ModuleWrong
 from services.runtime import tracing
 from services.workflows import names
-from services.workflows.measure import measured, timed_step
+from services.workflows.measure import measured
 from services.workflows.signature import Signature
+from services.workflows.steps import declared_steps, idempotency_key, step
+
+__all__ = [
+    "Child",
+    "Queue",
+    "Schedule",
+    "Workflow",
+    "idempotency_key",
+    "patch_over",
+    "patched",
+    "register",
+    "step",
+    "workflow",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_NAME = re.compile(r"^[A-Za-z0-9._-]{1,100}$")
 _WAIT_LOOK_SECONDS = 0.05
 
-_steps: dict[str, Signature] = {}
 _declared: dict[str, Workflow[..., Any]] = {}
 _queues: list[Queue] = []
 _schedules: list[Schedule] = []
@@ -137,75 +145,9 @@ def workflow(name: str) -> Callable[[Callable[P, R]], Workflow[P, R]]:
     """Makes a function a workflow under a durable name, for example ``orders.fulfil``."""
 
     def decorate(function: Callable[P, R]) -> Workflow[P, R]:
-        made = Workflow(_fit(name, names.QUEUE_OF | _declared), function)
+        made = Workflow(names.fit(name, names.QUEUE_OF | _declared), function)
         _declared[name] = made
         return made
-
-    return decorate
-
-
-def step(
-    name: str,
-    *,
-    attempts: int = 1,
-    wait_seconds: float = 1.0,
-    errors: Sequence[type[Exception]] = (),
-) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Makes a function a step: its result is recorded once, and a replay reads it instead of running it.
-
-    Its result has the type that it is annotated with, first run or replay. A step that raises is tried
-    `attempts` times in all, after `wait_seconds`, twice that, and so on; what it raised last is its result.
-    Of an error, name and text are stored: name in `errors` the classes that the workflow catches, made from
-    the text alone, and they are raised as such by a replay too; a subclass as the one that is named. Those
-    are answers: not tried again.
-    """
-    kinds = {kind.__name__: kind for kind in errors}
-    for kind in errors:
-        _made_from_text(kind, name)
-
-    def named(error: Exception) -> type[Exception] | None:
-        # As DBOS loads it from JSON it is an error that carries the name of its class.
-        stored = kinds.get(str(getattr(error, "name", "")))
-        return next((kind for kind in type(error).__mro__ if kind in errors), stored)
-
-    # Whether what this thread's attempt raised is the step's result.
-    attempt = threading.local()
-
-    def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        signature = _steps[_fit(name, [*_steps, *chain(*names.STEPS.values())])] = Signature(function)
-
-        @DBOS.step(
-            name=name,
-            retries_allowed=attempts > 1,
-            max_attempts=max(attempts, 1),
-            interval_seconds=wait_seconds,
-            should_retry=lambda _: not attempt.final,
-        )
-        def recorded(*args: P.args, **kwargs: P.kwargs) -> Any:
-            # DBOS would put an error of its own in the place of the last attempt's.
-            status = DBOS.step_status
-            attempt.final = status is None or (status.current_attempt or 0) + 1 >= attempts
-            with timed_step(name):
-                try:
-                    return signature.plain(function(*args, **kwargs))
-                except tuple(errors) as error:
-                    attempt.final = True
-                    # Under a name that a replay knows.
-                    raise named(error)(str(error)) from error  # type: ignore[misc]
-
-        @wraps(function)
-        def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            if DBOS.workflow_id is None:
-                return function(*args, **kwargs)
-            try:
-                return signature.revive(recorded(*args, **kwargs))  # type: ignore[no-any-return]
-            except Exception as error:
-                if (kind := named(error)) is None:
-                    raise
-                # In the first run too: what a replay raises is made from the stored text.
-                raise kind(str(error)) from error
-
-        return call
 
     return decorate
 
@@ -214,7 +156,9 @@ def register(*queues: Queue, schedules: Iterable[Schedule] = ()) -> None:
     """The one call of a module: its queues with their workflows, its schedules. Raises ``ModuleWrong``."""
     schedules = list(schedules)
     for queue in queues:
-        _fit(queue.name, [*(each.name for each in _queues), *names.QUEUE_OF.values(), *names.OTHER_QUEUES])
+        names.fit(
+            queue.name, [*(each.name for each in _queues), *names.QUEUE_OF.values(), *names.OTHER_QUEUES]
+        )
         if queue.at_once < 1:
             raise ModuleWrong(f"Queue {queue.name}: at_once must be at least 1.")
         for each in queue.workflows:
@@ -225,21 +169,13 @@ def register(*queues: Queue, schedules: Iterable[Schedule] = ()) -> None:
             each.queue = queue
         _queues.append(queue)
     for schedule in schedules:
-        _fit(schedule.name, [*(each.name for each in _schedules), *names.SCHEDULES])
+        names.fit(schedule.name, [*(each.name for each in _schedules), *names.SCHEDULES])
         if len(schedule.workflow.signature.names) != 1:
             raise ModuleWrong(
                 f"{schedule.workflow.name} is scheduled: it takes one parameter, the tick's time."
             )
         schedule.workflow.scheduled = True
         _schedules.append(schedule)
-
-
-def idempotency_key() -> str:
-    """Names what the running step does to the outside: the same at every attempt, and after a takeover.
-
-    Hand it to whom the step calls, who does the same thing only once by it.
-    """
-    return f"{DBOS.workflow_id}:{DBOS.step_id}"
 
 
 def patched(change: str) -> bool:
@@ -282,7 +218,7 @@ def load(modules: Iterable[str]) -> None:
         each.signature.check(each.name)
         names.QUEUE_OF[each.name] = each.queue.name
         names.ROLE_OF[each.name] = "worker"
-    for name, signature in _steps.items():
+    for name, signature in declared_steps.items():
         signature.check_result(f"Step {name}")
 
 
@@ -293,7 +229,7 @@ def startable() -> dict[str, Workflow[..., Any]]:
 
 def step_names() -> list[str]:
     """Durable names of the steps."""
-    return list(_steps) if _loaded else []
+    return list(declared_steps) if _loaded else []
 
 
 def queues() -> list[Queue]:
@@ -318,23 +254,3 @@ def _run_by(workflow: Workflow[..., Any]) -> Iterator[None]:
         yield
     finally:
         _running.reset(token)
-
-
-def _made_from_text(kind: type[Exception], step_name: str) -> None:
-    try:
-        kind("text")
-    except Exception as error:
-        raise ModuleWrong(
-            f"Step {step_name}: {kind.__name__} cannot be made from its text alone, and of an error nothing "
-            f"else is stored ({error})."
-        ) from error
-
-
-def _fit(name: str, taken: Iterable[str]) -> str:
-    if not _NAME.match(name):
-        raise ModuleWrong(
-            f"{name!r} is no durable name: letters, digits, dot, dash and underscore, at most 100."
-        )
-    if name in taken:
-        raise ModuleWrong(f"The name {name} is taken; durable names are unique.")
-    return name

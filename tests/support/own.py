@@ -8,7 +8,7 @@ from typing import Any
 
 from dbos._dbos import _get_or_create_dbos_registry
 
-from services.workflows import names, own
+from services.workflows import names, own, steps
 
 
 @contextmanager
@@ -36,5 +36,5 @@ def forgotten() -> Iterator[None]:
 
 
 def _collections() -> list[Any]:
-    own_ones = [own._steps, own._declared, own._queues, own._schedules, own._loaded]
+    own_ones = [steps.declared_steps, own._declared, own._queues, own._schedules, own._loaded]
     return [*own_ones, names.QUEUE_OF, names.ROLE_OF]
