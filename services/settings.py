@@ -254,6 +254,11 @@ class Settings(BaseSettings):
         return (self.lease_seconds - 2 * self.heartbeat_seconds - self.longest_pause_seconds) / 2
 
     @property
+    def blocked_seconds(self) -> float:
+        """Silence of an interpreter after which it counts as blocked: before its heartbeat can be late."""
+        return self.lease_seconds - 2 * self.heartbeat_seconds
+
+    @property
     def slots(self) -> int:
         """Child processes for CPU work, at least one."""
         return self.cpu_slots or available_cpus()

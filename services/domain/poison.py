@@ -1,6 +1,6 @@
-"""Who is to blame when a process dies: which of its workflows count a crash, and what follows.
+"""Who is to blame when a process dies or hangs: which of its workflows count a crash, and what follows.
 
-Only a process's death counts, never an orderly hand over, and only without progress in between: a
+Only a process's death or hang counts, never an orderly hand over, and only without progress in between: a
 workflow that recorded a step since its last crash starts counting again. One death does not tell who of
 those that ran did it, so all are counted, and nobody is parked for that:
 
@@ -67,7 +67,8 @@ def judge(
 ) -> list[Verdict]:
     """Decides for every workflow of a lost executor, in the order given.
 
-    ``died`` says that the process ended without a word; a hang or a hand over blames nobody.
+    ``died`` says that the process ended without a word, or that its interpreter was blocked; a hand over, a
+    pause or a cut network blames nobody.
     ``leaf_queues`` names the queues whose workflows may be moved to the suspects and on trial. What has
     another home (a parent, while it does not wait) cannot be tried: it is counted only where no suspect
     ran, which is likelier to blame, and parked by the count alone.

@@ -15,7 +15,8 @@ import random
 import threading
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import psycopg2
 
@@ -45,13 +46,18 @@ class Identity:
         """``application_name`` of a connection: by it a peer ends the sessions of a dead executor."""
         return f"holdfast/{self.executor_id}/{what}"
 
+    def registered(self) -> dict[str, Any]:
+        """What the row of this executor says of it."""
+        return {**asdict(self), "leaf_queues": sorted(self.leaf_queues)}
+
 
 class Lease:
     """Keeps an executor alive in the eyes of its peers, from a thread that only waits and beats.
 
     ``on_fenced`` is called once, from that thread, when the executor's row says that it is dead;
     ``on_desired`` with every new desired state (``draining`` or ``crashed``). ``in_flight`` tells
-    how many workflows run here.
+    how many workflows run here. ``on_session`` is called with the socket of each lease session, and with
+    None before it is closed.
     """
 
     def __init__(
@@ -62,9 +68,11 @@ class Lease:
         on_fenced: Callable[[], None],
         on_desired: Callable[[str], None],
         in_flight: Callable[[], int],
+        on_session: Callable[[int | None], None] = lambda _: None,
     ) -> None:
         self._settings = settings
         self._identity = identity
+        self._on_session = on_session
         self._on_fenced = on_fenced
         self._on_desired = on_desired
         self._in_flight = in_flight
@@ -91,7 +99,7 @@ class Lease:
             row = query(
                 connection,
                 "register_executor",
-                **{k: getattr(self._identity, k) for k in _REGISTERED},
+                **self._identity.registered(),
             )[0]
             self._lock_key = row["lock_key"]
             self._held = bool(query(connection, "take_lock", lock_key=self._lock_key)[0]["held"])
@@ -103,6 +111,7 @@ class Lease:
         self.last_beat = time.monotonic()
         self._session_since = self.last_beat - row["seconds"]
         self._connection = connection
+        self._on_session(connection.fileno())
         self._thread.start()
 
     def stop(self) -> None:
@@ -111,6 +120,7 @@ class Lease:
         self._thread.join(timeout=1)
         # While the thread waits for a frozen PostgreSQL's answer, psycopg2's `close` would wait with it.
         if self._connection is not None and not self._thread.is_alive():
+            self._on_session(None)
             self._connection.close()
 
     @property
@@ -153,6 +163,7 @@ class Lease:
                 if self._connection is None:
                     has_beaten = False
                     self._connection = self._open()
+                    self._on_session(self._connection.fileno())
                     self._session_since = time.monotonic()
                     self._held = False
                 self._beat(self._connection)
@@ -164,6 +175,7 @@ class Lease:
                     return
                 self._trouble.met(error)
                 if self._connection is not None:
+                    self._on_session(None)
                     self._connection.close()
                     self._connection = None
                     self._session_since = None
@@ -220,6 +232,3 @@ class Lease:
                 connection.poll()
                 if connection.closed:
                     raise psycopg2.OperationalError("the lease session was ended")
-
-
-_REGISTERED = ("executor_id", "application", "version", "role", "hostname", "pid", "port", "slots")

@@ -25,7 +25,7 @@ _WAIT_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60
 
 OUTCOMES = ("SUCCESS", "ERROR", "LEFT")
 """Of an execution; LEFT: it was cancelled, or goes on elsewhere."""
-TAKEOVER_REASONS = ("lock lost", "heartbeat late")
+TAKEOVER_REASONS = ("lock lost", "hung", "heartbeat late")
 """Why an executor was declared dead."""
 RELEASE_REASONS = (*TAKEOVER_REASONS, "orphan", "stray")
 """Why work was released: also because its executor was alive by no account, or never started it."""

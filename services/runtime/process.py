@@ -38,6 +38,7 @@ from services.runtime.takeover import hand_over
 from services.runtime.trials import Trials
 from services.runtime.versions import settle_latest
 from services.runtime.waking import Listener, Waker
+from services.runtime.watchdog import Watchdog
 from services.settings import Role, Settings
 
 log = logging.getLogger("holdfast.process")
@@ -114,12 +115,14 @@ class Process:
         )
         self.state = "starting"
         self.waker = Waker()
+        self.watchdog = Watchdog(settings, self.identity)
         self.lease = Lease(
             settings,
             self.identity,
             on_fenced=self._fenced,
             on_desired=self._desired,
             in_flight=lambda: len(self.active()),
+            on_session=self.watchdog.watch,
         )
         self.sweep = Sweep(
             settings,
@@ -221,6 +224,8 @@ class Process:
         )
         resources = Resources(self.settings, self.executor_id, self.ops, self.waker, self.pool, ledger)
         provide(resources)
+        # Not before: what a module does while it is imported may take its time.
+        self.watchdog.start()
         self.lease.start()
         guard_schedule(
             self._database_now,
@@ -349,6 +354,7 @@ class Process:
             thread.start()
         for thread in threads:
             thread.join()
+        self.watchdog.stop()
         self.application.close()
         if self._collector is not None:
             REGISTRY.unregister(self._collector)

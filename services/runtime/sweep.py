@@ -1,4 +1,4 @@
-"""The sweep: every executor looks at its peers, and takes over the work of the dead.
+"""The sweep: every executor polls its peers, of any application, and takes over the work of the dead.
 
 A peer whose lock is missing on two looks, or whose heartbeat is older than the lease, is declared dead
 and its work goes back to the queues, in one transaction. docs/recovery.md says when nobody is judged.
@@ -18,16 +18,23 @@ import psycopg2
 from services.domain.poison import Verdict
 from services.runtime.database import Connection, Row, Trouble, connect, query, transaction
 from services.runtime.executors import Identity
-from services.runtime.takeover import release
+from services.runtime.takeover import Lost, release
 from services.settings import SWEEP_JITTER, Settings
 
 log = logging.getLogger("holdfast.sweep")
 
 LOCK_LOST = "lock lost"
+HUNG = "hung"
+"""Lock missing, heartbeat late, other sessions there: its watchdog closed the lease session."""
 HEARTBEAT_LATE = "heartbeat late"
+
+# A crash of a process and a hang are somebody's doing; a pause, a cut network and a lost host are not.
+_COUNTED = (LOCK_LOST, HUNG)
 
 # The orphan anti-join is dearer than a look and rarely finds anything.
 _ORPHANS_EVERY_SECONDS = 2.0
+# The same claim released so often without a new step is no failed start: its end is lost whenever it runs.
+_STRAYS_ARE_A_CRASH = 3
 
 
 @dataclass
@@ -37,7 +44,7 @@ class _Missing:
 
 
 class Sweep:
-    """Looks at the peers of one application and takes over the work of the dead.
+    """Polls the peers of every application and takes over the work of the dead.
 
     Any number of sweeps may run; a verdict is one transaction that only one of them wins. A
     database error ends a round, and the next one finishes it. ``on_takeover`` is told of each
@@ -143,14 +150,14 @@ class Sweep:
         found = []
         for row in rows:
             peer = row["executor_id"]
-            if row["application"] != self._identity.application or peer == self._identity.executor_id:
+            if peer == self._identity.executor_id:
                 continue
             missing = self._missing.get(peer)
             twice = missing is not None and now - missing.since >= self._settings.second_look_seconds
             late = row["heartbeat_age_seconds"] > self._settings.lease_seconds
             if late and missing is None:
-                # A hang. Who has only begun to look cannot tell it from a machine that was suspended and
-                # whose processes are about to beat again.
+                # A pause, a cut network. A sweeper that has only begun to poll cannot tell it from a machine
+                # that was suspended and whose processes are about to beat again.
                 if now - self._watching_since >= 2 * self._settings.heartbeat_seconds:
                     found.append((row, HEARTBEAT_LATE))
             elif twice and missing is not None and (late or not missing.together):
@@ -193,22 +200,21 @@ class Sweep:
             )
             if not rows:
                 return False
+            [dead] = rows
             query(connection, "end_sessions", executor_id=executor_id)
             verdicts = release(
                 connection,
                 self._identity,
-                executor_id,
+                Lost.of(dead, self._identity),
                 kind="takeover",
-                reason=reason,
-                lost_at=rows[0]["lost_at"],
+                reason=dead["reason"],
+                lost_at=dead["lost_at"],
                 crash_limit=self._settings.crash_limit,
-                # In a rolling upgrade often another one: left to an orphans' round, its death counts nowhere.
-                version=rows[0]["version"],
                 # Killed while it drained (its grace or the database ended): no workflow's doing. Nor is an
                 # end while PostgreSQL was away, which may have been an orderly stop that could not say so.
-                died=reason == LOCK_LOST and not rows[0]["draining"] and not rows[0]["never_came_back"],
+                died=dead["reason"] in _COUNTED and not dead["draining"] and not dead["never_came_back"],
             )
-        seconds = rows[0]["seconds_since_loss"]
+        reason, seconds = dead["reason"], dead["seconds_since_loss"]
         log.warning(
             "took over %d workflows of %s (%s) after %.2f s",
             len(verdicts),
@@ -221,13 +227,12 @@ class Sweep:
         return True
 
     def _adopt_orphans(self, connection: Connection) -> None:
-        mine = {"application": self._identity.application, "version": self._identity.version}
-        for row in query(connection, "orphans", **mine):
+        for row in query(connection, "orphans"):
             with transaction(connection):
                 verdicts = release(
                     connection,
                     self._identity,
-                    row["executor_id"],
+                    Lost.of(row, self._identity),
                     kind="orphan",
                     reason="no live executor",
                     crash_limit=self._settings.crash_limit,
@@ -242,9 +247,10 @@ class Sweep:
                 self._on_takeover("orphan", verdicts, 0.0)
 
     def _release_strays(self, connection: Connection) -> None:
-        """Gives back what is recorded as running here and does not run: a claim whose start failed.
+        """Gives back what is recorded as running here and does not run: a claim whose start or end was lost.
 
         Judged after a whole lease of the same claim; if it does start after all, DBOS refuses its writes.
+        From the third time on without a new step it counts as a crash: nothing may run again for ever.
         """
         if self._running is None:
             return
@@ -259,17 +265,24 @@ class Sweep:
         }
         if not lost:
             return
+        verdicts = []
         with transaction(connection):
-            verdicts = release(
-                connection,
-                self._identity,
-                self._identity.executor_id,
-                kind="orphan",
-                reason="not running here",
-                crash_limit=self._settings.crash_limit,
-                only=lost,
-            )
+            times = {
+                row["workflow_id"]: row["strays"]
+                for row in query(connection, "count_strays", workflow_ids=sorted(lost))
+            }
+            for workflow_id in sorted(lost):
+                verdicts += release(
+                    connection,
+                    self._identity,
+                    self._identity,
+                    kind="orphan",
+                    reason="not running here",
+                    crash_limit=self._settings.crash_limit,
+                    died=times[workflow_id] >= _STRAYS_ARE_A_CRASH,
+                    only={workflow_id},
+                )
         log.warning(
-            "released %d workflows that never started", len(verdicts), extra={"action": "strays.released"}
+            "released %d workflows that did not run", len(verdicts), extra={"action": "strays.released"}
         )
         self._on_takeover("stray", verdicts, 0.0)

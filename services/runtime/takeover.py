@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import psycopg2
 
 from services.domain.poison import InFlight, Verdict, judge
-from services.runtime.database import Connection, connect, query, transaction
+from services.runtime.database import Connection, Row, connect, query, transaction
 from services.runtime.executors import Identity
 from services.settings import Settings
 
@@ -19,15 +20,41 @@ log = logging.getLogger("holdfast.takeover")
 Kind = Literal["takeover", "handover", "orphan"]
 
 
+@dataclass(frozen=True)
+class Lost:
+    """An executor whose work is released, of any application and version, and which queues were its own."""
+
+    executor_id: str
+    application: str
+    version: str
+    suspects_queue: str
+    trials_queue: str
+    leaf_queues: Collection[str]
+
+    @classmethod
+    def of(cls, row: Row, judge: Identity) -> Self:
+        """As it registered. Older code names no queues: the judge's own are taken where they are of the same
+        application; all queues of another one then count as parents' queues.
+        """
+        names = {key: row[key] for key in ("executor_id", "application", "version")}
+        queues: dict[str, Any] = {key: row[key] for key in _QUEUES}
+        if row["leaf_queues"] is None:
+            same = row["application"] == judge.application
+            queues = {key: getattr(judge, key) if same else "" for key in _QUEUES}
+        return cls(**names, **queues)
+
+
+_QUEUES = ("suspects_queue", "trials_queue", "leaf_queues")
+
+
 def release(
     connection: Connection,
     identity: Identity,
-    executor_id: str,
+    lost: Lost | Identity,
     *,
     kind: Kind,
     reason: str,
     crash_limit: int,
-    version: str | None = None,
     lost_at: datetime | None = None,
     died: bool = False,
     only_waiting: bool = False,
@@ -36,16 +63,16 @@ def release(
     """Gives the unfinished work of an executor back to the queues; returns what happened to each.
 
     Runs inside the caller's transaction. With ``only_waiting`` only workflows that wait for children
-    go, with ``only`` only those with these ids; ``died`` counts a crash for those to blame. ``version``
-    is the lost executor's where it is not the caller's: its work keeps it, and only its own code goes on
-    with it. A queue that only that code knows counts as a parents' queue.
+    go, with ``only`` only those with these ids; ``died`` counts a crash for those to blame. The work keeps
+    its application and version, and only their code goes on with it. ``identity`` is the caller's.
     """
+    executor_id = lost.executor_id
     rows = query(
         connection,
         "unfinished_work",
         executor_id=executor_id,
-        application=identity.application,
-        version=version or identity.version,
+        application=lost.application,
+        version=lost.version,
     )
     work = [
         InFlight(**row)
@@ -56,9 +83,9 @@ def release(
         work,
         died=died,
         crash_limit=crash_limit,
-        suspects_queue=identity.suspects_queue,
-        trials_queue=identity.trials_queue,
-        leaf_queues=identity.leaf_queues,
+        suspects_queue=lost.suspects_queue,
+        trials_queue=lost.trials_queue,
+        leaf_queues=lost.leaf_queues,
     )
     if not verdicts:
         return []
@@ -120,7 +147,7 @@ def hand_over(
                 verdicts = release(
                     connection,
                     identity,
-                    identity.executor_id,
+                    identity,
                     kind="handover",
                     reason="drain",
                     crash_limit=settings.crash_limit,
@@ -151,7 +178,7 @@ def give_back(settings: Settings, identity: Identity, workflow_id: str, *, reaso
             release(
                 connection,
                 identity,
-                identity.executor_id,
+                identity,
                 kind="handover",
                 reason=reason,
                 crash_limit=settings.crash_limit,

@@ -28,7 +28,7 @@ def hand_over(peer: Peer, **options: Any) -> list[str]:
         verdicts = release(
             connection,
             peer.identity,
-            peer.id,
+            peer.identity,
             kind="handover",
             reason="drain",
             crash_limit=peer.settings.crash_limit,

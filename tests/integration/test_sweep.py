@@ -19,9 +19,9 @@ import pytest
 from services.runtime import sweep as sweep_module
 from services.runtime import takeover
 from services.runtime.database import Connection, connect, query, transaction
-from services.runtime.sweep import HEARTBEAT_LATE, LOCK_LOST, Sweep
+from services.runtime.sweep import HEARTBEAT_LATE, HUNG, LOCK_LOST, Sweep
 from services.workflows import names
-from tests.support.database import Database, wait_until
+from tests.support.database import Database, Server, wait_until
 from tests.support.executors import (
     LEASE_SECONDS,
     Clock,
@@ -31,6 +31,7 @@ from tests.support.executors import (
     identity,
     insert,
     live_lease,
+    record_steps,
     workflow,
 )
 
@@ -229,8 +230,41 @@ def test_a_beat_under_way_at_the_verdict_wins(me: Peer, peer: Peer) -> None:
     left_alone(peer)
 
 
-def test_lock_gone_and_silent_is_a_death_not_a_hang(me: Peer, peer: Peer) -> None:
-    """It matters for poison: a process that ended is counted, one that hung is not."""
+def crashes(database: Database) -> dict[str, int]:
+    """What is counted against whom."""
+    rows = database.rows("SELECT workflow_id, crashes FROM ops.crashes")
+    return {row["workflow_id"]: row["crashes"] for row in rows}
+
+
+@pytest.mark.parametrize("judge", ["worker", "api"])
+def test_lock_gone_silent_and_other_sessions_there_is_a_hang(
+    database: Database, peer: Peer, judge: str
+) -> None:
+    """Its watchdog closed the lease session. It counts as a death, whichever application judges it."""
+    me = Peer.start(database, f"{judge}-judge", application=f"holdfast-{judge}", version=f"{judge}-1")
+    peer.connect("dbos")
+    peer.lose_lock()
+    assert me.two_looks() == []
+    left_alone(peer)
+    _database_is_old(database)
+    peer.silent()
+    assert me.round() == [peer.id]
+    assert peer.row["reason"] == HUNG
+    assert crashes(database) == {"w1": 1, "w2": 1}
+    assert {h["reason"] for h in handovers(database)} == {HUNG}
+    assert [reason for reason, _, _ in me.takeovers] == [HUNG]
+
+
+def test_a_pause_or_a_cut_network_counts_against_nobody(database: Database, me: Peer, peer: Peer) -> None:
+    """The lock is held: whatever it was, its watchdog did not take it for a hang."""
+    _database_is_old(database)
+    peer.silent()
+    assert me.round() == [peer.id]
+    assert crashes(database) == {}
+
+
+def test_lock_gone_and_silent_is_a_death_not_a_pause(me: Peer, peer: Peer) -> None:
+    """It matters for poison: a process that ended is counted, one that was paused is not."""
     peer.die()
     me.settled_seconds = 0  # after a break of our own: we watch but judge nobody
     me.two_looks()
@@ -319,13 +353,84 @@ def test_nobody_is_judged_right_after_a_break_of_our_own(me: Peer, peer: Peer) -
     assert me.round() == [peer.id]
 
 
-def test_wrong_application_is_not_ours_to_judge(database: Database, me: Peer) -> None:
-    api = Peer.start(database, "api-test", application="holdfast-api", version="api-1")
-    api.runs("a1", application_name="holdfast-api", application_version="api-1")
-    api.die()
-    api.silent()
-    assert me.two_looks() == []
-    left_alone(api)
+@pytest.mark.parametrize(("judge", "lost"), [("worker", "api"), ("api", "worker")])
+def test_the_last_one_of_an_application_is_judged_by_another(
+    database: Database, judge: str, lost: str
+) -> None:
+    """With the rights of its own role, and by the queues that the lost one registered."""
+    me, other = (
+        Peer.start(database, f"{role}-test", application=f"holdfast-{role}", version=f"{role}-1")
+        for role in (judge, lost)
+    )
+    queue = {"worker": names.FIBONACCI_QUEUE, "api": names.SCOPE_QUEUE}[lost]
+    other.runs("x", application_name=f"holdfast-{lost}", application_version=f"{lost}-1", queue_name=queue)
+    database.rows(
+        "INSERT INTO ops.crashes (workflow_id, crashes, steps_recorded, queue_name)"
+        " VALUES ('x', 1, 0, %(queue)s)",
+        queue=queue,
+    )
+    other.die()
+    assert me.two_looks() == [other.id]
+    assert other.row["taken_over_by"] == me.id
+    row = workflow(database, "x")
+    expected = ("ENQUEUED", other.identity.suspects_queue, f"{lost}-1")
+    assert (row["status"], row["queue_name"], row["application_version"]) == expected
+
+
+def test_an_executor_of_older_code_names_no_queues(database: Database) -> None:
+    """In a rolling upgrade. Another application then moves none of its work to other queues."""
+    me = Peer.start(database, "api-test", application="holdfast-api", version="api-1")
+    old = Peer.start(database, "worker-old")
+    old.runs("x")
+    database.rows(
+        "UPDATE ops.executors SET suspects_queue = NULL, trials_queue = NULL, leaf_queues = NULL"
+        " WHERE executor_id = 'worker-old'"
+    )
+    database.rows(
+        "INSERT INTO ops.crashes (workflow_id, crashes, steps_recorded, queue_name)"
+        " VALUES ('x', 3, 0, 'fibonacci')"
+    )
+    old.die()
+    assert me.two_looks() == [old.id]
+    assert workflow(database, "x")["queue_name"] == names.FIBONACCI_QUEUE
+    assert crashes(database) == {"x": 4}
+
+
+def test_only_the_lease_session_of_another_application_is_gone(database: Database) -> None:
+    """Its role's other sessions are seen with the rights of any role."""
+    me = Peer.start(database, "api-test", application="holdfast-api", version="api-1")
+    other = Peer.start(database, "worker-test")
+    other.runs("x")
+    other.connect("dbos")
+    other.lose_lock()
+    for _ in range(3):
+        assert me.two_looks() == []
+        me.clock.move(1)
+    left_alone(other)
+
+
+def test_the_same_lock_in_another_database_hides_no_death(
+    server: Server, database: Database, me: Peer, peer: Peer
+) -> None:
+    with Database.lent(server) as elsewhere:
+        other = elsewhere.connect()
+        assert query(other, "take_lock", lock_key=peer.lock_key)[0]["held"]
+        peer.die()
+        assert me.two_looks() == [peer.id]
+
+
+def test_a_second_death_one_poll_after_the_first_is_judged_by_itself(
+    database: Database, me: Peer, peer: Peer
+) -> None:
+    """Only locks that vanish between the same two polls vanish together."""
+    other = Peer.start(database, "worker-other")
+    peer.die()
+    me.round()
+    other.die()
+    me.clock.move(me.settings.second_look_seconds + 0.001)
+    assert me.round() == [peer.id]
+    me.clock.move(me.settings.second_look_seconds + 0.001)
+    assert me.round() == [other.id]
 
 
 def test_nobody_takes_itself_over(me: Peer) -> None:
@@ -424,17 +529,16 @@ def test_a_sweeper_of_another_version_releases_the_work_under_its_own(database: 
     assert workflow(database, "w1")["status"] == "PENDING", "of neither version, by no account of its own"
 
 
-def test_a_sweeper_of_that_version_finishes_what_a_zombie_left(database: Database, me: Peer) -> None:
-    old, elder = (Peer.start(database, name, version="worker-0") for name in ("worker-old", "worker-elder"))
+def test_a_sweeper_of_any_version_finishes_what_a_zombie_left(database: Database, me: Peer) -> None:
+    old = Peer.start(database, "worker-old", version="worker-0")
     insert(database, ["w0"], application_version="worker-0")
     old.die()
     assert me.two_looks() == [old.id]
     claim(database, old.id, "w0")
     me.clock.move(3)
     me.round()
-    assert workflow(database, "w0")["status"] == "PENDING"
-    elder.round()
-    assert workflow(database, "w0")["status"] == "ENQUEUED"
+    row = workflow(database, "w0")
+    assert (row["status"], row["application_version"]) == ("ENQUEUED", "worker-0")
     assert [h["kind"] for h in handovers(database, "w0")] == ["orphan"]
 
 
@@ -518,11 +622,20 @@ def test_what_a_zombie_claimed_after_its_death_is_an_orphan(database: Database, 
     assert database.one("SELECT count(*) FROM ops.crashes WHERE workflow_id = 'w1' AND crashes > 1") == 0
 
 
-def test_orphans_of_other_versions_and_applications_stay(database: Database, me: Peer) -> None:
+def test_orphans_of_any_version_and_application_that_registers_executors(
+    database: Database, me: Peer
+) -> None:
+    """Another DBOS application in the same database has none here, and may be alive."""
+    Peer.start(database, "api-test", application="holdfast-api", version="api-1")
     insert(database, ["v"], status="PENDING", executor_id="gone", application_version="worker-0")
     insert(database, ["a"], status="PENDING", executor_id="gone", application_name="holdfast-api")
+    insert(database, ["f"], status="PENDING", executor_id="local", application_name="foreign")
     me.round()
-    assert workflow(database, "v")["status"] == workflow(database, "a")["status"] == "PENDING"
+    assert {w: workflow(database, w)["status"] for w in ("v", "a", "f")} == {
+        "v": "ENQUEUED",
+        "a": "ENQUEUED",
+        "f": "PENDING",
+    }
 
 
 # --- strays: claims of our own that never started --------------------------------------------------
@@ -547,7 +660,48 @@ def test_a_claim_that_never_starts_goes_back_after_a_lease(database: Database, m
     assert workflow(database, "runs")["status"] == "PENDING"
     ((kind, reason),) = [(h["kind"], h["reason"]) for h in handovers(database)]
     assert (kind, reason) == ("orphan", "not running here")
-    assert database.one("SELECT count(*) FROM ops.crashes") == 0
+    assert crashes(database) == {"stray": 0}
+
+
+def stray_times(database: Database, me: Peer, times: int) -> None:
+    """It is claimed, does not run, and is released, so often."""
+    sweep, connection = stray_sweep(me, set()), me.connect("sweep")
+    for turn in range(times):
+        database.rows(
+            "UPDATE dbos.workflow_status SET status = 'PENDING', executor_id = %(id)s, owner_xid = %(turn)s"
+            " WHERE status = 'ENQUEUED'",
+            id=me.id,
+            turn=f"turn {turn}",
+        )
+        database.rows("UPDATE ops.crashes SET trial_xid = %(turn)s", turn=f"turn {turn}")
+        for seconds in (0, LEASE_SECONDS):
+            me.clock.move(seconds + 2)
+            sweep.round(connection)
+
+
+def test_the_third_release_without_progress_is_counted_like_a_crash(database: Database, me: Peer) -> None:
+    """Nothing runs again for ever, whatever loses its end: a limit of 5 ends it after seven runs."""
+    insert(database, ["again"])
+    stray_times(database, me, 2)
+    assert crashes(database) == {"again": 0}
+    stray_times(database, me, 1)
+    assert crashes(database) == {"again": 1}
+    assert workflow(database, "again")["queue_name"] == names.FIBONACCI_QUEUE
+    stray_times(database, me, 3)
+    assert (crashes(database), workflow(database, "again")["queue_name"]) == (
+        {"again": 4},
+        me.identity.trials_queue,
+    )
+    stray_times(database, me, 1)
+    assert workflow(database, "again")["status"] == "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
+
+
+def test_a_step_in_between_begins_the_count_of_releases_anew(database: Database, me: Peer) -> None:
+    insert(database, ["again"])
+    for _ in range(3):
+        stray_times(database, me, 2)
+        record_steps(database, "again", 1)
+    assert crashes(database) == {"again": 0}
 
 
 def test_a_claim_that_starts_late_is_no_stray(database: Database, me: Peer) -> None:

@@ -348,7 +348,7 @@ class World(RuleBasedStateMachine):
                 release(
                     connection,
                     executor.sweep._identity,
-                    executor.name,
+                    executor.sweep._identity,
                     kind="handover",
                     reason="drain",
                     crash_limit=5,

@@ -10,7 +10,7 @@ from typing import Any
 from services.runtime.database import Connection, Row, connect, query, transaction
 from services.runtime.executors import Identity, Lease
 from services.runtime.sweep import Sweep
-from services.settings import Settings
+from services.settings import Role, Settings
 from services.workflows import names
 from tests.support.database import Database, wait_until
 
@@ -35,17 +35,18 @@ class Clock:
 
 def identity(name: str, *, application: str = "holdfast-worker", version: str = "worker-1") -> Identity:
     """An identity as ``Process`` makes it."""
+    role: Role = "api" if application == "holdfast-api" else "worker"
     return Identity(
         executor_id=name,
         application=application,
         version=version,
-        role="worker",
+        role=role,
         hostname="test",
         pid=1,
         port=1,
         slots=2,
-        suspects_queue=names.WORKER_SUSPECTS_QUEUE,
-        trials_queue=names.WORKER_TRIALS_QUEUE,
+        suspects_queue=names.SUSPECTS_QUEUE[role],
+        trials_queue=names.TRIALS_QUEUE[role],
         leaf_queues=names.LEAF_QUEUES,
     )
 
@@ -66,15 +67,15 @@ class Peer:
     def start(cls, database: Database, name: str = "", **options: Any) -> Peer:
         """Registers an executor with its lock, as ``Lease.start`` does it."""
         clock = options.pop("clock", None) or Clock()
-        settings = database.settings(lease_seconds=LEASE_SECONDS, **options.pop("settings", {}))
-        peer = cls(
-            database, identity(name or f"worker-test-{next(_numbers):08x}", **options), settings, clock
-        )
+        changed = options.pop("settings", {})
+        who = identity(name or f"worker-test-{next(_numbers):08x}", **options)
+        # With the login of its role.
+        settings = database.settings(who.role, lease_seconds=LEASE_SECONDS, **changed)
+        peer = cls(database, who, settings, clock)
         peer.lease = peer.connect("lease")
         with transaction(peer.lease):
-            registered = ("executor_id", "application", "version", "role", "hostname", "pid", "port", "slots")
-            values = {key: getattr(peer.identity, key) for key in registered}
-            peer.lock_key = query(peer.lease, "register_executor", **values)[0]["lock_key"]
+            registered = query(peer.lease, "register_executor", **peer.identity.registered())
+            peer.lock_key = registered[0]["lock_key"]
             assert query(peer.lease, "take_lock", lock_key=peer.lock_key)[0]["held"]
         peer.sweep = Sweep(
             settings,

@@ -40,8 +40,9 @@ def test_no_statement_decides_by_a_host_or_a_pid_of_ours() -> None:
 
 
 KNOWN = {
-    r"os\.kill\(": {"runtime/process.py", "workflows/poison.py"},  # themselves
-    r"/proc/": {"runtime/cpu_child.py"},  # its own score
+    # Themselves; a watchdog its own parent.
+    r"os\.kill\(": {"runtime/process.py", "runtime/watchdog_child.py", "workflows/poison.py"},
+    r"/proc/": {"runtime/cpu_child.py", "runtime/watchdog_child.py"},  # its own score; its parent's state
     r"/sys/": set(),
     r"gethostname": {"runtime/process.py"},  # to be shown
     r"\btempfile\b|/tmp\b": set(),

@@ -3,8 +3,10 @@
 -- name: register_executor
 -- A new incarnation appears together with its lock, in one transaction: nobody sees the row without it.
 INSERT INTO ops.executors
-    (executor_id, application, application_version, role, hostname, pid, port, slots)
-VALUES (%(executor_id)s, %(application)s, %(version)s, %(role)s, %(hostname)s, %(pid)s, %(port)s, %(slots)s)
+    (executor_id, application, application_version, role, hostname, pid, port, slots,
+     suspects_queue, trials_queue, leaf_queues)
+VALUES (%(executor_id)s, %(application)s, %(version)s, %(role)s, %(hostname)s, %(pid)s, %(port)s, %(slots)s,
+        %(suspects_queue)s, %(trials_queue)s, %(leaf_queues)s)
 RETURNING lock_key
 
 -- name: take_lock
@@ -29,7 +31,7 @@ WHERE executor_id = %(executor_id)s AND state IN ('live', 'draining')
 RETURNING desired_state, extract(epoch FROM clock_timestamp())::float8 AS database_time
 
 -- name: look
--- Every executor that should be alive, in both applications, with what its two signals say.
+-- Every executor that should be alive, of all applications, with what its two signals say.
 SELECT e.executor_id, e.application, e.lock_key, l.pid AS lock_pid,
        extract(epoch FROM clock_timestamp() - e.heartbeat_at)::float8 AS heartbeat_age_seconds,
        extract(epoch FROM clock_timestamp())::float8 AS database_time
@@ -40,12 +42,17 @@ LEFT JOIN pg_locks l ON l.locktype = 'advisory' AND l.classid = 7031 AND l.objid
 WHERE e.state IN ('live', 'draining')
 
 -- name: mark_dead
--- Declares an executor dead, unless it has come back since the look: its lock is held again, or its
--- heartbeat is fresh. A process that died has lost all its sessions; one that has others left lost only
--- its lease session and is about to take the lock again. One of several sweepers wins; the others get no row.
+-- Declares an executor dead, unless it has come back since the poll: its lock is held again, or its
+-- heartbeat is fresh. A process that died has lost all its sessions. One that has others left lost only its
+-- lease session: it is about to take the lock again, or it is hung, and its watchdog closed that session. One
+-- of several sweepers wins; the others get no row. Sessions of other roles count: their names are for all to see.
 UPDATE ops.executors e
 SET state = 'dead', ended_at = clock_timestamp(), taken_over_by = %(by)s, taken_over_at = clock_timestamp(),
-    reason = %(reason)s, in_flight = 0,
+    in_flight = 0,
+    reason = CASE WHEN %(reason)s = 'lock lost' AND EXISTS (SELECT FROM pg_stat_activity a
+            WHERE a.datname = current_database()
+              AND starts_with(a.application_name, 'holdfast/' || e.executor_id || '/'))
+        THEN 'hung' ELSE %(reason)s END,
     lost_at = CASE WHEN %(reason)s = 'lock lost'
         THEN clock_timestamp() - make_interval(secs => %(missing_seconds)s) ELSE e.heartbeat_at END
 WHERE e.executor_id = %(executor_id)s AND e.state IN ('live', 'draining')
@@ -55,10 +62,10 @@ WHERE e.executor_id = %(executor_id)s AND e.state IN ('live', 'draining')
           AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))
         AND (e.heartbeat_at < clock_timestamp() - make_interval(secs => %(lease_seconds)s)
           OR NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datname = current_database()
-            AND a.usename = current_user AND starts_with(a.application_name, 'holdfast/' || e.executor_id || '/')))
+            AND starts_with(a.application_name, 'holdfast/' || e.executor_id || '/')))
       ELSE e.heartbeat_at < clock_timestamp() - make_interval(secs => %(lease_seconds)s) END
-RETURNING application_version AS version, lost_at,
-          extract(epoch FROM clock_timestamp() - lost_at)::float8 AS seconds_since_loss,
+RETURNING executor_id, application, application_version AS version, suspects_queue, trials_queue, leaf_queues,
+          reason, lost_at, extract(epoch FROM clock_timestamp() - lost_at)::float8 AS seconds_since_loss,
           (SELECT before.state = 'draining' FROM ops.executors before WHERE before.executor_id = e.executor_id) AS draining,
           -- since the database's start, see database_uptime
           e.heartbeat_at < (SELECT greatest(pg_postmaster_start_time(), b.stats_reset) FROM pg_stat_bgwriter b)

@@ -49,6 +49,17 @@ ON CONFLICT (workflow_id) DO UPDATE SET crashes = excluded.crashes, steps_record
     last_crash_at = clock_timestamp(), parked_at = excluded.parked_at,
     queue_name = coalesce(c.queue_name, excluded.queue_name)
 
+-- name: count_strays
+-- How often each was released because it did not run where it was claimed, this time included. A new step in
+-- between begins the count anew.
+INSERT INTO ops.crashes AS c (workflow_id, crashes, steps_recorded, strays, stray_steps)
+SELECT r.workflow_id, 0, 0, 1,
+       (SELECT count(*) FROM dbos.operation_outputs o WHERE o.workflow_uuid = r.workflow_id)
+FROM unnest(%(workflow_ids)s::text[]) AS r (workflow_id)
+ON CONFLICT (workflow_id) DO UPDATE SET stray_steps = excluded.stray_steps,
+    strays = CASE WHEN excluded.stray_steps > c.stray_steps THEN 1 ELSE c.strays + 1 END
+RETURNING workflow_id, strays
+
 -- name: start_trial
 -- Before it starts. By the claim's token: what this executor claims once more is on trial only once it starts again.
 UPDATE ops.crashes SET trial_xid = %(owner_xid)s WHERE workflow_id = %(workflow_id)s
@@ -68,12 +79,15 @@ FROM unnest(%(workflow_ids)s::text[], %(workflow_names)s::text[]) AS r (workflow
 LEFT JOIN dbos.workflow_status w ON w.workflow_uuid = r.workflow_id
 
 -- name: orphans
--- The anti-join: running work whose executor is not alive by any account.
-SELECT DISTINCT w.executor_id
+-- The anti-join: running work whose executor is not alive by any account, of the applications that register
+-- executors. Another DBOS application in the same database may run on its own.
+SELECT DISTINCT w.executor_id, w.application_name AS application, w.application_version AS version,
+       gone.suspects_queue, gone.trials_queue, gone.leaf_queues
 FROM dbos.workflow_status w
-WHERE w.status = 'PENDING' AND w.application_name = %(application)s AND w.application_version = %(version)s
-  AND NOT EXISTS (SELECT FROM ops.executors e
-                  WHERE e.executor_id = w.executor_id AND e.state IN ('live', 'draining'))
+LEFT JOIN ops.executors gone ON gone.executor_id = w.executor_id
+WHERE w.status = 'PENDING' AND w.executor_id IS NOT NULL AND w.application_version IS NOT NULL
+  AND (gone.executor_id IS NULL OR gone.state NOT IN ('live', 'draining'))
+  AND EXISTS (SELECT FROM ops.executors e WHERE e.application = w.application_name)
 
 -- name: own_work
 -- What is recorded as running here, each claim with its token.
