@@ -24,6 +24,9 @@ LEAST_RETENTION_SECONDS = 10_800
 """Younger rows are not folded into the counters yet (two hours and ten minutes), and clients still retry."""
 MAX_RETENTION_SECONDS = 100 * 366 * 86_400
 
+STANDSTILL_SECONDS = 60.0
+"""A process whose queues a trial has kept closed for so long is unready: it takes no other work."""
+
 SWEEP_JITTER = 0.2
 """By this share a pause between two looks at the peers is longer or shorter, so that sweepers do not meet."""
 _LEAST_LATENESS_SECONDS = 0.1

@@ -20,7 +20,7 @@ from services.runtime.database import Connection, Row, query
 from services.runtime.findings import Finding, counted, found, some
 from services.runtime.journal import Journal
 from services.runtime.ticks import unexcused
-from services.settings import Settings
+from services.settings import STANDSTILL_SECONDS, Settings
 
 _CHUNK = 5000
 _UNFINISHED = ("ENQUEUED", "PENDING", "DELAYED")
@@ -235,7 +235,13 @@ def nothing_is_homeless(audit: Audit) -> Finding:
         )
         what = "running workflows of executors that are not live"
         where = some(homeless, what, lambda row: f"{row['workflow_id']} of {row['executor_id']}")
-        return where + who + (_backlog(audit) if audit.idle else [])
+        trials = audit.rows("audit_standstill", seconds=STANDSTILL_SECONDS)
+        still = some(
+            trials,
+            f"executors that a trial has kept from other work for {STANDSTILL_SECONDS:.0f} s",
+            lambda row: f"{row['executor_id']} by {row['workflow_id']}",
+        )
+        return where + who + still + (_backlog(audit) if audit.idle else [])
 
     details = audit.until(troubles)
     for row in audit.rows("stranded", lease_seconds=audit.settings.lease_seconds):

@@ -39,7 +39,7 @@ from services.runtime.trials import Trials
 from services.runtime.versions import settle_latest
 from services.runtime.waking import Listener, Waker
 from services.runtime.watchdog import Watchdog
-from services.settings import Role, Settings
+from services.settings import STANDSTILL_SECONDS, Role, Settings
 
 log = logging.getLogger("holdfast.process")
 
@@ -158,12 +158,14 @@ class Process:
     def ready(self) -> tuple[bool, dict[str, str]]:
         """Whether this process should get work, and what each check says ("ok" or the trouble)."""
         off = abs(self.lease.clock_difference_seconds)
+        closed = self.waker.closed_seconds
         checks = {
             "state": "ok" if self.state == "live" else self.state,
             "database": "ok" if self.lease.database_up else "no heartbeat goes through",
             "clock": "ok"
             if off <= self.settings.clock_tolerance_seconds
             else f"{off:.1f} s from the database's clock",
+            "queues": "ok" if closed < STANDSTILL_SECONDS else f"closed for {closed:.0f} s by a trial",
         }
         return all(text == "ok" for text in checks.values()), checks
 

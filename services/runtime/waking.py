@@ -71,6 +71,7 @@ class Waker:
         self.endings = Endings()
         self._bells: dict[str, _Bell] = {}
         self._only: str | None = None
+        self._only_since = 0.0
         self._lock = threading.Lock()
 
     def install(self) -> None:
@@ -94,6 +95,7 @@ class Waker:
         """Inside, no other queue of this process claims anything; a claim under way still ends."""
         with self._lock:
             self._only = queue_name
+            self._only_since = time.monotonic()
             for name, bell in self._bells.items():
                 if name != queue_name:
                     bell.open.clear()
@@ -114,6 +116,11 @@ class Waker:
         """Whether that queue of this process stands still for another one's sake, see `only`."""
         bell = self._bells.get(queue_name)
         return bell is not None and not bell.open.is_set()
+
+    @property
+    def closed_seconds(self) -> float:
+        """How long all queues but one have been closed for that one's sake, 0 where they are open."""
+        return 0.0 if self._only is None else time.monotonic() - self._only_since
 
     def ring(self, queue_name: str) -> None:
         """Makes the queue look for work now; unknown queues are somebody else's."""

@@ -39,6 +39,12 @@ def broken(database: Database, **options: Any) -> dict[int, list[str]]:
     return {number: f["details"] for number, f in check(database, **options).items() if not f["ok"]}
 
 
+def running(database: Database, workflow_id: str, *, seconds: float, **columns: Any) -> None:
+    """A workflow that began so long ago, of the executor that stands still."""
+    begun = {"started_at_epoch_ms": int((time.time() - seconds) * 1000), "executor_id": "worker-still"}
+    insert(database, [workflow_id], status="PENDING", **begun, **columns)
+
+
 def executor(database: Database, executor_id: str, state: str = "live", **columns: Any) -> None:
     row = {
         "application": "holdfast-worker",
@@ -292,6 +298,16 @@ BREAKS: dict[str, tuple[Callable[[Database], Any], int, str]] = {
         ),
         5,
         "silent beyond their lease",
+    ),
+    "trial without end": (
+        lambda d: (
+            executor(d, "worker-still", trials_queue=names.WORKER_TRIALS_QUEUE),
+            running(d, "tried", seconds=61, queue_name=names.WORKER_TRIALS_QUEUE),
+            running(d, "just-begun", seconds=50, queue_name=names.WORKER_TRIALS_QUEUE),
+            running(d, "on-its-own-queue", seconds=600),
+        ),
+        5,
+        "from other work for 60 s: worker-still by tried",
     ),
     "stranded version": (
         lambda d: insert(d, ["left"], application_version="worker-0"),

@@ -193,6 +193,13 @@ FROM ops.executors
 WHERE state IN ('live', 'draining')
   AND heartbeat_at < clock_timestamp() - make_interval(secs => 2 * %(lease_seconds)s) LIMIT 100
 
+-- name: audit_standstill
+-- Executors that claim nothing, because a workflow on trial keeps their other queues closed.
+SELECT e.executor_id, w.workflow_uuid AS workflow_id
+FROM ops.executors e JOIN dbos.workflow_status w ON w.executor_id = e.executor_id
+WHERE e.state = 'live' AND w.status = 'PENDING' AND w.queue_name = e.trials_queue
+  AND w.started_at_epoch_ms < (extract(epoch FROM clock_timestamp()) - %(seconds)s) * 1000 LIMIT 100
+
 -- name: audit_handovers
 SELECT kind, count(*) AS moves, count(*) FILTER (WHERE claimed_at IS NULL) AS unclaimed,
        percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM released_at - lost_at))::float8

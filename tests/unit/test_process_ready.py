@@ -1,0 +1,34 @@
+"""When a process says that it should get no work."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from services.runtime.process import Process
+from services.runtime.waking import Waker
+from services.settings import STANDSTILL_SECONDS, Settings
+
+
+def asked(clock_seconds: float = 0.0, waker: Waker | None = None) -> tuple[bool, dict[str, str]]:
+    """``ready`` of a process that is well but for that."""
+    lease = SimpleNamespace(clock_difference_seconds=clock_seconds, database_up=True)
+    process: Any = SimpleNamespace(lease=lease, state="live", settings=Settings(), waker=waker or Waker())
+    return Process.ready(process)
+
+
+@pytest.mark.parametrize(("seconds", "ready"), [(1.9, True), (-1.9, True), (2.1, False), (-2.1, False)])
+def test_a_clock_may_be_neither_fast_nor_slow(seconds: float, ready: bool) -> None:
+    assert asked(seconds)[0] is ready
+
+
+def test_a_process_whose_queues_a_trial_keeps_closed_is_unready_after_a_while() -> None:
+    waker = Waker()
+    with waker.only("trials"):
+        assert asked(waker=waker)[0]
+        waker._only_since -= STANDSTILL_SECONDS
+        ready, checks = asked(waker=waker)
+        assert (ready, checks["queues"]) == (False, "closed for 60 s by a trial")
+    assert asked(waker=waker)[0]
