@@ -19,7 +19,7 @@ import dbos._queue
 import dbos._scheduler
 from dbos import DBOS, DBOSConfig
 
-from services.runtime import connections, metrics, round_trips, tracing
+from services.runtime import connections, metrics, replay, round_trips, tracing
 from services.runtime.executors import Identity
 from services.runtime.round_trips import POOL_OPTIONS
 from services.runtime.schema import sqlalchemy_url
@@ -39,6 +39,7 @@ class Engine:
         cap_retry_sleep()
         retry_client_errors()
         round_trips.install()
+        replay.install()
         waker.install()
         observe_claims()
         self._waker = waker

@@ -1,10 +1,10 @@
 """DBOS's hot statements in fewer round trips and with less Python around them.
 
 DBOS 3.4.0 spends ten round trips on a claim (a ping, BEGIN, version, SELECT, UPDATE, COMMIT, then the rows
-in a transaction of their own), five each on the look at a step and on its record, and builds each statement
-anew with SQLAlchemy. Here each is one statement, sent as it stands (`Sessions`). What is read and written
+in a transaction of their own), five on a step's record, and builds each statement anew with SQLAlchemy. Here
+each is one statement, sent as it stands (`Sessions`). What is read and written
 stays the same, and so do the errors: tests/integration/test_round_trips.py. Queues with a limit that
-executors share are left to DBOS.
+executors share are left to DBOS. How a step's record is read: `replay`.
 
 Private to DBOS 3.4.0 and replaced here: ``PostgresSystemDatabase``'s methods that `install` names.
 """
@@ -20,16 +20,12 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 from dbos._context import current_owner_xid
-from dbos._error import (
-    DBOSStepNondeterminismError,
-    DBOSUnexpectedStepError,
-    DBOSWorkflowCancelledError,
-    DBOSWorkflowConflictIDError,
-)
+from dbos._error import DBOSStepNondeterminismError, DBOSWorkflowConflictIDError
 from dbos._sys_db import db_retry
 from dbos._sys_db_postgres import PostgresSystemDatabase
 
 from services.runtime.database import Row, wait_readable
+from services.runtime.histories import histories_of
 from services.runtime.sessions import Sessions
 
 
@@ -68,24 +64,30 @@ def install() -> None:
 
     A system database without an attribute ``sessions`` goes on as before.
     """
-    kind: Any = PostgresSystemDatabase
-    if hasattr(kind, "many_trips"):
-        return
-    replacements = (
+    replace(
         start_queued_workflows,
         get_workflow_statuses,
-        check_operation_execution,
         record_operation_result,
         update_workflow_outcome,
         list_queues,
         get_queue,
     )
-    kind.many_trips = {method.__name__: getattr(kind, method.__name__) for method in replacements}
-    for method in replacements:
-        setattr(kind, method.__name__, method)
 
 
-def _original(db: Any, name: str) -> Callable[..., Any]:
+def replace(*methods: Callable[..., Any]) -> None:
+    """Puts each in the place of the method of its name, which `original` still finds. Idempotent."""
+    kind: Any = PostgresSystemDatabase
+    if not hasattr(kind, "many_trips"):
+        kind.many_trips = {}
+    for method in methods:
+        name = method.__name__
+        if name not in kind.many_trips:
+            kind.many_trips[name] = getattr(kind, name)
+            setattr(kind, name, method)
+
+
+def original(db: Any, name: str) -> Callable[..., Any]:
+    """DBOS's own method of that name."""
     method: Callable[..., Any] = db.many_trips[name].__get__(db)
     return method
 
@@ -96,7 +98,8 @@ def patiently(run: Callable[..., list[Row]]) -> Callable[..., list[Row]]:
     return waiting
 
 
-def _sessions(db: Any) -> Sessions | None:
+def sessions_of(db: Any) -> Sessions | None:
+    """The sessions of a launched application; None for another one, which goes on as before."""
     sessions: Sessions | None = vars(db).get("sessions")
     return sessions
 
@@ -124,9 +127,9 @@ def start_queued_workflows(  # noqa: PLR0917 - as DBOS calls it
         queue._partition_limiter,
         options.get("is_latest_version"),
     )
-    sessions = _sessions(db)
+    sessions = sessions_of(db)
     if sessions is None or any(limit is not None for limit in shared):
-        theirs: tuple[list[str], str | None] = _original(db, "start_queued_workflows")(
+        theirs: tuple[list[str], str | None] = original(db, "start_queued_workflows")(
             queue, executor_id, app_version, queue_partition_key, local_running_count, *args, **options
         )
         return theirs
@@ -143,6 +146,8 @@ def start_queued_workflows(  # noqa: PLR0917 - as DBOS calls it
         places=places,
         now_ms=int(time.time() * 1000),
     )
+    for row in rows:
+        histories_of(db).forget(row["workflow_uuid"])
     _read.rows = {row["workflow_uuid"]: row for row in rows}
     return list(_read.rows), None
 
@@ -152,13 +157,13 @@ def get_workflow_statuses(db: Any, workflow_ids: list[str]) -> list[Any]:
     rows: dict[str, Any] = _read.__dict__.pop("rows", {})
     if workflow_ids and list(rows) == workflow_ids:
         return list(rows.values())
-    found: list[Any] = _original(db, "get_workflow_statuses")(workflow_ids)
+    found: list[Any] = original(db, "get_workflow_statuses")(workflow_ids)
     return found
 
 
 def list_queues(db: Any, **options: Any) -> list[Any]:
     """DBOS's own, and kept for `get_queue` where it is of the application's queues."""
-    queues: list[Any] = _original(db, "list_queues")(**options)
+    queues: list[Any] = original(db, "list_queues")(**options)
     if options == {"application_name": db.app_name}:
         db.queues_read = (time.monotonic(), {queue.name: queue for queue in queues})
     return queues
@@ -170,39 +175,10 @@ def get_queue(db: Any, name: str, **options: Any) -> Any:
     mine = threading.current_thread().name == f"queue-worker-{name}" and not options
     if mine and name in queues and time.monotonic() - at < _QUEUES_SECONDS:
         return queues[name]
-    return _original(db, "get_queue")(name, **options)
+    return original(db, "get_queue")(name, **options)
 
 
 # --- steps and outcomes ---------------------------------------------------------------------------
-
-
-def check_operation_execution(
-    db: Any, workflow_id: str, function_id: int, function_name: str, *, owner_key: str | None = None
-) -> Any:
-    """What is recorded of a step, None if nothing is. Raises `DBOSWorkflowCancelledError`, and
-    `DBOSUnexpectedStepError` when another step is recorded in its place.
-    """
-    sessions = _sessions(db)
-    if sessions is None or owner_key is not None:
-        return _original(db, "check_operation_execution")(
-            workflow_id, function_id, function_name, owner_key=owner_key
-        )
-    rows = patiently(sessions.run)("look_at_step", workflow_id=workflow_id, function_id=function_id)
-    assert rows, f"Error: Workflow {workflow_id} does not exist"
-    row = rows[0]
-    if row.pop("status") == "CANCELLED":
-        raise DBOSWorkflowCancelledError(f"Workflow {workflow_id} is cancelled. Aborting function.")
-    recorded_name = row.pop("function_name")
-    if recorded_name is None:
-        return None
-    if recorded_name != function_name:
-        raise DBOSUnexpectedStepError(
-            workflow_id=workflow_id,
-            step_id=function_id,
-            expected_name=function_name,
-            recorded_name=recorded_name,
-        )
-    return row
 
 
 def record_operation_result(
@@ -215,9 +191,9 @@ def record_operation_result(
     owner_xid = options.get("owner_xid") or current_owner_xid(workflow_id)
     if _step.__dict__.pop("recorded", None) == (workflow_id, result["function_id"]):
         return
-    sessions = _sessions(db)
+    sessions = sessions_of(db)
     if sessions is None or owner_xid is None or options.get("owner_key") is not None:
-        _original(db, "record_operation_result")(
+        original(db, "record_operation_result")(
             result, completed_at_epoch_ms=completed_at_epoch_ms, **options
         )
         return
@@ -250,9 +226,10 @@ def update_workflow_outcome(
 ) -> bool:
     """Ends a workflow that runs and is still owned, and says whether it was."""
     owner_xid = owner_xid or current_owner_xid(workflow_id)
-    sessions = _sessions(db)
+    histories_of(db).forget(workflow_id)
+    sessions = sessions_of(db)
     if sessions is None or owner_xid is None:
-        theirs: bool = _original(db, "update_workflow_outcome")(
+        theirs: bool = original(db, "update_workflow_outcome")(
             workflow_id, status, output=output, error=error, owner_xid=owner_xid
         )
         return theirs

@@ -20,7 +20,7 @@ from dbos._error import (
     DBOSWorkflowConflictIDError,
 )
 
-from services.runtime import children, round_trips
+from services.runtime import children, replay, round_trips
 from services.runtime.database import OpsPool
 from services.runtime.resources import Resources, provide
 from services.runtime.sessions import Sessions
@@ -73,7 +73,7 @@ def _claim(app: Launched, *, ours: bool, places: int | None = None, running: int
     """A claim and the rows that it read."""
     db, queue = app.dbos._sys_db, _queue(worker_concurrency=places)
     by: Callable[[str], Callable[..., Any]] = (
-        (lambda name: getattr(db, name)) if ours else (lambda name: round_trips._original(db, name))
+        (lambda name: getattr(db, name)) if ours else (lambda name: round_trips.original(db, name))
     )
     ids, _ = by("start_queued_workflows")(
         queue, "worker-x", app.identity.version, None, running, owner_xid="token", is_latest_version=None
@@ -220,7 +220,7 @@ def test_a_locked_row_is_somebody_elses(app: Launched) -> None:
 def test_a_queue_with_a_shared_limit_is_left_to_dbos(app: Launched, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(
-        round_trips, "_original", lambda _, name: lambda *_a, **_o: asked.append(name) or ([], None)
+        round_trips, "original", lambda _, name: lambda *_a, **_o: asked.append(name) or ([], None)
     )
     db = app.dbos._sys_db
     for limits in ({"concurrency": 3}, {"limiter": {"limit": 1, "period": 1}}, {"partition_concurrency": 1}):
@@ -270,7 +270,7 @@ def test_a_record_is_the_row_that_dbos_writes(app: Launched, fields: dict[str, A
     db = app.dbos._sys_db
     insert(app.database, ["ours", "theirs"], status="PENDING", owner_xid="mine")
     db.record_operation_result(_result("ours", **fields), owner_xid="mine", completed_at_epoch_ms=5)
-    round_trips._original(db, "record_operation_result")(
+    round_trips.original(db, "record_operation_result")(
         _result("theirs", **fields), owner_xid="mine", completed_at_epoch_ms=5
     )
     assert _steps(app.database, "ours") == _steps(app.database, "theirs"), _LOOK
@@ -280,7 +280,7 @@ def test_a_record_is_the_row_that_dbos_writes(app: Launched, fields: dict[str, A
 @pytest.mark.parametrize("ours", [True, False], ids=["ours", "DBOS's"])
 def test_who_may_record_what(app: Launched, ours: bool) -> None:
     db = app.dbos._sys_db
-    record = db.record_operation_result if ours else round_trips._original(db, "record_operation_result")
+    record = db.record_operation_result if ours else round_trips.original(db, "record_operation_result")
     insert(app.database, ["w"], status="PENDING", owner_xid="mine")
     with pytest.raises(DBOSWorkflowConflictIDError):
         record(_result("w"), owner_xid="another's")
@@ -325,7 +325,7 @@ def test_a_look_at_a_step(app: Launched) -> None:
     insert(app.database, ["w"], status="PENDING", owner_xid="mine")
     assert db.check_operation_execution("w", 1, "a.step") is None
     db.record_operation_result(_result("w"), owner_xid="mine")
-    theirs = round_trips._original(db, "check_operation_execution")("w", 1, "a.step")
+    theirs = round_trips.original(db, "check_operation_execution")("w", 1, "a.step")
     assert db.check_operation_execution("w", 1, "a.step") == theirs
     assert theirs["output"] == '{"x": 1}'
     with pytest.raises(DBOSUnexpectedStepError):
@@ -346,7 +346,7 @@ def test_an_outcome_is_the_rows_that_dbos_writes(app: Launched, status: str, out
     for workflow_id in ("ours", "theirs"):
         insert(app.database, [workflow_id], deduplication_id=workflow_id, **columns)
     assert db.update_workflow_outcome("ours", status, owner_xid="mine", **outcome) is True
-    original = round_trips._original(db, "update_workflow_outcome")
+    original = round_trips.original(db, "update_workflow_outcome")
     assert original("theirs", status, owner_xid="mine", **outcome) is True
     rows = [workflow(app.database, workflow_id) for workflow_id in ("ours", "theirs")]
     for row in rows:
@@ -360,7 +360,7 @@ def test_an_outcome_is_the_rows_that_dbos_writes(app: Launched, status: str, out
 @pytest.mark.parametrize("ours", [True, False], ids=["ours", "DBOS's"])
 def test_who_may_end_what(app: Launched, ours: bool) -> None:
     db = app.dbos._sys_db
-    end = db.update_workflow_outcome if ours else round_trips._original(db, "update_workflow_outcome")
+    end = db.update_workflow_outcome if ours else round_trips.original(db, "update_workflow_outcome")
     insert(app.database, ["w", "waits"], status="PENDING", owner_xid="mine")
     insert(app.database, ["cancelled"], status="CANCELLED", owner_xid="mine")
     assert end("w", "SUCCESS", output="1", owner_xid="another's") is False
@@ -449,7 +449,7 @@ def test_a_session_that_ended_while_idle_is_not_used(app: Launched) -> None:
         assert ended
         # Nothing retries these.
         assert len(db.sessions.run("look_at_step", workflow_id="w", function_id=1)) == 1
-        assert round_trips._original(db, "get_queue")("trips-q") is not None
+        assert round_trips.original(db, "get_queue")("trips-q") is not None
 
 
 def test_a_session_that_ends_under_its_statement_is_worth_another_try(app: Launched) -> None:
@@ -487,8 +487,19 @@ def test_the_replaced_methods_take_what_dbos_hands_over() -> None:
         "get_queue": ["self", "name", "client_system_database"],
         "list_queues": ["self", "application_name", "client_system_database"],
         "record_operation_result": ["self", "result", "completed_at_epoch_ms", "owner_xid", "owner_key"],
+        # services/runtime/replay.py
+        "_check_operation_execution_txn": ["self", "workflow_id", "function_id", "function_name", "conn"],
+        "get_checkpoint_name": ["self", "workflow_id", "function_id"],
+        "patch": ["self", "workflow_id", "function_id", "patch_name"],
+        "deprecate_patch": ["self", "workflow_id", "function_id", "patch_name"],
+        "await_workflow_result": ["self", "workflow_id", "polling_interval", "fail_if_missing"],
+        "await_workflow_result_async": ["self", "workflow_id", "polling_interval", "fail_if_missing"],
+        "record_get_result": [
+            "self", "result_workflow_id", "output", "error", "serialization", "ctx", "started_at_epoch_ms",
+        ],
     }  # fmt: skip
     round_trips.install()
+    replay.install()
     originals: dict[str, Any] = round_trips.PostgresSystemDatabase.many_trips  # type: ignore[attr-defined]
     found = {name: list(inspect.signature(method).parameters) for name, method in originals.items()}
     assert found == wanted, _LOOK

@@ -60,6 +60,21 @@ FROM dbos.workflow_status w
 LEFT JOIN dbos.operation_outputs o ON o.workflow_uuid = w.workflow_uuid AND o.function_id = %(function_id)s
 WHERE w.workflow_uuid = %(workflow_id)s
 
+-- name: read_steps_ahead
+-- Whether a workflow is cancelled, and what is recorded of its steps from one on: so many rows, and no more bytes
+-- than a page may have unless the first row alone has more. The sizes are known without reading what they are of.
+SELECT w.status, o.function_id, o.output, o.error, o.function_name, o.child_workflow_id, o.serialization,
+       NULL AS child_shard_key
+FROM dbos.workflow_status w
+LEFT JOIN LATERAL (
+    SELECT *, sum(coalesce(octet_length(n.output), 0) + coalesce(octet_length(n.error), 0))
+                  OVER (ORDER BY n.function_id) AS bytes, row_number() OVER (ORDER BY n.function_id) AS place
+    FROM (SELECT * FROM dbos.operation_outputs
+          WHERE workflow_uuid = %(workflow_id)s AND function_id >= %(function_id)s
+          ORDER BY function_id LIMIT %(page_rows)s) AS n
+) AS o ON o.bytes <= %(page_bytes)s OR o.place = 1
+WHERE w.workflow_uuid = %(workflow_id)s
+
 -- name: record_effect
 -- An effect and the record of its step, if the execution still owns its workflow, whose row stays locked
 -- meanwhile. A record that is there already stays, and so does its effect. No row: another owns the workflow.
