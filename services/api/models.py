@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import Header, Path
@@ -405,6 +406,30 @@ class Schedule(BaseModel):
     pulses: list[Pulse]
     gaps: list[Gap]
     missed: int
+
+
+class ScheduleState(BaseModel):
+    """A schedule, its rules, and what became of its ticks."""
+
+    name: str
+    workflow: str
+    cron: str
+    time_zone: str
+    overlap: str = Field(description='"allow", "skip" or "buffer_one"')
+    catch_up: str = Field(description='"none", "once" (the latest), or "all" of the last catch_up_seconds')
+    catch_up_seconds: float | None
+    paused: bool
+    last_tick_at: datetime | None
+    next_tick_at: datetime | None = Field(description="the first that is not accounted for")
+    missed: int = Field(description="ticks that did not run and are not caught up")
+    skipped: int = Field(description="ticks that were not started beside an unfinished run")
+    unfinished: int = Field(description="runs that wait or run")
+
+
+class Schedules(BaseModel):
+    """Every schedule, by name."""
+
+    schedules: list[ScheduleState]
 
 
 class Cache(BaseModel):

@@ -1,4 +1,4 @@
-"""The 5-second schedule: recent ticks, how late they came, and which are missing."""
+"""All schedules, and of the 5-second one recent ticks, how late they came, and which are missing."""
 
 from __future__ import annotations
 
@@ -9,13 +9,20 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 
 from services.api.context import process_of
-from services.api.models import Gap, Pulse, Schedule
+from services.api.models import Gap, Pulse, Schedule, Schedules
 from services.api.problems import documented
 from services.workflows.names import PULSE_SECONDS
 
 router = APIRouter(tags=["schedule"])
 
 GAPS_SHOWN = 100
+
+
+@router.get("/schedules", responses=documented(500, 503))
+async def show_schedules(request: Request) -> Schedules:
+    """Every schedule: its rules, its last and next tick, how many were missed or skipped."""
+    rows = await process_of(request).gateway.ops("schedules")
+    return Schedules.model_validate({"schedules": rows})
 
 
 @router.get("/schedule", responses=documented(422, 500, 503))

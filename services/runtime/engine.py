@@ -2,8 +2,7 @@
 
 Private to DBOS 3.4.0 and used here, each held by a contract test (tests/integration/test_contracts.py):
 ``_dbos_global_instance``'s ``background_thread_stop_events`` and ``_active_workflows_set``, the names
-of its queue threads, their ``execute_dequeued_workflow``, and the scheduler's
-``_enqueue_scheduled_workflow``.
+of its queue threads, and their ``execute_dequeued_workflow``.
 """
 
 from __future__ import annotations
@@ -11,12 +10,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
 import dbos._queue
-import dbos._scheduler
 from dbos import DBOS, DBOSConfig
 
 from services.runtime import connections, metrics, replay, round_trips, tracing
@@ -120,64 +116,3 @@ def observe_claims() -> None:
 
     execute.unmeasured = original  # type: ignore[attr-defined]
     dbos._queue.execute_dequeued_workflow = execute  # type: ignore[attr-defined, assignment]
-
-
-def guard_schedule(
-    database_now: Callable[[], datetime],
-    *,
-    early_seconds: float,
-    late_seconds: float,
-    before_tick: Callable[[], object] = lambda: None,
-    on_tick: Callable[[], object] = lambda: None,
-) -> None:
-    """Computes ticks on the database's clock; while the local clock is far from it, drops them.
-
-    DBOS computes ticks from the local clock and sleeps until the next: after a step of an hour, back to
-    the right time too, it would schedule nothing for that hour. And a process that was paused fires every
-    tick it missed, however many. ``database_now`` must not depend on the local wall clock. ``on_tick`` is
-    called after each tick that was scheduled, from the thread that did it; it may schedule ticks itself.
-    """
-    original = dbos._scheduler._enqueue_scheduled_workflow
-    looking_back = threading.local()
-
-    class DatabaseTime(datetime):
-        """The class as ``dbos._scheduler`` sees it: only what time it is differs."""
-
-        @classmethod
-        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]  # a plain one
-            return database_now().astimezone(tz)
-
-    def enqueue(sys_db: Any, workflow_name: str, scheduled_at: datetime, *args: Any, **kwargs: Any) -> None:
-        now = database_now()
-        late, off = now - scheduled_at, datetime.now(UTC) - now
-        in_time = timedelta(seconds=-early_seconds) <= late <= timedelta(seconds=late_seconds)
-        if in_time and abs(off) <= timedelta(seconds=early_seconds):
-            before_tick()
-            original(sys_db, workflow_name, scheduled_at, *args, **kwargs)
-            if not getattr(looking_back, "now", False):
-                looking_back.now = True
-                try:
-                    on_tick()
-                finally:
-                    looking_back.now = False
-            return
-        log.error(
-            "tick %s not scheduled: %.1f s late, the local clock %.1f s from the database's",
-            scheduled_at.isoformat(),
-            late.total_seconds(),
-            off.total_seconds(),
-            extra={"action": "schedule.dropped"},
-        )
-
-    dbos._scheduler._enqueue_scheduled_workflow = enqueue
-    dbos._scheduler.datetime = DatabaseTime  # type: ignore[attr-defined]  # it imports it
-
-
-def catch_up(schedule: str, missed: Sequence[datetime]) -> None:
-    """Schedules ticks that nobody scheduled: their times, in order, of a schedule in whole seconds.
-
-    Idempotent, also across processes: a tick's id is its time, and what exists is left alone.
-    """
-    if missed:
-        second = timedelta(seconds=1)
-        DBOS.backfill_schedule(schedule, missed[0] - second, missed[-1] + second)

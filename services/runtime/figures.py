@@ -65,6 +65,7 @@ class DatabaseCollector(Collector):
             "stranded": lease,
             "executors_by_state": lease,
             "pulse_health": {"late_seconds": late_seconds},
+            "schedule_figures": {},
             "totals": {},
             "last_purge": {},
         }
@@ -97,7 +98,7 @@ class DatabaseCollector(Collector):
             families = [
                 *_work(rows),
                 self._executors(rows["executors_by_state"]),
-                *self._schedule(rows["pulse_health"][0]),
+                *self._schedules(rows["pulse_health"][0], rows["schedule_figures"]),
                 *self._totals(rows["totals"]),
                 *_retention(rows["last_purge"]),
             ]
@@ -120,15 +121,41 @@ class DatabaseCollector(Collector):
             family.add_metric(labels, number)
         return family
 
-    def _schedule(self, row: dict[str, Any]) -> Iterable[Metric]:
-        age = GaugeMetricFamily("holdfast_schedule_last_tick_age_seconds", "Age of the last pulse")
-        if row["last_tick_age_seconds"] is not None:
-            age.add_metric([], row["last_tick_age_seconds"])
+    def _schedules(self, pulse: dict[str, Any], rows: Rows) -> Iterable[Metric]:
         # Should the database's clock step back, fewer ticks are settled than were a moment ago.
-        self._missed = max(self._missed, row["missed"])
-        missed = CounterMetricFamily("holdfast_schedule_missed_ticks", "Ticks that did not run in time")
-        missed.add_metric([], self._missed)
-        return [age, missed]
+        self._missed = max(self._missed, pulse["missed"])
+        # The pulse has a row for every tick, so its figures go on while no worker accounts for them.
+        counted = {row["schedule_name"]: row for row in rows} | {
+            "pulse": {
+                "skipped": 0,
+                "next_tick_seconds": None,
+                **next((row for row in rows if row["schedule_name"] == "pulse"), {}),
+                "last_tick_age_seconds": pulse["last_tick_age_seconds"],
+                "missed": self._missed,
+            }
+        }
+        label = ["schedule"]
+        age = GaugeMetricFamily(
+            "holdfast_schedule_last_tick_age_seconds", "Age of the last tick", labels=label
+        )
+        until_next = GaugeMetricFamily(
+            "holdfast_schedule_next_tick_seconds",
+            "Until the next tick, below 0 where no process has fired it",
+            labels=label,
+        )
+        missed = CounterMetricFamily(
+            "holdfast_schedule_missed_ticks", "Ticks that did not run in time", labels=label
+        )
+        skipped = CounterMetricFamily(
+            "holdfast_schedule_skipped_ticks", "Ticks skipped beside an unfinished run", labels=label
+        )
+        for name, row in counted.items():
+            missed.add_metric([name], row["missed"])
+            skipped.add_metric([name], row["skipped"])
+            for family, value in ((age, "last_tick_age_seconds"), (until_next, "next_tick_seconds")):
+                if row[value] is not None:
+                    family.add_metric([name], row[value])
+        return [age, until_next, missed, skipped]
 
     def _totals(self, rows: Rows) -> Iterable[Metric]:
         totals: dict[str, dict[tuple[str, float], float]] = defaultdict(dict)

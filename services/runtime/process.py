@@ -27,12 +27,13 @@ from services.domain.poison import Verdict
 from services.runtime import connections, logs, metrics
 from services.runtime.cpu_pool import CpuPool
 from services.runtime.database import OpsPool, Row, wait_until_prepared
-from services.runtime.engine import Engine, guard_schedule
+from services.runtime.engine import Engine
 from services.runtime.executors import Identity, Lease
 from services.runtime.figures import DatabaseCollector
 from services.runtime.gateway import Gateway
 from services.runtime.ledger import EffectLedger
 from services.runtime.resources import Resources, provide
+from services.runtime.schedules import Accounting, guard_schedule
 from services.runtime.sweep import Sweep
 from services.runtime.takeover import hand_over
 from services.runtime.trials import Trials
@@ -82,9 +83,6 @@ class Application(Protocol):
 
     def register(self, settings: Settings) -> None:
         """Registers queues and schedules, after the launch."""
-
-    def catch_up(self, settings: Settings, resources: Resources) -> None:
-        """Schedules what nobody scheduled: called once registered, and after each tick fired here."""
 
     def close(self) -> None:
         """Clears process-wide state at the end."""
@@ -140,6 +138,11 @@ class Process:
         )
         steps = self.identity.purpose("steps")
         self.ops = OpsPool(settings, purpose=steps, size=connections.STEPS, wait_seconds=5)
+        self.accounting = Accounting(
+            self.ops,
+            self.identity.application,
+            is_allowed=lambda: self.state in ("starting", "live") and self._clock_is_right(),
+        )
         self.trials = Trials(settings, self.identity, self.waker, ops=self.ops, active=self.active)
         self.pool: CpuPool | None = None
         self._engine: Engine | None = None
@@ -162,9 +165,7 @@ class Process:
         checks = {
             "state": "ok" if self.state == "live" else self.state,
             "database": "ok" if self.lease.database_up else "no heartbeat goes through",
-            "clock": "ok"
-            if off <= self.settings.clock_tolerance_seconds
-            else f"{off:.1f} s from the database's clock",
+            "clock": "ok" if self._clock_is_right() else f"{off:.1f} s from the database's clock",
             "queues": "ok" if closed < STANDSTILL_SECONDS else f"closed for {closed:.0f} s by a trial",
         }
         return all(text == "ok" for text in checks.values()), checks
@@ -234,15 +235,14 @@ class Process:
             early_seconds=self.settings.clock_tolerance_seconds,
             late_seconds=self.settings.pulse_late_seconds,
             before_tick=lambda: settle_latest(self.ops, self.identity),
-            # Not only at start: a hole may open or be seen later, whoever fires the next tick fills it.
-            on_tick=lambda: self.application.catch_up(self.settings, resources),
         )
         self.trials.install()
         self.listener.start()
         self._engine.launch()
         settle_latest(self.ops, self.identity, starting=True)
         self.application.register(self.settings)
-        self.application.catch_up(self.settings, resources)
+        if self.role == "worker":
+            self.accounting.start()
         self.sweep.start()
         if self.role == "api":
             # The database's figures are everyone's: one process reports them.
@@ -266,6 +266,9 @@ class Process:
         assert self._loop is not None
         reading = self.gateway.call(self.gateway.figures.run_all, statements)
         return asyncio.run_coroutine_threadsafe(reading, self._loop).result()
+
+    def _clock_is_right(self) -> bool:
+        return abs(self.lease.clock_difference_seconds) <= self.settings.clock_tolerance_seconds
 
     def _database_now(self) -> datetime:
         # Rests on the monotonic clock, so that a wall clock that jumps between two beats is noticed.
@@ -348,7 +351,12 @@ class Process:
         if self.pool is not None:
             self.pool.close()
         # Together: against a frozen PostgreSQL each takes its whole second.
-        stops: list[Callable[[], None]] = [self.sweep.stop, self.lease.stop, self.listener.stop]
+        stops: list[Callable[[], None]] = [
+            self.accounting.stop,
+            self.sweep.stop,
+            self.lease.stop,
+            self.listener.stop,
+        ]
         if self._engine is not None:
             stops.append(partial(self._engine.destroy, timeout_seconds=1.0))
         threads = [threading.Thread(target=stop) for stop in stops]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from dbos import DBOS, ScheduleInput
 
-from services.runtime import engine, metrics, object_store
-from services.runtime.resources import Resources
+from services.runtime import metrics, object_store
+from services.runtime.resources import resources
+from services.runtime.schedules import is_workflow
 from services.settings import Role, Settings
 from services.workflows import names, own
 
@@ -35,17 +37,48 @@ def _queue(name: str, worker_concurrency: int | None = None, **shared: Any) -> N
     )
 
 
-def _schedule(name: str, workflow: Callable[..., Any], cron: str, queue: str) -> ScheduleInput:
+def _schedule(
+    name: str,
+    workflow: Callable[..., Any],
+    cron: str,
+    queue: str | None,
+    *,
+    time_zone: str = "UTC",
+    overlap: own.Overlap = "allow",
+    catch_up: own.CatchUp = None,
+) -> ScheduleInput:
+    """A schedule as DBOS takes it; its rules are stored here."""
+    window = catch_up.total_seconds() if isinstance(catch_up, timedelta) else None
+    resources().ops.run(
+        "set_schedule_rules",
+        schedule=name,
+        overlap=overlap,
+        catch_up="none" if catch_up is None else "all" if window else "once",
+        catch_up_seconds=window,
+    )
     return {
         "schedule_name": name,
         "workflow_fn": workflow,
         "schedule": cron,
         "context": None,
         "queue_name": queue,
-        # Unbounded in DBOS. Pulses are caught up within a window by `catch_up`; a purge needs none, since
-        # the next one finds whatever is old by then.
+        "cron_timezone": None if time_zone == "UTC" else time_zone,
+        # Unbounded in DBOS. `Accounting` catches up by the rules of the schedule.
         "automatic_backfill": False,
     }
+
+
+def _own_schedule(each: own.Schedule) -> ScheduleInput:
+    ours = each.workflow if isinstance(each.workflow, own.Workflow) else None
+    return _schedule(
+        each.name,
+        each.workflow if ours is None else ours.durable,
+        each.cron,
+        each.queue if ours is None else names.QUEUE_OF[ours.name],
+        time_zone=each.time_zone,
+        overlap=each.overlap,
+        catch_up=each.catch_up,
+    )
 
 
 def _queues_of(role: Role) -> list[str]:
@@ -74,7 +107,7 @@ def _pause_strangers(application: str) -> None:
     Workers may not delete one. It goes on when a module names it again.
     """
     for schedule in DBOS.list_schedules(application_name=application, status="ACTIVE"):
-        if schedule["workflow_name"] not in names.QUEUE_OF:
+        if not is_workflow(schedule["workflow_name"]):
             DBOS.pause_schedule(schedule["schedule_name"])
             log.warning(
                 "schedule %s is paused: no workflow is named %s here",
@@ -117,9 +150,6 @@ class Api:
             _queue(name, worker_concurrency=32)
         _queue(names.API_SUSPECTS_QUEUE, worker_concurrency=1)
         _queue(names.API_TRIALS_QUEUE, worker_concurrency=1)
-
-    def catch_up(self, settings: Settings, resources: Resources) -> None:
-        """No schedule of its own."""
 
     def close(self) -> None:
         """Clears the credential cache."""
@@ -171,33 +201,31 @@ class Worker:
         _queue(names.WORKER_SUSPECTS_QUEUE, worker_concurrency=1)
         _queue(names.WORKER_TRIALS_QUEUE, worker_concurrency=1)
         for queue in own.queues():
-            _queue(queue.name, worker_concurrency=queue.at_once)
+            everywhere = queue.at_once_everywhere
+            # DBOS refuses a worker's limit above the shared one.
+            _queue(
+                queue.name,
+                worker_concurrency=min(queue.at_once, everywhere or queue.at_once),
+                global_concurrency=everywhere,
+            )
         DBOS.apply_schedules(
             [
-                _schedule(names.PULSE_SCHEDULE, pulse.tick, names.PULSE_CRON, names.PULSE_QUEUE),
-                _schedule(names.PURGE_SCHEDULE, retention.tick, names.PURGE_CRON, names.PURGE_QUEUE),
-                *(
-                    _schedule(each.name, each.workflow.durable, each.cron, names.QUEUE_OF[each.workflow.name])
-                    for each in own.schedules()
+                _schedule(
+                    names.PULSE_SCHEDULE,
+                    pulse.tick,
+                    names.PULSE_CRON,
+                    names.PULSE_QUEUE,
+                    catch_up=timedelta(seconds=settings.pulse_catch_up_seconds) or None,
                 ),
+                # The next purge finds whatever is old by then.
+                _schedule(names.PURGE_SCHEDULE, retention.tick, names.PURGE_CRON, names.PURGE_QUEUE),
+                *(_own_schedule(each) for each in own.schedules()),
             ]
         )
         for each in own.schedules():
             DBOS.resume_schedule(each.name)
         _pause_strangers(settings.application_name(self.role))
         (DBOS.resume_schedule if settings.retention_seconds else DBOS.pause_schedule)(names.PURGE_SCHEDULE)
-
-    def catch_up(self, settings: Settings, resources: Resources) -> None:
-        """Schedules the ticks of the last while that nobody scheduled."""
-        missed = resources.ops.run(
-            "missed_ticks",
-            schedule=names.PULSE_SCHEDULE,
-            tick_seconds=names.PULSE_SECONDS,
-            window_seconds=settings.pulse_catch_up_seconds,
-        )
-        engine.catch_up(names.PULSE_SCHEDULE, [row["scheduled_at"] for row in missed])
-        if missed:
-            log.info("caught up on %d pulses", len(missed), extra={"action": "schedule.caught_up"})
 
     def close(self) -> None:
         """Lets the S3 client go."""

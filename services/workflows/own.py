@@ -15,10 +15,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Generic, ParamSpec, TypeVar
+from datetime import datetime, timedelta
+from typing import Any, Generic, Literal, ParamSpec, TypeVar, get_args
 
 from dbos import DBOS, WorkflowHandle
 
+from services.domain import cron
 from services.domain.errors import ModuleWrong
 from services.runtime import tracing
 from services.workflows import names
@@ -41,6 +43,8 @@ __all__ = [
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Overlap = Literal["allow", "skip", "buffer_one"]
+CatchUp = Literal["once"] | timedelta | None
 
 _WAIT_LOOK_SECONDS = 0.05
 
@@ -118,27 +122,56 @@ class Workflow(Generic[P, R]):
 class Queue:
     """A queue of your own and what starts on it. `at_once`: how many one worker runs at the same time.
 
-    `parents`: its workflows start children and wait for them. Children need another queue, or parents
-    would hold their places.
+    `at_once_everywhere`: how many all workers together run at the same time; no limit if None. `parents`:
+    its workflows start children and wait for them. Children need another queue, or parents would hold their
+    places.
     """
 
     name: str
     workflows: Sequence[Workflow[..., Any]] = field(repr=False)
     at_once: int = 8
     parents: bool = False
+    at_once_everywhere: int | None = None
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Starts a workflow of one parameter, the time of the tick, at every time of `cron` (UTC).
+    """Starts a workflow of one parameter, the time of the tick, at every time of `cron` in `time_zone`.
 
-    Six fields, seconds first: ``0 30 2 * * *`` is half past two. A tick exists once, however many workers
-    there are; ticks that no worker was there for are not made up for.
+    `cron` has six fields, seconds first: ``0 30 2 * * *`` is half past two. A tick exists once, however many
+    workers there are. `workflow` may be a plain workflow of DBOS, which is on `queue`.
+
+    `overlap`: what happens to a tick while a run of the schedule is unfinished, on any worker. ``allow``:
+    it starts too. ``skip``: it is not started, and counted as skipped. ``buffer_one``: it starts when that
+    run has ended; one tick waits, and further ones are skipped.
+
+    `catch_up`: which ticks are made up for that no worker fired in time. None: no tick. ``once``: the latest.
+    A time: all that are at most so old.
     """
 
     name: str
-    workflow: Workflow[[Any], Any] = field(repr=False)
+    workflow: Workflow[[Any], Any] | Callable[[datetime, Any], Any] = field(repr=False)
     cron: str
+    overlap: Overlap = "allow"
+    catch_up: CatchUp = None
+    time_zone: str = "UTC"
+    queue: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ``ModuleWrong``."""
+        try:
+            cron.check(self.cron, self.time_zone)
+        except ValueError as error:
+            raise ModuleWrong(f"Schedule {self.name}: {error}.") from None
+        if self.overlap not in get_args(Overlap):
+            raise ModuleWrong(f'Schedule {self.name}: overlap is "allow", "skip" or "buffer_one".')
+        known = self.catch_up is None or self.catch_up == "once"
+        if not known and not (isinstance(self.catch_up, timedelta) and self.catch_up > timedelta(0)):
+            raise ModuleWrong(f'Schedule {self.name}: catch_up is None, "once" or a positive timedelta.')
+        if isinstance(self.workflow, Workflow) and self.queue is not None:
+            raise ModuleWrong(
+                f"Schedule {self.name}: {self.workflow.name} has its queue from register(Queue(...))."
+            )
 
 
 def workflow(name: str) -> Callable[[Callable[P, R]], Workflow[P, R]]:
@@ -161,6 +194,8 @@ def register(*queues: Queue, schedules: Iterable[Schedule] = ()) -> None:
         )
         if queue.at_once < 1:
             raise ModuleWrong(f"Queue {queue.name}: at_once must be at least 1.")
+        if queue.at_once_everywhere is not None and queue.at_once_everywhere < 1:
+            raise ModuleWrong(f"Queue {queue.name}: at_once_everywhere must be at least 1.")
         for each in queue.workflows:
             if each.queue is not None:
                 raise ModuleWrong(
@@ -170,11 +205,12 @@ def register(*queues: Queue, schedules: Iterable[Schedule] = ()) -> None:
         _queues.append(queue)
     for schedule in schedules:
         names.fit(schedule.name, [*(each.name for each in _schedules), *names.SCHEDULES])
-        if len(schedule.workflow.signature.names) != 1:
-            raise ModuleWrong(
-                f"{schedule.workflow.name} is scheduled: it takes one parameter, the tick's time."
-            )
-        schedule.workflow.scheduled = True
+        if isinstance(schedule.workflow, Workflow):
+            if len(schedule.workflow.signature.names) != 1:
+                raise ModuleWrong(
+                    f"{schedule.workflow.name} is scheduled: it takes one parameter, the tick's time."
+                )
+            schedule.workflow.scheduled = True
         _schedules.append(schedule)
 
 

@@ -154,6 +154,7 @@ def test_a_planted_pickle_is_not_loaded(api: Api, database: Database) -> None:
 def test_empty_registries_answer(api: Api) -> None:
     assert api.http.get("/executors").json() == {"executors": []}
     assert api.http.get("/schedule").json() == {"pulses": [], "gaps": [], "missed": 0}
+    assert api.http.get("/schedules").json() == {"schedules": []}
     assert api.http.post("/executors/nobody/drain").status_code == 404
 
 
@@ -167,6 +168,31 @@ def test_pulses_are_shown(api: Api, database: Database) -> None:
     assert [pulse["lateness_seconds"] for pulse in schedule["pulses"]] == [0.5] * 3
     assert schedule["gaps"] == [
         {"first": "2026-01-01T00:00:10+00:00", "last": "2026-01-01T00:00:15+00:00", "missed": 2}
+    ]
+
+
+def test_every_schedule_is_shown_with_its_counts(api: Api, database: Database) -> None:
+    database.rows(
+        "INSERT INTO dbos.workflow_schedules"
+        " (schedule_id, schedule_name, workflow_name, schedule, context, status) VALUES ('1', 'nightly', 'w', '0 30 2 * * *', 'null', 'PAUSED')"
+    )
+    database.rows("UPDATE ops.schedules SET missed = 3, skipped = 2, last_tick_at = '2026-01-01T00:00:00Z'")
+    assert api.http.get("/schedules").json()["schedules"] == [
+        {
+            "name": "nightly",
+            "workflow": "w",
+            "cron": "0 30 2 * * *",
+            "time_zone": "UTC",
+            "overlap": "allow",
+            "catch_up": "none",
+            "catch_up_seconds": None,
+            "paused": True,
+            "last_tick_at": "2026-01-01T00:00:00Z",
+            "next_tick_at": None,
+            "missed": 3,
+            "skipped": 2,
+            "unfinished": 0,
+        }
     ]
 
 
@@ -282,6 +308,7 @@ EVERYTHING = [
     ("GET", "/fibonacci/batches/w/events"),
     ("GET", "/executors"),
     ("GET", "/schedule"),
+    ("GET", "/schedules"),
     ("POST", "/nested"),
     ("POST", "/scope/class"),
     ("POST", "/users/pages"),

@@ -30,10 +30,10 @@ import sqlalchemy as sa
 from dbos import DBOS
 
 from services.cli.embedded import ROOT
-from services.runtime import engine as engine_module
-from services.runtime import tracing, waking
+from services.domain.cron import tick_id
+from services.runtime import schedules, tracing, waking
 from services.runtime.database import query, transaction
-from services.runtime.engine import guard_schedule
+from services.runtime.schedules import guard_schedule
 from services.runtime.waking import Waker, WakingActiveSet, cap_retry_sleep, retry_client_errors
 from services.workflows import names
 from tests.support.database import Database, wait_until
@@ -129,6 +129,7 @@ def test_every_private_name_in_use_is_known_here() -> None:
         used |= {f"DBOS().{name}" for name in re.findall(r"self\._dbos\.(\w+)", text)}
         used |= {f"client.{name}" for name in re.findall(r"\bclient\.(_\w+)", text)}
     assert used == {
+        "dbos._dbos",
         "dbos._scheduler",
         "dbos._scheduler._enqueue_scheduled_workflow",
         "dbos._scheduler.datetime",
@@ -649,7 +650,7 @@ def test_a_wrong_clock_schedules_nothing_and_the_right_one_goes_on(
         enough = len(asked) + count
         wait_until(lambda: len(asked) >= enough, look)
 
-    for module in (engine_module, dbos._scheduler):
+    for module in (schedules, dbos._scheduler):
         monkeypatch.setattr(module, "datetime", Local)
     guard_schedule(database_now, early_seconds=2, late_seconds=65)
     app.queue("contract-q")
@@ -711,22 +712,39 @@ def test_the_signature_of_the_schedules_enqueue() -> None:
     )
 
 
-def test_catching_up_schedules_what_is_missing_and_repeats_nothing(app: Launched) -> None:
-    """Between the first and the last of the times given; their ids are those of the ticks that were fired."""
+def test_a_tick_is_stored_as_dbos_stores_it(app: Launched) -> None:
+    """Column by column, but for its id, its time and what only a rule brings."""
     app.queue("contract-q")
     _schedule()
     DBOS.pause_schedule("contract")
-    first = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=5)
-    ticks = (
-        "SELECT workflow_uuid, recovery_attempts FROM dbos.workflow_status WHERE workflow_uuid < %(until)s"
+    first = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=30)
+    second = timedelta(seconds=1)
+    DBOS.backfill_schedule("contract", first - second, first + second)
+    guard_schedule(lambda: datetime.now(UTC), early_seconds=2, late_seconds=65)
+    DBOS.backfill_schedule("contract", first, first + 3 * second)
+    ids = [tick_id("contract", first + n * second) for n in range(3)]
+    for each in ids:
+        app.wait(each)
+    rows = app.database.rows(
+        "SELECT w.*, i.inputs AS stored FROM dbos.workflow_status w JOIN dbos.workflow_input i"
+        " USING (workflow_uuid) WHERE w.schedule_name = 'contract' ORDER BY workflow_uuid"
     )
-    until = f"sched-contract-{(first + timedelta(minutes=1)).isoformat()}"
-    for _ in range(2):
-        engine_module.catch_up("contract", [first, first + timedelta(seconds=3)])
-        ids = sorted(row["workflow_uuid"] for row in app.database.rows(ticks, until=until))
-        wanted = [f"sched-contract-{(first + timedelta(seconds=n)).isoformat()}" for n in range(4)]
-        assert ids == wanted, "look at engine.catch_up: backfill_schedule's bounds are no longer exclusive"
-    engine_module.catch_up("contract", [])
+    assert [row["workflow_uuid"] for row in rows] == ids, (
+        "look at schedules.Accounting: backfill_schedule's bounds are no longer exclusive"
+    )
+    theirs, ours = rows[:2]
+    assert {name for name in theirs if (theirs[name] is None) != (ours[name] is None)} == set(), (
+        "look at ops.fire_tick"
+    )
+    changed = {name for name in theirs if theirs[name] != ours[name]}
+    times = {"created_at", "updated_at", "started_at_epoch_ms", "completed_at"}
+    assert changed - times == {"workflow_uuid", "stored"}, "look at ops.fire_tick"
+    assert ours["stored"] == theirs["stored"].replace(f"{first:%H:%M:%S}", f"{first + second:%H:%M:%S}")
+
+
+def test_a_schedule_is_known_by_the_registry_of_workflows(app: Launched) -> None:
+    assert schedules.is_workflow("contract.tick"), "look at schedules.is_workflow"
+    assert not schedules.is_workflow("contract.gone")
 
 
 # --- trials -------------------------------------------------------------------------------------------

@@ -194,7 +194,7 @@ def test_the_figures_are_right(scraped: Scraped) -> None:
     assert scraped.value("holdfast_orphaned_workflows") == 50
     assert scraped.value("holdfast_stranded_workflows", application_version="worker-0") == 10
     assert scraped.value("holdfast_executors", application=WORKER, state="live") == 4
-    assert scraped.value("holdfast_schedule_missed_ticks_total") == 20 + 10
+    assert scraped.value("holdfast_schedule_missed_ticks_total", schedule="pulse") == 20 + 10
     assert scraped.value("holdfast_handed_over_total") == HANDOVERS / 2
     assert scraped.value("holdfast_fenced_total", application=WORKER) == EXECUTORS / 1000
     assert scraped.value("holdfast_drain_seconds_count", application=WORKER) == EXECUTORS / 2

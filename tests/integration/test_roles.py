@@ -129,8 +129,13 @@ MAY_NOT = {
         "DELETE FROM ops.requests",
         "UPDATE ops.retention SET purged_until = now()",
         "SELECT ops.fold_totals()",
+        "SELECT ops.fire_tick('t', 's', now(), 'w', NULL, 'q', 'a', '1', '[]')",
+        "UPDATE ops.schedules SET overlap = 'skip'",
     ],
     "holdfast_worker": [
+        "SELECT ops.start_waiting_tick('s')",
+        "DELETE FROM ops.skipped_ticks",
+        "DELETE FROM ops.schedules",
         "ALTER ROLE holdfast_api PASSWORD 'mine'",
         "INSERT INTO ops.requests (key) VALUES ('k')",
         "UPDATE ops.requests SET workflow_id = 'other'",
@@ -197,7 +202,14 @@ def test_the_functions_with_their_owners_rights_have_a_fixed_search_path(shared:
         " AND p.pronamespace IN ('dbos'::regnamespace, 'ops'::regnamespace) ORDER BY 1"
     ) == [
         {"name": f"ops.{name}", "settings": ["search_path=pg_catalog, pg_temp"]}
-        for name in ("fold_totals", "forget_deleted")
+        for name in (
+            "end_scheduled_run",
+            "fire_tick",
+            "fold_totals",
+            "forget_deleted",
+            "note_schedule",
+            "resume_scheduled_run",
+        )
     ]
 
 

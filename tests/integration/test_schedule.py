@@ -1,82 +1,170 @@
-"""Ticks that nobody scheduled: found wherever they are missing, scheduled once, within the window."""
+"""Schedules: what becomes of each tick, whatever number of processes fires it, and of ticks that none did."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from dbos import DBOS
+from dbos._error import DBOSException
 
+from services.domain.cron import tick_id
 from services.runtime.database import OpsPool
-from services.runtime.engine import guard_schedule
 from services.runtime.resources import Resources, provide
+from services.runtime.schedules import Accounting, guard_schedule
 from services.workflows import names
 from services.workflows.composition import Worker
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched, worker_process
-from tests.support.executors import Peer, insert
+from tests.support.executors import Peer
 
+SECOND = timedelta(seconds=1)
 TICK = timedelta(seconds=names.PULSE_SECONDS)
+EVERY = "t-every"
 
 
 def grid_now(database: Database) -> datetime:
-    """The newest point of the grid."""
+    """The newest point of the pulse's grid."""
     at = int(database.one("SELECT extract(epoch FROM clock_timestamp())::float8"))
     return datetime.fromtimestamp(at - at % names.PULSE_SECONDS, UTC)
 
 
-def pulses(database: Database, *moments: datetime) -> None:
-    for moment in moments:
-        database.rows(
-            "INSERT INTO ops.pulses (scheduled_at, workflow_id, executor_id, lateness_seconds, status,"
-            " queue_depth, live_executors) VALUES (%(at)s, %(id)s, 'w', 0, 'run', 0, 1)",
-            at=moment,
-            id=f"sched-pulse-{moment.isoformat()}",
-        )
-
-
-def missed(database: Database, window_seconds: float = 60) -> list[datetime]:
-    rows = database.run(
-        "missed_ticks",
-        schedule=names.PULSE_SCHEDULE,
-        tick_seconds=names.PULSE_SECONDS,
-        window_seconds=window_seconds,
+def schedule(database: Database, name: str = EVERY, cron: str = "*/5 * * * * *", **rules: Any) -> None:
+    """A schedule that no process fires, with its rules."""
+    database.run(
+        "set_schedule_rules",
+        **{"schedule": name, "overlap": "allow", "catch_up": "none", "catch_up_seconds": None, **rules},
     )
-    return [row["scheduled_at"].astimezone(UTC) for row in rows]
+    database.rows(
+        "INSERT INTO dbos.workflow_schedules (schedule_id, schedule_name, workflow_name, schedule, context,"
+        " application_name)"
+        " VALUES (gen_random_uuid(), %(name)s, 't.tick', %(cron)s, 'null', 'holdfast-worker')",
+        name=name,
+        cron=cron,
+    )
 
 
-def test_a_hole_before_the_newest_tick_is_seen(database: Database) -> None:
-    """Every worker was down; the next one fired a tick before it looked back."""
-    now = grid_now(database)
-    pulses(database, *(now - TICK * n for n in (8, 7, 4, 0)))
-    assert [moment for moment in missed(database) if moment <= now] == [
-        now - TICK * n for n in (6, 5, 3, 2, 1)
-    ]
+def fire(database: Database | OpsPool, tick: datetime, name: str = EVERY) -> str:
+    """What one process does."""
+    (row,) = database.run(
+        "fire_tick",
+        tick_id=tick_id(name, tick),
+        schedule=name,
+        scheduled_at=tick,
+        workflow_name="t.tick",
+        workflow_class=None,
+        queue="t-ticks",
+        application="holdfast-worker",
+        version="worker-1",
+        arguments="[]",
+    )
+    return str(row["outcome"])
 
 
-def test_the_first_tick_ever_and_the_window_bound_it(database: Database) -> None:
-    now = grid_now(database)
-    assert missed(database) == [], "nothing was missed before the first tick ever"
-    pulses(database, now)
-    assert [moment for moment in missed(database) if moment <= now] == []
-    pulses(database, now - TICK * 1000)
-    found = missed(database, window_seconds=20)
-    assert 3 <= len(found) <= 5
-    assert min(found) >= now - timedelta(seconds=20)
+def statuses(database: Database, name: str = EVERY) -> dict[datetime, str]:
+    rows = database.rows(
+        "SELECT workflow_uuid, status FROM dbos.workflow_status WHERE schedule_name = %(name)s ORDER BY 1",
+        name=name,
+    )
+    return {datetime.fromisoformat(r["workflow_uuid"][len(f"sched-{name}-") :]): r["status"] for r in rows}
 
 
-def test_a_tick_that_is_still_to_run_is_not_missed(database: Database) -> None:
-    now = grid_now(database)
-    pulses(database, now - TICK * 3, now)
-    insert(database, [f"sched-pulse-{(now - TICK).isoformat()}"], name=names.PULSE_TICK)
-    assert [moment for moment in missed(database) if moment <= now] == [now - TICK * 2]
+def become(database: Database, tick: datetime, status: str, name: str = EVERY) -> None:
+    database.rows(
+        "UPDATE dbos.workflow_status SET status = %(status)s WHERE workflow_uuid = %(id)s",
+        id=tick_id(name, tick),
+        status=status,
+    )
+
+
+def counts(database: Database, name: str = EVERY) -> tuple[int, int]:
+    (row,) = database.rows("SELECT missed, skipped FROM ops.schedules WHERE schedule_name = %(n)s", n=name)
+    return row["missed"], row["skipped"]
+
+
+# --- overlap -------------------------------------------------------------------------------------------
+
+START = datetime(2026, 5, 1, tzinfo=UTC)
+TICKS = [START + n * TICK for n in range(8)]
+
+
+@pytest.mark.parametrize(("overlap", "unfinished"), [("allow", 8), ("skip", 1), ("buffer_one", 2)])
+def test_many_processes_fire_a_burst_of_ticks(database: Database, overlap: str, unfinished: int) -> None:
+    """Each of four processes fires each of eight ticks, all at the same moment."""
+    schedule(database, overlap=overlap)
+    sessions = OpsPool(database.settings(), purpose="test", size=16)
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda tick: fire(sessions, tick), TICKS * 4))
+    sessions.close()
+    found = list(statuses(database).values())
+    assert len(found) == unfinished
+    assert found.count("ENQUEUED") == (8 if overlap == "allow" else 1)
+    assert found.count("DELAYED") == (overlap == "buffer_one")
+    assert counts(database) == (0, 8 - unfinished)
+
+
+@pytest.mark.parametrize("end", ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"])
+def test_the_tick_that_waits_starts_when_the_run_ends(database: Database, end: str) -> None:
+    schedule(database, overlap="buffer_one")
+    assert [fire(database, tick) for tick in TICKS[:3]] == ["started", "waiting", "skipped"]
+    become(database, TICKS[0], "PENDING")
+    become(database, TICKS[0], "ENQUEUED")  # taken over: it still runs
+    assert fire(database, TICKS[3]) == "skipped"
+    become(database, TICKS[0], end)
+    assert statuses(database) == {TICKS[0]: end, TICKS[1]: "ENQUEUED"}
+    assert [fire(database, tick) for tick in TICKS[2:5]] == ["known", "known", "waiting"]
+
+
+def test_a_skipped_tick_stays_skipped_for_a_process_that_fires_it_later(database: Database) -> None:
+    schedule(database, overlap="skip")
+    assert [fire(database, tick) for tick in TICKS[:2]] == ["started", "skipped"]
+    become(database, TICKS[0], "SUCCESS")
+    assert [fire(database, tick) for tick in TICKS[:3]] == ["known", "known", "started"]
+
+
+def test_a_resumed_run_waits_for_the_one_that_runs(database: Database) -> None:
+    schedule(database, overlap="skip")
+    fire(database, TICKS[0])
+    become(database, TICKS[0], "CANCELLED")
+    assert fire(database, TICKS[1]) == "started"
+    become(database, TICKS[0], "ENQUEUED")
+    assert statuses(database) == {TICKS[0]: "DELAYED", TICKS[1]: "ENQUEUED"}
+    become(database, TICKS[1], "SUCCESS")
+    assert statuses(database)[TICKS[0]] == "ENQUEUED"
+
+
+def test_ends_and_ticks_at_the_same_moment_leave_one_run_and_lose_no_waiting_tick(database: Database) -> None:
+    schedule(database, overlap="buffer_one")
+    ticks = iter([START + n * TICK for n in range(400)])
+    sessions = OpsPool(database.settings(), purpose="test", size=8)
+    connection = database.admin()
+
+    def end() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("UPDATE dbos.workflow_status SET status = 'SUCCESS' WHERE status = 'ENQUEUED'")
+
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(25):
+            work: list[Future[Any]] = [pool.submit(fire, sessions, next(ticks)) for _ in range(4)]
+            work.append(pool.submit(end))
+            for each in work:
+                each.result()
+            found = list(statuses(database).values())
+            assert found.count("ENQUEUED") <= 1
+            assert found.count("DELAYED") <= 1
+            assert "ENQUEUED" in found or "DELAYED" not in found, "the tick that waits waits for no run"
+    sessions.close()
+
+
+# --- ticks that no process fired --------------------------------------------------------------------------
 
 
 @pytest.fixture
 def worker(database: Database) -> Iterator[tuple[Launched, Resources]]:
-    """A launched worker whose own schedule stands still."""
+    """A launched worker whose pulse stands still."""
     settings = database.settings()
     with launched(database, prepare=lambda: Worker().prepare(settings)) as app:
         ops = OpsPool(settings, purpose="test")
@@ -84,6 +172,7 @@ def worker(database: Database) -> Iterator[tuple[Launched, Resources]]:
         provide(resources)
         Worker().register(settings)
         DBOS.pause_schedule(names.PULSE_SCHEDULE)
+        guard_schedule(lambda: datetime.now(UTC), early_seconds=2, late_seconds=65)
         try:
             yield app, resources
         finally:
@@ -91,76 +180,122 @@ def worker(database: Database) -> Iterator[tuple[Launched, Resources]]:
             ops.close()
 
 
-def rows(database: Database) -> list[datetime]:
+def down_since(database: Database, moment: datetime, name: str = EVERY) -> None:
+    """No process accounted for a tick of the schedule from then on."""
+    database.rows(
+        "UPDATE ops.schedules SET accounted_until = %(at)s, next_tick_at = NULL"
+        " WHERE schedule_name = %(name)s",
+        at=moment,
+        name=name,
+    )
+
+
+@pytest.mark.parametrize(
+    ("rule", "seconds", "ran"),
+    [
+        ("none", None, []),
+        ("once", None, [0]),
+        ("all", 20.5, [0, 1, 2, 3]),
+        ("all", 3600.0, [0, 1, 2, 3, 4, 5, 7]),
+    ],
+)
+def test_after_all_workers_were_down(
+    worker: tuple[Launched, Resources], rule: str, seconds: float | None, ran: list[int]
+) -> None:
+    """Eight ticks are due, one of which was fired. Three processes start at the same time, then again."""
+    app, resources = worker
+    schedule(app.database, catch_up=rule, catch_up_seconds=seconds)
+    now = grid_now(app.database) - timedelta(seconds=0 if rule != "none" else 20)
+    down_since(app.database, now - 8 * TICK + SECOND)
+    fire(app.database, now - 6 * TICK)
+    for _ in range(2):
+        with ThreadPoolExecutor(3) as pool:
+            for work in [
+                pool.submit(Accounting(resources.ops, app.identity.application).account) for _ in range(3)
+            ]:
+                work.result()
+    wanted = {now - n * TICK for n in [*ran, 6]}
+    found = {tick for tick in statuses(app.database) if tick <= now}
+    assert found == wanted
+    missed, skipped = counts(app.database)
+    assert (missed, skipped) == (7 - len(ran) + (rule == "none"), 0)
+
+
+def test_a_tick_that_may_still_be_fired_is_not_missed(worker: tuple[Launched, Resources]) -> None:
+    app, resources = worker
+    schedule(app.database)
+    down_since(app.database, grid_now(app.database) - 2 * TICK - SECOND)
+    Accounting(resources.ops, app.identity.application).account()
+    assert counts(app.database) == (0, 0)
+    assert app.database.one(
+        "SELECT next_tick_at < clock_timestamp() FROM ops.schedules WHERE overlap = 'allow'"
+        " AND schedule_name = 't-every'"
+    )
+
+
+def test_a_long_gap_is_bounded(worker: tuple[Launched, Resources]) -> None:
+    """Three years of a schedule that ticks every second: counted to a limit, caught up within the window."""
+    app, resources = worker
+    schedule(app.database, cron="* * * * * *", catch_up="all", catch_up_seconds=10)
+    down_since(app.database, grid_now(app.database) - timedelta(days=1000))
+    Accounting(resources.ops, app.identity.application).account()
+    assert 9 <= len(statuses(app.database)) <= 12
+    assert 5_000 <= counts(app.database)[0] <= 10_000
+    assert app.database.one(
+        "SELECT clock_timestamp() - accounted_until < interval '5 s' FROM ops.schedules"
+        " WHERE schedule_name = 't-every'"
+    )
+
+
+def test_a_paused_schedule_misses_nothing(worker: tuple[Launched, Resources]) -> None:
+    app, resources = worker
+    schedule(app.database, catch_up="once")
+    down_since(app.database, grid_now(app.database) - timedelta(hours=1))
+    accounting = Accounting(resources.ops, app.identity.application)
+    DBOS.pause_schedule(EVERY)
+    accounting.account()
+    DBOS.resume_schedule(EVERY)
+    accounting.account()
+    assert statuses(app.database) == {}
+    assert counts(app.database) == (0, 0)
+
+
+def test_a_tick_is_skipped_by_whatever_starts_it(worker: tuple[Launched, Resources]) -> None:
+    """As DBOS's own calls fire it: a backfill, and a run that a person starts."""
+    app, _ = worker
+    schedule(app.database, overlap="skip")
+    now = grid_now(app.database)
+    DBOS.backfill_schedule(EVERY, now - 3 * TICK - SECOND, now + SECOND)
+    assert len(statuses(app.database)) == 1
+    assert counts(app.database) == (0, 3)
+    with pytest.raises(DBOSException, match="beside one that is unfinished"):
+        DBOS.trigger_schedule(EVERY)
+
+
+def test_a_worker_fills_holes_at_its_start(database: Database) -> None:
+    """Seen in a campaign: both workers were down for two ticks, and the first to start fired the third."""
+    with worker_process(database):
+        wait_until(lambda: pulses(database), "a first pulse", seconds=15)
+    begun = grid_now(database)
+    down_since(database, begun - 4 * TICK + SECOND, names.PULSE_SCHEDULE)
+    with worker_process(database):
+        before = {begun - TICK * n for n in range(1, 4)}
+        wait_until(lambda: before <= set(pulses(database)), "the hole is filled", seconds=20)
+    assert len(pulses(database)) == len(set(pulses(database)))
+
+
+def pulses(database: Database) -> list[datetime]:
     found = database.rows("SELECT scheduled_at FROM ops.pulses ORDER BY 1")
     return [row["scheduled_at"].astimezone(UTC) for row in found]
 
 
-def test_a_worker_fills_the_hole_once(worker: tuple[Launched, Resources]) -> None:
-    app, resources = worker
-    now = grid_now(app.database)
-    pulses(app.database, now - TICK * 9, now)
-    threads = [
-        threading.Thread(target=Worker().catch_up, args=(resources.settings, resources)) for _ in range(3)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    wanted = [now - TICK * n for n in range(9, -1, -1)]
-    wait_until(
-        lambda: set(wanted) <= set(rows(app.database)), "every tick of the hole has its row", seconds=20
-    )
-    assert len(rows(app.database)) == len(set(rows(app.database)))
-    ids = app.database.rows("SELECT workflow_uuid FROM dbos.workflow_status WHERE schedule_name = 'pulse'")
-    filled = [f"sched-pulse-{moment.isoformat()}" for moment in wanted[1:-1]]
-    assert sum(row["workflow_uuid"] in filled for row in ids) == len(filled)
-
-
-def test_whoever_fires_a_tick_looks_back(worker: tuple[Launched, Resources]) -> None:
-    """The start's look came too early, or a tick was dropped: the next tick mends it, and only once."""
-    app, resources = worker
-    now = grid_now(app.database)
-    pulses(app.database, now - TICK * 4)
-    looks: list[int] = []
-
-    def look_back() -> None:
-        looks.append(1)
-        Worker().catch_up(resources.settings, resources)
-
-    guard_schedule(lambda: datetime.now(UTC), early_seconds=2, late_seconds=65, on_tick=look_back)
-    second = timedelta(seconds=1)
-    DBOS.backfill_schedule(names.PULSE_SCHEDULE, now - second, now + second)
-    wait_until(lambda: {now - TICK * n for n in range(5)} <= set(rows(app.database)), "the hole is filled")
-    assert len(looks) == 1, "what it schedules itself makes it look again"
-
-
-def test_a_tick_that_is_dropped_looks_at_nothing(worker: tuple[Launched, Resources]) -> None:
-    """With a wrong clock nothing at all is scheduled."""
+def test_with_a_wrong_clock_nothing_is_fired(worker: tuple[Launched, Resources]) -> None:
     app, _ = worker
-    looks: list[int] = []
-    guard_schedule(
-        lambda: datetime.now(UTC) + timedelta(seconds=30),
-        early_seconds=2,
-        late_seconds=65,
-        on_tick=lambda: looks.append(1),
-    )
-    now, second = grid_now(app.database), timedelta(seconds=1)
-    DBOS.backfill_schedule(names.PULSE_SCHEDULE, now - second, now + second)
-    assert (looks, [moment for moment in rows(app.database) if moment == now]) == ([], [])
-
-
-def test_a_worker_fills_holes_at_its_start_and_ever_after(database: Database) -> None:
-    """Seen in a campaign: both workers were down for two ticks, and the first to start fired the third
-    before it looked back."""
-    begun = grid_now(database)
-    pulses(database, begun - TICK * 5, begun, begun + TICK)
-    with worker_process(database):
-        before = {begun - TICK * n for n in range(1, 5)}
-        wait_until(lambda: before <= set(rows(database)), "the hole is filled", seconds=20)
-        # What a look at start cannot know: a tick that is missing only later.
-        database.rows("DELETE FROM ops.pulses WHERE scheduled_at = %(at)s", at=begun)
-        wait_until(lambda: begun in rows(database), "the next tick fills it", seconds=20)
+    schedule(app.database)
+    guard_schedule(lambda: datetime.now(UTC) + timedelta(seconds=30), early_seconds=2, late_seconds=65)
+    now = grid_now(app.database)
+    DBOS.backfill_schedule(EVERY, now - SECOND, now + SECOND)
+    assert statuses(app.database) == {}
 
 
 # --- the version that scheduled work is for -----------------------------------------------------------

@@ -24,6 +24,7 @@ _FILES = sorted(
 _ONLY = {
     "record_effect": "worker",
     "claim_request": "api",
+    **dict.fromkeys(("fire_tick", "set_schedule_rules", "account_ticks"), "worker"),
     **dict.fromkeys(("record_pulse", "purge_begin", "purge_end"), "worker"),
     **dict.fromkeys(("purge_pulses", "purge_keys", "purge_handovers", "purge_executors"), "worker"),
 }
@@ -51,7 +52,7 @@ def test_two_at_once_from_nothing(database: Database) -> None:
     assert sorted(results) == [[], [], _FILES]
     assert database.one("SELECT count(*) FROM ops.migrations") == len(_FILES)
     triggers = database.rows("SELECT tgname FROM pg_trigger WHERE tgname LIKE 'holdfast%' ORDER BY 1")
-    assert len(triggers) == 8
+    assert len(triggers) == 12
 
 
 def test_a_migration_that_fails_leaves_nothing(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,7 @@ def calls(workflow_id: str, batch_id: str) -> list[Call]:
         Call("GET", f"/fibonacci/batches/{batch_id}/events"),
         Call("GET", "/executors"),
         Call("GET", "/schedule"),
+        Call("GET", "/schedules"),
         Call("POST", "/scope/class", body=scope),
         Call("POST", "/scope/class", body={**scope, "wait": True}),
         Call("POST", "/scope/instance/alpha", body=scope),

@@ -16,6 +16,8 @@ def forgotten() -> Iterator[None]:
     """What is declared, registered and loaded inside is unknown afterwards; nothing is known at first."""
     kept = _collections()
     before = [each.copy() for each in kept]
+    registered = _get_or_create_dbos_registry().workflow_info_map
+    outside = {name: registered.pop(name) for name in own._declared if name in registered}
     for name in own._declared:
         names.QUEUE_OF.pop(name, None)
         names.ROLE_OF.pop(name, None)
@@ -26,7 +28,8 @@ def forgotten() -> Iterator[None]:
     finally:
         # Not the registry as a whole: a worker that ran inside has imported our own workflows, once for all.
         for name in own._declared:
-            _get_or_create_dbos_registry().workflow_info_map.pop(name, None)
+            registered.pop(name, None)
+        registered.update(outside)
         for each, was in zip(kept, before, strict=True):
             each.clear()
             if isinstance(each, list):

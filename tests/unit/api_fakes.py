@@ -246,6 +246,9 @@ class FakeGateway:
     def _recent_pulses(self, *, limit: int) -> list[dict[str, Any]]:
         return self.pulses[:limit]
 
+    def _schedules(self) -> list[dict[str, Any]]:
+        return []
+
 
 class FakeProcess:
     """A live API process; its life does nothing."""

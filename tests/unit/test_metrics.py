@@ -26,6 +26,16 @@ _ROWS: dict[str, list[dict[str, Any]]] = {
     "stranded": [{"application_version": "v", "status": "PENDING", "workflows": 2}],
     "executors_by_state": [{"application": "worker", "state": "live", "executors": 2}],
     "pulse_health": [{"last_tick_age_seconds": 2.5, "missed": 7}],
+    "schedule_figures": [
+        {
+            "schedule_name": name,
+            "last_tick_age_seconds": 60.0,
+            "next_tick_seconds": -1.5,
+            "missed": 3,
+            "skipped": 2,
+        }
+        for name in ("pulse", "nightly")
+    ],
     "totals": [
         {"name": "handed_over", "application": "", "le": math.inf, "value": 5.0},
         {"name": "fenced", "application": "worker", "le": math.inf, "value": 1.0},
@@ -220,9 +230,26 @@ def test_missed_ticks_never_go_down() -> None:
     for missed in (7, 9, 8, 0, 10):
         read.rows["pulse_health"][0]["missed"] = missed
         made._fresh_until = 0
-        told.append(values(made.collect(), "holdfast_schedule_missed_ticks_total")[()])
+        told.append(values(made.collect(), "holdfast_schedule_missed_ticks_total")["pulse",])
     assert told == [7, 9, 9, 9, 10]
     assert read.calls[0]["pulse_health"] == {"late_seconds": 65.0}
+
+
+def test_every_schedule_has_its_figures() -> None:
+    families = list(collector(Reader()).collect())
+
+    def told(name: str) -> dict[tuple[str, ...], float]:
+        return values(families, f"holdfast_schedule_{name}")
+
+    assert told("last_tick_age_seconds") == {("pulse",): 2.5, ("nightly",): 60}
+    assert told("next_tick_seconds") == {("pulse",): -1.5, ("nightly",): -1.5}
+    assert told("missed_ticks_total") == {("pulse",): 7, ("nightly",): 3}
+    assert told("skipped_ticks_total") == {("pulse",): 2, ("nightly",): 2}
+    read = Reader()
+    read.rows["schedule_figures"] = []
+    families = list(collector(read).collect())
+    assert told("missed_ticks_total") == {("pulse",): 7}
+    assert told("next_tick_seconds") == {}
 
 
 def test_without_a_database_nothing_old_is_told() -> None:

@@ -117,6 +117,25 @@ def test_what_a_module_imports_counts_too(write: Write) -> None:
             "register(Queue('t-q', [w]), schedules=[Schedule('pulse', w, '* * * * * *')])\n",
             "The name pulse is taken",
         ),
+        *(
+            (
+                "@workflow('t.w')\ndef w(at: str) -> int: return 1\n"
+                f"register(Queue('t-q', [w]), schedules=[Schedule('t-s', w, {rules})])\n",
+                f"Schedule t-s: {told}",
+            )
+            for rules, told in (
+                ("'every day'", "'every day' is no cron expression: six fields, seconds first"),
+                ("'61 * * * * *'", "'61 . . . . .' is no cron expression"),
+                ("'0 0 0 31 2 *'", "the time '0 0 0 31 2 .' never comes"),
+                ("'* * * * * *', time_zone='Mars/Base'", "there is no time zone 'Mars/Base'"),
+                ("'* * * * * *', time_zone='../etc/passwd'", "there is no time zone"),
+                ("'* * * * * *', overlap='forbid'", 'overlap is "allow", "skip" or "buffer_one"'),
+                ("'* * * * * *', catch_up='all'", 'catch_up is None, "once" or a positive timedelta'),
+                ("'* * * * * *', catch_up=60", "catch_up is None"),
+                ("'* * * * * *', queue='t-q'", "t.w has its queue from"),
+            )
+        ),
+        ("register(Queue('t-q', [], at_once_everywhere=0))\n", "at_once_everywhere must be at least 1"),
         (
             "@workflow('t.w')\ndef w() -> int: return 1\nregister(Queue('t-q', [w]), Queue('t-r', [w]))\n",
             "on the queues t-q and t-r",

@@ -11,7 +11,9 @@ BEGIN
         EXECUTE format('GRANT USAGE ON SCHEMA dbos, ops TO %I', may.rolname);
     END LOOP;
     -- They run with their owner's rights, for the worker, from triggers.
-    REVOKE ALL ON FUNCTION ops.fold_totals(), ops.forget_deleted() FROM PUBLIC;
+    REVOKE ALL ON FUNCTION ops.fold_totals(), ops.forget_deleted(), ops.note_schedule(),
+        ops.fire_tick(text, text, timestamptz, text, text, text, text, text, text),
+        ops.start_waiting_tick(text), ops.end_scheduled_run(), ops.resume_scheduled_run() FROM PUBLIC;
 
     FOR may IN SELECT r.rolname, v.rights, v.place FROM (VALUES
         -- A launched application of DBOS, and a client.
@@ -29,7 +31,9 @@ BEGIN
         ('holdfast_api holdfast_worker', 'INSERT, UPDATE, DELETE', 'ops.crashes, ops.waits'),
         ('holdfast_api', 'INSERT, UPDATE', 'ops.requests'),
         ('holdfast_worker', 'INSERT', 'ops.pulses, ops.effects'),
-        ('holdfast_worker', 'EXECUTE', 'FUNCTION ops.fold_totals()'),
+        ('holdfast_worker', 'INSERT, UPDATE', 'ops.schedules'),
+        ('holdfast_worker', 'EXECUTE', 'FUNCTION ops.fold_totals(),
+            ops.fire_tick(text, text, timestamptz, text, text, text, text, text, text)'),
 
         -- A purge. Unfinished work is kept by a trigger, and effects go only with their workflow.
         ('holdfast_worker', 'DELETE', 'dbos.workflow_status, dbos.workflow_input, dbos.workflow_output,
@@ -38,7 +42,7 @@ BEGIN
 
         -- What /metrics reads: no input and no result of any workflow.
         ('holdfast_metrics', 'SELECT', 'dbos.workflow_status, dbos.queues, ops.executors, ops.pulses,
-            ops.totals, ops.totals_until, ops.countable, ops.retention')
+            ops.totals, ops.totals_until, ops.countable, ops.retention, ops.schedules')
     ) AS v (roles, rights, place) JOIN pg_roles r ON r.rolname = ANY (string_to_array(v.roles, ' ')) LOOP
         EXECUTE format('GRANT %s ON %s TO %I', may.rights, may.place, may.rolname);
     END LOOP;
