@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from services.cli.embedded import ROOT, die_with_parent
+from services.runtime.watchdog_child import MARK, end_programs
 
 _BACKOFF_SECONDS = (0.1, 10.0)
 _SETTLED_SECONDS = 10.0
@@ -61,6 +63,7 @@ class Child:
     start_again_at: float = 0.0
     backoff_seconds: float = _BACKOFF_SECONDS[0]
     failures: int = 0
+    _mark: str = ""
     _shown: IO[bytes] | None = field(default=None, repr=False)
 
     def begin_log(self) -> None:
@@ -70,11 +73,12 @@ class Child:
 
     def start(self) -> None:
         """Start it; its log is appended to."""
+        self._mark = f"{os.getpid()}-{secrets.token_hex(8)}"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", self.module],
                 cwd=ROOT,
-                env=self.environment,
+                env={**self.environment, MARK: self._mark},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -96,6 +100,8 @@ class Child:
             return None
         if now - self.started_at >= _SETTLED_SECONDS:
             self.backoff_seconds = _BACKOFF_SECONDS[0]
+        # Its watchdog does so too, unless both were killed.
+        end_programs(self._mark, leader=None, spare=frozenset())
         pause = self.backoff_seconds
         self.backoff_seconds = min(pause * 2, _BACKOFF_SECONDS[1])
         self.start_again_at = now + pause

@@ -152,13 +152,15 @@ def decide(
 ) -> Decision:
     """Judges the ticks that are due after `since`, in order; `known` are those that were fired.
 
-    `rule` and `window` are the schedule's: ``none``, ``once`` (the latest), ``all`` (of the window).
+    `rule` and `window` are the schedule's: ``none``, ``once`` (the latest of all that are due), or ``all``
+    (of the window).
     """
     until = due[-1] if due else since
     missing = [tick for tick in due if tick not in known]
     catch_up: list[datetime] = []
     if rule == "once":
-        catch_up = missing[-1:]
+        # Where a later one was fired, that was the run: other processes may be doing this right now.
+        catch_up = [until] if until in missing else []
     elif rule == "all":
         catch_up = [tick for tick in missing if now - tick <= window][-AT_MOST:]
     elif young := [tick for tick in missing if now - tick <= _IN_TIME]:

@@ -20,6 +20,7 @@ from services.domain.errors import ModuleWrong
 from services.runtime import logs, tracing
 from services.runtime.http_protocol import HttpProtocol, allow_open_files
 from services.runtime.process import Application, Process
+from services.runtime.watchdog import mark_process
 from services.settings import Settings, get_settings
 
 log = logging.getLogger("holdfast.serve")
@@ -77,6 +78,7 @@ def serve(application: Application, create_app: Callable[[Process], Any]) -> Non
         print(settings.refusal, file=sys.stderr, flush=True)  # noqa: T201
         os._exit(1)
     allow_open_files()
+    mark_process()
     code = 1
     try:
         code = asyncio.run(_serve(settings, application, create_app))

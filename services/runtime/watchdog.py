@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -25,6 +26,18 @@ log = logging.getLogger("holdfast.watchdog")
 _CHILD_FILE = Path(watchdog_child.__file__)
 _PARENTS_DECISION = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
 _FIRST_PAUSE_SECONDS, _LAST_PAUSE_SECONDS = 0.1, 5.0
+
+
+def mark_process() -> str:
+    """Puts a mark into this process's environment, which all that it starts inherits; returns the mark.
+
+    One that the supervisor gave is kept: a process has that from its start, and so have its forks. It begins
+    with the parent's pid, so that a worker inside a worker's step gets another one.
+    """
+    parent = f"{os.getppid()}-"
+    if not os.environ.get(watchdog_child.MARK, "").startswith(parent):
+        os.environ[watchdog_child.MARK] = parent + secrets.token_hex(8)
+    return os.environ[watchdog_child.MARK]
 
 
 class Watchdog:
@@ -51,10 +64,13 @@ class Watchdog:
         self._thread.start()
 
     def stop(self) -> None:
-        """Lets the child end; idempotent."""
+        """Lets the child end what this process started and did not end, then itself; idempotent."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout=1)
+        with self._lock, suppress(OSError):
+            if self._channel is not None:
+                self._channel.send(watchdog_child.END)
         self._end_child()
 
     @property

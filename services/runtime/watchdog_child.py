@@ -5,6 +5,9 @@ parent sends a ping several times a second, from a thread that needs the interpr
 interpreter is silent. First the child closes the lease session: a lost lock beside an old heartbeat tells the
 peers that this silence is a hang, and no pause or cut network. That is harmless where the parent goes on,
 which takes its lock again within milliseconds. After a whole lease of silence the child kills the parent.
+
+When the parent is gone, however it ended, the child ends the programs that it left behind: a step's program
+would go on beside its second copy, which runs where the work was taken over.
 """
 
 from __future__ import annotations
@@ -20,10 +23,14 @@ import time
 from contextlib import suppress
 from typing import Literal
 
-PING, SESSION, NO_SESSION = b"p", b"s", b"n"
+PING, SESSION, NO_SESSION, END = b"p", b"s", b"n", b"e"
+MARK = "HOLDFAST_PROCESS"
+"""A variable in the environment of a process, and so of all programs that it and they start."""
 
 Act = Literal["wait", "close", "kill"]
 _STALL_SECONDS = 1.0
+_REPARENTED_SECONDS = 2.0
+_PROGRAMS_END_SECONDS = 5.0
 _THEN = {
     "interpreter.blocked": ", lease session closed",
     "interpreter.killed": ", killing its process",
@@ -76,6 +83,67 @@ def is_stopped(pid: int) -> bool:
         return False
 
 
+def end_programs(mark: str, *, leader: int | None, spare: frozenset[int]) -> int:
+    """Kills what a process left behind, and returns how many programs that were.
+
+    Those are processes with its mark in their environment, processes of its session where it was the
+    `leader` of one (a fork that runs no other program has the environment of its parent's start), and all
+    below them. Neither a new session nor a double fork changes the mark. Never this process, nor `spare`.
+    """
+    ended: set[tuple[int, bytes]] = set()
+    deadline = time.monotonic() + _PROGRAMS_END_SECONDS
+    entry = f"{MARK}={mark}".encode()
+    # They may be starting others: until a look finds none.
+    while found := _left_behind(entry, leader, spare | {os.getpid()}):
+        for pid, started in found:
+            with suppress(OSError):
+                descriptor = os.pidfd_open(pid)
+                try:
+                    # Its number may have become another's since.
+                    if _stat(pid)[2] == started:
+                        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                finally:
+                    os.close(descriptor)
+        ended |= found
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.005)
+    return len(ended)
+
+
+def _left_behind(entry: bytes, leader: int | None, spare: frozenset[int]) -> set[tuple[int, bytes]]:
+    processes: dict[int, tuple[int, int, bytes]] = {}
+    found: set[int] = set()
+    for name in os.listdir("/proc"):  # noqa: PTH208 - pathlib is a megabyte
+        if not name.isdigit() or (pid := int(name)) in spare:
+            continue
+        with suppress(OSError):
+            processes[pid] = _stat(pid)
+            if processes[pid][1] == leader or entry in _environment(pid):
+                found.add(pid)
+    below = set(found)
+    while below := {pid for pid, (parent, _, _) in processes.items() if parent in below} - found:
+        found |= below
+    return {(pid, processes[pid][2]) for pid in found}
+
+
+def _stat(pid: int) -> tuple[int, int, bytes]:
+    """Parent, session and time of the start of a process. Raises ``OSError`` for one that has ended."""
+    with open(f"/proc/{pid}/stat", "rb") as stat:  # noqa: PTH123 - pathlib is a megabyte
+        fields = stat.read().rpartition(b")")[2].split()
+    if fields[0] in b"ZX":
+        raise ProcessLookupError(pid)
+    return int(fields[1]), int(fields[3]), fields[19]
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as environment:  # noqa: PTH123
+            return environment.read().split(b"\0")
+    except OSError:  # another user's
+        return []
+
+
 class Guard:
     """The loop of the child: one channel, one parent, and a duplicate of the socket of its lease session."""
 
@@ -86,11 +154,20 @@ class Guard:
         self._session: socket.socket | None = None
 
     def run(self, silence: Silence, period_seconds: float) -> None:
-        """Until the parent is gone."""
+        """Until the parent is gone. Then, and where it asks for it, its programs are ended."""
+        leads = os.getsid(self._parent) == self._parent
+        if self._watch(silence, period_seconds) and (mark := os.environ.get(MARK)):
+            end_programs(mark, leader=self._parent if leads else None, spare=frozenset({self._parent}))
+
+    def _watch(self, silence: Silence, period_seconds: float) -> bool:
+        """Whether the parent is gone or going; it may just as well have lost this child."""
         while os.getppid() == self._parent:
             if select.select([self._channel], [], [], period_seconds)[0]:
-                if not self._receive():
-                    return
+                message = self._receive()
+                if message == END:
+                    return True
+                if not message:
+                    return self._is_parent_gone()
                 silence.heard(time.monotonic())
             now = time.monotonic()
             act = silence.judge(now, stopped=is_stopped(self._parent))
@@ -100,16 +177,26 @@ class Guard:
             elif act == "kill" and os.getppid() == self._parent:
                 self._log("CRITICAL", "interpreter.killed", silence.seconds(now))
                 os.kill(self._parent, signal.SIGKILL)
+        return True
 
-    def _receive(self) -> bool:
-        """Takes one message; false at the end of file."""
+    def _is_parent_gone(self) -> bool:
+        # A process that dies closes its files a little before its children get another parent.
+        deadline = time.monotonic() + _REPARENTED_SECONDS
+        while os.getppid() == self._parent:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.001)
+        return True
+
+    def _receive(self) -> bytes:
+        """Takes one message; empty at the end of file."""
         message, ancillary, _, _ = self._channel.recvmsg(1, socket.CMSG_LEN(array.array("i").itemsize))
         if message in (SESSION, NO_SESSION):
             self._drop_session()
         for level, kind, data in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 self._session = socket.socket(fileno=array.array("i", data)[0])
-        return bool(message)
+        return message
 
     def _close_session(self) -> None:
         """Ends the lease session in the parent's place: PostgreSQL sees its end, and so does the parent."""

@@ -174,7 +174,8 @@ def test_pulses_are_shown(api: Api, database: Database) -> None:
 def test_every_schedule_is_shown_with_its_counts(api: Api, database: Database) -> None:
     database.rows(
         "INSERT INTO dbos.workflow_schedules"
-        " (schedule_id, schedule_name, workflow_name, schedule, context, status) VALUES ('1', 'nightly', 'w', '0 30 2 * * *', 'null', 'PAUSED')"
+        " (schedule_id, schedule_name, workflow_name, schedule, context, status)"
+        " VALUES ('1', 'nightly', 'w', '0 30 2 * * *', 'null', 'PAUSED')"
     )
     database.rows("UPDATE ops.schedules SET missed = 3, skipped = 2, last_tick_at = '2026-01-01T00:00:00Z'")
     assert api.http.get("/schedules").json()["schedules"] == [
