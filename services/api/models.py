@@ -38,11 +38,13 @@ IdempotencyKey = Annotated[
 ]
 
 
-class _Request(BaseModel):
+class StrictRequest(BaseModel):
+    """What every request's body is: no unknown field, no conversion."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class ScopeRequest(_Request):
+class ScopeRequest(StrictRequest):
     """A scope workflow: `steps` steps of `step_seconds` each."""
 
     steps: int = Field(default=30, ge=1, le=1000)
@@ -50,7 +52,7 @@ class ScopeRequest(_Request):
     wait: bool = Field(default=False, description="answer with the report when the workflow has ended")
 
 
-class StartRequest(_Request):
+class StartRequest(StrictRequest):
     """A workflow of your own, by its durable name, with its arguments by theirs."""
 
     workflow: str = Field(
@@ -60,7 +62,7 @@ class StartRequest(_Request):
     wait: bool = Field(default=False, description="answer with the report when the workflow has ended")
 
 
-class UsersRequest(_Request):
+class UsersRequest(StrictRequest):
     """User processing: `pages` pages of `page_size` users each."""
 
     pages: int = Field(default=5, ge=1, le=100)
@@ -68,14 +70,14 @@ class UsersRequest(_Request):
     wait: bool = Field(default=False, description="answer with the report when the workflow has ended")
 
 
-class NestedRequest(_Request):
+class NestedRequest(StrictRequest):
     """Root, child and grandchild: enqueued one by the other, or called directly."""
 
     queued: bool = Field(default=True, description="children wait in queues; false: their parent calls them")
     wait: bool = Field(default=False, description="answer with the report when the workflow has ended")
 
 
-class BatchRequest(_Request):
+class BatchRequest(StrictRequest):
     """A Fibonacci batch: `numbers`, or the first `count` numbers, never both.
 
     With `count`, number i is i; by recursion it stops growing at HOLDFAST_FIBONACCI_MAX_N.
@@ -98,7 +100,7 @@ class BatchRequest(_Request):
     sequential: bool = Field(default=False, description="compute each after the former's result")
 
 
-class ListingRequest(_Request):
+class ListingRequest(StrictRequest):
     """A bucket's listing: keys that begin with `prefix` and come after `start_after`, page by page."""
 
     prefix: str = Field(default="", max_length=1024, pattern=KEY)
@@ -112,7 +114,7 @@ class ListingRequest(_Request):
     wait: bool = Field(default=False, description="answer with the report when the workflow has ended")
 
 
-class ForkRequest(_Request):
+class ForkRequest(StrictRequest):
     """Where the copy of a workflow begins: the steps before keep their recorded results."""
 
     start_step: int = Field(default=1, ge=1, le=1_000_000)
@@ -249,6 +251,18 @@ class Listing(BaseModel):
     error: str | None = Field(default=None, description="why there is no report")
 
 
+class Waiting(BaseModel):
+    """What a workflow waits for."""
+
+    kind: Literal["sleep", "message", "event", "workflow", "stream", "queue", "delay"]
+    subject: str | None = Field(
+        default=None,
+        description="a message's topic, `workflow id/key` of an event or stream, a workflow, a queue",
+    )
+    since: str | None = None
+    until: str | None = Field(default=None, description="when the wait ends by itself; null without a limit")
+
+
 class Workflow(BaseModel):
     """A stored workflow without its payloads. Times are ISO 8601 in UTC."""
 
@@ -267,6 +281,9 @@ class Workflow(BaseModel):
     created_at: str | None
     started_at: str | None
     completed_at: str | None
+    waiting: Waiting | None = Field(
+        default=None, description="what it waits for; null while it works, and when it has ended"
+    )
 
 
 class WorkflowDetail(Workflow):
@@ -353,7 +370,7 @@ class StrandedList(BaseModel):
     stranded: list[Stranded]
 
 
-class AdoptRequest(_Request):
+class AdoptRequest(StrictRequest):
     """Which stranded work the present version is to continue."""
 
     application: str = Field(pattern=NAME)
@@ -367,7 +384,7 @@ class Adopted(BaseModel):
     to_version: str
 
 
-class PurgeRequest(_Request):
+class PurgeRequest(StrictRequest):
     """What is to be deleted: what ended, or is old, for longer than `older_than_seconds`."""
 
     older_than_seconds: float | None = Field(

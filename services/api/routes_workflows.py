@@ -77,10 +77,13 @@ async def show_workflow(
 ) -> WorkflowDetail:
     """One workflow with input, output and error, shortened; with `wait` as soon as it has ended."""
     row = await _existing(request, workflow_id, payload=not query.wait)
-    if not query.wait:
-        return workflow_detail(row)
-    ended = await outcome(request, workflow_id, query.wait)
-    return workflow_detail(ended or await _existing(request, workflow_id, payload=True))
+    if query.wait:
+        ended = await outcome(request, workflow_id, query.wait)
+        row = ended or await _existing(request, workflow_id, payload=True)
+    wait = None
+    if row.status == "PENDING":
+        wait = next(iter(await process_of(request).gateway.ops("wait_of", workflow_id=workflow_id)), None)
+    return workflow_detail(row, wait)
 
 
 @router.get("/workflows/{workflow_id}/steps", responses=documented(404, 422, 500, 503))

@@ -78,8 +78,16 @@ async def claim(
     await request.app.state.admission.admit(key, workflows)
     if key is None:
         return f"{prefix}-{uuid.uuid4().hex}"
-    mark = fingerprint(request, body)
     workflow_id = f"{prefix}-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
+    return await claim_key(request, body, key, workflow_id)
+
+
+async def claim_key(request: Request, body: BaseModel, key: str, workflow_id: str) -> str:
+    """The workflow that the key stands for: this one, unless it is known for another.
+
+    Raises `IdempotencyConflict` when the key came with another address or body before.
+    """
+    mark = fingerprint(request, body)
     gateway = process_of(request).gateway
     rows = await gateway.ops("claim_request", key=key, fingerprint=mark, workflow_id=workflow_id)
     if rows[0]["fingerprint"] != mark:

@@ -8,9 +8,11 @@ from typing import Any
 
 from dbos import StepInfo, WorkflowStatus
 
-from services.api.models import Step, Workflow, WorkflowDetail
+from services.api.models import Step, Waiting, Workflow, WorkflowDetail
+from services.api.models_messages import Event, StoredValue
 from services.domain.fibonacci import decimal_string
 from services.runtime.redaction import without_values
+from services.runtime.serializer import json_serializer
 
 SHOWN_BYTES = 4096
 # Beyond it JavaScript, and whoever else reads numbers as doubles, would round (RFC 7493, section 2.2).
@@ -92,23 +94,64 @@ def _columns(row: WorkflowStatus) -> dict[str, Any]:
 
 def listed(row: dict[str, Any]) -> Workflow:
     """A row of `list_workflows`."""
-    return Workflow(
-        **{**row, **{name: iso(row[name]) for name in ("created_at", "started_at", "completed_at")}}
+    times = {name: iso(row[name]) for name in ("created_at", "started_at", "completed_at")}
+    kind = row.pop("wait_kind")
+    wait = {"kind": kind, **{name: row.pop(f"wait_{name}") for name in ("subject", "since", "until")}}
+    found = waiting(row["status"], row["queue_name"], row["created_at"], row.pop("delay_until"), wait)
+    return Workflow(**{**row, **times, "waiting": found})
+
+
+def waiting(
+    status: str,
+    queue: str | None,
+    created_at: int | None,
+    delay_until: int | None,
+    wait: dict[str, Any] | None,
+) -> Waiting | None:
+    """What a workflow waits for: a delay, its queue, or what the process says that runs it."""
+    if status == "DELAYED":
+        return Waiting(kind="delay", subject=queue, since=iso(created_at), until=iso(delay_until))
+    if status == "ENQUEUED" and queue is not None:
+        return Waiting(kind="queue", subject=queue, since=iso(created_at))
+    if status != "PENDING" or wait is None or wait["kind"] is None:
+        return None
+    since, until = (
+        None if wait[name] is None else wait[name].astimezone(UTC).isoformat() for name in ("since", "until")
     )
+    return Waiting(kind=wait["kind"], subject=wait["subject"], since=since, until=until)
 
 
-def workflow_detail(row: WorkflowStatus) -> WorkflowDetail:
-    """One workflow with its payloads, shortened."""
+def workflow_detail(row: WorkflowStatus, wait: dict[str, Any] | None) -> WorkflowDetail:
+    """One workflow with its payloads, shortened, and what `wait_of` found."""
     given, given_cut = shortened(row.input)
     output, output_cut = shortened(row.output)
     return WorkflowDetail(
         **_columns(row),
+        waiting=waiting(row.status, row.queue_name, row.created_at, row.delay_until_epoch_ms, wait),
         input=given,
         input_shortened=given_cut,
         output=output,
         output_shortened=output_cut,
         error=error_text(row.error),
     )
+
+
+def stored_value(row: dict[str, Any], limit: int) -> StoredValue:
+    """A stored value whose row has at most ``limit`` characters of it. Nothing but JSON is ever loaded."""
+    value, cut = row["value"], row["bytes"] > limit
+    if not cut and row["serialization"] == "portable_json":
+        try:
+            value = shown(json_serializer().deserialize(value))[0]
+        except (ValueError, RecursionError):
+            value = readable(value)
+    return StoredValue(
+        value=value, bytes=row["bytes"], shortened=cut, format=row["serialization"] or "py_pickle"
+    )
+
+
+def event(row: dict[str, Any], limit: int) -> Event:
+    """A row of `workflow_events`."""
+    return Event(key=row["key"], **stored_value(row, limit).model_dump())
 
 
 def step(row: StepInfo) -> Step:

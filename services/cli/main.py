@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from services.cli import backup, bucket, checks, retention, watch, work
+from services.cli import backup, bucket, checks, messages, retention, watch, work
 from services.cli.embedded import ROOT
 from services.cli.installation import NothingRunsError, admin_token, kind, url
 from services.cli.shown import JsonOption, plain_errors, show
@@ -27,6 +27,7 @@ app = typer.Typer(
 
 COMMANDS: list[Callable[..., None]] = [
     *(work.submit, work.start, bucket.bucket, watch.watch, work.executors, work.drain, work.crash),
+    *(messages.send, messages.events, messages.stream),
     *(checks.verify, checks.handovers, checks.stranded, checks.adopt, retention.purge),
     *(backup.backup, backup.restore),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -29,6 +30,10 @@ UrlOption = Annotated[
     str | None,
     typer.Option("--url", envvar="HOLDFAST_URL", help="the API [default: the running one, else port 8000]"),
 ]
+
+
+# The API sends a comment every 10 s where nothing happens.
+_STREAM_TIMEOUT_SECONDS = 25.0
 
 
 class Refused(Exception):  # noqa: N818 - what the API said, not a fault of ours
@@ -61,6 +66,29 @@ class Api:
         headers = {"Idempotency-Key": key} if key else {}
         return self._json(self._send("POST", path, json=body, headers=headers))
 
+    def events(self, path: str, *, seconds: float, **query: Any) -> Iterator[tuple[str, Any]]:
+        """Kind and data of each server-sent event, until the stream ends or the time is over.
+
+        Raises `httpx.TransportError` where it breaks off.
+        """
+        deadline = time.monotonic() + seconds
+        with self._client.stream("GET", path, params=query, timeout=_STREAM_TIMEOUT_SECONDS) as answer:
+            if answer.status_code == 401 and self._learn_token():
+                yield from self.events(path, seconds=seconds, **query)
+                return
+            if not answer.is_success:
+                answer.read()
+                self._json(answer)
+            kind = ""
+            for line in answer.iter_lines():
+                name, _, text = line.partition(": ")
+                if name == "event":
+                    kind = text
+                elif name == "data":
+                    yield kind, json.loads(text)
+                if time.monotonic() > deadline:
+                    return
+
     def text(self, path: str) -> str:
         """The body of a GET."""
         answer = self._send("GET", path)
@@ -70,12 +98,16 @@ class Api:
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         answer = self._client.request(method, path, **options)
-        if answer.status_code == 401 and "Authorization" not in self._client.headers:
-            token = admin_token(self.address)
-            if token:
-                self._client.headers["Authorization"] = f"Bearer {token}"
-                answer = self._client.request(method, path, **options)
+        if answer.status_code == 401 and self._learn_token():
+            answer = self._client.request(method, path, **options)
         return answer
+
+    def _learn_token(self) -> bool:
+        """Whether there is an admin token that was not sent yet; from now on it is."""
+        token = None if "Authorization" in self._client.headers else admin_token(self.address)
+        if token:
+            self._client.headers["Authorization"] = f"Bearer {token}"
+        return bool(token)
 
     def _json(self, answer: httpx.Response) -> Any:
         if answer.is_success:

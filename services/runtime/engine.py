@@ -67,6 +67,7 @@ class Engine:
         """
         DBOS.launch()
         self._dbos._sys_db.sessions = self.sessions
+        self._waker.notices.attach(self._dbos._sys_db)
 
     def active(self) -> list[str]:
         """Ids of the workflows that run here."""

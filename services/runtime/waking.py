@@ -28,6 +28,7 @@ from dbos._core import ActiveWorkflowById
 from services.runtime.cancelling import CANCELLED_CHANNEL, Cancellations
 from services.runtime.database import SESSION_OPENED, Connection, Trouble, connect, query, wait_readable
 from services.runtime.ending import Endings
+from services.runtime.notices import CHANNELS, Notices
 from services.settings import Settings
 
 log = logging.getLogger("holdfast.waking")
@@ -69,6 +70,7 @@ class Waker:
     def __init__(self) -> None:
         self.cancellations = Cancellations()
         self.endings = Endings()
+        self.notices = Notices()
         self._bells: dict[str, _Bell] = {}
         self._only: str | None = None
         self._only_since = 0.0
@@ -134,6 +136,7 @@ class Waker:
         for bell in bells:
             bell.set()
         self.endings.ended_perhaps()
+        self.notices.streams.ended_perhaps()
 
 
 class WakingActiveSet(ActiveWorkflowById):
@@ -175,10 +178,10 @@ class Listener:
                 connection = connect(self._settings, purpose=self._purpose)
                 try:
                     with connection.cursor() as cursor:
-                        cursor.execute(
-                            f"LISTEN {QUEUE_CHANNEL}; LISTEN {DONE_CHANNEL}; LISTEN {CANCELLED_CHANNEL}"
-                        )
+                        ours = (QUEUE_CHANNEL, DONE_CHANNEL, CANCELLED_CHANNEL)
+                        cursor.execute("; ".join(f"LISTEN {channel}" for channel in (*ours, *CHANNELS)))
                     self._look_for_cancelled(connection)
+                    self._waker.notices.check(connection, now=True)
                     self._trouble.over()
                     _SLEEPS.database_back()
                     self._waker.ring_all()
@@ -196,6 +199,7 @@ class Listener:
 
     def _listen(self, connection: Connection) -> None:
         while not self._stop.is_set():
+            self._waker.notices.check(connection)
             if not wait_readable(connection, 0.3):
                 continue
             connection.poll()
@@ -205,8 +209,10 @@ class Listener:
                     self._waker.ring(notice.payload)
                 elif notice.channel == DONE_CHANNEL:
                     self._waker.endings.ended(notice.payload)
-                else:
+                elif notice.channel == CANCELLED_CHANNEL:
                     self._waker.cancellations.cancelled(notice.payload)
+                else:
+                    self._waker.notices.heard(notice.channel, notice.payload)
 
     def _look_for_cancelled(self, connection: Connection) -> None:
         """What was said while nobody listened."""

@@ -38,6 +38,11 @@ def public(item: Item) -> Item:
     return {k: v for k, v in item.items() if not k.startswith("_")}
 
 
+def stored(value: Any) -> dict[str, Any]:
+    """A value of an event or a stream."""
+    return {"value": value, "bytes": 9, "shortened": False, "format": "portable_json"}
+
+
 class Fake:
     """The server in a thread of its own. ``up = False`` makes it refuse everything, as a stopped API does."""
 
@@ -47,6 +52,11 @@ class Fake:
         self.up = True
         self.calls: list[tuple[str, str, Any]] = []
         """Every order that came: method, path, body."""
+        self.waiting: dict[str, Any] | None = None
+        self.set: list[dict[str, Any]] = []
+        """Events of every workflow."""
+        self.written: dict[str, list[Any]] = {}
+        """Streams of every workflow, by key."""
         self.snapshots = 0
         self.streams = True
         """False: every place for a stream is taken."""
@@ -63,6 +73,9 @@ class Fake:
             Route("/workflows", self.workflows),
             Route("/workflows/{workflow_id}", self.workflow),
             Route("/workflows/{workflow_id}/steps", self.steps),
+            Route("/workflows/{workflow_id}/events", self.set_events),
+            Route("/workflows/{workflow_id}/streams", self.written_streams),
+            Route("/workflows/{workflow_id}/streams/{key}", self.written_values),
             Route("/{path:path}", self.order, methods=["POST"]),
             Route("/", self.page),
         ]
@@ -282,7 +295,32 @@ class Fake:
             return problem(404, "There is no workflow of this id.")
         shown = {"input": {"args": [34, "recursive"], "kwargs": {}}, "input_shortened": False}
         ended = {"output": {"n": 34, "value": "5702887"} if row["status"] == "SUCCESS" else None}
-        return JSONResponse({**row, **shown, **ended, "output_shortened": False, "error": None})
+        running = self.waiting if row["status"] == "PENDING" else None
+        return JSONResponse(
+            {**row, **shown, **ended, "output_shortened": False, "error": None, "waiting": running}
+        )
+
+    async def set_events(self, request: Request) -> Response:
+        workflow_id = request.path_params["workflow_id"]
+        return JSONResponse({"workflow_id": workflow_id, "events": self.set, "next_after": None})
+
+    async def written_streams(self, request: Request) -> Response:
+        streams = [{"key": key, "length": len(v), "closed": False} for key, v in self.written.items()]
+        workflow_id = request.path_params["workflow_id"]
+        return JSONResponse({"workflow_id": workflow_id, "streams": streams, "next_after": None})
+
+    async def written_values(self, request: Request) -> Response:
+        written = self.written[request.path_params["key"]]
+        offset = int(request.query_params["offset"])
+
+        async def sent() -> AsyncIterator[str]:
+            for number, value in list(enumerate(written))[offset:]:
+                data = json.dumps({"offset": number, **stored(value)})
+                yield f"id: {number}\nevent: value\ndata: {data}\n\n"
+            while self.up:  # noqa: ASYNC110 - it is open, more may come
+                await asyncio.sleep(0.1)
+
+        return StreamingResponse(sent(), media_type="text/event-stream")
 
     async def steps(self, request: Request) -> Response:
         workflow_id = request.path_params["workflow_id"]

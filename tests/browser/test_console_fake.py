@@ -11,8 +11,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from tests.browser.fake import TOKEN, Fake
-from tests.browser.fake_world import World, crowd, lived
+from tests.browser.fake import TOKEN, Fake, stored
+from tests.browser.fake_world import World, crowd, iso, lived
 from tests.support.reporting import record
 from tests.support.stack import wait_for
 
@@ -267,6 +267,53 @@ def test_a_workflows_own_page(new_page: NewPage, fake: Fake) -> None:
     expect(page.locator("#workflow-title")).to_have_text("batch")
     page.goto(f"{fake.url}/console/workflows/no-such-one")
     expect(page.locator("#workflow-problem")).to_contain_text("no workflow of this id")
+
+
+def test_a_page_says_what_is_waited_for_and_sends_it(new_page: NewPage, fake: Fake) -> None:
+    fake.world.mean_seconds = 500
+    fake.world.batch(4)
+    until = fake.world.at + 120
+    fake.waiting = {
+        "kind": "message",
+        "subject": "approval",
+        "since": iso(fake.world.at),
+        "until": iso(until),
+    }
+    fake.set = [{"key": "progress", **stored({"percent": 50})}, {"key": "<b>", **stored("<i>text</i>")}]
+    fake.written = {"lines": [f"line {number}" for number in range(30)]}
+    running = wait_for(
+        lambda: [b["workflow_id"] for b in list(fake.world.bars.values()) if b["ended_at"] is None],
+        20,
+        "a bar",
+    )[0]
+    page = opened(new_page, fake, f"/console/workflows/{running}")
+    expect(page.locator("#workflow-waiting")).to_have_text(
+        re.compile(r"Waiting for message 'approval' until \d\d:\d\d:\d\d")
+    )
+    expect(page.locator("#workflow-status")).to_contain_text("waiting")
+    expect(page.locator("#events")).to_contain_text('{"percent":50}')
+    expect(page.locator("#events")).to_contain_text("<i>text</i>")
+    expect(page.locator("#streams summary")).to_contain_text("30 values, open")
+    page.click("#streams summary")
+    expect(page.locator("#streams pre")).to_contain_text("… 10 values before these")
+    expect(page.locator("#streams pre")).to_contain_text("29: line 29")
+    page.fill("#message", '{"approved": true}')
+    page.fill("#message-topic", "approval")
+    page.keyboard.press("Enter")
+    page.fill("#token", TOKEN)
+    page.keyboard.press("Enter")
+    expect(page.locator("#notices")).to_contain_text("receives it once")
+    expect(page.locator("#message")).to_have_value("")
+    page.fill("#message", "just text")
+    page.fill("#message-topic", "")
+    page.click("#do-message")
+    wait_for(lambda: len(fake.calls) == 2, 20, "both messages")
+    path = f"/workflows/{running}/messages"
+    body = {"message": {"approved": True}, "topic": "approval"}
+    assert fake.calls == [("POST", path, body), ("POST", path, {"message": "just text"})]
+    fake.world.cancel(running)
+    expect(page.locator("#workflow-waiting")).to_be_hidden()
+    expect(page.locator("#do-message")).to_be_disabled()
 
 
 # --- orders --------------------------------------------------------------------------------------

@@ -29,9 +29,10 @@ import pytest
 import sqlalchemy as sa
 from dbos import DBOS
 
+from services.api.streams import CLOSED
 from services.cli.embedded import ROOT
 from services.domain.cron import tick_id
-from services.runtime import schedules, tracing, waking
+from services.runtime import notices, schedules, tracing, waking
 from services.runtime.database import query, transaction
 from services.runtime.schedules import guard_schedule
 from services.runtime.waking import Waker, WakingActiveSet, cap_retry_sleep, retry_client_errors
@@ -864,3 +865,31 @@ def test_a_schedules_work_belongs_to_no_parent(app: Launched) -> None:
         DBOS.pause_schedule("contract")
     row = workflow(app.database, handle.workflow_id)
     assert (row["parent_workflow_id"], row["schedule_name"]) == (None, "contract")
+
+
+# --- messages, events, streams --------------------------------------------------------------------------
+
+_LOOK_AT_NOTICES = "look at services/runtime/notices.py, sql/messages.sql and services/api/streams.py"
+
+
+def test_who_waits_is_known_by_what_notifications_say(app: Launched) -> None:
+    from dbos._sys_db import LoopAwareEvent
+
+    sys_db = app.dbos._sys_db
+    app.waker.notices.heard(notices.CHANNELS[0], "nobody waits for it")
+    maps = (sys_db.notifications_map, sys_db.workflow_events_map, sys_db.streams_map)
+    for channel, waiting in zip(notices.CHANNELS, maps, strict=True):
+        event = LoopAwareEvent()
+        payload, components = sys_db._waiter("w", "key")
+        waiting.add(payload, event, components)
+        ((known, where, _),) = waiting.snapshot()
+        assert known == notices.stream_name("w", "key"), _LOOK_AT_NOTICES
+        assert where[:2] == ("w", "key"), _LOOK_AT_NOTICES
+        app.waker.notices.heard(channel, payload)
+        assert event.is_set(), _LOOK_AT_NOTICES
+        waiting.pop(payload, event)
+
+
+def test_a_closed_stream_ends_with_the_mark_that_we_know() -> None:
+    assert dbos._sys_db._serialized_stream_closed_sentinel == CLOSED, _LOOK_AT_NOTICES
+    assert dbos._sys_db.is_serialized_stream_closed_sentinel(CLOSED, "portable_json"), _LOOK_AT_NOTICES

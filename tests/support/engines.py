@@ -112,22 +112,23 @@ def launched(
     *,
     queues: Iterable[str] = (),
     prepare: Callable[[], None] = lambda: None,
+    role: Role = "worker",
 ) -> Iterator[Launched]:
     """Registers an executor and launches DBOS under its id; destroys it afterwards.
 
     ``prepare`` runs when DBOS exists and before its launch. DBOS finds a queue that is registered later
-    only within a second: ``queues`` are there before.
+    only within a second: ``queues`` are there before. DBOS logs in as ``role``.
     """
     with _put_back():
-        yield from _launched(database, name, queues, prepare)
+        yield from _launched(database, name, queues, prepare, role)
 
 
 def _launched(
-    database: Database, name: str, queues: Iterable[str], prepare: Callable[[], None]
+    database: Database, name: str, queues: Iterable[str], prepare: Callable[[], None], role: Role
 ) -> Iterator[Launched]:
     peer = Peer.start(database, name)
     waker = Waker()
-    engine = Engine(database.settings(), peer.identity, waker)
+    engine = Engine(database.settings(role), peer.identity, waker)
     outside = client(database)
     parked: list[threading.Event] = []
     try:

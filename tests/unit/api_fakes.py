@@ -54,6 +54,7 @@ class FakeClient:
         self.cancelled: list[tuple[str, bool]] = []
         self.forked: list[dict[str, Any]] = []
         self.loads: list[tuple[bool, bool]] = []
+        self.messages: dict[str, tuple[str, Any, str | None]] = {}
 
     def enqueue(self, options: dict[str, Any], *args: Any) -> Any:
         workflow_id = options["workflow_id"]
@@ -133,6 +134,10 @@ class FakeClient:
             self.resumed.append((workflow_id, queue_name))
             self.rows[workflow_id].status = "ENQUEUED"
 
+    def send(self, destination_id: str, message: Any, topic: str | None, idempotency_key: str) -> None:
+        name = f"{idempotency_key}::{destination_id}"
+        self.messages.setdefault(name, (destination_id, message, topic))
+
     def fork_workflow(
         self, workflow_id: str, start_step: int, *, application_version: str, queue_name: str
     ) -> None:
@@ -159,6 +164,9 @@ class FakeGateway:
         self.executors: list[dict[str, Any]] = []
         self.pulses: list[dict[str, Any]] = []
         self.forgotten: list[str] = []
+        self.waits: dict[str, dict[str, Any]] = {}
+        self.events: dict[str, str] = {}
+        self.streams: dict[str, list[str]] = {}
         self.orders: list[tuple[str, str]] = []
         self.down = False
         self.broken: Exception | None = None
@@ -214,11 +222,58 @@ class FakeGateway:
             "attempts": "recovery_attempts",
             "started_at": "dequeued_at",
         }
-        columns = list(Workflow.model_fields)
+        columns = [name for name in Workflow.model_fields if name != "waiting"]
         return [
-            {name: getattr(row, renamed.get(name, name)) for name in columns}
+            {
+                **{name: getattr(row, renamed.get(name, name)) for name in columns},
+                "delay_until": row.delay_until_epoch_ms,
+                **{f"wait_{name}": value for name, value in self._wait(row).items()},
+            }
             for row in found[offset : offset + limit]
         ]
+
+    def _wait(self, row: WorkflowStatus) -> dict[str, Any]:
+        nothing: dict[str, Any] = dict.fromkeys(("kind", "subject", "since", "until"))
+        return self.waits.get(row.workflow_id, nothing)
+
+    def _wait_of(self, *, workflow_id: str) -> list[dict[str, Any]]:
+        return [self.waits[workflow_id]] if workflow_id in self.waits else []
+
+    def _message_target(self, *, workflow_id: str, message_uuid: str) -> list[dict[str, Any]]:
+        row = self.client.rows.get(workflow_id)
+        return [{"status": row.status, "sent": message_uuid in self.client.messages}] if row else []
+
+    def _workflow_events(
+        self, *, workflow_id: str, after: str | None, limit: int, value_bytes: int
+    ) -> list[dict[str, Any]]:
+        rows = [
+            stored(value, value_bytes, key=key)
+            for key, value in sorted(self.events.items())
+            if key > (after or "")
+        ]
+        return self._of(workflow_id, rows[:limit], "key")
+
+    def _workflow_streams(
+        self, *, workflow_id: str, after: str | None, limit: int, closed: str
+    ) -> list[dict[str, Any]]:
+        rows = [
+            {"key": key, "last": len(values) - 1, "closed": values[-1] == closed}
+            for key, values in sorted(self.streams.items())
+            if key > (after or "")
+        ]
+        return self._of(workflow_id, rows[:limit], "key")
+
+    def _stream_values(
+        self, *, workflow_id: str, key: str, offset: int, limit: int, value_bytes: int, budget: int
+    ) -> list[dict[str, Any]]:
+        found = self.streams.get(key, [])
+        rows = [stored(text, value_bytes, offset=at) for at, text in enumerate(found) if at >= offset][:limit]
+        status = self.client.rows[workflow_id].status if workflow_id in self.client.rows else None
+        return [{**row, "status": status} for row in self._of(workflow_id, rows, "offset")]
+
+    def _of(self, workflow_id: str, rows: list[dict[str, Any]], column: str) -> list[dict[str, Any]]:
+        """One row without a value for a workflow that has none."""
+        return (rows or [{column: None}]) if workflow_id in self.client.rows else []
 
     def _list_executors(self) -> list[dict[str, Any]]:
         return self.executors
@@ -248,6 +303,12 @@ class FakeGateway:
 
     def _schedules(self) -> list[dict[str, Any]]:
         return []
+
+
+def stored(text: str, limit: int, **columns: Any) -> dict[str, Any]:
+    """A stored value as the statements return it; `pickled:` makes one of another format."""
+    kind = "py_pickle" if text.startswith("pickled:") else "portable_json"
+    return {**columns, "bytes": len(text.encode()), "value": text[:limit], "serialization": kind}
 
 
 class FakeProcess:

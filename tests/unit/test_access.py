@@ -29,6 +29,7 @@ CONTROL = [
     ("POST", "/workflows/w/resume"),
     ("POST", "/workflows/w/fork"),
     ("POST", "/workflows/w/adopt"),
+    ("POST", "/workflows/w/messages"),
     ("POST", "/stranded/adopt"),
     ("POST", "/purge"),
     ("DELETE", "/cache"),

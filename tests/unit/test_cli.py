@@ -16,7 +16,18 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from services.cli import archive, backup, checks, installation, main, postgres_tools, retention, shown, watch
+from services.cli import (
+    archive,
+    backup,
+    checks,
+    installation,
+    main,
+    messages,
+    postgres_tools,
+    retention,
+    shown,
+    watch,
+)
 from services.cli.installation import NothingRunsError
 from services.runtime.findings import found
 
@@ -566,3 +577,71 @@ def test_a_watched_command_ends_with_its_input() -> None:
     assert process.stdin is not None
     process.stdin.close()
     assert process.wait(10) == 128 + signal.SIGTERM
+
+
+# --- messages, events, streams --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [("yes", "yes"), ('{"by": "ada"}', {"by": "ada"}), ("5", 5), ('"5"', "5"), ("null", None)],
+)
+def test_send_sends_json_or_text(api: Fake, word: str, value: Any) -> None:
+    stored = {"workflow_id": "w", "message_id": "m", "topic": "t"}
+    api.answers["/workflows/w/messages"] = [(202, stored)]
+    done = run("send", "w", word, "--topic", "t", "--key", "k", "--json", url=api.url)
+    assert (done.exit_code, json.loads(done.stdout)) == (0, stored)
+    asked, body, headers = api.asked[0]
+    assert (asked, body) == ("POST /workflows/w/messages", {"message": value, "topic": "t"})
+    assert headers["Idempotency-Key"] == "k"
+
+
+def test_send_to_an_ended_workflow_fails_in_one_line(api: Fake) -> None:
+    api.answers["/workflows/w/messages"] = [(409, {"detail": "This workflow has ended."})]
+    done = run("send", "w", "yes", url=api.url)
+    assert (done.exit_code, done.stderr) == (1, "holdfast: 409: This workflow has ended.\n")
+
+
+def stored_value(value: Any, **more: Any) -> dict[str, Any]:
+    return {"value": value, "bytes": 9, "shortened": False, "format": "portable_json", **more}
+
+
+def test_events_come_from_every_page(api: Fake) -> None:
+    pages = [[stored_value({"n": 1}, key="a")], [stored_value("long", key="b", shortened=True)]]
+    answers = [{"events": page, "next_after": after} for page, after in zip(pages, ("a", None), strict=True)]
+    api.answers["/workflows/w/events"] = [(200, answer) for answer in answers]
+    human = run("events", "w", url=api.url)
+    assert human.exit_code == 0
+    assert '{"n": 1}' in human.stdout and "long … (9 bytes)" in human.stdout
+    api.answers["/workflows/w/events"] = [(200, {"events": [], "next_after": None})]
+    assert json.loads(run("events", "w", "--json", url=api.url).stdout)["events"] == []
+
+
+def sse(*events: tuple[str, dict[str, Any]]) -> str:
+    return "".join(f"event: {kind}\ndata: {json.dumps(data)}\n\n" for kind, data in events)
+
+
+def test_a_stream_is_followed_through_a_restart_of_the_api(
+    api: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(messages, "_RETRY_SECONDS", 0.01)
+    first, second = (("value", {"offset": n, **stored_value(f"v{n}")}) for n in range(2))
+    end = ("end", {"closed": True, "status": "PENDING", "length": 2})
+    answers = [(200, sse(first)), (503, {"detail": "stopping"}), (200, sse(second, end))]
+    for as_json in ([], ["--json"]):
+        api.answers["/workflows/w/streams/a%2Fb"] = list(answers)
+        done = run("stream", "w", "a/b", *as_json, url=api.url)
+        assert done.exit_code == 0, done.output
+        if as_json:
+            told = json.loads(done.stdout)
+            assert [value["value"] for value in told["values"]] == ["v0", "v1"]
+            assert told["end"]["closed"]
+        else:
+            assert done.stdout == "v0\nv1\n"
+
+
+def test_a_stream_that_goes_on_is_no_success(api: Fake) -> None:
+    api.answers["/workflows/w/streams/s"] = [(200, sse(("value", {"offset": 0, **stored_value(1)})))]
+    assert run("stream", "w", "s", "--timeout", "0.2", url=api.url).exit_code == 1
+    api.answers["/workflows/w/streams/s"] = [(404, {"detail": "no such workflow"})]
+    assert run("stream", "w", "s", url=api.url).exit_code == 1

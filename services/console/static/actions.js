@@ -96,6 +96,19 @@ export class Actions {
     }), { key: true });
   }
 
+  message(workflow, topic, text) {
+    let message = text;
+    try {
+      message = JSON.parse(text);
+    } catch {
+      // It is text.
+    }
+    const path = `/workflows/${encodeURIComponent(workflow.workflow_id)}/messages`;
+    return this.order(path, topic ? { message, topic } : { message }, () => ({
+      text: `The message is stored. The workflow receives it once, as soon as it asks for ${topic ? `topic '${topic}'` : "a message without a topic"}.`,
+    }), { key: true });
+  }
+
   async adopt(workflow) {
     const yes = await confirm({
       title: "Adopt this workflow?",

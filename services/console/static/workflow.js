@@ -1,6 +1,7 @@
 // A workflow's page, at its own address: who it belongs to, what ran where, and what may be done.
 
 import { $, badge, make, say } from "./dom.js";
+import { Messages, waitingFor } from "./messages.js";
 import { Tree } from "./tree.js";
 import { Waterfall } from "./waterfall.js";
 import { duration, epoch, OUTCOME, shortExecutor, STATUS } from "./words.js";
@@ -19,6 +20,7 @@ export class WorkflowPage {
     this.busy = false;
     this.tree = new Tree($("#tree"));
     this.waterfall = new Waterfall($("#steps"));
+    this.messages = new Messages(api, actions);
     for (const order of ORDERS) {
       $(`#do-${order}`).addEventListener("click", async () => {
         if (!this.workflow) return;
@@ -37,6 +39,7 @@ export class WorkflowPage {
     say($("#workflow-id"), id);
     say($("#workflow-problem"), "");
     say($("#workflow-about"), "Looking …");
+    say($("#workflow-waiting"), "");
     return this.look(true);
   }
 
@@ -55,19 +58,21 @@ export class WorkflowPage {
     const id = this.id;
     const path = `/workflows/${encodeURIComponent(id)}`;
     try {
-      const [workflow, steps, tree] = await Promise.all([
+      const [workflow, steps, tree, said] = await Promise.all([
         this.api.get(path),
         this.api.get(`${path}/steps?limit=${STEPS}`),
         this.api.get(`/console${path}/tree`),
+        this.messages.read(path),
       ]);
       if (id !== this.id) return;
       say($("#workflow-problem"), "");
       this.show(workflow, steps, tree);
+      this.messages.show(workflow, said);
     } catch (error) {
       if (id !== this.id) return;
       const gone = error.status === 404;
       say($("#workflow-problem"), gone ? "There is no workflow of this id. It may have been deleted, or the address is wrong." : `${error.message} What you see is from before.`);
-      if (gone) say($("#workflow-about"), "");
+      if (gone) for (const words of ["about", "waiting"]) say($(`#workflow-${words}`), "");
       $("#workflow").dataset.state = this.workflow ? "known" : gone ? "gone" : "loading";
     } finally {
       this.busy = false;
@@ -85,8 +90,10 @@ export class WorkflowPage {
     const node = tree.nodes.find((other) => other.workflow_id === workflow.workflow_id);
     $("#workflow").dataset.state = "known";
     say($("#workflow-title"), node?.label ?? workflow.name);
-    $("#workflow-status").replaceChildren(badge(STATUS[workflow.status] ?? { shape: "?", word: workflow.status }));
+    const status = workflow.waiting ? STATUS.ENQUEUED : STATUS[workflow.status];
+    $("#workflow-status").replaceChildren(badge(status ?? { shape: "?", word: workflow.status }));
     say($("#workflow-about"), about(workflow, tree));
+    say($("#workflow-waiting"), waitingFor(workflow, tree.now) ?? "");
     this.tree.show(tree, workflow.workflow_id);
     this.waterfall.show(steps, tree, workflow, more !== null);
     this.attempts(tree);

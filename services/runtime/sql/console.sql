@@ -160,17 +160,21 @@ SELECT EXISTS (
 
 -- name: list_workflows
 -- A page of workflows, newest first; those of one millisecond by id, so that a cursor skips none.
-SELECT workflow_uuid AS workflow_id, name, status, class_name, config_name AS instance_name,
-       application_name AS application, application_version, queue_name, executor_id,
-       recovery_attempts AS attempts, parent_workflow_id, forked_from, created_at,
-       started_at_epoch_ms AS started_at, completed_at
-FROM dbos.workflow_status
-WHERE application_name = ANY (%(applications)s)
-  AND (%(status)s::text[] IS NULL OR status = ANY (%(status)s))
-  AND (%(name)s::text[] IS NULL OR name = ANY (%(name)s))
-  AND (%(queue)s::text[] IS NULL OR queue_name = ANY (%(queue)s))
-  AND (%(executor_id)s::text[] IS NULL OR executor_id = ANY (%(executor_id)s))
-  AND (%(prefix)s::text IS NULL OR starts_with(workflow_uuid, %(prefix)s))
-  AND (%(before_ms)s::bigint IS NULL
-       OR created_at <= %(before_ms)s AND (created_at, workflow_uuid) < (%(before_ms)s, %(before_id)s))
-ORDER BY created_at DESC, workflow_uuid DESC LIMIT %(limit)s OFFSET %(offset)s
+SELECT p.workflow_uuid AS workflow_id, p.name, p.status, p.class_name, p.config_name AS instance_name,
+       p.application_name AS application, p.application_version, p.queue_name, p.executor_id,
+       p.recovery_attempts AS attempts, p.parent_workflow_id, p.forked_from, p.created_at,
+       p.started_at_epoch_ms AS started_at, p.completed_at, p.delay_until_epoch_ms AS delay_until,
+       v.kind AS wait_kind, v.subject AS wait_subject, v.since AS wait_since, v.until AS wait_until
+FROM (
+    SELECT * FROM dbos.workflow_status
+    WHERE application_name = ANY (%(applications)s)
+      AND (%(status)s::text[] IS NULL OR status = ANY (%(status)s))
+      AND (%(name)s::text[] IS NULL OR name = ANY (%(name)s))
+      AND (%(queue)s::text[] IS NULL OR queue_name = ANY (%(queue)s))
+      AND (%(executor_id)s::text[] IS NULL OR executor_id = ANY (%(executor_id)s))
+      AND (%(prefix)s::text IS NULL OR starts_with(workflow_uuid, %(prefix)s))
+      AND (%(before_ms)s::bigint IS NULL
+           OR created_at <= %(before_ms)s AND (created_at, workflow_uuid) < (%(before_ms)s, %(before_id)s))
+    ORDER BY created_at DESC, workflow_uuid DESC LIMIT %(limit)s OFFSET %(offset)s) AS p
+LEFT JOIN ops.waits v ON v.workflow_id = p.workflow_uuid AND v.owner_xid = p.owner_xid AND p.status = 'PENDING'
+ORDER BY p.created_at DESC, p.workflow_uuid DESC

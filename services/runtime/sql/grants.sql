@@ -21,8 +21,13 @@ BEGIN
         ('holdfast_api holdfast_worker', 'USAGE, SELECT', 'ALL SEQUENCES IN SCHEMA dbos'),
         ('holdfast_api holdfast_worker', 'INSERT, UPDATE', 'dbos.workflow_status, dbos.workflow_input,
             dbos.workflow_output, dbos.operation_outputs, dbos.queues, dbos.application_versions'),
-        -- A fork copies what the steps before it left.
-        ('holdfast_api', 'INSERT', 'dbos.workflow_events, dbos.workflow_events_history, dbos.streams'),
+        -- Events, messages and streams, also those that a fork copies. What is sent or streamed is never changed,
+        -- a message is only marked as received. They go with their workflow, by their foreign keys.
+        ('holdfast_api holdfast_worker', 'INSERT',
+            'dbos.workflow_events, dbos.workflow_events_history, dbos.notifications, dbos.streams'),
+        ('holdfast_api holdfast_worker', 'UPDATE (value, serialization)',
+            'dbos.workflow_events, dbos.workflow_events_history'),
+        ('holdfast_api holdfast_worker', 'UPDATE (consumed, consumed_by_function_id)', 'dbos.notifications'),
         ('holdfast_worker', 'INSERT, UPDATE', 'dbos.workflow_schedules'),
         -- The effect ledger's markers go when their workflow ends.
         ('holdfast_worker', 'INSERT, DELETE', 'dbos.datasource_outputs'),

@@ -1,0 +1,25 @@
+"""A module of one's own whose workflow receives messages, and tells of each by an event and a stream."""
+
+from __future__ import annotations
+
+from dbos import DBOS
+
+from services.workflows.own import Queue, register, workflow
+
+
+@workflow("talk.collect")
+def collect(count: int) -> list[int]:
+    """What it received, in its order."""
+    received: list[int] = []
+    while len(received) < count:
+        message = DBOS.recv("number", timeout_seconds=120)
+        if message is None:
+            break
+        received.append(message)
+        DBOS.set_event("received", len(received))
+        DBOS.write_stream("numbers", message)
+    DBOS.close_stream("numbers")
+    return received
+
+
+register(Queue("talk", [collect]))
