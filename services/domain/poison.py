@@ -10,8 +10,10 @@ those that ran did it, so all are counted, and nobody is parked for that:
   parks. A death during a trial in company counts nothing for the one on trial, which is tried again, and
   so it is when its trial had not started: claimed, it waits until it is alone.
 
-A parent with unfinished children most likely waits for them, and is not counted. Only where it was alone
-beside a trial that had not started, which proves as much: it ran a step of its own meanwhile.
+What only waits (sleeps, or for a message, an event, a child) does nothing that could end a process: it is
+never counted, and goes to its home queue, since the suspects' one place and a trial belong to who runs.
+Waiting beside branches of its own that run now and then (``asyncio.gather``), poison may leave its trial that
+way again and again: its deaths at home count on, and twice the limit parks it.
 
 So poison is parked at the limit, and what others did to a healthy workflow costs it at most a wait.
 """
@@ -39,7 +41,8 @@ class InFlight:
     crashes: int
     steps_recorded: int
     steps_at_last_crash: int
-    waits_for_children: bool
+    waits: bool
+    """Whether it only waited."""
     trial_started: bool = False
     """Whether this claim is a trial and has started, alone in its process."""
 
@@ -70,21 +73,19 @@ def judge(
     ``died`` says that the process ended without a word, or that its interpreter was blocked; a hand over, a
     pause or a cut network blames nobody.
     ``leaf_queues`` names the queues whose workflows may be moved to the suspects and on trial. What has
-    another home (a parent, while it does not wait) cannot be tried: it is counted only where no suspect
+    another home (a parent) cannot be tried: it is counted only where no suspect
     ran, which is likelier to blame, and parked by the count alone.
     """
     work = list(work)
     moved = (suspects_queue, trials_queue)
-    waiting = [w for w in work if w.waits_for_children]
-    held = [w for w in work if w.queue_name == trials_queue and not w.trial_started and w not in waiting]
-    running = [w for w in work if w not in waiting and w not in held]
-    did_not_run = held if held and not running and len(waiting) == 1 else [*waiting, *held]
+    did_not_run = [w for w in work if w.waits or (w.queue_name == trials_queue and not w.trial_started)]
+    running = [w for w in work if w not in did_not_run]
     beside_suspects = any(w.queue_name in moved for w in running)
     verdicts = []
     for item in work:
         home = (item.home_queue if item.queue_name in moved else item.queue_name) or internal_queue
-        can_be_tried = home in leaf_queues and not item.waits_for_children
-        stays = Verdict(item, "requeue", item.queue_name or home, False, item.crashes)
+        can_be_tried = home in leaf_queues
+        stays = Verdict(item, "requeue", home if item.waits else item.queue_name or home, False, item.crashes)
         if not died or item in did_not_run:
             verdicts.append(stays)
             continue
@@ -93,10 +94,14 @@ def judge(
             continue
         progressed = item.steps_recorded > item.steps_at_last_crash
         crashes = 1 if progressed else item.crashes + 1
-        if crashes >= crash_limit and (not can_be_tried or (item.trial_started and len(running) == 1)):
+        proven = not can_be_tried or (item.trial_started and len(running) == 1)
+        # At the limit it is on trial, save where it left its trial as waiting.
+        left_its_trial = item.queue_name not in moved
+        if crashes >= crash_limit and (proven or (left_its_trial and crashes >= 2 * crash_limit)):
             verdicts.append(Verdict(item, "park", home, True, crashes))
         elif crashes >= crash_limit:
-            verdicts.append(Verdict(item, "try", trials_queue, False, item.crashes))
+            counts = crashes if left_its_trial else item.crashes
+            verdicts.append(Verdict(item, "try", trials_queue, left_its_trial, counts))
         elif can_be_tried and crashes == crash_limit - 1:
             verdicts.append(Verdict(item, "try", trials_queue, True, crashes))
         elif can_be_tried and crashes >= SUSPECT_FROM:

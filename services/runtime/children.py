@@ -17,10 +17,16 @@ from typing import Any
 from dbos import DBOS
 
 from services.runtime.resources import resources
+from services.runtime.wait import wait_here
 from services.settings import Role, Settings
 
 AT_ONCE = 1000
 """Rows of one statement: the more, the nearer to the statement timeout."""
+
+_LOOK_SECONDS = 30.0
+"""The net under notices that were missed."""
+
+_OFTEN_SECONDS = 1.0
 
 Calls = Mapping[str, Sequence[Any]]
 """Positional arguments by workflow id."""
@@ -84,20 +90,35 @@ async def enqueue_missing(
 
 
 async def until_unfinished(
-    parent_id: str, *, at_most: int = 0, before_waiting: Callable[[], object] = lambda: None
+    parent_id: str, *, at_most: int = 0, before_waiting: Callable[[], object] | None = None
 ) -> None:
     """Waits until so few children of that workflow are unfinished: looks again when as many as are too many
-    have ended, by their notices, and once a second.
+    have ended, by their notices. ``before_waiting`` is called once a second meanwhile.
+
+    Call in the body of a workflow, which only waits then.
     """
     means = resources()
+    waiter = wait_here("workflow")
     with means.waker.endings.of(parent_id) as ends:
-        while True:
-            ends.restart()
-            [state] = await asyncio.to_thread(
-                means.ops.run_patiently, "children_state", workflow_id=parent_id
-            )
-            too_many = state["unfinished"] - at_most
-            if too_many <= 0:
-                return
-            before_waiting()
-            await ends.wait(too_many, 1.0)
+        try:
+            while True:
+                ends.restart()
+                [state] = await asyncio.to_thread(
+                    means.ops.run_patiently, "children_state", workflow_id=parent_id
+                )
+                too_many = state["unfinished"] - at_most
+                if too_many <= 0:
+                    return
+                if before_waiting is not None:
+                    before_waiting()
+                often = before_waiting is not None or not means.waker.endings.heard
+                waiter.event.clear()
+                heard = asyncio.ensure_future(ends.wait(too_many, _OFTEN_SECONDS if often else _LOOK_SECONDS))
+                heard.add_done_callback(lambda _: waiter.event.set())
+                waiter.begin()
+                try:
+                    await waiter.block_async(_LOOK_SECONDS)
+                finally:
+                    heard.cancel()
+        finally:
+            await waiter.end_async()

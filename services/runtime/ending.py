@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -50,31 +50,64 @@ class Ends:
             self._loop.call_soon_threadsafe(self._enough.set)
 
 
+class _Told:
+    """Calls back at each end."""
+
+    def __init__(self, tell: Callable[[], object]) -> None:
+        self._tell = tell
+
+    def add(self, _: int) -> None:
+        self._tell()
+
+
 class Endings:
     """Who waits for which workflows in this process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: dict[str, set[Ends]] = {}
+        self._waiting: dict[str, set[Ends | _Told]] = {}
+        self.heard = False
+        """Whether notices come in: who waits looks rarely then. Set by the listener."""
 
     @contextmanager
     def of(self, name: str) -> Iterator[Ends]:
-        """``name`` as notices have it: a parent's id for its children, ``=`` and its id for a workflow
-        without a parent.
-        """
+        """``name`` is a parent's id for its children, ``=`` and its id for one workflow."""
         ends = Ends()
-        with self._lock:
-            self._waiting.setdefault(name, set()).add(ends)
-        try:
+        with self._registered([name], ends):
             yield ends
+
+    @contextmanager
+    def told(self, workflow_ids: Iterable[str], tell: Callable[[], object]) -> Iterator[None]:
+        """Inside, ``tell`` is called when one of these workflows ends, and when a notice may be missed."""
+        with self._registered([f"={workflow_id}" for workflow_id in workflow_ids], _Told(tell)):
+            yield
+
+    @contextmanager
+    def _registered(self, names: list[str], ends: Ends | _Told) -> Iterator[None]:
+        with self._lock:
+            for name in names:
+                self._waiting.setdefault(name, set()).add(ends)
+        try:
+            yield
         finally:
             with self._lock:
-                self._waiting[name].discard(ends)
-                if not self._waiting[name]:
-                    del self._waiting[name]
+                for name in names:
+                    self._waiting[name].discard(ends)
+                    if not self._waiting[name]:
+                        del self._waiting[name]
+
+    def notice(self, payload: str) -> None:
+        """One notice: the length of a workflow's id, a colon, the id, and its parent's if it has one."""
+        length, _, ids = payload.partition(":")
+        if not length:
+            self.ended_perhaps()  # the ids are too long for a notice
+            return
+        self.ended(f"={ids[: int(length)]}")
+        if parent := ids[int(length) :]:
+            self.ended(parent)
 
     def ended(self, name: str) -> None:
-        """One notice."""
+        """One end, by its name as `of` has it."""
         self._tell(name, 1)
 
     def ended_perhaps(self) -> None:

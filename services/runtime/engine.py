@@ -15,12 +15,15 @@ from typing import Any
 import dbos._queue
 from dbos import DBOS, DBOSConfig
 
-from services.runtime import connections, metrics, replay, round_trips, tracing
+from services.runtime import awaited, blocking_calls, connections, metrics, replay, round_trips, tracing
 from services.runtime.executors import Identity
 from services.runtime.round_trips import POOL_OPTIONS
 from services.runtime.schema import sqlalchemy_url
 from services.runtime.serializer import json_serializer
 from services.runtime.sessions import SESSION_OPTIONS, Sessions
+from services.runtime.takeover import give_back
+from services.runtime.wait import attach, detach
+from services.runtime.waits import Waits
 from services.runtime.waking import Waker, WakingActiveSet, cap_retry_sleep, retry_client_errors
 from services.settings import Settings
 
@@ -36,10 +39,19 @@ class Engine:
         retry_client_errors()
         round_trips.install()
         replay.install()
+        blocking_calls.install()
         waker.install()
         observe_claims()
         self._waker = waker
         self.sessions = Sessions(settings, purpose=identity.purpose("trips"), size=connections.SESSIONS)
+        self.waits = Waits(
+            self.sessions.run,
+            waker.cancellations,
+            isolated={identity.suspects_queue, identity.trials_queue},
+            give_back=lambda workflow_id: give_back(
+                settings, identity, workflow_id, reason="waits", only_waiting=True
+            ),
+        )
         config: DBOSConfig = {
             "name": identity.application,
             "application_version": identity.version,
@@ -55,6 +67,8 @@ class Engine:
             "run_migrations": False,
             "log_level": settings.log_level,
             "scheduler_polling_interval_sec": 5.0,
+            # With notices only the net for readers of streams.
+            "notification_listener_polling_interval_sec": awaited.LOOK_SECONDS,
         }
         config.update(tracing.dbos_options())
         self._dbos: Any = DBOS(config=config)
@@ -68,6 +82,8 @@ class Engine:
         DBOS.launch()
         self._dbos._sys_db.sessions = self.sessions
         self._waker.notices.attach(self._dbos._sys_db)
+        attach(self._dbos._sys_db, self.waits, self._waker.endings)
+        self.waits.start()
 
     def active(self) -> list[str]:
         """Ids of the workflows that run here."""
@@ -90,6 +106,8 @@ class Engine:
 
     def destroy(self, timeout_seconds: float) -> None:
         """Ends DBOS's threads, and waits for that at most so long."""
+        detach(self.waits)
+        self.waits.stop()
         thread = threading.Thread(target=DBOS.destroy, name="dbos-destroy", daemon=True)
         thread.start()
         thread.join(timeout_seconds)

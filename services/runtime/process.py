@@ -23,7 +23,6 @@ from typing import Any, Protocol
 
 from prometheus_client import REGISTRY
 
-from services.domain.poison import Verdict
 from services.runtime import connections, logs, metrics
 from services.runtime.cpu_pool import CpuPool
 from services.runtime.database import OpsPool, Row, wait_until_prepared
@@ -35,7 +34,7 @@ from services.runtime.ledger import EffectLedger
 from services.runtime.resources import Resources, provide
 from services.runtime.schedules import Accounting, guard_schedule
 from services.runtime.sweep import Sweep
-from services.runtime.takeover import hand_over
+from services.runtime.takeover import HandedOver, hand_over
 from services.runtime.trials import Trials
 from services.runtime.versions import settle_latest
 from services.runtime.waking import Listener, Waker
@@ -286,17 +285,23 @@ class Process:
         self.state = self.lease.state = "draining"
         assert self._engine is not None
         await asyncio.to_thread(self._engine.stop_dequeuing)
-        handed: set[str] = set()
-        parents: asyncio.Future[list[Verdict] | None] | None = None
-        parents_at = 0.0
+        handed = 0
+        attempt: asyncio.Future[HandedOver | None] | None = None
+        recorded: frozenset[str] | None = None
+        again_at = 0.0
         while True:
-            if parents is None and time.monotonic() >= parents_at:
-                # Parents that only wait never finish here: their children may run elsewhere.
-                parents = self._begin_hand_over(only_waiting=True)
-            if parents is not None and (await asyncio.wait({parents}, timeout=0.1))[0]:
-                handed |= {verdict.work.workflow_id for verdict in parents.result() or ()}
-                parents, parents_at = None, time.monotonic() + 1
-            running = [w for w in self.active() if w not in handed]
+            if attempt is None and time.monotonic() >= again_at:
+                # What only waits goes at once, also what begins to wait meanwhile.
+                attempt = self._begin_hand_over(only_waiting=True)
+            if attempt is not None and (await asyncio.wait({attempt}, timeout=0.1))[0]:
+                again_at = time.monotonic() + (0.2 if attempt.result() else 1.0)
+                if (done := attempt.result()) is not None:
+                    handed += len(done.verdicts)
+                    recorded = done.left
+                    self._engine.waits.released({verdict.work.workflow_id for verdict in done.verdicts})
+                attempt = None
+            # What is no longer recorded as running here (cancelled, handed over) executes for nothing.
+            running = [w for w in self.active() if recorded is None or w in recorded]
             elapsed = time.monotonic() - begun
             if not running or elapsed >= self.settings.drain_seconds or self._hurry:
                 break
@@ -307,11 +312,11 @@ class Process:
         log.info(
             "drained in %.2f s, handed over %d workflows",
             time.monotonic() - begun,
-            len(left or ()) + len(handed),
+            (len(left.verdicts) if left else 0) + handed,
             extra={"action": "executor.drained"},
         )
 
-    async def _hand_over_the_rest(self) -> list[Verdict] | None:
+    async def _hand_over_the_rest(self) -> HandedOver | None:
         """None when the database did not let it: peers then wait until they find this executor gone."""
         begun = time.monotonic()
         while True:
@@ -321,14 +326,14 @@ class Process:
                 log.warning("hand over unanswered", extra={"action": "executor.hand_over_failed"})
                 return None
             # Worth a few tries.
-            verdicts = attempt.result()
-            if verdicts is not None or time.monotonic() - begun >= _HAND_OVER_RETRY_SECONDS:
-                return verdicts
+            done = attempt.result()
+            if done is not None or time.monotonic() - begun >= _HAND_OVER_RETRY_SECONDS:
+                return done
             await asyncio.sleep(0.1)
 
-    def _begin_hand_over(self, *, only_waiting: bool) -> asyncio.Future[list[Verdict] | None]:
+    def _begin_hand_over(self, *, only_waiting: bool) -> asyncio.Future[HandedOver | None]:
         """In a thread that nobody has to wait for: what a frozen PostgreSQL never answers has no end."""
-        outcome: Future[list[Verdict] | None] = Future()
+        outcome: Future[HandedOver | None] = Future()
 
         def run() -> None:
             try:

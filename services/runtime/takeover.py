@@ -62,9 +62,9 @@ def release(
 ) -> list[Verdict]:
     """Gives the unfinished work of an executor back to the queues; returns what happened to each.
 
-    Runs inside the caller's transaction. With ``only_waiting`` only workflows that wait for children
-    go, with ``only`` only those with these ids; ``died`` counts a crash for those to blame. The work keeps
-    its application and version, and only their code goes on with it. ``identity`` is the caller's.
+    Runs inside the caller's transaction. With ``only_waiting`` only workflows that wait go, with ``only``
+    only those with these ids; ``died`` counts a crash for those to blame. The work keeps its application and
+    version, and only their code goes on with it. ``identity`` is the caller's.
     """
     executor_id = lost.executor_id
     rows = query(
@@ -77,7 +77,7 @@ def release(
     work = [
         InFlight(**row)
         for row in rows
-        if (row["waits_for_children"] or not only_waiting) and (only is None or row["workflow_id"] in only)
+        if (row["waits"] or not only_waiting) and (only is None or row["workflow_id"] in only)
     ]
     verdicts = judge(
         work,
@@ -132,9 +132,17 @@ def _record(
     )
 
 
+@dataclass(frozen=True)
+class HandedOver:
+    """What a draining executor gave back, and which workflows still run here as the database has it."""
+
+    verdicts: list[Verdict]
+    left: frozenset[str]
+
+
 def hand_over(
     settings: Settings, identity: Identity, *, only_waiting: bool, drain_seconds: float = 0.0
-) -> list[Verdict] | None:
+) -> HandedOver | None:
     """A draining executor's own work back to the queues; None when the database did not let it.
 
     Without ``only_waiting`` all that is left goes, and the executor signs off in the same transaction,
@@ -153,6 +161,13 @@ def hand_over(
                     crash_limit=settings.crash_limit,
                     only_waiting=only_waiting,
                 )
+                left = query(
+                    connection,
+                    "own_work",
+                    executor_id=identity.executor_id,
+                    application=identity.application,
+                    version=identity.version,
+                )
                 if not only_waiting:
                     query(
                         connection,
@@ -167,22 +182,29 @@ def hand_over(
         # Peers then take the work over by the lease.
         log.warning("hand over failed: %s", str(error).strip(), extra={"action": "executor.hand_over_failed"})
         return None
-    return verdicts
+    return HandedOver(verdicts, frozenset(row["workflow_id"] for row in left))
 
 
-def give_back(settings: Settings, identity: Identity, workflow_id: str, *, reason: str) -> None:
-    """One claim of this executor's, not started here, back to its queue. Raises ``psycopg2.Error``."""
+def give_back(
+    settings: Settings, identity: Identity, workflow_id: str, *, reason: str, only_waiting: bool = False
+) -> bool:
+    """One claim of this executor's back to its queue, with ``only_waiting`` if it only waits; whether it is.
+
+    Raises ``psycopg2.Error``.
+    """
     connection = connect(settings, purpose=identity.purpose("trial"))
     try:
         with transaction(connection):
-            release(
+            verdicts = release(
                 connection,
                 identity,
                 identity,
                 kind="handover",
                 reason=reason,
                 crash_limit=settings.crash_limit,
+                only_waiting=only_waiting,
                 only={workflow_id},
             )
+        return bool(verdicts)
     finally:
         connection.close()

@@ -128,7 +128,7 @@ class Trials:
         return True
 
     def _company(self, workflow_id: str) -> list[str] | None:
-        """What else runs here, parents that only wait left out; None while the database does not tell."""
+        """What else runs here, what only waits left out; None while the database does not tell."""
         rows = self._rows()
         if rows is None:
             return None
@@ -140,7 +140,7 @@ class Trials:
         return rows is None or workflow_id in rows or workflow_id in self._active()
 
     def _rows(self) -> dict[str, bool] | None:
-        """Ids of what is recorded as running here, with whether it only waits for children."""
+        """Ids of what is recorded as running here, with whether it only waits."""
         me = self._identity
         try:
             rows = self._ops.run(
@@ -148,7 +148,7 @@ class Trials:
             )
         except psycopg2.Error:
             return None
-        return {row["workflow_id"]: row["waits_for_children"] for row in rows}
+        return {row["workflow_id"]: row["waits"] for row in rows}
 
     def _pause(self, seconds: float) -> None:
         until = time.monotonic() + seconds

@@ -184,9 +184,11 @@ class Listener:
                     self._waker.notices.check(connection, now=True)
                     self._trouble.over()
                     _SLEEPS.database_back()
+                    self._waker.endings.heard = True
                     self._waker.ring_all()
                     self._listen(connection)
                 finally:
+                    self._waker.endings.heard = False
                     connection.close()
             except psycopg2.Error as error:
                 _SLEEPS.database_lost()
@@ -208,7 +210,7 @@ class Listener:
                 if notice.channel == QUEUE_CHANNEL:
                     self._waker.ring(notice.payload)
                 elif notice.channel == DONE_CHANNEL:
-                    self._waker.endings.ended(notice.payload)
+                    self._waker.endings.notice(notice.payload)
                 elif notice.channel == CANCELLED_CHANNEL:
                     self._waker.cancellations.cancelled(notice.payload)
                 else:

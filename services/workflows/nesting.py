@@ -68,4 +68,4 @@ def _start(workflow: Any, queue: str, level: str, parents: list[str], queued: bo
         if not queued:
             return workflow(parents, queued)  # type: ignore[no-any-return]
         handle = DBOS.enqueue_workflow(queue, workflow, parents, queued)
-    return handle.get_result(polling_interval_sec=0.05)  # type: ignore[no-any-return]
+    return handle.get_result()  # type: ignore[no-any-return]

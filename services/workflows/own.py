@@ -46,7 +46,6 @@ R = TypeVar("R")
 Overlap = Literal["allow", "skip", "buffer_one"]
 CatchUp = Literal["once"] | timedelta | None
 
-_WAIT_LOOK_SECONDS = 0.05
 
 _declared: dict[str, Workflow[..., Any]] = {}
 _queues: list[Queue] = []
@@ -69,7 +68,7 @@ class Child(Generic[R]):
 
     def result(self) -> R:
         """What it returned, waited for; raises its error."""
-        found = self._handle.get_result(polling_interval_sec=_WAIT_LOOK_SECONDS)
+        found = self._handle.get_result()
         return self._signature.revive(found)  # type: ignore[no-any-return]
 
 

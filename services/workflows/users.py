@@ -93,7 +93,7 @@ def process_users(pages: int, page_size: int) -> dict[str, Any]:
         for page in range(pages):
             with SetWorkflowID(f"{workflow_id}-page-{page}"), tracing.propagated():
                 handles.append(DBOS.enqueue_workflow(names.USER_PAGES_QUEUE, process_page, page, page_size))
-        users = [user for handle in handles for user in handle.get_result(polling_interval_sec=0.05)]
+        users = [user for handle in handles for user in handle.get_result()]
         return {
             "workflow_id": workflow_id,
             "pages": pages,

@@ -146,6 +146,10 @@ def test_every_private_name_in_use_is_known_here() -> None:
         "dbos._utils.retriable_postgres_exception",
         "dbos._context",  # test_round_trips.py
         "dbos._core",
+        "dbos._core.invoke_step",  # test_waits.py, as what follows
+        "dbos._dbos.asyncio",
+        "dbos._dbos.time",
+        "dbos._outcome",
         "dbos._error",  # test_round_trips.py
         "dbos._migration",
         "dbos._serialization",  # test_no_pickle.py
@@ -293,7 +297,7 @@ def test_a_parked_workflow_resumes_by_the_public_call(app: Launched) -> None:
 
 
 def test_what_our_sql_reads_is_what_dbos_writes(app: Launched) -> None:
-    """``unfinished_work`` tells running from waiting by the children's rows, progress by recorded steps."""
+    """``unfinished_work`` tells progress by recorded steps; what waits has a row under its claim's token."""
     app.queue("contract-q")
     app.queue("contract-parents")
     app.enqueue("contract.parent", "contract-q", queue="contract-parents", workflow_id="parent")
@@ -303,6 +307,7 @@ def test_what_our_sql_reads_is_what_dbos_writes(app: Launched) -> None:
         "SELECT workflow_uuid AS id FROM dbos.workflow_status WHERE parent_workflow_id = 'parent'"
     )
     wait_until(lambda: child["id"] in _entered and _entered[child["id"]].is_set(), "its child runs")
+    wait_until(lambda: app.database.rows("SELECT * FROM ops.waits"), "the wait is told")
     mine = {"application": "holdfast-worker", "version": "worker-1"}
     connection = app.database.connect()
     rows = {
@@ -310,7 +315,7 @@ def test_what_our_sql_reads_is_what_dbos_writes(app: Launched) -> None:
         for r in query(connection, "unfinished_work", executor_id=app.identity.executor_id, **mine)
     }
     assert set(rows) == {"parent", child["id"]}
-    assert (rows["parent"]["waits_for_children"], rows[child["id"]]["waits_for_children"]) == (True, False)
+    assert (rows["parent"]["waits"], rows[child["id"]]["waits"]) == (True, False)
     assert rows[child["id"]]["queue_name"] == "contract-q"
     assert rows[child["id"]]["steps_recorded"] == 1, "a recorded step is a row of operation_outputs"
     state = app.database.run("children_state", workflow_id="parent")

@@ -1,4 +1,4 @@
-"""An orderly stop: parents that wait go first, running steps get their time, the rest goes at the limit."""
+"""An orderly stop: what waits goes first, running steps get their time, the rest goes at the limit."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg2
@@ -20,7 +21,16 @@ from services.runtime.takeover import release
 from services.workflows import names
 from services.workflows.composition import Worker
 from tests.support.database import Database, wait_until
-from tests.support.executors import Peer, claim, handovers, identity, insert, live_lease, workflow
+from tests.support.executors import (
+    Peer,
+    claim,
+    handovers,
+    identity,
+    insert,
+    live_lease,
+    wait_for,
+    workflow,
+)
 
 
 def hand_over(peer: Peer, **options: Any) -> list[str]:
@@ -39,25 +49,22 @@ def hand_over(peer: Peer, **options: Any) -> list[str]:
 
 @pytest.fixture
 def family(database: Database) -> Peer:
-    """An executor with parents and children in every state."""
+    """An executor with work that waits, and work that runs."""
     peer = Peer.start(database, "worker-draining")
     batch = {"name": names.FIBONACCI_BATCH, "queue_name": names.FIBONACCI_BATCH_QUEUE}
-    peer.runs(
-        "waits-queued", "waits-elsewhere", "waits-delayed", "waits-here", "collects", "childless", **batch
-    )
-    insert(database, ["c1"], parent_workflow_id="waits-queued")
-    insert(database, ["c2"], parent_workflow_id="waits-elsewhere", status="PENDING", executor_id="worker-x")
-    insert(database, ["c3"], parent_workflow_id="waits-delayed", status="DELAYED")
-    peer.runs("c4", parent_workflow_id="waits-here")
-    insert(database, ["c5", "c6"], parent_workflow_id="collects", status="SUCCESS")
-    insert(database, ["c7"], parent_workflow_id="collects", status="MAX_RECOVERY_ATTEMPTS_EXCEEDED")
+    peer.runs("waits-1", "waits-2", "collects", "childless", "waited", **batch)
+    insert(database, ["c1"], parent_workflow_id="waits-1")
+    insert(database, ["c2"], parent_workflow_id="collects", status="PENDING", executor_id="worker-x")
+    peer.runs("c4", parent_workflow_id="waits-2")
     Peer.start(database, "worker-x")
+    wait_for(database, "waits-1", "waits-2", "waited", "c2")
+    database.rows("UPDATE ops.waits SET owner_xid = 'lost' WHERE workflow_id = 'waited'")
     return peer
 
 
-def test_only_parents_with_unfinished_children_go_first(database: Database, family: Peer) -> None:
+def test_only_what_waits_goes_first(database: Database, family: Peer) -> None:
     first = hand_over(family, only_waiting=True)
-    assert set(first) == {"waits-queued", "waits-elsewhere", "waits-delayed", "waits-here"}
+    assert set(first) == {"waits-1", "waits-2"}
     for workflow_id in first:
         row = workflow(database, workflow_id)
         assert (row["status"], row["queue_name"], row["owner_xid"]) == (
@@ -65,7 +72,10 @@ def test_only_parents_with_unfinished_children_go_first(database: Database, fami
             names.FIBONACCI_BATCH_QUEUE,
             None,
         )
-    for workflow_id in ("collects", "childless", "c4"):
+    assert not [
+        row for row in database.rows("SELECT workflow_id FROM ops.waits") if row["workflow_id"] in first
+    ]
+    for workflow_id in ("collects", "childless", "waited", "c4"):
         assert workflow(database, workflow_id)["status"] == "PENDING", "it runs a step: it may finish here"
     assert workflow(database, "c2")["executor_id"] == "worker-x", "another executor's work stays"
     assert hand_over(family, only_waiting=True) == []
@@ -73,7 +83,7 @@ def test_only_parents_with_unfinished_children_go_first(database: Database, fami
 
 def test_then_everything_else(database: Database, family: Peer) -> None:
     hand_over(family, only_waiting=True)
-    assert set(hand_over(family)) == {"collects", "childless", "c4"}
+    assert set(hand_over(family)) == {"collects", "childless", "waited", "c4"}
     assert (
         database.one(
             "SELECT count(*) FROM dbos.workflow_status WHERE status = 'PENDING' AND executor_id = %(id)s",
@@ -83,7 +93,7 @@ def test_then_everything_else(database: Database, family: Peer) -> None:
     )
     kinds = {(h["kind"], h["reason"]) for h in handovers(database)}
     assert kinds == {("handover", "drain")}
-    assert len(handovers(database)) == 7
+    assert len(handovers(database)) == 6
 
 
 def test_a_hand_over_blames_nobody(database: Database) -> None:
@@ -144,8 +154,13 @@ class _Engine:
     """Stands in for DBOS: what runs here is what the test says."""
 
     running: set[str] = field(default_factory=set)
+    released: set[str] = field(default_factory=set)
     stopped: bool = False
     after_stop: Callable[[], None] = lambda: None
+
+    @property
+    def waits(self) -> Any:
+        return SimpleNamespace(released=self.released.update)
 
     def active(self) -> list[str]:
         return list(self.running)
@@ -187,11 +202,11 @@ def test_an_idle_drain_is_over_at_once(database: Database) -> None:
 
 
 @pytest.mark.timing
-def test_a_drain_waits_for_steps_but_not_for_parents(database: Database) -> None:
+def test_a_drain_waits_for_steps_but_not_for_what_waits(database: Database) -> None:
     process, engine, peer = draining_process(database, drain_seconds=20, stop_grace_seconds=30)
     peer.runs("parent", name=names.FIBONACCI_BATCH, queue_name=names.FIBONACCI_BATCH_QUEUE)
     peer.runs("child", parent_workflow_id="parent")
-    insert(database, ["queued"], parent_workflow_id="parent")
+    wait_for(database, "parent")
     engine.running = {"parent", "child"}
 
     def finish() -> None:
@@ -199,7 +214,7 @@ def test_a_drain_waits_for_steps_but_not_for_parents(database: Database) -> None
         assert workflow(database, "child")["status"] == "PENDING"
         assert peer.state == "live", "its lease goes on while steps run"
         database.rows("UPDATE dbos.workflow_status SET status = 'SUCCESS' WHERE workflow_uuid = 'child'")
-        engine.running.discard("child")  # the parent's execution stays: it waits for ever
+        engine.running.discard("child")  # the parent's execution stays: it does not stop in time
 
     thread = threading.Thread(target=finish)
     thread.start()
@@ -209,6 +224,34 @@ def test_a_drain_waits_for_steps_but_not_for_parents(database: Database) -> None
     assert time.monotonic() - begun < 5
     assert peer.state == "drained"
     assert [h["workflow_id"] for h in handovers(database)] == ["parent"]
+    assert engine.released == {"parent"}, "its execution is told to stop"
+
+
+@pytest.mark.timing
+def test_a_drain_hands_over_what_begins_to_wait_meanwhile(database: Database) -> None:
+    process, engine, peer = draining_process(database, drain_seconds=20, stop_grace_seconds=30)
+    peer.runs("naps")
+    engine.running = {"naps"}
+    timer = threading.Timer(1.0, wait_for, [database, "naps"])
+    timer.start()
+    begun = time.monotonic()
+    asyncio.run(process.drain())
+    assert 1 < time.monotonic() - begun < 2
+    assert workflow(database, "naps")["status"] == "ENQUEUED"
+
+
+@pytest.mark.timing
+@pytest.mark.parametrize("status", ["CANCELLED", "ENQUEUED"])
+def test_a_drain_does_not_wait_for_what_is_no_longer_its_work(database: Database, status: str) -> None:
+    """It was cancelled, or released: what still executes does so for nothing."""
+    process, engine, peer = draining_process(database, drain_seconds=20, stop_grace_seconds=30)
+    peer.runs("lost")
+    database.rows("UPDATE dbos.workflow_status SET status = %(status)s, owner_xid = NULL", status=status)
+    engine.running = {"lost"}
+    begun = time.monotonic()
+    asyncio.run(process.drain())
+    assert time.monotonic() - begun < 1
+    assert peer.state == "drained"
 
 
 @pytest.mark.timing

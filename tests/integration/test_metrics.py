@@ -173,8 +173,9 @@ def test_a_pulse_folds_and_the_processes_cannot_write_totals(database: Database)
 def test_a_drain_outlives_its_process(database: Database) -> None:
     peer = Peer.start(database)
     peer.runs("left-1", "left-2")
-    verdicts = hand_over(peer.settings, peer.identity, only_waiting=False, drain_seconds=3.25)
-    assert len(verdicts or ()) == 2
+    done = hand_over(peer.settings, peer.identity, only_waiting=False, drain_seconds=3.25)
+    assert done is not None
+    assert len(done.verdicts) == 2
     worker = "holdfast-worker"
     expected = {
         ("handed_over", "", math.inf): 2,

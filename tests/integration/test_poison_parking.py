@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from services.workflows import names, own
 from tests.support.database import Database
 from tests.support.engines import client
-from tests.support.executors import Peer, claim, handovers, insert, record_steps, workflow
+from tests.support.executors import Peer, claim, handovers, insert, record_steps, wait_for, workflow
 
 LIMIT = 5
 _numbers = itertools.count()
@@ -21,13 +22,16 @@ def me(database: Database) -> Peer:
     return Peer.start(database, "worker-me")
 
 
-def crash(me: Peer, *workflow_ids: str, held: bool = False, **options: Any) -> None:
+def crash(
+    me: Peer, *workflow_ids: str, held: bool = False, waiting: Collection[str] = (), **options: Any
+) -> None:
     """An executor claims these and dies; its peer takes over. ``held``: no trial has started yet."""
     victim = Peer.start(me.database, f"worker-victim-{next(_numbers)}", **options)
     for workflow_id in workflow_ids:
         claim(me.database, victim.id, workflow_id)
         if state(me.database, workflow_id)[1] == names.WORKER_TRIALS_QUEUE and not held:
             me.database.run("start_trial", workflow_id=workflow_id, owner_xid=victim.id)
+    wait_for(me.database, *waiting)
     victim.die()
     assert me.two_looks() == [victim.id]
 
@@ -136,10 +140,30 @@ def test_a_trial_that_never_started_parks_nobody(database: Database, me: Peer) -
 def test_a_parent_that_kills_beside_its_held_child_is_parked(database: Database, me: Peer) -> None:
     insert(database, ["batch"], name=names.FIBONACCI_BATCH, queue_name=names.FIBONACCI_BATCH_QUEUE)
     insert(database, ["batch-0"], parent_workflow_id="batch")
-    for _ in range(LIMIT - 1 + LIMIT):
+    for _ in range(LIMIT + 2):  # two are laid at the suspect's door
         crash(me, "batch", "batch-0", held=True)
     assert state(database, "batch")[0] == "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
     assert state(database, "batch-0") == ("ENQUEUED", names.WORKER_TRIALS_QUEUE)
+
+
+def test_a_parent_that_kills_during_its_childs_trial_parks_no_child(database: Database, me: Peer) -> None:
+    """The trial has company then, whatever is known of the parent's children."""
+    insert(database, ["batch"], name=names.FIBONACCI_BATCH, queue_name=names.FIBONACCI_BATCH_QUEUE)
+    insert(database, ["batch-0"], parent_workflow_id="batch")
+    for _ in range(2 * LIMIT):
+        if state(database, "batch")[0] == "ENQUEUED":
+            crash(me, "batch", "batch-0")
+    assert state(database, "batch-0")[0] == "ENQUEUED", "parked in its parent's place"
+
+
+def test_who_only_waits_is_never_suspected(database: Database, me: Peer) -> None:
+    insert(database, ["nap"])
+    for _ in range(2 * LIMIT):
+        crash(me, "nap", waiting={"nap"})
+    assert state(database, "nap") == ("ENQUEUED", names.FIBONACCI_QUEUE)
+    assert crashes(database, "nap") == 0
+    crash(me, "nap")
+    assert crashes(database, "nap") == 1, "the row of a lost execution says nothing"
 
 
 def test_a_healthy_suspect_that_finishes_is_cleared(database: Database, me: Peer) -> None:
@@ -194,7 +218,7 @@ def test_a_parent_whose_children_kill_is_never_counted(database: Database, me: P
     insert(database, ["batch"], name=names.FIBONACCI_BATCH, queue_name=names.FIBONACCI_BATCH_QUEUE)
     insert(database, ["batch-0"], parent_workflow_id="batch")
     for _ in range(LIMIT):
-        crash(me, "batch", "batch-0")
+        crash(me, "batch", "batch-0", waiting={"batch"})
     assert state(database, "batch") == ("ENQUEUED", names.FIBONACCI_BATCH_QUEUE)
     assert crashes(database, "batch") == 0
     assert state(database, "batch-0")[0] == "MAX_RECOVERY_ATTEMPTS_EXCEEDED"

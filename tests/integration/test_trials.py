@@ -16,7 +16,7 @@ from services.runtime.trials import Trials
 from services.workflows import names
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched, worker_process
-from tests.support.executors import handovers, insert, workflow
+from tests.support.executors import handovers, wait_for, workflow
 
 _ORDINARY = "trial-test-ordinary"
 _QUEUES = (_ORDINARY, names.WORKER_TRIALS_QUEUE)
@@ -34,6 +34,11 @@ def _held() -> None:
         assert _gates.setdefault(workflow_id, threading.Event()).wait(30)
     finally:
         _running.discard(workflow_id)
+
+
+@DBOS.workflow(name="trial.nap", max_recovery_attempts=None)
+def _nap() -> None:
+    DBOS.sleep(60)
 
 
 class _Worker:
@@ -171,12 +176,35 @@ def test_a_trial_that_the_database_does_not_note_does_not_start(
     wait_until(lambda: "trial" in _running, "the trial runs")
 
 
-def test_parents_that_wait_are_no_company(worker: _Worker) -> None:
-    """Their children may wait for the queues that the trial closed."""
-    parent = {"name": names.FIBONACCI_BATCH, "queue_name": names.FIBONACCI_BATCH_QUEUE}
-    worker.app.peer.runs("parent", **parent)
-    insert(worker.app.database, ["child"], parent_workflow_id="parent", queue_name="nobody-polls-it")
+def test_who_waits_is_no_company(worker: _Worker) -> None:
+    """What they wait for may wait for the queues that the trial closed."""
+    worker.app.peer.runs("parent")
+    wait_for(worker.app.database, "parent")
     worker.run("trial", names.WORKER_TRIALS_QUEUE)
+
+
+def test_a_trial_that_waits_is_over(worker: _Worker) -> None:
+    """It goes home, where it waits on with its count; the queues open."""
+    database = worker.app.database
+    database.rows(
+        "INSERT INTO ops.crashes (workflow_id, crashes, steps_recorded, queue_name)"
+        " VALUES ('nap', 4, 0, %(home)s)",
+        home=_ORDINARY,
+    )
+    worker.app.enqueue("trial.nap", queue=names.WORKER_TRIALS_QUEUE, workflow_id="nap")
+    worker.app.waker.ring(names.WORKER_TRIALS_QUEUE)
+    wait_until(lambda: handovers(database, "nap"), "it is given back")
+    worker.run("next")
+    wait_until(
+        lambda: database.rows(
+            "SELECT FROM ops.waits x JOIN dbos.workflow_status w"
+            " ON w.workflow_uuid = x.workflow_id AND w.owner_xid = x.owner_xid WHERE queue_name = %(home)s",
+            home=_ORDINARY,
+        ),
+        "it waits at home",
+    )
+    assert [row["reason"] for row in handovers(database, "nap")] == ["waits"]
+    assert database.one("SELECT crashes FROM ops.crashes") == 4
 
 
 def test_what_was_cancelled_and_still_executes_is_company(worker: _Worker) -> None:

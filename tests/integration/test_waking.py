@@ -27,7 +27,7 @@ class Ears(Waker):
         super().__init__()
         self.rung: list[tuple[str, float]] = []
         self.done: list[str] = []
-        self.endings.ended = self.done.append  # type: ignore[method-assign]
+        self.endings.notice = self.done.append  # type: ignore[method-assign]
         self.all = 0
 
     def ring(self, queue_name: str) -> None:
@@ -101,8 +101,23 @@ def test_a_child_that_ends_wakes_its_parent(database: Database, ears: Ears, stat
     database.rows("UPDATE dbos.workflow_status SET status = %(status)s", status=status)
     insert(database, ["z"], queue_name="last")
     wait_until(lambda: ears.rung and ears.rung[-1][0] == "last", "all notices are in")
-    # Who has no parent may be waited for from outside.
-    assert ears.done == (["parent", "=orphan"] if wakes else [])
+    assert ears.done == (["5:childparent", "6:orphan"] if wakes else [])
+
+
+def test_an_end_whose_ids_are_too_long_makes_everybody_look(database: Database, ears: Ears) -> None:
+    insert(database, ["c" * 7000], status="PENDING", parent_workflow_id="ü" * 1000)
+    database.rows("UPDATE dbos.workflow_status SET status = 'SUCCESS'")
+    wait_until(lambda: ears.done == [""], "the notice comes")
+
+
+@pytest.mark.parametrize("workflow_id", ["child", "7:7", "", ":", "ü\n=x"])
+@pytest.mark.parametrize("parent", ["", "parent", "3:abc"])
+def test_a_notice_names_the_workflow_and_its_parent(workflow_id: str, parent: str) -> None:
+    endings = Endings()
+    told: list[str] = []
+    endings.ended = told.append  # type: ignore[method-assign]
+    endings.notice(f"{len(workflow_id)}:{workflow_id}{parent}")
+    assert told == [f"={workflow_id}", *([parent] if parent else [])]
 
 
 def test_a_notice_comes_only_with_the_commit(database: Database, ears: Ears) -> None:

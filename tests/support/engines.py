@@ -145,6 +145,8 @@ def _launched(
             "UPDATE dbos.workflow_status SET status = 'CANCELLED'"
             " WHERE status IN ('PENDING', 'ENQUEUED', 'DELAYED')"
         )
+        for workflow_id in waker.cancellations.watched():
+            waker.cancellations.cancelled(workflow_id)  # a test need not listen to notices
         wait_until(lambda: all(event.is_set() for event in parked), "parked executions end")
         engine.destroy(5)
         outside.destroy()
@@ -154,6 +156,7 @@ def _launched(
 def _put_back() -> Iterator[None]:
     """Undoes at its end what the runtime patched in DBOS."""
     patched = (
+        # What blocking_calls replaced stays: without waits attached it does what DBOS does.
         (dbos._queue, "queue_worker_thread"),
         (dbos._queue, "execute_dequeued_workflow"),
         (dbos._scheduler, "_enqueue_scheduled_workflow"),

@@ -164,6 +164,16 @@ class Peer:
         insert(self.database, workflow_ids, status="PENDING", executor_id=self.id, **columns)
 
 
+def wait_for(database: Database, *workflow_ids: str) -> None:
+    """Rows of running workflows that only wait, as `Waits` writes them."""
+    database.rows(
+        "INSERT INTO ops.waits (workflow_id, owner_xid, kind)"
+        " SELECT workflow_uuid, owner_xid, 'workflow' FROM dbos.workflow_status"
+        " WHERE workflow_uuid = ANY (%(ids)s) AND status = 'PENDING'",
+        ids=list(workflow_ids),
+    )
+
+
 def insert(database: Database, workflow_ids: Iterable[str], **columns: Any) -> None:
     """Rows of ``workflow_status`` as DBOS leaves them after a claim; ``columns`` differ from that."""
     row = {

@@ -27,7 +27,7 @@ def flight(workflow_id: str = "w", **fields: Any) -> InFlight:
         "crashes": 0,
         "steps_recorded": 0,
         "steps_at_last_crash": 0,
-        "waits_for_children": False,
+        "waits": False,
         "trial_started": fields.get("queue_name") == TRIALS,
         **fields,
     }
@@ -115,9 +115,9 @@ def test_everyone_who_ran_is_counted_and_nobody_parked_in_company() -> None:
     ]
 
 
-def test_who_waits_for_children_is_no_company() -> None:
+def test_who_waits_is_no_company() -> None:
     trial = flight("trial", queue_name=TRIALS, home_queue=LEAF, crashes=4)
-    waiting = flight("parent", queue_name=PARENTS, waits_for_children=True)
+    waiting = flight("parent", queue_name=PARENTS, waits=True)
     assert [v.action for v in verdicts(waiting, trial)] == ["requeue", "park"]
 
 
@@ -129,22 +129,21 @@ def test_only_a_trial_that_has_started_is_proof() -> None:
         ("requeue", 4),
         ("requeue", 1),
     ]
-    assert verdict(flight(crashes=4)) == ("try", TRIALS, False, 4), "alone by chance is not alone by proof"
+    assert verdict(flight(crashes=4)) == ("try", TRIALS, True, 5), "alone by chance is not alone by proof"
     assert verdict(flight(queue_name=SUSPECTS, home_queue=LEAF, crashes=4))[0] == "try"
 
 
-def test_a_parent_that_kills_while_its_child_is_held_is_counted_and_parked() -> None:
-    """It enqueued the child, and then a step of its own ends the process."""
+def test_a_parent_that_runs_is_counted_whatever_its_children_do() -> None:
+    """It enqueued the child, and then a step of its own ends the process. Its child is not tried for it."""
     held = flight("child", queue_name=TRIALS, home_queue=LEAF, crashes=4, trial_started=False)
     for crashes in range(LIMIT):
-        parent = flight("parent", queue_name=PARENTS, waits_for_children=True, crashes=crashes)
+        parent = flight("parent", queue_name=PARENTS, crashes=crashes)
         found = [(v.action, v.counted, v.crashes) for v in verdicts(parent, held)]
         action = "park" if crashes == LIMIT - 1 else "requeue"
         assert found == [(action, True, crashes + 1), ("requeue", False, 4)]
-    # Beside anybody else that may have done it, it most likely waits.
-    other = flight("other", queue_name=PARENTS, waits_for_children=True, crashes=4)
-    assert not any(v.counted for v in verdicts(parent, held, other))
-    assert [v.counted for v in verdicts(parent, held, flight("leaf"))] == [False, False, True]
+    # And a trial in its company is none.
+    started = flight("child", queue_name=TRIALS, home_queue=LEAF, crashes=4)
+    assert [v.action for v in verdicts(flight("parent", queue_name=PARENTS), started)] == ["requeue", "try"]
 
 
 def test_a_trial_that_was_cut_off_in_good_order_stays_one() -> None:
@@ -161,13 +160,29 @@ def test_a_parent_beside_a_suspect_is_not_counted() -> None:
         assert found == {"suspect": ("quarantine", True), "parent": ("requeue", False)}
 
 
-def test_parents_that_wait_are_never_blamed() -> None:
-    waiting = flight("parent", queue_name=PARENTS, waits_for_children=True, crashes=4)
-    assert verdict(waiting) == ("requeue", PARENTS, False, 4)
-    # Also beside others, and also on the suspects' queue, where nothing with children should be.
-    odd = flight("odd", queue_name=SUSPECTS, waits_for_children=True)
-    found = {v.work.workflow_id: v.counted for v in verdicts(waiting, odd, flight("leaf"))}
-    assert found == {"parent": False, "odd": False, "leaf": True}
+@pytest.mark.parametrize("queue", [LEAF, PARENTS, SUSPECTS, TRIALS, None])
+def test_who_only_waits_is_never_blamed_and_goes_home(queue: str | None) -> None:
+    waiting = flight("waits", queue_name=queue, home_queue=LEAF, waits=True, crashes=4)
+    home = {None: "_dbos_internal_queue", PARENTS: PARENTS}.get(queue, LEAF)
+    for died in (True, False):
+        assert verdict(waiting, died=died) == ("requeue", home, False, 4)
+    found = {v.work.workflow_id: v.counted for v in verdicts(waiting, flight("leaf"))}
+    assert found == {"waits": False, "leaf": True}
+
+
+def test_poison_that_leaves_its_trial_as_waiting_is_parked_at_twice_the_limit() -> None:
+    """It waits in one branch and kills in another, now and then: alone in its process it never dies."""
+    crashes, runs = 4, 0
+    while True:
+        runs += 1
+        (trial,) = verdicts(flight(queue_name=TRIALS, home_queue=LEAF, crashes=crashes, waits=True))
+        assert (trial.action, trial.queue_name, trial.crashes) == ("requeue", LEAF, crashes)
+        (found,) = verdicts(flight(queue_name=LEAF, home_queue=LEAF, crashes=crashes))
+        crashes = found.crashes
+        if found.action == "park":
+            break
+        assert (found.action, found.queue_name) == ("try", TRIALS)
+    assert (crashes, runs) == (2 * LIMIT, 6)
 
 
 def test_only_leaf_queues_move_to_the_suspects() -> None:
@@ -193,7 +208,7 @@ def test_a_direct_start_goes_to_the_internal_queue() -> None:
             crashes=st.integers(0, 7),
             steps_recorded=st.integers(0, 3),
             steps_at_last_crash=st.integers(0, 3),
-            waits_for_children=st.booleans(),
+            waits=st.booleans(),
             trial_started=st.booleans(),
         ),
         max_size=8,
@@ -203,21 +218,19 @@ def test_a_direct_start_goes_to_the_internal_queue() -> None:
 def test_properties_of_every_verdict(work: list[InFlight], died: bool) -> None:
     found = verdicts(*work, died=died)
     assert [v.work for v in found] == work, "every workflow gets one verdict, in the order given"
-    waiting = [w for w in work if w.waits_for_children]
-    held = [w for w in work if w.queue_name == TRIALS and not w.trial_started and w not in waiting]
-    running = [w for w in work if w not in waiting and w not in held]
+    held = [w for w in work if w.queue_name == TRIALS and not w.trial_started]
+    running = [w for w in work if not w.waits and w not in held]
     for v in found:
         assert v.queue_name, "released work has a queue"
         assert v.counted or v.action in ("requeue", "try")
-        assert not (v.counted and v.work in held)
-        if v.counted and v.work.waits_for_children:
-            assert waiting == [v.work] and held and not running
+        assert not (v.counted and v.work not in running)
         assert not (not died and (v.counted or v.action != "requeue"))
         assert v.counted is False or v.crashes in (1, v.work.crashes + 1)
         assert v.counted or v.crashes == v.work.crashes
-        assert (v.action == "park") == (v.counted and v.crashes >= LIMIT)
+        assert v.action != "park" or (v.counted and v.crashes >= LIMIT)
+        assert (v.action == "park") == (v.counted and v.crashes >= LIMIT) or v.action == "try"
         home = v.work.home_queue if v.work.queue_name in (SUSPECTS, TRIALS) else v.work.queue_name
-        if v.action == "park" and home == LEAF and not v.work.waits_for_children:
+        if v.action == "park" and home == LEAF and not (v.work.queue_name == LEAF and v.crashes >= 2 * LIMIT):
             assert running == [v.work], "parked for what a neighbour may have done"
             assert v.work.trial_started
         if v.action in ("quarantine", "try"):

@@ -2,15 +2,20 @@
 -- the verdict on the executor, so that a sweeper that dies in the middle leaves nothing half done.
 
 -- name: unfinished_work
--- What an executor was running, locked; with what the verdict on poison needs. A workflow with
--- unfinished children is only waiting for them.
+-- What an executor was running, locked; with what the verdict on poison needs. What only waits has a row of its own,
+-- locked too: before its execution goes on it deletes that row, so it goes on here or is released, never both.
+WITH waiting AS (
+    SELECT x.workflow_id, x.owner_xid FROM ops.waits x
+    JOIN dbos.workflow_status w ON w.workflow_uuid = x.workflow_id AND w.owner_xid = x.owner_xid
+    WHERE w.status = 'PENDING' AND w.executor_id = %(executor_id)s
+    ORDER BY 1 FOR UPDATE OF x)
 SELECT w.workflow_uuid AS workflow_id, w.name, w.queue_name, c.queue_name AS home_queue,
        coalesce(c.crashes, 0) AS crashes, coalesce(c.steps_recorded, 0) AS steps_at_last_crash,
        coalesce(c.trial_xid = w.owner_xid, false) AS trial_started,
        (SELECT count(*) FROM dbos.operation_outputs o WHERE o.workflow_uuid = w.workflow_uuid) AS steps_recorded,
-       EXISTS (SELECT FROM dbos.workflow_status child WHERE child.parent_workflow_id = w.workflow_uuid
-               AND child.status IN ('ENQUEUED', 'PENDING', 'DELAYED')) AS waits_for_children
+       x.workflow_id IS NOT NULL AS waits
 FROM dbos.workflow_status w
+LEFT JOIN waiting x ON x.workflow_id = w.workflow_uuid AND x.owner_xid = w.owner_xid
 LEFT JOIN ops.crashes c ON c.workflow_id = w.workflow_uuid
 WHERE w.status = 'PENDING' AND w.executor_id = %(executor_id)s
   AND w.application_name = %(application)s AND w.application_version = %(version)s
@@ -22,6 +27,8 @@ FOR UPDATE OF w
 -- contract test holds the two together), for many rows and with a queue for each. And to its front, before
 -- the priorities that an enqueue can ask for (0 and later): what had begun goes on first. By its age alone it
 -- would wait for the rest of its batch, which was stored in the same millisecond.
+WITH waited AS (
+    DELETE FROM ops.waits WHERE workflow_id = ANY (%(workflow_ids)s))
 UPDATE dbos.workflow_status w
 SET status = 'ENQUEUED', owner_xid = NULL, started_at_epoch_ms = NULL, priority = -1,
     updated_at = (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
@@ -92,8 +99,7 @@ WHERE w.status = 'PENDING' AND w.executor_id IS NOT NULL AND w.application_versi
 -- name: own_work
 -- What is recorded as running here, each claim with its token.
 SELECT w.workflow_uuid AS workflow_id, w.owner_xid,
-       EXISTS (SELECT FROM dbos.workflow_status child WHERE child.parent_workflow_id = w.workflow_uuid
-               AND child.status IN ('ENQUEUED', 'PENDING', 'DELAYED')) AS waits_for_children
+       EXISTS (SELECT FROM ops.waits x WHERE x.workflow_id = w.workflow_uuid AND x.owner_xid = w.owner_xid) AS waits
 FROM dbos.workflow_status w
 WHERE w.status = 'PENDING' AND w.executor_id = %(executor_id)s
   AND w.application_name = %(application)s AND w.application_version = %(version)s

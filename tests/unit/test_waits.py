@@ -1,0 +1,208 @@
+"""What is told of the workflows that wait, and when: without a database."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg2
+import pytest
+import sqlalchemy as sa
+from dbos._error import DBOSWorkflowCancelledError, DBOSWorkflowConflictIDError
+
+from services.runtime.cancelling import Cancellations
+from services.runtime.database import Row
+from services.runtime.waits import Waits
+from tests.support.database import wait_until
+
+KEY = ("w", "claim")
+
+
+class _Table:
+    """Stands in for ``ops.waits`` and the workflows' owners."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Row] = {}
+        self.owner: str | None = "claim"
+        self.status = "PENDING"
+        self.queue = "home"
+        self.told = 0
+        self.away = False
+        self.answers = threading.Event()
+        self.answers.set()
+
+    def run(self, name: str, /, **params: Any) -> list[Row]:
+        if self.away:
+            raise sa.exc.ProgrammingError(name, None, Exception("away"))
+        if name == "publish_waits":
+            assert self.answers.wait(5)
+            self.told += 1
+            return [self._publish(dict(zip(_COLUMNS, row, strict=True))) for row in zip(*params.values())]  # noqa: B905
+        if name == "withdraw_wait":
+            return [{}] if self.rows.pop(params["workflow_id"], None) else []
+        return [{}] if params["owner_xid"] == self.owner else []
+
+    def _publish(self, row: Row) -> Row:
+        owned = row["owner_xid"] == self.owner and self.status == "PENDING"
+        if owned:
+            self.rows[row["workflow_id"]] = row
+        return {**row, "status": self.status, "queue_name": self.queue, "published": owned}
+
+
+_COLUMNS = ("workflow_id", "owner_xid", "kind", "subject", "waited", "seconds")
+
+
+@pytest.fixture
+def table() -> _Table:
+    return _Table()
+
+
+@pytest.fixture
+def gone() -> list[Any]:
+    """What `give_back` answers, one after the other."""
+    return []
+
+
+@pytest.fixture
+def waits(table: _Table, gone: list[Any]) -> Iterator[Waits]:
+    def give_back(_: str) -> bool:
+        answer = gone.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return bool(answer)
+
+    made = Waits(table.run, Cancellations(), isolated={"suspects"}, give_back=give_back, settle_seconds=0.02)
+    made.start()
+    yield made
+    made.stop()
+
+
+def told(table: _Table) -> Row:
+    row: Row = wait_until(lambda: table.rows.get("w"), "it is told")
+    return row
+
+
+def test_the_wait_that_ends_first_is_told(table: _Table, waits: Waits) -> None:
+    made = [
+        waits.wait(*KEY, kind="workflow", subject="child"),
+        waits.wait(*KEY, kind="sleep", seconds=60),
+        waits.wait(*KEY, kind="message", subject="topic", seconds=30),
+    ]
+    for wait in made:
+        wait.begin()
+    row = told(table)
+    assert (row["kind"], row["subject"]) == ("message", "topic")
+    assert 29 < row["seconds"] <= 30
+    for wait in (made[2], made[1]):
+        wait.end()
+    assert table.rows == {}, "the branch that goes on may do anything"
+    assert told(table)["kind"] == "workflow"
+    made[0].end()
+    assert (table.rows, waits._runs) == ({}, {})
+
+
+def test_a_step_hides_a_wait_that_is_told_or_about_to_be(table: _Table, waits: Waits) -> None:
+    wait = waits.wait(*KEY, kind="sleep", seconds=60)
+    wait.begin()
+    told(table)
+    run = waits.step_begins(KEY)
+    assert run is not None
+    waits.withdraw(run)
+    assert table.rows == {}
+    assert waits.step_begins(KEY) is None, "a second one"
+    waits.step_ends(KEY)
+    threading.Event().wait(0.1)
+    assert table.rows == {}, "one still runs"
+    waits.step_ends(KEY)
+    told(table)
+
+
+def test_a_step_waits_for_the_statement_that_tells_the_wait(table: _Table, waits: Waits) -> None:
+    """Or the row would come after the step's body began."""
+    table.answers.clear()
+    waits.wait(*KEY, kind="sleep", seconds=60).begin()
+    wait_until(lambda: waits._runs[KEY].state == 1, "the statement is under way")
+    run = waits.step_begins(KEY)
+    assert run is not None
+    thread = threading.Thread(target=waits.withdraw, args=[run])
+    thread.start()
+    table.answers.set()
+    thread.join(5)
+    assert table.told == 1
+    assert table.rows == {}
+
+
+def test_who_was_released_meanwhile_does_not_go_on(table: _Table, waits: Waits) -> None:
+    wait = waits.wait(*KEY, kind="message", seconds=60)
+    wait.begin()
+    told(table)
+    table.rows.clear()
+    table.owner = None
+    with pytest.raises(DBOSWorkflowConflictIDError):
+        wait.end()
+
+
+def test_a_row_that_somebody_deleted_costs_nothing(table: _Table, waits: Waits) -> None:
+    wait = waits.wait(*KEY, kind="message", seconds=60)
+    wait.begin()
+    told(table)
+    table.rows.clear()
+    wait.end()
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [("CANCELLED", DBOSWorkflowCancelledError), ("ENQUEUED", DBOSWorkflowConflictIDError)],
+)
+def test_who_is_no_longer_the_owner_learns_it_when_it_is_told(
+    table: _Table, waits: Waits, status: str, error: type[BaseException]
+) -> None:
+    table.owner, table.status = None, status
+    wait = waits.wait(*KEY, kind="sleep", seconds=60)
+    wait.begin()
+    with pytest.raises(error):
+        wait.block(5)
+    wait.end()
+
+
+def test_a_database_that_refuses_is_asked_again_and_stops_nobody(table: _Table, waits: Waits) -> None:
+    table.away = True
+    wait = waits.wait(*KEY, kind="sleep", seconds=60)
+    wait.begin()
+    wait_until(lambda: waits._runs[KEY].doubtful, "it was refused")
+    other = waits.wait("other", "claim", "sleep", seconds=60)
+    other.begin()
+    wait_until(lambda: waits._runs["other", "claim"].doubtful, "it was refused")
+    wait.end()
+    table.away = False
+    wait_until(lambda: "other" in table.rows, "it is told later")
+    assert "w" not in table.rows
+
+
+def test_work_in_a_suspects_place_is_given_back(table: _Table, waits: Waits, gone: list[Any]) -> None:
+    table.queue = "suspects"
+    gone += [psycopg2.OperationalError("away"), False, True]
+    wait = waits.wait(*KEY, kind="sleep", seconds=60)
+    wait.begin()
+    wait_until(lambda: len(gone) == 1, "tried again after an outage", seconds=3)
+    assert wait._interruption is None, "it ran just then, and stays"
+    run = waits.step_begins(KEY)
+    assert run is not None
+    waits.withdraw(run)
+    waits.step_ends(KEY)
+    with pytest.raises(DBOSWorkflowConflictIDError):
+        wait.block(5)
+    assert gone == []
+
+
+def test_a_step_that_waits_is_ended_by_a_cancel_and_not_told(table: _Table, waits: Waits) -> None:
+    wait = waits.wait("w", None, "event", "other/key", seconds=60)
+    wait.begin()
+    threading.Event().wait(0.1)
+    assert table.told == 0
+    waits.cancellations.cancelled("w")
+    with pytest.raises(DBOSWorkflowCancelledError):
+        wait.block(5)
+    wait.end()
+    assert not waits.cancellations.watched()
