@@ -18,6 +18,7 @@ import psycopg2
 from services.domain.poison import Verdict
 from services.runtime.database import Connection, Row, Trouble, connect, query, transaction
 from services.runtime.executors import Identity
+from services.runtime.strays import Strays
 from services.runtime.takeover import Lost, release
 from services.settings import SWEEP_JITTER, Settings
 
@@ -33,8 +34,6 @@ _COUNTED = (LOCK_LOST, HUNG)
 
 # The orphan anti-join is dearer than a look and rarely finds anything.
 _ORPHANS_EVERY_SECONDS = 2.0
-# The same claim released so often without a new step is no failed start: its end is lost whenever it runs.
-_STRAYS_ARE_A_CRASH = 3
 
 
 @dataclass
@@ -65,8 +64,7 @@ class Sweep:
         self._identity = identity
         self._settled_seconds = settled_seconds
         self._on_takeover = on_takeover
-        self._running = running
-        self._strays: dict[tuple[str, str], float] = {}
+        self._strays = Strays(settings, identity, running, on_takeover, clock) if running else None
         self._clock = clock
         self._missing: dict[str, _Missing] = {}
         self._watching_since = float("inf")
@@ -129,7 +127,8 @@ class Sweep:
         if self._clock() >= self._orphans_at:
             self._orphans_at = self._clock() + _ORPHANS_EVERY_SECONDS
             self._adopt_orphans(connection)
-            self._release_strays(connection)
+            if self._strays is not None:
+                self._strays.release(connection)
         return taken
 
     def _suspected(self, rows: list[Row]) -> list[tuple[Row, str]]:
@@ -150,7 +149,7 @@ class Sweep:
         found = []
         for row in rows:
             peer = row["executor_id"]
-            if peer == self._identity.executor_id:
+            if peer == self._identity.executor_id or self._is_left_to_others(row, rows):
                 continue
             missing = self._missing.get(peer)
             twice = missing is not None and now - missing.since >= self._settings.second_look_seconds
@@ -163,6 +162,24 @@ class Sweep:
             elif twice and missing is not None and (late or not missing.together):
                 found.append((row, LOCK_LOST))
         return found
+
+    def _is_left_to_others(self, row: Row, rows: list[Row]) -> bool:
+        """Whether executors of the suspect's own application come first, which can also end its sessions.
+
+        They have a lease for it. Where none of them gives its signs of life, everyone judges at once.
+        """
+        lease_seconds = self._settings.lease_seconds
+        if (
+            row["application"] == self._identity.application
+            or row["heartbeat_age_seconds"] > 2 * lease_seconds
+        ):
+            return False
+        return any(
+            other["application"] == row["application"]
+            and other["lock_pid"] is not None
+            and other["heartbeat_age_seconds"] <= lease_seconds
+            for other in rows
+        )
 
     def _notice_break(self, rows: list[Row], now: float) -> None:
         """Too long between two looks, or since our own beat: the machine, the database or we stood still.
@@ -245,44 +262,3 @@ class Sweep:
                     extra={"action": "orphans.released", "lost_executor_id": row["executor_id"]},
                 )
                 self._on_takeover("orphan", verdicts, 0.0)
-
-    def _release_strays(self, connection: Connection) -> None:
-        """Gives back what is recorded as running here and does not run: a claim whose start or end was lost.
-
-        Judged after a whole lease of the same claim; if it does start after all, DBOS refuses its writes.
-        From the third time on without a new step it counts as a crash: nothing may run again for ever.
-        """
-        if self._running is None:
-            return
-        now = self._clock()
-        mine = {"application": self._identity.application, "version": self._identity.version}
-        rows = query(connection, "own_work", executor_id=self._identity.executor_id, **mine)
-        running = set(self._running())
-        seen = [(row["workflow_id"], row["owner_xid"]) for row in rows if row["workflow_id"] not in running]
-        self._strays = {claim: self._strays.get(claim, now) for claim in seen}
-        lost = {
-            claim[0] for claim, since in self._strays.items() if now - since >= self._settings.lease_seconds
-        }
-        if not lost:
-            return
-        verdicts = []
-        with transaction(connection):
-            times = {
-                row["workflow_id"]: row["strays"]
-                for row in query(connection, "count_strays", workflow_ids=sorted(lost))
-            }
-            for workflow_id in sorted(lost):
-                verdicts += release(
-                    connection,
-                    self._identity,
-                    self._identity,
-                    kind="orphan",
-                    reason="not running here",
-                    crash_limit=self._settings.crash_limit,
-                    died=times[workflow_id] >= _STRAYS_ARE_A_CRASH,
-                    only={workflow_id},
-                )
-        log.warning(
-            "released %d workflows that did not run", len(verdicts), extra={"action": "strays.released"}
-        )
-        self._on_takeover("stray", verdicts, 0.0)

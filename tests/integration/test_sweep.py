@@ -377,6 +377,22 @@ def test_the_last_one_of_an_application_is_judged_by_another(
     assert (row["status"], row["queue_name"], row["application_version"]) == expected
 
 
+def test_others_leave_a_suspect_to_its_own_application_for_a_lease(
+    database: Database, me: Peer, peer: Peer
+) -> None:
+    """Its role can end the sessions that hold row locks. Where it does not act, everyone may."""
+    api = Peer.start(database, "api-test", application="holdfast-api", version="api-1")
+    peer.silent()
+    assert api.two_looks() == []
+    left_alone(peer)
+    peer.silent(2 * LEASE_SECONDS + 1)
+    assert api.round() == [peer.id]
+    other = Peer.start(database, "worker-other")
+    other.silent()
+    me.silent()
+    assert set(api.round()) == {other.id, me.id}, "nobody of its own is left"
+
+
 def test_an_executor_of_older_code_names_no_queues(database: Database) -> None:
     """In a rolling upgrade. Another application then moves none of its work to other queues."""
     me = Peer.start(database, "api-test", application="holdfast-api", version="api-1")
