@@ -13,10 +13,12 @@ WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name)
 \gexec
 
 -- The owner cannot log in; the migrator is the owner in all it does.
-ALTER ROLE holdfast_owner NOLOGIN NOINHERIT;
+ALTER ROLE holdfast_owner NOLOGIN INHERIT;
 ALTER ROLE holdfast_migrator LOGIN CONNECTION LIMIT 10 PASSWORD :'migrator';
 GRANT holdfast_owner TO holdfast_migrator;
 ALTER ROLE holdfast_migrator SET role TO holdfast_owner;
+-- A function of the owner's ends the sessions of a dead executor, whichever of the two is its role.
+GRANT holdfast_api, holdfast_worker TO holdfast_owner;
 -- A change of a table that waits for its lock makes everyone behind it wait, too.
 ALTER ROLE holdfast_migrator SET lock_timeout TO '60s';
 

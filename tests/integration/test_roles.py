@@ -22,7 +22,7 @@ from services.workflows import names
 from tests.support.api_server import serving
 from tests.support.database import Database, Server, wait_until
 from tests.support.engines import worker_process
-from tests.support.executors import insert, record_steps
+from tests.support.executors import Peer, insert, record_steps
 
 ROLES_SQL = (ROOT / "postgres" / "roles.sql").read_text("utf-8")
 LIMITS = {
@@ -166,6 +166,7 @@ MAY_NOT = {
         "DELETE FROM ops.handovers",
         "UPDATE ops.retention SET purged_until = now()",
         "SELECT ops.fold_totals()",
+        "SELECT ops.end_sessions('x')",
     ],
 }
 
@@ -210,6 +211,7 @@ def test_the_functions_with_their_owners_rights_have_a_fixed_search_path(shared:
         {"name": f"ops.{name}", "settings": ["search_path=pg_catalog, pg_temp"]}
         for name in (
             "end_scheduled_run",
+            "end_sessions",
             "fire_tick",
             "fold_totals",
             "forget_deleted",
@@ -237,7 +239,11 @@ def test_no_role_has_power_over_the_server(shared: Database) -> None:
         "SELECT member::regrole::text AS member, roleid::regrole::text AS of FROM pg_auth_members"
         " WHERE member::regrole::text LIKE 'holdfast%'"
     )
-    assert members == [{"member": "holdfast_migrator", "of": "holdfast_owner"}]
+    assert {(row["member"], row["of"]) for row in members} == {
+        ("holdfast_migrator", "holdfast_owner"),
+        ("holdfast_owner", "holdfast_api"),
+        ("holdfast_owner", "holdfast_worker"),
+    }
 
 
 @pytest.mark.parametrize("role", [*MAY_NOT])
@@ -368,6 +374,23 @@ def test_the_api_may_fork_from_a_later_step(database: Database) -> None:
 def test_one_role_ends_no_session_of_another(shared: Database) -> None:
     with closing(login(shared, "holdfast_worker")) as other:
         refused(shared, "holdfast_api", f"SELECT pg_terminate_backend({other.info.backend_pid})")
+
+
+def test_a_role_ends_sessions_of_another_only_where_their_executor_is_dead(database: Database) -> None:
+    worker = Peer.start(database, "worker-one")
+    alike = Peer.start(database, "worker-on")
+    with closing(login(database, "holdfast_api")) as api, api.cursor() as cursor:
+
+        def ended() -> int:
+            cursor.execute("SELECT ops.end_sessions('worker-one') AS ended")
+            row: Any = cursor.fetchone()
+            return int(row["ended"])
+
+        assert ended() == 0
+        cursor.execute("UPDATE ops.executors SET state = 'dead' WHERE executor_id = 'worker-one'")
+        assert ended() == 1
+    wait_until(lambda: not worker.locked(), "its session ends")
+    assert alike.locked()
 
 
 def test_figures_are_read_by_the_role_of_their_own(database: Database) -> None:

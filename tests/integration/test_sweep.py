@@ -859,10 +859,12 @@ def test_one_executor_that_cannot_be_taken_over_does_not_hold_up_the_others(
 # --- zombies --------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("judge", ["worker", "api"])
 def test_row_locks_of_a_paused_executor_do_not_hold_up_the_takeover(
-    database: Database, me: Peer, peer: Peer
+    database: Database, peer: Peer, judge: str
 ) -> None:
     """SIGSTOP in the middle of a checkpoint: its open transaction holds the workflow's row."""
+    me = Peer.start(database, f"{judge}-judge", application=f"holdfast-{judge}", version=f"{judge}-1")
     session = peer.connect("dbos")
     session.cursor().execute("BEGIN; SELECT FROM dbos.workflow_status WHERE workflow_uuid = 'w1' FOR UPDATE")
     peer.silent()

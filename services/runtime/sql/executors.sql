@@ -73,8 +73,8 @@ RETURNING executor_id, application, application_version AS version, suspects_que
 
 -- name: end_sessions
 -- Cuts what a dead executor still holds open (a paused process keeps its row locks): all its
--- connections carry its id in their application_name.
-SELECT count(pg_terminate_backend(pid)) AS ended FROM pg_stat_activity
+-- connections carry its id in their application_name. The function ends those of another application's role.
+SELECT count(pg_terminate_backend(pid)) + ops.end_sessions(%(executor_id)s) AS ended FROM pg_stat_activity
 WHERE datname = current_database() AND usename = current_user
   AND starts_with(application_name, 'holdfast/' || %(executor_id)s || '/') AND pid <> pg_backend_pid()
 

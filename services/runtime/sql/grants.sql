@@ -11,7 +11,7 @@ BEGIN
         EXECUTE format('GRANT USAGE ON SCHEMA dbos, ops TO %I', may.rolname);
     END LOOP;
     -- They run with their owner's rights, for the worker, from triggers.
-    REVOKE ALL ON FUNCTION ops.fold_totals(), ops.forget_deleted(), ops.note_schedule(),
+    REVOKE ALL ON FUNCTION ops.fold_totals(), ops.forget_deleted(), ops.end_sessions(text), ops.note_schedule(),
         ops.fire_tick(text, text, timestamptz, text, text, text, text, text, text),
         ops.start_waiting_tick(text), ops.end_scheduled_run(), ops.resume_scheduled_run() FROM PUBLIC;
 
@@ -39,6 +39,8 @@ BEGIN
         ('holdfast_worker', 'INSERT, UPDATE', 'ops.schedules'),
         ('holdfast_worker', 'EXECUTE', 'FUNCTION ops.fold_totals(),
             ops.fire_tick(text, text, timestamptz, text, text, text, text, text, text)'),
+        -- Only a dead executor's.
+        ('holdfast_api holdfast_worker', 'EXECUTE', 'FUNCTION ops.end_sessions(text)'),
 
         -- A purge. Unfinished work is kept by a trigger, and effects go only with their workflow.
         ('holdfast_worker', 'DELETE', 'dbos.workflow_status, dbos.workflow_input, dbos.workflow_output,
