@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from dbos import StepInfo, WorkflowStatus
+from pydantic_core import to_json
 
 from services.api.models import Step, Waiting, Workflow, WorkflowDetail
 from services.api.models_messages import Event, StoredValue
@@ -45,13 +46,20 @@ def readable(text: str) -> str:
 
 def shown(value: Any) -> tuple[Any, str]:
     """A value as an answer can hold it, and its JSON text."""
-    try:
-        value = exact(value)
-        return value, json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
-        # Not JSON (a foreign object, NaN): its text is all that an answer can hold.
-        text = readable(repr(value))
-        return text, text
+    for plain in (exact, _jsonable):
+        try:
+            answer = plain(value)
+            return answer, json.dumps(answer, allow_nan=False)
+        except (TypeError, ValueError, RecursionError):
+            continue
+    # A foreign object: its text is all that an answer can hold.
+    text = readable(repr(value))
+    return text, text
+
+
+def _jsonable(value: Any) -> Any:
+    """Sets as lists, times in ISO 8601, bytes in base64, NaN as text. Raises ``ValueError``."""
+    return exact(json.loads(to_json(value, inf_nan_mode="strings", bytes_mode="base64")))
 
 
 def shortened(value: Any) -> tuple[Any, bool]:

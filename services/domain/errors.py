@@ -142,6 +142,20 @@ class PickleRefused(HoldfastError):
     """
 
 
+class UnstorableValue(HoldfastError, TypeError):
+    """This value cannot be stored: it would not come back as what it was. Return plain values, or annotate
+    its type.
+    """
+
+
+class StepTimeout(HoldfastError):
+    """The step took longer than its `timeout_seconds`. Its process was killed; another attempt may do."""
+
+
+class StepProcessDied(HoldfastError):
+    """The process of a step with a timeout ended without a result. Another attempt gets a new one."""
+
+
 class CpuError(HoldfastError):
     """A computation in a child process ended without a result. Run it again."""
 

@@ -15,7 +15,16 @@ from typing import Any
 import dbos._queue
 from dbos import DBOS, DBOSConfig
 
-from services.runtime import awaited, blocking_calls, connections, metrics, replay, round_trips, tracing
+from services.runtime import (
+    awaited,
+    blocking_calls,
+    connections,
+    metrics,
+    outcomes,
+    replay,
+    round_trips,
+    tracing,
+)
 from services.runtime.executors import Identity
 from services.runtime.round_trips import POOL_OPTIONS
 from services.runtime.schema import sqlalchemy_url
@@ -40,6 +49,7 @@ class Engine:
         round_trips.install()
         replay.install()
         blocking_calls.install()
+        outcomes.install()
         waker.install()
         observe_claims()
         self._waker = waker

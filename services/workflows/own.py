@@ -15,14 +15,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, get_args
 
 from dbos import DBOS, WorkflowHandle
 
-from services.domain import cron
-from services.domain.errors import ModuleWrong
+from services.domain import cron, values
+from services.domain.errors import ModuleWrong, StepProcessDied, StepTimeout
 from services.runtime import tracing
+from services.runtime.outcomes import raise_outcome
 from services.workflows import names
 from services.workflows.measure import measured
 from services.workflows.signature import Signature
@@ -32,6 +33,8 @@ __all__ = [
     "Child",
     "Queue",
     "Schedule",
+    "StepProcessDied",
+    "StepTimeout",
     "Workflow",
     "idempotency_key",
     "patch_over",
@@ -85,7 +88,7 @@ class Workflow(Generic[P, R]):
         @DBOS.workflow(name=name, max_recovery_attempts=None, validate_args=self._validated)
         def durable(*args: Any) -> Any:
             with measured(name), _run_by(self):
-                return self.signature.plain(function(*args))  # type: ignore[call-arg]
+                return values.load(self.signature.result(function(*args)).text)  # type: ignore[call-arg]
 
         self.durable = durable
 
@@ -114,7 +117,13 @@ class Workflow(Generic[P, R]):
     def _validated(self, args: Sequence[Any], _: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         # The scheduler hands a context over after the time, which is always None here.
         given = args[:-1] if self.scheduled and len(args) == 2 else args
-        return self.signature.parameters(given), {}
+        if self.scheduled and given and isinstance(given[0], datetime):
+            # Text is what a parameter of any type is made from.
+            given = (given[0].astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),)
+        try:
+            return self.signature.parameters(given), {}
+        except BaseException as error:  # of a validator: here it would end the queue's thread
+            raise_outcome(error)
 
 
 @dataclass(frozen=True)

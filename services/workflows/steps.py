@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import importlib
+import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from itertools import chain
 from typing import Any, ParamSpec, TypeVar
 
 from dbos import DBOS
+from dbos import error as dbos_errors
 
-from services.domain.errors import ModuleWrong
+from services.domain.errors import CpuCancelled, ModuleWrong, StepProcessDied, StepTimeout
+from services.runtime.cancelling import Cancellation
+from services.runtime.resources import resources
+from services.runtime.serializer import Stored
+from services.runtime.step_child import become_step
+from services.runtime.step_processes import StepProcesses
 from services.workflows import names
 from services.workflows.measure import timed_step
-from services.workflows.signature import Signature
+from services.workflows.signature import Revived, Signature
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 declared_steps: dict[str, Signature] = {}
 """By their durable names."""
+
+_timed: dict[str, Callable[..., Any]] = {}
+
+processes = StepProcesses(lambda: sorted({function.__module__ for function in _timed.values()}))
+"""Those that steps with a timeout run in."""
 
 
 def step(
@@ -28,6 +42,7 @@ def step(
     attempts: int = 1,
     wait_seconds: float = 1.0,
     errors: Sequence[type[Exception]] = (),
+    timeout_seconds: float | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Makes a function a step: its result is recorded once, and a replay reads it instead of running it.
 
@@ -36,15 +51,24 @@ def step(
     Of an error, name and text are stored: name in `errors` the classes that the workflow catches, made from
     the text alone, and they are raised as such by a replay too; a subclass as the one that is named. Those
     are answers: not tried again.
+
+    With `timeout_seconds` each attempt runs in a process of its own, which is killed after that time: the
+    attempt raises `StepTimeout`. The function must be one of a module, since that process finds it there; its
+    arguments, result and errors must be picklable.
     """
     kinds = {kind.__name__: kind for kind in errors}
     for kind in errors:
         _made_from_text(kind, name)
+    if timeout_seconds is not None:
+        if not 0 < timeout_seconds < math.inf:
+            raise ModuleWrong(f"Step {name}: timeout_seconds must be positive and finite.")
+        # What a replay raises as itself, too; tried again like any other error.
+        kinds |= {kind.__name__: kind for kind in (StepTimeout, StepProcessDied)}
 
     def named(error: Exception) -> type[Exception] | None:
         # As DBOS loads it from JSON it is an error that carries the name of its class.
         stored = kinds.get(str(getattr(error, "name", "")))
-        return next((kind for kind in type(error).__mro__ if kind in errors), stored)
+        return next((kind for kind in type(error).__mro__ if kind in kinds.values()), stored)
 
     # Whether what this thread's attempt raised is the step's result.
     attempt = threading.local()
@@ -52,6 +76,14 @@ def step(
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         names.fit(name, [*declared_steps, *chain(*names.STEPS.values())])
         signature = declared_steps[name] = Signature(function)
+        if timeout_seconds is not None:
+            _found_by_name(function, name)
+            _timed[name] = function
+
+        def run(*args: P.args, **kwargs: P.kwargs) -> Any:
+            if timeout_seconds is None:
+                return function(*args, **kwargs)
+            return _run_apart(name, function.__module__, timeout_seconds, args, kwargs)
 
         @DBOS.step(
             name=name,
@@ -66,7 +98,7 @@ def step(
             attempt.final = status is None or (status.current_attempt or 0) + 1 >= attempts
             with timed_step(name):
                 try:
-                    return signature.plain(function(*args, **kwargs))
+                    return signature.result(run(*args, **kwargs))
                 except tuple(errors) as error:
                     attempt.final = True
                     # Under a name that a replay knows.
@@ -77,7 +109,10 @@ def step(
             if DBOS.workflow_id is None:
                 return function(*args, **kwargs)
             try:
-                return signature.revive(recorded(*args, **kwargs))  # type: ignore[no-any-return]
+                found = recorded(*args, **kwargs)
+                # A step inside a step is a part of that one: nobody has unpacked it.
+                found = found.value if isinstance(found, Stored) else found
+                return found.value if isinstance(found, Revived) else signature.revive(found)  # type: ignore[no-any-return]
             except Exception as error:
                 if (kind := named(error)) is None:
                     raise
@@ -89,12 +124,59 @@ def step(
     return decorate
 
 
+def _run_apart(
+    name: str, module: str, timeout_seconds: float, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Runs the step in a process of its own, which ends with the workflow's cancellation, too."""
+    workflow_id = str(DBOS.workflow_id)
+    call = (module, name, workflow_id, DBOS.step_id, args, kwargs)
+    with _cancellation(workflow_id) as cancellation:
+        try:
+            return processes.run(_run_here, call, timeout_seconds=timeout_seconds, cancellation=cancellation)
+        except CpuCancelled as cancelled:
+            # Recorded nowhere: resumed, the workflow runs the step again.
+            raise dbos_errors.DBOSWorkflowCancelledError(
+                f"Workflow {workflow_id} is cancelled."
+            ) from cancelled
+
+
+def _run_here(  # noqa: PLR0917 - it travels by position
+    module: str, name: str, workflow_id: str, step_id: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """In that process: the function itself, which is told which step of which workflow it is."""
+    importlib.import_module(module)
+    become_step(workflow_id, step_id)
+    return _timed[name](*args, **kwargs)
+
+
+@contextmanager
+def _cancellation(workflow_id: str) -> Iterator[Cancellation | None]:
+    try:
+        means = resources()
+    except RuntimeError:  # a process that nobody tells of cancellations: DBOS without Holdfast's
+        yield None
+        return
+    with means.waker.cancellations.of(workflow_id) as cancellation:
+        # What was said before anyone listened.
+        if means.ops.run_patiently("cancelled_of", workflow_ids=[workflow_id]):
+            cancellation.set()
+        yield cancellation
+
+
 def idempotency_key() -> str:
     """Names what the running step does to the outside: the same at every attempt, and after a takeover.
 
     Hand it to whom the step calls, who does the same thing only once by it.
     """
     return f"{DBOS.workflow_id}:{DBOS.step_id}"
+
+
+def _found_by_name(function: Callable[..., Any], step_name: str) -> None:
+    if "<locals>" in function.__qualname__ or function.__module__ == "__main__":
+        raise ModuleWrong(
+            f"Step {step_name}: a step with timeout_seconds is a function of a module in HOLDFAST_MODULES, "
+            "where its process finds it."
+        )
 
 
 def _made_from_text(kind: type[Exception], step_name: str) -> None:

@@ -254,5 +254,5 @@ def test_the_naive_form_cannot_be_stored(worker: Worker, door: Door) -> None:
     """What a step returns is recorded before anyone gets it, and a client cannot be: nothing is listed."""
     worker.enqueue("naive.listing", "naive-1")
     told = worker.ended("naive-1")
-    assert "_Naive is not portable JSON serializable" in told
+    assert "_Naive cannot be stored" in told
     assert not door.requests

@@ -145,8 +145,13 @@ def test_every_private_name_in_use_is_known_here() -> None:
         "dbos._utils",
         "dbos._utils.retriable_postgres_exception",
         "dbos._context",  # test_round_trips.py
+        "dbos._context.DBOSContext",  # test_timed_steps.py
         "dbos._core",
-        "dbos._core.invoke_step",  # test_waits.py, as what follows
+        "dbos._core._dropping_datasource_checkpoints",  # test_outcomes.py
+        "dbos._core._serialize_exception_for_persistence",  # test_outcomes.py
+        "dbos._event_loop",  # test_outcomes.py
+        "dbos._event_loop.asyncio",  # test_outcomes.py
+        "dbos._core.invoke_step",  # test_outcomes.py, test_waits.py, as what follows
         "dbos._dbos.asyncio",
         "dbos._dbos.time",
         "dbos._outcome",

@@ -21,11 +21,13 @@ def forgotten() -> Iterator[None]:
     for name in own._declared:
         names.QUEUE_OF.pop(name, None)
         names.ROLE_OF.pop(name, None)
-    for each in kept[:5]:
+    for each in kept[:6]:
         each.clear()
     try:
         yield
     finally:
+        # It has imported what is unknown from here on.
+        steps.processes.close()
         # Not the registry as a whole: a worker that ran inside has imported our own workflows, once for all.
         for name in own._declared:
             registered.pop(name, None)
@@ -39,5 +41,5 @@ def forgotten() -> Iterator[None]:
 
 
 def _collections() -> list[Any]:
-    own_ones = [steps.declared_steps, own._declared, own._queues, own._schedules, own._loaded]
+    own_ones = [steps.declared_steps, steps._timed, own._declared, own._queues, own._schedules, own._loaded]
     return [*own_ones, names.QUEUE_OF, names.ROLE_OF]

@@ -42,7 +42,8 @@ def test_no_statement_decides_by_a_host_or_a_pid_of_ours() -> None:
 KNOWN = {
     # Themselves; a watchdog its own parent.
     r"os\.kill\(": {"runtime/process.py", "runtime/watchdog_child.py", "workflows/poison.py"},
-    r"/proc/": {"runtime/cpu_child.py", "runtime/watchdog_child.py"},  # its own score; its parent's state
+    # Its own score; its parent's state.
+    r"/proc/": {"runtime/cpu_child.py", "runtime/step_child.py", "runtime/watchdog_child.py"},
     r"/sys/": set(),
     r"gethostname": {"runtime/process.py"},  # to be shown
     r"\btempfile\b|/tmp\b": set(),

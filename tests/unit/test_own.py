@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from enum import Enum, StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pytest
 from pydantic import BaseModel, Field
 
-from services.domain.errors import InvalidRequest, ModuleWrong
+from services.domain.errors import InvalidRequest, ModuleWrong, UnstorableValue
+from services.domain.values import dump, load
+from services.runtime.serializer import Stored
 from services.settings import Settings
 from services.workflows import names, own
-from services.workflows.signature import Signature
+from services.workflows.signature import Revived, Signature
 from tests.support.own import forgotten
 
 HEAD = "from services.workflows.own import Queue, Schedule, register, step, workflow\n"
@@ -98,6 +106,14 @@ def test_what_a_module_imports_counts_too(write: Write) -> None:
             "CalledProcessError cannot be made from its text alone",
         ),
         ("from pydantic import SecretStr\n@step('t.s')\ndef s() -> list[SecretStr]: ...\n", "as asterisks"),
+        ("@step('t.s')\ndef s() -> object.__class__: ...\n", "Step t.s: its annotations cannot be read"),
+        (
+            "def inner():\n @step('t.s', timeout_seconds=1)\n def s(): ...\ninner()\n",
+            "Step t.s: a step with timeout_seconds is a function of a module",
+        ),
+        ("@step('t.s', timeout_seconds=0)\ndef s(): ...\n", "timeout_seconds must be positive"),
+        ("class Odd: ...\n@step('t.s')\ndef s() -> dict[str, Odd]: ...\n", "Odd"),
+        ("from typing import Iterable\n@step('t.s')\ndef s() -> Iterable[int]: ...\n", "an iterator"),
         (
             "from pydantic import SecretStr\n"
             "@workflow('t.w')\ndef w(a: SecretStr) -> int: return 1\nregister(Queue('t-q', [w]))\n",
@@ -174,9 +190,9 @@ def test_arguments_keep_their_types_through_what_is_stored() -> None:
     stored = signature.parse({"when": "2026-01-02T00:00:00Z", "pair": [1, "a"]}, "arguments")
     assert stored == ("2026-01-02T00:00:00Z", [1, "a"], None)
     assert signature.parameters(stored) == (when, (1, "a"), None)
-    assert signature.stored(when, (1, "a"), json={"b": 2}) == ("2026-01-02T00:00:00Z", [1, "a"], {"b": 2.0})
-    assert signature.plain({3}) == [3]
-    assert signature.revive([3]) == {3}
+    assert signature.stored(when, (1, "a"), json={"b": 2}) == (when, (1, "a"), {"b": 2.0})
+    assert signature.result({3}) == Stored(Revived({3}), '{"$py:set":[3]}')
+    assert signature.revive([3]) == {3}, "as releases before stored it"
 
 
 class Invoice(BaseModel):
@@ -194,7 +210,7 @@ def test_aliases_survive_what_is_stored() -> None:
     invoice = Invoice(Total=3)
     for stored in (signature.stored(invoice), signature.parse({"invoice": {"Total": 3}}, "arguments")):
         assert signature.parameters(stored) == (invoice,)
-    assert signature.revive(signature.plain([invoice])) == [invoice]
+    assert signature.result([invoice]) == Stored(Revived([invoice]), '[{"total":3}]')
 
 
 def test_what_is_stored_by_another_release() -> None:
@@ -216,3 +232,151 @@ def test_wrong_arguments_are_named(arguments: dict[str, Any], field: str) -> Non
     with pytest.raises(InvalidRequest) as caught:
         Signature(every_kind).parse(arguments, "arguments")
     assert caught.value.field == field
+
+
+# --- values -------------------------------------------------------------------------------------------
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class Word(StrEnum):
+    YES = "yes"
+
+
+class Base(BaseModel):
+    n: int
+
+
+class Derived(Base):
+    m: int
+
+
+@dataclass
+class Whole:
+    """With every type that a result may have where its annotation says so."""
+
+    colour: Colour
+    colours: set[Colour]
+    by_colour: dict[Colour, bytes]
+    by_pair: dict[tuple[int, date], float]
+    path: Path
+    either: UUID | str
+    model: Base
+    rest: dict[str, Any]
+    moment: datetime
+    more: Whole | None = None
+
+
+class Pair(NamedTuple):
+    a: int
+    b: Colour
+
+
+class Number(float):
+    pass
+
+
+NAIVE = datetime(2026, 1, 2)  # noqa: DTZ001
+WHOLE = Whole(
+    Colour.RED,
+    {Colour.RED},
+    {Colour.RED: b"\xff\xd8"},
+    {(1, date(2026, 1, 2)): float("inf")},
+    Path("/tmp/a"),
+    str(UUID(int=1)),
+    Base(n=1),
+    {"tuple": (1, {2}, b"\xff"), "by": {1: Decimal("1.10")}, "uuid": UUID(int=2)},
+    datetime(2026, 1, 2, tzinfo=ZoneInfo("Europe/Berlin")),
+)
+
+
+def returning(annotation: Any) -> Signature:
+    def function() -> Any: ...
+
+    function.__annotations__["return"] = annotation
+    return Signature(function)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (Whole, WHOLE),
+        (list[Whole], [replace(WHOLE, more=WHOLE)]),
+        (Pair, Pair(1, Colour.RED)),
+        (Colour, Colour.RED),
+        (bytes, b"\xff"),
+        (Any, {"a": (1, {2: b"\xff"}), "when": NAIVE}),
+        (dict[str, Any] | None, {"a": (1,), "d": timedelta(1)}),
+        (UUID | str, str(UUID(int=1))),
+        (UUID | str, UUID(int=1)),
+        (int | bytes, b"1"),
+        (date | datetime, NAIVE),
+        (complex, 1j),
+    ],
+)
+def test_a_result_comes_back_as_what_it_was(annotation: Any, value: Any) -> None:
+    signature = returning(annotation)
+    signature.check_result("t")
+    first = signature.result(value)
+    again = signature.revive(load(first.text))
+    for each in (first.value.value, again):
+        assert each == value
+        assert type(each) is type(value)
+        assert repr(each) == repr(value)
+
+
+def test_nan_comes_back_wherever_it_is() -> None:
+    for annotation in (Any, dict[str, float], dict[str, Any]):
+        stored = returning(annotation).result({"a": float("nan")})
+        assert math.isnan(stored.value.value["a"])
+        assert math.isnan(load(stored.text)["a"])
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "named"),
+    [
+        (Any, Colour.RED, "Colour"),
+        (dict[str, Any], {"a": [Word.YES]}, "Word"),
+        (Any, {"a": WHOLE}, "Whole"),
+        (list[Any], [Base(n=1)], "Base"),
+        (Any, Pair(1, Colour.RED), "Pair"),
+        (Any, (n for n in [1]), "generator"),
+        (Any, {Colour.RED}, "Colour"),
+        (Any, {Colour.RED: 1}, "Colour"),
+        (Any, object(), "object"),
+        (Any, Number(1), "Number"),
+        (Base, Derived(n=1, m=2), "Derived"),
+        (list[Base], [Derived(n=1, m=2)], "Derived"),
+        (int, "one", "does not fit its annotation"),
+    ],
+)
+def test_or_is_refused_with_its_type_named(annotation: Any, value: Any, named: str) -> None:
+    with pytest.raises(UnstorableValue, match=named):
+        returning(annotation).result(value)
+
+
+def test_an_annotated_plain_type_takes_its_subclasses() -> None:
+    assert returning(float).result(Number(1.5)).text == "1.5"
+    assert returning(list[str]).result(["a", Word.YES]).text == '["a","yes"]'
+
+
+def patient(seconds: float = math.inf) -> None: ...
+
+
+def test_a_default_that_json_does_not_have() -> None:
+    signature = Signature(patient)
+    signature.check("t")
+    assert signature.parameters(load(dump(signature.parse({}, "arguments")))) == (math.inf,)
+
+
+def taking(whole: Whole, rest: Any = None) -> None: ...
+
+
+def test_arguments_of_a_child_come_back_as_what_they_were() -> None:
+    signature = Signature(taking)
+    stored = load(dump(signature.stored(WHOLE, {"a": {b"\xff"}})))
+    assert signature.parameters(stored) == (WHOLE, {"a": {b"\xff"}})
+    with pytest.raises(UnstorableValue, match="Colour"):
+        signature.stored(WHOLE, Colour.RED)
