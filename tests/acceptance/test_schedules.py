@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from services.cli.children import is_alive, start_ticks
+from tests.support.command import told
 from tests.support.native_stack import NativeStack
 from tests.support.stack import running_stack, wait_for
 
@@ -152,8 +153,8 @@ def test_a_killed_workers_programs_end_with_it(stack: NativeStack) -> None:
         found = {}
         for entry in Path("/proc").iterdir():
             with suppress(OSError, ValueError):
-                sleeps = (entry / "cmdline").read_bytes() == b"sleep\0600\0"
-                if sleeps and mine in (entry / "environ").read_bytes():
+                command = (entry / "cmdline").read_bytes().split(b"\0")
+                if command[:2] == [b"sleep", b"600"] and mine in (entry / "environ").read_bytes():
                     found[int(entry.name)] = start_ticks(int(entry.name))
         return found
 
@@ -170,3 +171,4 @@ def test_a_killed_workers_programs_end_with_it(stack: NativeStack) -> None:
     stack.post(f"/workflows/{workflow_id}/cancel")
     for pid in again:
         os.kill(pid, 9)
+    assert told(stack, "verify")["ok"]

@@ -204,6 +204,8 @@ def test_after_all_workers_were_down(
 ) -> None:
     """Eight ticks are due, one of which was fired. Three processes start at the same time, then again."""
     app, resources = worker
+    phase = "SELECT extract(epoch FROM clock_timestamp())::numeric % 5 BETWEEN 0.5 AND 3"
+    wait_until(lambda: app.database.one(phase), "no tick is due in the middle of it")
     schedule(app.database, catch_up=rule, catch_up_seconds=seconds)
     now = grid_now(app.database) - timedelta(seconds=0 if rule != "none" else 20)
     down_since(app.database, now - 8 * TICK + SECOND)

@@ -23,7 +23,7 @@ WHERE d.status = 'ACTIVE' AND (d.application_name = %(application)s OR d.applica
 -- Which of these ticks were fired: started, waiting or skipped.
 SELECT g.tick_id FROM unnest(%(tick_ids)s::text[]) AS g (tick_id)
 WHERE EXISTS (SELECT FROM dbos.workflow_status w WHERE w.workflow_uuid = g.tick_id)
-   OR EXISTS (SELECT FROM ops.skipped_ticks t WHERE t.workflow_id = g.tick_id)
+   OR EXISTS (SELECT FROM ops.skipped_ticks t WHERE t.tick_id = g.tick_id)
 
 -- name: account_ticks
 -- Moves on what is accounted for, unless another process did meanwhile.

@@ -17,7 +17,7 @@ CREATE TABLE ops.schedules (
 
 -- Ticks that were not started because of the overlap rule. Each process that fires the tick gets the same answer.
 CREATE TABLE ops.skipped_ticks (
-    workflow_id text PRIMARY KEY,
+    tick_id text PRIMARY KEY,
     schedule_name text NOT NULL,
     skipped_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
@@ -44,8 +44,8 @@ END $$;
 CREATE TRIGGER holdfast_schedule_created AFTER INSERT OR DELETE ON dbos.workflow_schedules
     FOR EACH ROW EXECUTE FUNCTION ops.note_schedule();
 CREATE TRIGGER holdfast_schedule_changed AFTER UPDATE ON dbos.workflow_schedules
-    FOR EACH ROW WHEN ((OLD.status, OLD.schedule, OLD.cron_timezone)
-        IS DISTINCT FROM (NEW.status, NEW.schedule, NEW.cron_timezone))
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status OR OLD.schedule IS DISTINCT FROM NEW.schedule
+        OR OLD.cron_timezone IS DISTINCT FROM NEW.cron_timezone)
     EXECUTE FUNCTION ops.note_schedule();
 
 -- Starts the tick that waits longest. The caller holds the lock of the schedule's row. A row that is locked is
@@ -81,7 +81,7 @@ DECLARE
 BEGIN
     SELECT s.overlap INTO rule FROM ops.schedules s WHERE s.schedule_name = schedule FOR NO KEY UPDATE;
     IF EXISTS (SELECT FROM dbos.workflow_status w WHERE w.workflow_uuid = tick_id)
-        OR EXISTS (SELECT FROM ops.skipped_ticks t WHERE t.workflow_id = tick_id) THEN
+        OR EXISTS (SELECT FROM ops.skipped_ticks t WHERE t.tick_id = fire_tick.tick_id) THEN
         RETURN 'known';
     END IF;
     SELECT count(*) FILTER (WHERE w.status <> 'DELAYED'), count(*) FILTER (WHERE w.status = 'DELAYED')
@@ -100,7 +100,7 @@ BEGIN
                             ELSE greatest(s.last_tick_at, scheduled_at) END
     WHERE s.schedule_name = schedule;
     IF outcome = 'skipped' THEN
-        INSERT INTO ops.skipped_ticks (workflow_id, schedule_name) VALUES (tick_id, schedule);
+        INSERT INTO ops.skipped_ticks (tick_id, schedule_name) VALUES (fire_tick.tick_id, schedule);
         -- Far older than anything that is still caught up or counted.
         DELETE FROM ops.skipped_ticks t
         WHERE t.schedule_name = schedule AND t.skipped_at < clock_timestamp() - interval '7 days';
