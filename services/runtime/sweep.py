@@ -218,7 +218,9 @@ class Sweep:
             if not rows:
                 return False
             [dead] = rows
-            query(connection, "end_sessions", executor_id=executor_id)
+            mine = dead["application"] == self._identity.application
+            end = "end_sessions" if mine else "end_sessions_of_another_role"
+            query(connection, end, executor_id=executor_id)
             verdicts = release(
                 connection,
                 self._identity,

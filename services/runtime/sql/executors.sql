@@ -49,7 +49,9 @@ WHERE e.state IN ('live', 'draining')
 UPDATE ops.executors e
 SET state = 'dead', ended_at = clock_timestamp(), taken_over_by = %(by)s, taken_over_at = clock_timestamp(),
     in_flight = 0,
-    reason = CASE WHEN %(reason)s = 'lock lost' AND EXISTS (SELECT FROM pg_stat_activity a
+    reason = CASE WHEN %(reason)s = 'lock lost'
+            AND e.heartbeat_at < clock_timestamp() - make_interval(secs => %(lease_seconds)s)
+            AND EXISTS (SELECT FROM pg_stat_activity a
             WHERE a.datname = current_database()
               AND starts_with(a.application_name, 'holdfast/' || e.executor_id || '/'))
         THEN 'hung' ELSE %(reason)s END,
@@ -73,10 +75,14 @@ RETURNING executor_id, application, application_version AS version, suspects_que
 
 -- name: end_sessions
 -- Cuts what a dead executor still holds open (a paused process keeps its row locks): all its
--- connections carry its id in their application_name. The function ends those of another application's role.
-SELECT count(pg_terminate_backend(pid)) + ops.end_sessions(%(executor_id)s) AS ended FROM pg_stat_activity
+-- connections carry its id in their application_name.
+SELECT count(pg_terminate_backend(pid)) AS ended FROM pg_stat_activity
 WHERE datname = current_database() AND usename = current_user
   AND starts_with(application_name, 'holdfast/' || %(executor_id)s || '/') AND pid <> pg_backend_pid()
+
+-- name: end_sessions_of_another_role
+-- The same, for an executor of another application.
+SELECT ops.end_sessions(%(executor_id)s) AS ended
 
 -- name: leave
 -- The end of an orderly stop.
