@@ -11,6 +11,7 @@ import re
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import Field, model_validator
@@ -198,8 +199,8 @@ class Settings(BaseSettings):
 
     @property
     def database_url(self) -> str:
-        """libpq URL of the one database, without a password in it."""
-        return str(self._dbos_config["system_database_url"])
+        """libpq URL of the one database, without a password in it. It may name several hosts."""
+        return _with_every_port(str(self._dbos_config["system_database_url"]))
 
     def application_name(self, role: Role) -> str:
         """DBOS application of a role: base name plus role, for example ``holdfast-worker``."""
@@ -294,3 +295,15 @@ def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
 def get_settings() -> Settings:
     """The process's settings, read once."""
     return Settings()
+
+
+def _with_every_port(url: str) -> str:
+    """Several hosts share the port behind the last one, which to libpq is that one's only."""
+    parts = urlsplit(url)
+    user, at, listed = parts.netloc.rpartition("@")
+    hosts = listed.split(",")
+    port = re.search(r":\d+$", hosts[-1])
+    if len(hosts) == 1 or port is None:
+        return url
+    hosts = [host if re.search(r":\d+$", host) else host + port[0] for host in hosts]
+    return parts._replace(netloc=user + at + ",".join(hosts)).geturl()

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
+import psycopg
+import psycopg2
+import sqlalchemy as sa
 from dbos import error as dbos_error
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -17,6 +20,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from services.domain import errors
+from services.runtime.outage import is_outage
 
 logger = logging.getLogger("holdfast.api")
 
@@ -124,6 +128,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(dbos_error.DBOSNonExistentWorkflowError, _unknown_workflow)
     app.add_exception_handler(dbos_error.DBOSQueryTimeoutError, _query_timeout)
+    for kind in (psycopg2.Error, psycopg.Error, sa.exc.SQLAlchemyError):
+        app.add_exception_handler(kind, _database_error)
 
 
 def failure(scope: Scope, error: BaseException) -> Response:
@@ -209,6 +215,13 @@ def _allowed(request: Request) -> str:
 
 def _unknown_workflow(request: Request, _: Exception) -> Response:
     return _holdfast_error(request, errors.UnknownWorkflow())
+
+
+def _database_error(request: Request, error: Exception) -> Response:
+    """For what reaches PostgreSQL past `Gateway.call`: an outage is no failure of the request."""
+    if is_outage(error) or isinstance(error, sa.exc.TimeoutError):
+        return _holdfast_error(request, errors.DatabaseUnavailable())
+    return failure(request.scope, error)
 
 
 def _query_timeout(request: Request, _: Exception) -> Response:

@@ -18,6 +18,7 @@ import psycopg2
 import psycopg2.extensions
 import psycopg2.extras
 
+from services.runtime.outage import REACH, is_outage, is_read_only, sqlstate
 from services.settings import Settings
 
 log = logging.getLogger("holdfast.database")
@@ -36,7 +37,10 @@ Connection = psycopg2.extensions.connection
 
 # A peer that vanished without a FIN (pulled cable, paused host) is noticed in about 5 s: three
 # keepalives a second apart after 2 s of silence, and no more than 4 s for unacknowledged data.
-TCP_OPTIONS: dict[str, Any] = {
+CONNECT_OPTIONS: dict[str, Any] = {
+    # A server that accepts no writes is as good as away: of several hosts the one that does is found, and a
+    # session on a standby would fail at its first write.
+    "target_session_attrs": "read-write",
     # No Kerberos: nobody here uses it, and looking for its credentials costs every connection time. A
     # process crashed once inside libpq's connect, while several threads reconnected at once; krb5, which
     # this keeps out, is the part of it known for that.
@@ -52,9 +56,6 @@ TCP_OPTIONS: dict[str, Any] = {
 METRICS_USER = "holdfast_metrics"
 """The role that reads figures, and nothing else (postgres/roles.sql, sql/grants.sql)."""
 
-SESSION_OPENED = threading.Condition()
-"""Notified when this process opened a session: PostgreSQL answers, so whoever waits for it may try."""
-
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
 
@@ -64,22 +65,26 @@ def connect(
     """An autocommit connection that returns rows as dicts.
 
     ``purpose`` ends up in ``pg_stat_activity.application_name``; ``user`` is who logs in, the process's own
-    role if None. Raises ``psycopg2.OperationalError`` when PostgreSQL can't be reached within 3 s.
+    role if None. Raises ``psycopg2.OperationalError`` when PostgreSQL can't be reached within 3 s, or
+    accepts no writes.
     """
     milliseconds = int(statement_timeout_seconds * 1000)
-    login: dict[str, Any] = {"user": user} if user else {}
-    connection = psycopg2.connect(
-        settings.database_url,
-        application_name=purpose[:63],
-        options=f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
-        " -c idle_in_transaction_session_timeout=10000",
-        cursor_factory=psycopg2.extras.RealDictCursor,
-        **login,
-        **TCP_OPTIONS,
-    )
+    # The metrics' role is read-only itself (postgres/roles.sql).
+    login: dict[str, Any] = {"user": user, "target_session_attrs": "primary"} if user else {}
+    try:
+        connection = psycopg2.connect(
+            settings.database_url,
+            application_name=purpose[:63],
+            options=f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
+            " -c idle_in_transaction_session_timeout=10000",
+            cursor_factory=psycopg2.extras.RealDictCursor,
+            **{**CONNECT_OPTIONS, **login},
+        )
+    except psycopg2.OperationalError:
+        REACH.failed()
+        raise
     connection.autocommit = True
-    with SESSION_OPENED:
-        SESSION_OPENED.notify_all()
+    REACH.opened()
     return cast(Connection, connection)
 
 
@@ -113,17 +118,6 @@ def wait_until_prepared(settings: Settings, *, purpose: str, give_up: Callable[[
                 raise
             log.warning("waiting for PostgreSQL: %s", text, extra={"action": "executor.waiting"})
             time.sleep(0.5)
-
-
-def unreachable(error: BaseException) -> bool:
-    """Whether an error means that PostgreSQL could not be reached, or went away, rather than said no.
-
-    A broken socket can surface as a bare ``DatabaseError`` without SQLSTATE (seen: "could not send
-    data to server: Connection timed out").
-    """
-    if isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError):
-        return True
-    return isinstance(error, psycopg2.DatabaseError) and error.pgcode is None
 
 
 def wait_readable(connection: HasSocket, seconds: float) -> bool:
@@ -188,9 +182,12 @@ class Trouble:
         self._action = action
         self._since: float | None = None
         self._told_at = 0.0
+        self.reason: str | None = None
+        """What is the matter, in a word or two, where the last failure says so."""
 
     def met(self, error: BaseException) -> None:
         """One more failure."""
+        self.reason = "read-only" if is_read_only(error) else None
         now = time.monotonic()
         if self._since is not None and now - self._told_at < self.EVERY_SECONDS:
             return
@@ -202,6 +199,7 @@ class Trouble:
 
     def over(self) -> None:
         """It works; says how long it did not."""
+        self.reason = None
         if self._since is not None:
             seconds = time.monotonic() - self._since
             self._since = None
@@ -246,7 +244,7 @@ class OpsPool:
                     return self._use(idle, name, params)
                 except psycopg2.Error as error:
                     # A connection that idled through an outage is dead without knowing it: one fresh try.
-                    if not (idle.closed and unreachable(error)):
+                    if not (idle.closed and is_outage(error)):
                         raise
             fresh = connect(
                 self._settings,
@@ -268,15 +266,16 @@ class OpsPool:
             try:
                 return self.run(name, **params)
             except psycopg2.Error as error:
-                if not unreachable(error):
+                if not is_outage(error):
                     raise
-                time.sleep(random.uniform(0.3, 0.7))  # noqa: S311
+                REACH.wait_for_return(random.uniform(0.3, 0.7))  # noqa: S311
 
     def _use(self, connection: Connection, name: str, params: dict[str, Any]) -> list[Row]:
         try:
             return query(connection, name, **params)
         except psycopg2.Error as error:
-            if unreachable(error) and not error.pgcode:
+            # A session that only reads never writes again after a failover; elsewhere one may.
+            if is_read_only(error) or (is_outage(error) and sqlstate(error) is None):
                 connection.close()
             raise
         finally:

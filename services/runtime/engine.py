@@ -22,6 +22,7 @@ from services.runtime import (
     metrics,
     outcomes,
     replay,
+    retries,
     round_trips,
     tracing,
 )
@@ -33,7 +34,7 @@ from services.runtime.sessions import SESSION_OPTIONS, Sessions
 from services.runtime.takeover import give_back
 from services.runtime.wait import attach, detach
 from services.runtime.waits import Waits
-from services.runtime.waking import Waker, WakingActiveSet, cap_retry_sleep, retry_client_errors
+from services.runtime.waking import Waker, WakingActiveSet
 from services.settings import Settings
 
 log = logging.getLogger("holdfast.engine")
@@ -44,12 +45,11 @@ class Engine:
 
     def __init__(self, settings: Settings, identity: Identity, waker: Waker) -> None:
         """Constructs DBOS without connecting. Configured instances may be built after this."""
-        cap_retry_sleep()
-        retry_client_errors()
         round_trips.install()
         replay.install()
         blocking_calls.install()
         outcomes.install()
+        retries.install()
         waker.install()
         observe_claims()
         self._waker = waker

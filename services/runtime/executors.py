@@ -134,6 +134,11 @@ class Lease:
         return self._session_since is not None and silence < self._break_seconds
 
     @property
+    def outage(self) -> str | None:
+        """What the last failed heartbeat says of PostgreSQL in a word, None where it says nothing of it."""
+        return self._trouble.reason
+
+    @property
     def settled_seconds(self) -> float:
         """How long the database has answered this executor without a break: zero right after one.
 
@@ -181,8 +186,8 @@ class Lease:
                     self._session_since = None
                     if has_beaten:
                         continue  # the first try comes at once: peers wait only two looks
-                # So too after a session that let no beat through: a server that only reads opens any number.
-                self._stop.wait(random.uniform(0.05, 0.15))  # noqa: S311
+                # So too after a session that let no beat through. A server that only reads answers at once.
+                self._stop.wait(random.uniform(0.05, 0.15) * (4 if self.outage else 1))  # noqa: S311
             except Exception:
                 # A living executor whose lease thread ended would be taken over and never learn it.
                 log.exception("lease goes on after an error", extra={"action": "lease.failed"})

@@ -15,7 +15,8 @@ from dbos import DBOSClient, EnqueueOptions
 
 from services.domain.errors import DatabaseUnavailable
 from services.runtime import connections
-from services.runtime.database import METRICS_USER, OpsPool, Row, sql, unreachable
+from services.runtime.database import METRICS_USER, OpsPool, Row, sql
+from services.runtime.outage import is_outage
 from services.runtime.round_trips import POOL_OPTIONS
 from services.runtime.schema import sqlalchemy_url
 from services.runtime.serializer import json_serializer
@@ -114,15 +115,8 @@ class Gateway:
             return await work
         except sa.exc.TimeoutError as error:
             raise DatabaseUnavailable from error
-        except psycopg2.Error as error:
-            if unreachable(error):
-                raise DatabaseUnavailable from error
-            raise
-        except sa.exc.DBAPIError as error:
-            if (
-                isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError)
-                or error.connection_invalidated
-            ):
+        except (psycopg2.Error, sa.exc.DBAPIError) as error:
+            if is_outage(error):
                 raise DatabaseUnavailable from error
             raise
 

@@ -10,7 +10,8 @@ from dbos._error import DBOSWorkflowConflictIDError
 from dbos._serialization import serialize_value
 
 from services.runtime import connections
-from services.runtime.round_trips import POOL_OPTIONS, patiently, recorded_with_its_effect
+from services.runtime.retries import patiently
+from services.runtime.round_trips import POOL_OPTIONS, recorded_with_its_effect
 from services.runtime.schema import sqlalchemy_url
 from services.runtime.serializer import json_serializer
 from services.runtime.sessions import SESSION_OPTIONS, Sessions

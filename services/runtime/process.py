@@ -163,7 +163,7 @@ class Process:
         closed = self.waker.closed_seconds
         checks = {
             "state": "ok" if self.state == "live" else self.state,
-            "database": "ok" if self.lease.database_up else "no heartbeat goes through",
+            "database": "ok" if self.lease.database_up else self.lease.outage or "no heartbeat goes through",
             "clock": "ok" if self._clock_is_right() else f"{off:.1f} s from the database's clock",
             "queues": "ok" if closed < STANDSTILL_SECONDS else f"closed for {closed:.0f} s by a trial",
         }

@@ -21,7 +21,8 @@ from dbos._serialization import deserialize_value
 
 from services.runtime.database import Row
 from services.runtime.histories import GET_RESULT, histories_of
-from services.runtime.round_trips import original, patiently, replace, sessions_of
+from services.runtime.retries import patiently
+from services.runtime.round_trips import original, replace, sessions_of
 from services.runtime.sessions import Sessions
 
 PAGE_ROWS = 1000

@@ -19,7 +19,8 @@ from dbos import DBOSClient
 
 from services.domain import tally
 from services.runtime.connections import PURGE
-from services.runtime.database import TCP_OPTIONS, OpsPool, Row, Trouble, sql, unreachable
+from services.runtime.database import CONNECT_OPTIONS, OpsPool, Row, Trouble, sql
+from services.runtime.outage import is_outage
 from services.runtime.schema import sqlalchemy_url
 from services.runtime.serializer import json_serializer
 from services.settings import Settings
@@ -152,7 +153,7 @@ class Purger:
                         return
             except (psycopg2.Error, sa.exc.DBAPIError) as error:
                 # What is deleted is in `done`; the page that broke off is looked at again.
-                if not _heals(error):
+                if not is_outage(error):
                     raise
                 self._trouble.met(getattr(error, "orig", None) or error)
                 time.sleep(_RETRY_SECONDS)
@@ -171,7 +172,7 @@ class Purger:
             pool_size=PURGE,
             max_overflow=0,
             hide_parameters=True,
-            connect_args={"application_name": self._purpose[:63], "options": options, **TCP_OPTIONS},
+            connect_args={"application_name": self._purpose[:63], "options": options, **CONNECT_OPTIONS},
         )
         # Not DBOS.delete_workflows: that logs every id.
         client = DBOSClient(
@@ -236,10 +237,3 @@ class Purger:
                 tally.add(done["workflows"], {row["name"]: {row["status"]: 1}})
             done["rows"] += len(batch)
             turn.rest()
-
-
-def _heals(error: psycopg2.Error | sa.exc.DBAPIError) -> bool:
-    """Whether it is worth waiting: PostgreSQL is away, its disk is full, a lock is held."""
-    if isinstance(error, psycopg2.Error):
-        return unreachable(error)
-    return isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError) or error.connection_invalidated

@@ -14,18 +14,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import psycopg
 import sqlalchemy as sa
 from dbos._context import current_owner_xid
 from dbos._error import DBOSStepNondeterminismError, DBOSWorkflowConflictIDError
-from dbos._sys_db import db_retry
 from dbos._sys_db_postgres import PostgresSystemDatabase
 
-from services.runtime.database import Row, wait_readable
+from services.runtime.database import wait_readable
 from services.runtime.histories import histories_of
+from services.runtime.retries import patiently
 from services.runtime.sessions import Sessions
 
 
@@ -47,9 +46,6 @@ POOL_OPTIONS: dict[str, Any] = {
 
 _QUEUES_SECONDS = 2.0
 """How long a list of queues serves their threads. DBOS reads it once a second."""
-
-_FOR_EVER: Any = SimpleNamespace(_is_sqlite=False, _retry_connection_errors=True)
-"""A system database as DBOS's retries see it."""
 
 _read = threading.local()
 """What this queue thread's last claim read: DBOS asks for it at once."""
@@ -90,12 +86,6 @@ def original(db: Any, name: str) -> Callable[..., Any]:
     """DBOS's own method of that name."""
     method: Callable[..., Any] = db.many_trips[name].__get__(db)
     return method
-
-
-def patiently(run: Callable[..., list[Row]]) -> Callable[..., list[Row]]:
-    """Retries while PostgreSQL is out of reach, as DBOS itself does: for ever."""
-    waiting: Callable[..., list[Row]] = db_retry(sys_db=_FOR_EVER)(run)
-    return waiting
 
 
 def sessions_of(db: Any) -> Sessions | None:

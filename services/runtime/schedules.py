@@ -27,7 +27,7 @@ from dbos._error import DBOSException
 
 from services.domain.cron import tick_id, ticks_after
 from services.runtime.database import OpsPool, Row
-from services.runtime.round_trips import patiently
+from services.runtime.retries import patiently
 
 log = logging.getLogger("holdfast.schedules")
 

@@ -11,6 +11,7 @@ import sys
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg2
 from dbos import SQLAlchemyDatasource
@@ -87,8 +88,13 @@ def _files() -> list[Traversable]:
 
 
 def sqlalchemy_url(url: str) -> str:
-    """The libpq URL as SQLAlchemy wants it: with psycopg 3 named as the driver."""
-    return url.replace("postgresql://", "postgresql+psycopg://", 1)
+    """The libpq URL as SQLAlchemy wants it: psycopg 3 named as the driver, several hosts as parameters."""
+    parts = urlsplit(url.replace("postgresql://", "postgresql+psycopg://", 1))
+    user, at, hosts = parts.netloc.rpartition("@")
+    if "," not in hosts:
+        return parts.geturl()
+    query = "&".join([*filter(None, [parts.query]), *(f"host={host}" for host in hosts.split(","))])
+    return parts._replace(netloc=f"{user}{at}", query=query).geturl()
 
 
 def main() -> int:

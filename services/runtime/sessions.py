@@ -13,11 +13,12 @@ import psycopg
 import sqlalchemy as sa
 from psycopg.rows import DictRow, dict_row
 
-from services.runtime.database import TCP_OPTIONS, Row, sql, wait_readable
+from services.runtime.database import CONNECT_OPTIONS, Row, sql, wait_readable
+from services.runtime.outage import is_read_only
 from services.settings import Settings
 
 # A statement is prepared at its first repetition.
-SESSION_OPTIONS: dict[str, Any] = {**TCP_OPTIONS, "prepare_threshold": 1}
+SESSION_OPTIONS: dict[str, Any] = {**CONNECT_OPTIONS, "prepare_threshold": 1}
 """What each session over psycopg 3 connects with."""
 
 
@@ -53,6 +54,8 @@ class Sessions:
                 connection = self._take()
                 rows: list[Row] = connection.execute(sql(name), params).fetchall()
             except psycopg.Error as error:
+                if is_read_only(error):
+                    self._drop_all(connection)
                 # A session that ended under the statement is worth another try, whatever the driver says.
                 ended = connection is not None and connection.closed
                 raise sa.exc.DBAPIError.instance(
@@ -91,8 +94,17 @@ class Sessions:
         elif not connection.closed:
             self._free.append(connection)
 
+    def _drop_all(self, current: psycopg.Connection[DictRow] | None) -> None:
+        """After a failover all of them may be sessions of the old primary: the next ones are new."""
+        if current is not None:
+            current.close()
+        self._close_free()
+
     def close(self) -> None:
         """Closes the free sessions, and the others as they come back."""
         self._closed = True
+        self._close_free()
+
+    def _close_free(self) -> None:
         while (connection := self._pop()) is not None:
             connection.close()

@@ -22,7 +22,7 @@ from dbos._utils import LoopAwareEvent
 
 from services.runtime.cancelling import Cancellations
 from services.runtime.database import Row, Trouble
-from services.runtime.round_trips import patiently
+from services.runtime.retries import patiently
 from services.runtime.wait import Kind, Wait, cancelled
 
 log = logging.getLogger("holdfast.waits")

@@ -1,10 +1,9 @@
-"""Waking DBOS's queue threads instead of polling fast, and keeping its waits short after an outage.
+"""Waking DBOS's queue threads instead of polling fast.
 
 DBOS's queue thread sleeps on a stop event between two polls. Here it gets one that can also be rung:
 by a NOTIFY that a trigger sends when work waits, and when a workflow ends here and frees its place.
 Polling every few seconds stays as the net. What is private to DBOS 3.4.0 and used here has contract
-tests: ``dbos._queue.queue_worker_thread``, ``ActiveWorkflowById``, ``db_retry``'s
-``time.sleep`` and ``retriable_postgres_exception``.
+tests: ``dbos._queue.queue_worker_thread`` and ``ActiveWorkflowById``.
 """
 
 from __future__ import annotations
@@ -17,30 +16,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import dbos._datasource
 import dbos._queue
-import dbos._sys_db
-import dbos._utils
-import psycopg
 import psycopg2
 from dbos._core import ActiveWorkflowById
 
 from services.runtime.cancelling import CANCELLED_CHANNEL, Cancellations
-from services.runtime.database import SESSION_OPENED, Connection, Trouble, connect, query, wait_readable
+from services.runtime.database import Connection, Trouble, connect, query, wait_readable
 from services.runtime.ending import Endings
 from services.runtime.notices import CHANNELS, Notices
+from services.runtime.outage import REACH
 from services.settings import Settings
 
 log = logging.getLogger("holdfast.waking")
 
 QUEUE_CHANNEL = "holdfast_queue"
 DONE_CHANNEL = "holdfast_done"
-
-RETRY_CAP_SECONDS = 1.0
-# The net under a notice that PostgreSQL is back, which three sessions of ours look for all the time.
-AWAY_CAP_SECONDS = 30.0
-# A try that began while it was away may fail this long after its return: a name's lookup takes its time.
-_JUST_BACK_SECONDS = 3.0
 
 
 class _Bell(threading.Event):
@@ -183,7 +173,7 @@ class Listener:
                     self._look_for_cancelled(connection)
                     self._waker.notices.check(connection, now=True)
                     self._trouble.over()
-                    _SLEEPS.database_back()
+                    REACH.returned()
                     self._waker.endings.heard = True
                     self._waker.ring_all()
                     self._listen(connection)
@@ -191,7 +181,7 @@ class Listener:
                     self._waker.endings.heard = False
                     connection.close()
             except psycopg2.Error as error:
-                _SLEEPS.database_lost()
+                REACH.lost()
                 self._trouble.met(error)
                 self._stop.wait(random.uniform(0.05, 0.15))  # noqa: S311
             except Exception:
@@ -221,79 +211,3 @@ class Listener:
         if watched := self._waker.cancellations.watched():
             for row in query(connection, "cancelled_of", workflow_ids=watched):
                 self._waker.cancellations.cancelled(row["workflow_id"])
-
-
-class _ShortSleep:
-    """The time module as ``dbos._sys_db`` sees it: its sleeps end when PostgreSQL is back, or after a second.
-
-    DBOS doubles its wait for the database up to 60 s, so after a short outage work stands still for
-    several seconds more; an executor's own retry once a second costs the database nothing. While
-    PostgreSQL is known to be away they last longer: dozens of threads that keep asking for a name that
-    does not resolve are seconds late to hear that it does (4.4 s seen, in containers). The few sessions
-    of ours that do ask (lease, sweep, listener) end everybody's sleep.
-    """
-
-    def __init__(self) -> None:
-        self._away = False
-        self._ends = 0
-        self._back_at = float("-inf")
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(time, name)
-
-    def sleep(self, seconds: float) -> None:
-        """As ``time.sleep``, but no longer than it is worth."""
-        if self._away:
-            seconds = AWAY_CAP_SECONDS
-        elif time.monotonic() - self._back_at < _JUST_BACK_SECONDS:
-            seconds = 0.1
-        elif seconds > RETRY_CAP_SECONDS:
-            seconds = RETRY_CAP_SECONDS * random.uniform(0.5, 1.0)  # noqa: S311
-        self._wait(seconds)
-
-    def _wait(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        with SESSION_OPENED:
-            ends = self._ends
-            while ends == self._ends and (left := deadline - time.monotonic()) > 0:
-                # Sessions come and go for other reasons, too (a full disk ends them): those wake nobody.
-                if SESSION_OPENED.wait(left) and self._away:
-                    return
-
-    def database_lost(self) -> None:
-        """PostgreSQL is out of reach: who retries waits to be told."""
-        self._away = True
-
-    def database_back(self) -> None:
-        """PostgreSQL answers again: whoever sleeps tries at once."""
-        with SESSION_OPENED:
-            self._away = False
-            self._back_at = time.monotonic()
-            self._ends += 1
-            SESSION_OPENED.notify_all()
-
-
-_SLEEPS = _ShortSleep()
-
-
-def retry_client_errors() -> None:
-    """Lets DBOS retry whatever keeps it from reaching PostgreSQL; idempotent.
-
-    Its own rule knows some messages and SQLSTATEs and takes the rest for final: a host name that does
-    not resolve while the database's container is away (seen) ended workflows without an outcome. An
-    error of the driver's that carries no SQLSTATE never came from the server.
-    """
-    original = dbos._utils.retriable_postgres_exception
-
-    def retriable(error: Exception) -> bool:
-        cause = getattr(error, "orig", None)
-        client_side = isinstance(cause, psycopg.OperationalError) and cause.sqlstate is None
-        return client_side or original(error)
-
-    for module in (dbos._sys_db, dbos._datasource):
-        module.retriable_postgres_exception = retriable  # type: ignore[attr-defined]
-
-
-def cap_retry_sleep() -> None:
-    """Shortens the sleep between DBOS's retries of a lost database; idempotent."""
-    dbos._sys_db.time = _SLEEPS  # type: ignore[assignment, attr-defined]

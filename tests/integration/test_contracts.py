@@ -24,9 +24,7 @@ import dbos._queue
 import dbos._scheduler
 import dbos._sys_db
 import dbos._utils
-import psycopg
 import pytest
-import sqlalchemy as sa
 from dbos import DBOS
 
 from services.api.streams import CLOSED
@@ -35,7 +33,7 @@ from services.domain.cron import tick_id
 from services.runtime import notices, schedules, tracing, waking
 from services.runtime.database import query, transaction
 from services.runtime.schedules import guard_schedule
-from services.runtime.waking import Waker, WakingActiveSet, cap_retry_sleep, retry_client_errors
+from services.runtime.waking import Waker, WakingActiveSet
 from services.workflows import names
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched
@@ -138,12 +136,12 @@ def test_every_private_name_in_use_is_known_here() -> None:
         "dbos._queue.execute_dequeued_workflow",
         "dbos._queue.queue_worker_thread",
         "dbos._sys_db",
-        "dbos._sys_db.time",
+        "dbos._sys_db.retriable_postgres_exception",  # test_outages.py
+        "dbos._sys_db.time",  # test_outages.py
         "dbos._sys_db_postgres",  # test_round_trips.py
         "dbos._datasource",
+        "dbos._datasource._is_retriable_db_error",  # test_outages.py
         "dbos._datasource_migration",
-        "dbos._utils",
-        "dbos._utils.retriable_postgres_exception",
         "dbos._context",  # test_round_trips.py
         "dbos._context.DBOSContext",  # test_timed_steps.py
         "dbos._core",
@@ -543,82 +541,7 @@ def test_where_dbos_keeps_the_trace_and_what_a_fork_takes_with_it(app: Launched)
 # --- retries after an outage --------------------------------------------------------------------------
 
 
-def test_the_sleep_between_retries_is_capped(monkeypatch: pytest.MonkeyPatch) -> None:
-    look = "look at cap_retry_sleep: db_retry no longer sleeps by dbos._sys_db.time.sleep"
-    slept: list[float] = []
-    monkeypatch.setattr(dbos._sys_db, "time", dbos._sys_db.time)
-    cap_retry_sleep()
-    monkeypatch.setattr(waking._SLEEPS, "_wait", slept.append)
-    failures = iter(range(9))
-
-    @dbos._sys_db.db_retry()
-    def call() -> str:
-        if next(failures) < 8:
-            raise sa.exc.OperationalError("SELECT 1", {}, psycopg.OperationalError("connection failed: test"))
-        return "done"
-
-    assert call() == "done"
-    assert len(slept) == 8, look
-    assert max(slept) <= waking.RETRY_CAP_SECONDS * 1.5, f"{look}: {slept}"
-    assert min(slept[2:]) >= waking.RETRY_CAP_SECONDS / 2, "it must not hammer a database that is away"
-    assert dbos._sys_db.time.monotonic() > 0, "the rest of the module still works"
-
-
-def test_an_unresolved_host_name_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Real errors of the driver: while the database's container is away, its name resolves to nothing."""
-    look = "look at retry_client_errors: DBOS no longer asks dbos._sys_db.retriable_postgres_exception"
-    for module in (dbos._sys_db, dbos._datasource):
-        monkeypatch.setattr(module, "retriable_postgres_exception", dbos._utils.retriable_postgres_exception)
-    engine = sa.create_engine("postgresql+psycopg://nobody@host.invalid/nothing")
-    with pytest.raises(sa.exc.OperationalError) as away:
-        engine.connect()
-    assert not dbos._utils.retriable_postgres_exception(away.value), (
-        "DBOS retries it by itself now: delete ours"
-    )
-    retry_client_errors()
-    monkeypatch.setattr(waking.time, "sleep", lambda _: None)
-    failures = iter([away.value, away.value])
-
-    @dbos._sys_db.db_retry()
-    def call() -> str:
-        for error in failures:
-            raise error
-        return "done"
-
-    assert call() == "done", look
-    assert dbos._datasource.retriable_postgres_exception(away.value), look
-    refused = sa.exc.ProgrammingError("SELECT", {}, psycopg.errors.UndefinedTable("no such table"))
-    assert not dbos._sys_db.retriable_postgres_exception(refused), "the server's own no stays final"
-
-
-_CLIENT_SIDE = psycopg.OperationalError("[Errno -3] Temporary failure in name resolution")
-
-
-@pytest.mark.parametrize(
-    ("error", "retried"),
-    [
-        (_CLIENT_SIDE, True),
-        (psycopg.OperationalError("connection failed: refused"), True),
-        (psycopg.errors.AdminShutdown("terminated"), True),
-        (psycopg.errors.DeadlockDetected("deadlock"), True),
-        (psycopg.errors.QueryCanceled("timeout"), False),
-        (psycopg.errors.UniqueViolation("twice"), False),
-        (psycopg.errors.UndefinedTable("no such table"), False),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
-)
-@pytest.mark.parametrize("module", [dbos._sys_db, dbos._datasource], ids=lambda m: m.__name__)
-def test_what_dbos_retries(
-    monkeypatch: pytest.MonkeyPatch, module: Any, error: psycopg.Error, retried: bool
-) -> None:
-    for patched in (dbos._sys_db, dbos._datasource):
-        monkeypatch.setattr(patched, "retriable_postgres_exception", dbos._utils.retriable_postgres_exception)
-    waking.retry_client_errors()
-    wrapped = sa.exc.OperationalError("SELECT 1", {}, error)
-    assert module.retriable_postgres_exception(wrapped) is retried, (
-        f"look at retry_client_errors: {module.__name__} judges this error otherwise now"
-    )
-
+# Retries: tests/integration/test_outages.py.
 
 # --- the schedule -------------------------------------------------------------------------------------
 

@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from services.runtime import waking
-from services.runtime.database import connect
 from services.runtime.ending import Endings
+from services.runtime.outage import REACH
 from services.runtime.waking import Listener, Waker, _Bell
 from tests.support.database import Database, wait_until
 from tests.support.executors import insert
@@ -290,7 +289,7 @@ def test_retries_end_their_sleep_when_the_database_is_back(database: Database, e
 
     def sleeper() -> None:
         begun = time.monotonic()
-        waking._SLEEPS.sleep(0.9)
+        REACH.wait_for_return(0.9)
         slept.append(time.monotonic() - begun)
 
     thread = threading.Thread(target=sleeper)
@@ -303,48 +302,6 @@ def test_retries_end_their_sleep_when_the_database_is_back(database: Database, e
     thread.join(5)
     assert slept
     assert slept[0] < 0.8, "it slept on although the listener was back"
-
-
-@pytest.mark.timing
-def test_while_the_database_is_away_a_retry_waits_for_a_session_and_asks_no_more_itself(
-    database: Database,
-) -> None:
-    sleeps = waking._ShortSleep()
-    slept: list[float] = []
-
-    def sleeper() -> None:
-        begun = time.monotonic()
-        sleeps.sleep(0.1)
-        slept.append(time.monotonic() - begun)
-
-    def asleep() -> threading.Thread:
-        thread = threading.Thread(target=sleeper)
-        thread.start()
-        time.sleep(0.3)
-        return thread
-
-    asleep().join(5)
-    assert slept.pop() < 1, "it is not away"
-    sleeps.database_lost()
-    waiting = asleep()
-    assert waiting.is_alive(), "it would ask again, and be busy asking when the database is back"
-    connect(database.settings(), purpose="holdfast/worker-test/lease").close()
-    waiting.join(2)
-    assert slept.pop() < 2, "somebody reached the database, and it slept on"
-    sleeps.database_back()
-    begun = time.monotonic()
-    sleeps.sleep(20)
-    assert time.monotonic() - begun < 0.5, "a try from before the return failed: the next one comes at once"
-
-
-def test_a_session_that_comes_and_goes_wakes_no_retry_while_the_database_is_there(database: Database) -> None:
-    sleeps = waking._ShortSleep()
-    begun = time.monotonic()
-    thread = threading.Thread(target=sleeps.sleep, args=[0.8])
-    thread.start()
-    connect(database.settings(), purpose="holdfast/worker-test/sweep").close()
-    thread.join(5)
-    assert time.monotonic() - begun >= 0.8
 
 
 # --- cancelled work ----------------------------------------------------------------------------------

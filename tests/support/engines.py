@@ -163,7 +163,7 @@ def _put_back() -> Iterator[None]:
         (dbos._scheduler, "datetime"),
         (dbos._sys_db, "time"),
         (dbos._sys_db, "retriable_postgres_exception"),
-        (dbos._datasource, "retriable_postgres_exception"),
+        (dbos._datasource, "_is_retriable_db_error"),
     )
     before = [getattr(module, attribute) for module, attribute in patched]
     try:

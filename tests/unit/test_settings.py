@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import psycopg.conninfo
+import psycopg2.extensions
 import pytest
+import sqlalchemy as sa
 from pydantic import ValidationError
 
 from services.cli.embedded import ROOT, free_port
 from services.cli.supervisor import Supervisor
+from services.runtime.schema import sqlalchemy_url
 from services.settings import Settings, available_cpus, get_settings
 
 
@@ -117,9 +121,31 @@ def test_the_url_comes_from_the_file_shared_with_dbos(monkeypatch: pytest.Monkey
     for name, value in {"USER": "u", "HOST": "h", "PORT": "1", "NAME": "n", "PASSFILE": "/p"}.items():
         monkeypatch.setenv(f"HOLDFAST_DATABASE_{name}", value)
     settings = Settings(config_file=ROOT / "dbos-config.yaml")
-    assert settings.database_url == "postgresql://u@h:1/n?passfile=/p"
+    assert settings.database_url == "postgresql://u@h:1/n?passfile=/p&target_session_attrs=read-write"
     assert settings.application_names == ["holdfast-api", "holdfast-worker"]
     assert (settings.version_name("api"), settings.version_name("worker")) == ("api-2", "worker-2")
+
+
+@pytest.mark.parametrize(
+    ("host", "hosts"),
+    [("a,b", ["a:1", "b:1"]), ("a:5,b", ["a:5", "b:1"])],
+)
+def test_several_hosts_reach_every_driver(
+    monkeypatch: pytest.MonkeyPatch, host: str, hosts: list[str]
+) -> None:
+    for name, value in {"USER": "u", "HOST": host, "PORT": "1", "NAME": "n", "PASSFILE": "/p"}.items():
+        monkeypatch.setenv(f"HOLDFAST_DATABASE_{name}", value)
+    url = Settings(config_file=ROOT / "dbos-config.yaml").database_url
+    assert url == f"postgresql://u@{','.join(hosts)}/n?passfile=/p&target_session_attrs=read-write"
+    names, ports = zip(*(each.split(":") for each in hosts), strict=True)
+    listed = {"host": ",".join(names), "port": ",".join(ports), "user": "u", "dbname": "n"}
+    assert psycopg2.extensions.parse_dsn(url).items() >= listed.items()
+    assert psycopg.conninfo.conninfo_to_dict(url).items() >= listed.items()
+    engine = sa.create_engine(sqlalchemy_url(url))
+    _, options = engine.dialect.create_connect_args(engine.url)
+    assert options["user"] == "u"
+    assert options["target_session_attrs"] == "read-write"
+    assert (options["host"], options["port"]) == (listed["host"], listed["port"])
 
 
 @pytest.mark.parametrize("text", ["name: x", "system_database_url: x", "- a list", ""])

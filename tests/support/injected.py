@@ -1,0 +1,89 @@
+"""Errors of PostgreSQL at DBOS's own statements, thrown where the driver would throw them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from dbos import DBOS
+
+LOST = "lost"
+"""In place of a SQLSTATE: the connection ends under the statement, and the driver says so without one."""
+ANSWER_LOST = "answer lost"
+"""The connection ends under a commit that took effect."""
+
+
+def error_of(state: str) -> psycopg.Error:
+    """The driver's error of that SQLSTATE."""
+    if state in {LOST, ANSWER_LOST}:
+        return psycopg.OperationalError("the connection is lost")
+    return psycopg.errors.lookup(state)("injected")
+
+
+class Injector:
+    """Makes statements fail that are sent for a workflow or a step; DBOS's own threads are spared."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._state, self._skip, self._times = "", 0, 0
+        self.thrown = 0
+
+    def arm(self, state: str, *, skip: int = 0, times: int = 1) -> None:
+        """After ``skip`` statements, the next ``times`` fail."""
+        with self._lock:
+            self._state, self._skip, self._times = state, skip, times
+
+    def disarm(self) -> None:
+        """No statement fails any more."""
+        self.arm("", times=0)
+
+    def due(self, *, at_commit: bool) -> str | None:
+        """The error for the statement that is about to be sent, if it is its turn."""
+        if DBOS.workflow_id is None:
+            return None
+        with self._lock:
+            if self._times <= 0 or at_commit != (self._state == ANSWER_LOST):
+                return None
+            if self._skip > 0:
+                self._skip -= 1
+                return None
+            self._times -= 1
+            self.thrown += 1
+            return self._state
+
+
+@contextmanager
+def injecting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Injector]:
+    """An injector below both SQLAlchemy and sessions of our own. Retries do not sleep inside."""
+    injector = Injector()
+    execute, execute_async = psycopg.Cursor.execute, psycopg.AsyncCursor.execute
+    commit = psycopg.Connection.commit
+
+    def failing(self: Any, *args: Any, **options: Any) -> Any:
+        if state := injector.due(at_commit=False):
+            if state == LOST:
+                self.connection.close()
+            raise error_of(state)
+        return execute(self, *args, **options)
+
+    async def failing_async(self: Any, *args: Any, **options: Any) -> Any:
+        if state := injector.due(at_commit=False):
+            raise error_of(state)
+        return await execute_async(self, *args, **options)
+
+    def losing(self: Any) -> None:
+        commit(self)
+        if state := injector.due(at_commit=True):
+            self.close()
+            raise error_of(state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(psycopg.Cursor, "execute", failing)
+        patch.setattr(psycopg.AsyncCursor, "execute", failing_async)
+        patch.setattr(psycopg.Connection, "commit", losing)
+        patch.setattr("services.runtime.outage.REACH.wait_for_return", lambda _: None)
+        yield injector

@@ -1,0 +1,108 @@
+"""Which errors of the two drivers mean an outage, and what a session can learn of its server."""
+
+from __future__ import annotations
+
+import psycopg
+import psycopg.errors
+import psycopg2
+import psycopg2.errors
+import pytest
+import sqlalchemy as sa
+
+from services.runtime.outage import is_outage, is_read_only
+
+OUTAGES = (
+    *("08003", "08006", "25006", "25P03", "25P04", "40001", "40003", "40P01", "53100", "53200", "53300"),
+    *("55P03", "57014", "57P01", "57P02", "57P03", "58030"),
+)
+REFUSALS = (
+    *("0A000", "22001", "22P02", "23502", "23503", "23505", "23514", "42501", "42P01", "42703"),
+    *("53400", "54000", "XX000"),
+)
+
+
+def both(state: str) -> list[BaseException]:
+    """The error of that SQLSTATE as each driver and SQLAlchemy raise it."""
+    three = psycopg.errors.lookup(state)("said")
+
+    class Two(psycopg2.errors.lookup(state)):  # type: ignore[misc]
+        pgcode = state  # an error that the server sent has it
+
+    return [three, Two("said"), sa.exc.DBAPIError.instance("SELECT", {}, three, psycopg.Error)]
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "08003",
+        "08006",
+        "25006",
+        "25P03",
+        "25P04",
+        "40001",
+        "40003",
+        "40P01",
+        "53100",
+        "53200",
+        "53300",
+        "55P03",
+        "57014",
+        "57P01",
+        "57P02",
+        "57P03",
+        "58030",
+    ],
+)
+def test_outages(state: str) -> None:
+    assert all(is_outage(error) for error in both(state))
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "0A000",
+        "22001",
+        "22P02",
+        "23502",
+        "23503",
+        "23505",
+        "23514",
+        "42501",
+        "42P01",
+        "42703",
+        "53400",
+        "54000",
+        "XX000",
+    ],
+)
+def test_refusals(state: str) -> None:
+    assert not any(is_outage(error) for error in both(state))
+
+
+@pytest.mark.parametrize(("state", "outage"), [("57014", False), ("55P03", False), ("57P01", True)])
+def test_a_users_statement_has_timeouts_of_its_own(state: str, outage: bool) -> None:
+    assert {is_outage(error, users_statement=True) for error in both(state)} == {outage}
+
+
+@pytest.mark.parametrize(
+    ("error", "outage"),
+    [
+        (psycopg.OperationalError("connection failed: refused"), True),
+        (psycopg.OperationalError("[Errno -3] Temporary failure in name resolution"), True),
+        (psycopg.InterfaceError("the connection is closed"), True),
+        (psycopg2.OperationalError("FATAL:  remaining connection slots are reserved"), True),
+        (psycopg2.InterfaceError("connection already closed"), True),
+        (psycopg2.DatabaseError("could not send data to server: Connection timed out"), True),
+        (psycopg.ProgrammingError("the last operation didn't produce a result"), False),
+        (psycopg2.ProgrammingError("no results to fetch"), False),
+        (ValueError("57P01"), False),
+    ],
+)
+def test_what_the_driver_says_itself(error: BaseException, outage: bool) -> None:
+    assert is_outage(error) is outage
+
+
+def test_read_only_is_told_from_away() -> None:
+    assert all(is_read_only(error) for error in both("25006"))
+    assert is_read_only(psycopg2.OperationalError('connection to "h" failed: session is read-only'))
+    assert not any(is_read_only(error) for error in both("57P03"))
