@@ -11,8 +11,8 @@ from dbos import DBOS, error
 
 from services.runtime import metrics, tracing
 
-# Cancelled, or carried on elsewhere: not an outcome of this execution.
-_LEFT = (error.DBOSException, asyncio.CancelledError)
+# Cancelled, or carried on elsewhere: not an outcome of this execution. Any other error of DBOS's is one.
+_LEFT = (error.DBOSWorkflowCancelledError, error.DBOSWorkflowConflictIDError, asyncio.CancelledError)
 
 
 @contextmanager

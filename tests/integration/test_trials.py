@@ -197,7 +197,7 @@ def test_a_trial_that_waits_is_over(worker: _Worker) -> None:
     worker.run("next")
     wait_until(
         lambda: database.rows(
-            "SELECT FROM ops.waits x JOIN dbos.workflow_status w"
+            "SELECT x.workflow_id FROM ops.waits x JOIN dbos.workflow_status w"
             " ON w.workflow_uuid = x.workflow_id AND w.owner_xid = x.owner_xid WHERE queue_name = %(home)s",
             home=_ORDINARY,
         ),

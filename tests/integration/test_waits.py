@@ -429,6 +429,33 @@ def test_who_was_released_as_waiting_does_not_go_on_here(app: _App, name: str) -
     assert app.database.one("SELECT count(*) FROM dbos.notifications WHERE NOT consumed") == 1
 
 
+def test_what_waits_keeps_its_rest_and_its_deadline(app: _App) -> None:
+    """Released and claimed again, a sleep and a timeout end when they would have."""
+    with SetWorkflowTimeout(3.0):
+        handle = DBOS.enqueue_workflow(_QUEUE, _message, 60.0)  # type: ignore[arg-type]
+    app.app.waker.ring(_QUEUE)
+    app.start("sleep", 2.5)
+    begun = time.monotonic()
+    ids = {"w", handle.get_workflow_id()}
+    for workflow_id in ids:
+        app.waiting(workflow_id)
+    deadlines = {each: workflow(app.database, each)["workflow_deadline_epoch_ms"] for each in ids}
+    time.sleep(1)
+    with app.app.waker.only("nobody's"):
+        assert set(_release(app, only_waiting=True)) == ids
+        app.waits.released(ids)
+        wait_until(lambda: all(app.gone(each) for each in ids), "the executions here stop")
+    for workflow_id in ids:
+        seconds = app.waiting(workflow_id)["seconds"]
+        assert seconds < {"w": 1.7}.get(workflow_id, 59.2), "it waits for the whole time again"
+        assert workflow(app.database, workflow_id)["workflow_deadline_epoch_ms"] == deadlines[workflow_id]
+    app.app.wait("w")
+    assert 2.4 < time.monotonic() - begun < 3.5
+    app.app.wait(handle.get_workflow_id(), "CANCELLED")
+    assert time.monotonic() - begun < 5
+    wait_until(lambda: app.gone(handle.get_workflow_id()), "the wait ends with the timeout", seconds=1.5)
+
+
 def test_who_goes_on_is_not_released_as_waiting(app: _App) -> None:
     app.start("gather", 30.0, 0.5)
     app.waiting()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytest
+from dbos import error
 from prometheus_client import REGISTRY
 from prometheus_client.core import Metric
 from prometheus_client.metrics import MetricWrapperBase
@@ -16,6 +17,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from services.cli.embedded import ROOT
 from services.runtime import figures, metrics
 from services.workflows import composition, names
+from services.workflows.measure import measured
 
 _ROWS: dict[str, list[dict[str, Any]]] = {
     "unfinished_by_status": [
@@ -158,6 +160,27 @@ def test_counters_stand_at_zero_from_the_start(role: Any) -> None:
         assert sample("holdfast_takeovers_total", reason=reason) is not None
     for reason in ("lock lost", "heartbeat late", "orphan", "stray"):
         assert sample("holdfast_takeover_workflows_total", reason=reason) is not None
+
+
+@pytest.mark.parametrize(
+    ("raised", "status"),
+    [
+        (error.DBOSWorkflowCancelledError("cancelled"), "LEFT"),
+        (error.DBOSWorkflowConflictIDError("w"), "LEFT"),
+        (error.DBOSAwaitedWorkflowCancelledError("child"), "ERROR"),
+        (error.DBOSMaxStepRetriesExceeded("step", 3, []), "ERROR"),
+        (ValueError("text"), "ERROR"),
+    ],
+)
+def test_an_execution_counts_as_the_database_has_it(raised: BaseException, status: str) -> None:
+    """A wait that a cancel ended is no error; a parent that fails because its child was cancelled is one."""
+    with pytest.raises(type(raised)), measured("test.measured"):
+        raise raised
+    for each in metrics.OUTCOMES:
+        labels = {"workflow_name": "test.measured", "status": each}
+        counted = REGISTRY.get_sample_value("holdfast_workflows_completed_total", labels) or 0
+        assert (counted == 1) == (each == status)
+        metrics.WORKFLOWS_COMPLETED.labels(**labels).reset()
 
 
 def test_every_step_is_measured_and_known() -> None:
