@@ -33,6 +33,9 @@ Key = tuple[str, str]
 SETTLE_SECONDS = 0.05
 """How long a workflow must have waited before it is told: what runs between two short waits costs nothing."""
 
+SURE_SECONDS = 1.0
+"""A sleep of this length is told at once: nothing ends it early."""
+
 _AT_ONCE = 500
 _RETRY_SECONDS = 1.0
 _HIDDEN, _CHANGING, _SHOWN = range(3)
@@ -127,6 +130,8 @@ class Waits:
             run = self._runs.setdefault(key, Run(key))
             run.waits.append(wait)
             self._settle(run)
+            if wait.kind == "sleep" and wait.until is not None and wait.until - wait.begun >= SURE_SECONDS:
+                run.due = wait.begun
             return run
 
     def ends(self, run: Run, wait: Wait) -> None:

@@ -55,7 +55,7 @@ def test_a_sleeper_is_never_blamed(stack: NativeStack) -> None:
     wait_for(lambda: waits(stack, nap), 30, "it sleeps")
     rows = stack.query(
         f"SELECT w.queue_name FROM dbos.workflow_status w WHERE workflow_uuid = '{nap}'"
-        " UNION ALL SELECT 'counted' FROM ops.crashes"
+        f" UNION ALL SELECT 'counted' FROM ops.crashes WHERE workflow_id = '{nap}'"
     )
     assert [row["queue_name"] for row in rows] == ["waiting-naps"]
     assert stack.finished(start(stack, "nap", seconds=0.1), 10)["output"] == "awake"
