@@ -335,7 +335,7 @@ def test_a_cancel_ends_a_wait_at_once(app: _App, name: str) -> None:
 def test_a_cancel_whose_notice_was_missed_ends_a_wait_too(app: _App) -> None:
     app.app.waker.cancellations.cancelled = lambda _: None  # type: ignore[method-assign]
     app.waits._settle_seconds = 0.5
-    app.start("sleep", 30.0)
+    app.start("message", 30.0)
     wait_until(lambda: app.waits._runs, "it waits")
     app.cancel("w")
     wait_until(app.gone, "its place is free", seconds=2)
