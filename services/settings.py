@@ -92,6 +92,9 @@ class Settings(BaseSettings):
 
     drain_seconds: float = Field(20.0, ge=0, description="how long a drain waits for running steps")
     stop_grace_seconds: float = Field(30.0, gt=0, description="time from SIGTERM to SIGKILL")
+    abandoned_threads_limit: int = Field(
+        16, ge=0, description="threads of cancelled workflows above which a process is replaced"
+    )
     database_wait_seconds: float = Field(60.0, ge=0, description="how long a start waits for PostgreSQL")
     database_timeout_seconds: float = Field(1.5, gt=0, description="longest wait of a request for PostgreSQL")
     database_pool_size: int = Field(6, ge=2, description="connections of DBOS's own pool in one process")

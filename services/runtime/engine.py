@@ -18,12 +18,14 @@ from dbos import DBOS, DBOSConfig
 from services.runtime import (
     awaited,
     blocking_calls,
+    claims,
     connections,
     metrics,
     outcomes,
     replay,
     retries,
     round_trips,
+    slots,
     tracing,
 )
 from services.runtime.executors import Identity
@@ -34,7 +36,7 @@ from services.runtime.sessions import SESSION_OPTIONS, Sessions
 from services.runtime.takeover import give_back
 from services.runtime.wait import attach, detach
 from services.runtime.waits import Waits
-from services.runtime.waking import Waker, WakingActiveSet
+from services.runtime.waking import Waker
 from services.settings import Settings
 
 log = logging.getLogger("holdfast.engine")
@@ -45,12 +47,14 @@ class Engine:
 
     def __init__(self, settings: Settings, identity: Identity, waker: Waker) -> None:
         """Constructs DBOS without connecting. Configured instances may be built after this."""
+        claims.install()  # before the other, which keeps what it replaces
         round_trips.install()
         replay.install()
         blocking_calls.install()
         outcomes.install()
         retries.install()
         waker.install()
+        slots.install()
         observe_claims()
         self._waker = waker
         self.sessions = Sessions(settings, purpose=identity.purpose("trips"), size=connections.SESSIONS)
@@ -82,7 +86,7 @@ class Engine:
         }
         config.update(tracing.dbos_options())
         self._dbos: Any = DBOS(config=config)
-        self._dbos._active_workflows_set = WakingActiveSet(waker)
+        self._dbos._active_workflows_set = waker.slots
 
     def launch(self) -> None:
         """Connects, and starts queue and scheduler threads.
@@ -96,8 +100,8 @@ class Engine:
         self.waits.start()
 
     def active(self) -> list[str]:
-        """Ids of the workflows that run here."""
-        return list(self._dbos._active_workflows_set.activeList())
+        """Ids of the workflows that run here, from their claim on. Abandoned threads do not count."""
+        return self._waker.slots.activeList()
 
     def stop_dequeuing(self) -> None:
         """Claims nothing more and fires no schedule; what runs goes on.

@@ -41,6 +41,9 @@ CLOCK_DIFFERENCE = Gauge(
 )
 HEARTBEAT_AGE = Gauge("holdfast_heartbeat_age_seconds", "Since the last heartbeat that went through")
 RUNNING = Gauge("holdfast_workflows_running", "Workflows that run here")
+ABANDONED_THREADS = Gauge(
+    "holdfast_abandoned_threads", "Cancelled workflows whose slot is free and whose code still runs here"
+)
 DRAINING_SECONDS = Gauge(
     "holdfast_draining_seconds", "How long this executor has been draining, 0 if it is not"
 )

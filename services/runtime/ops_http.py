@@ -40,6 +40,7 @@ def _measure(process: Process) -> None:
     """Sets what is measured at the moment of a scrape."""
     metrics.READY.set(process.ready()[0])
     metrics.RUNNING.set(len(process.active()))
+    metrics.ABANDONED_THREADS.set(len(process.waker.slots.abandoned))
     metrics.CLOCK_DIFFERENCE.set(process.lease.clock_difference_seconds)
     metrics.HEARTBEAT_AGE.set(time.monotonic() - process.lease.last_beat)
     metrics.DRAINING_SECONDS.set(process.draining_seconds)

@@ -142,7 +142,15 @@ class Process:
             self.identity.application,
             is_allowed=lambda: self.state in ("starting", "live") and self._clock_is_right(),
         )
-        self.trials = Trials(settings, self.identity, self.waker, ops=self.ops, active=self.active)
+        self.trials = Trials(
+            settings,
+            self.identity,
+            self.waker,
+            ops=self.ops,
+            active=self.active,
+            executing=self.waker.slots.executing,
+            on_postponed=self._replace_after_abandoned,
+        )
         self.pool: CpuPool | None = None
         self._engine: Engine | None = None
         self._stopping = asyncio.Event()
@@ -154,8 +162,13 @@ class Process:
     # --- what others ask -------------------------------------------------------------------
 
     def active(self) -> list[str]:
-        """Ids of the workflows that run here."""
+        """Ids of the workflows that run here, from their claim on. Abandoned threads do not count."""
         return self._engine.active() if self._engine else []
+
+    def _replace_after_abandoned(self) -> None:
+        """Stops this process in good order for another one, if cancelled workflows' code still runs in it."""
+        if (count := len(self.waker.slots.abandoned)) and not self.stopping:
+            self.request_stop(f"{count} threads of cancelled workflows go on; another process takes over")
 
     def ready(self) -> tuple[bool, dict[str, str]]:
         """Whether this process should get work, and what each check says ("ok" or the trouble)."""
@@ -236,6 +249,9 @@ class Process:
             before_tick=lambda: settle_latest(self.ops, self.identity),
         )
         self.trials.install()
+        self.waker.slots.limit_abandoned(
+            self.settings.abandoned_threads_limit, lambda _: self._replace_after_abandoned()
+        )
         self.listener.start()
         self._engine.launch()
         settle_latest(self.ops, self.identity, starting=True)

@@ -31,7 +31,11 @@ _PAUSE_FACTOR = 3
 
 
 class Trials:
-    """Runs what this process claims from its trials queue alone. ``active`` tells what executes here."""
+    """Runs what this process claims from its trials queue alone.
+
+    ``active`` returns the ids of what runs here, ``executing`` also those of abandoned threads (`Slots`).
+    ``on_postponed`` is called after a trial was given back: an abandoned thread may never end.
+    """
 
     def __init__(
         self,
@@ -41,12 +45,16 @@ class Trials:
         *,
         ops: OpsPool,
         active: Callable[[], Iterable[str]],
+        executing: Callable[[], Iterable[str]],
+        on_postponed: Callable[[], object] = lambda: None,
     ) -> None:
         self._settings = settings
         self._identity = identity
         self._waker = waker
         self._ops = ops
         self._active = active
+        self._executing = executing
+        self._on_postponed = on_postponed
         self._first_wait_seconds = max(1.0, settings.drain_seconds)
         self._wait_seconds = self._first_wait_seconds
         self.held: tuple[str, ...] = ()
@@ -83,6 +91,7 @@ class Trials:
                 if self._stopping:
                     return  # the drain hands it over
                 self._give_back(workflow_id)
+                self._on_postponed()
         finally:
             self.held = ()
         self._pause(_PAUSE_FACTOR * self._wait_seconds)
@@ -133,7 +142,7 @@ class Trials:
         if rows is None:
             return None
         # Both accounts: what was cancelled or lost may still execute here, and kill.
-        return sorted({*self._active(), *rows} - {w for w, waits in rows.items() if waits} - {workflow_id})
+        return sorted({*self._executing(), *rows} - {w for w, waits in rows.items() if waits} - {workflow_id})
 
     def _runs_here(self, workflow_id: str) -> bool:
         rows = self._rows()

@@ -3,7 +3,7 @@
 DBOS's queue thread sleeps on a stop event between two polls. Here it gets one that can also be rung:
 by a NOTIFY that a trigger sends when work waits, and when a workflow ends here and frees its place.
 Polling every few seconds stays as the net. What is private to DBOS 3.4.0 and used here has contract
-tests: ``dbos._queue.queue_worker_thread`` and ``ActiveWorkflowById``.
+tests: ``dbos._queue.queue_worker_thread``.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any
 
 import dbos._queue
 import psycopg2
-from dbos._core import ActiveWorkflowById
 
 from services.runtime.cancelling import CANCELLED_CHANNEL, Cancellations
-from services.runtime.database import Connection, Trouble, connect, query, wait_readable
+from services.runtime.database import Connection, Trouble, connect, wait_readable
 from services.runtime.ending import Endings
 from services.runtime.notices import CHANNELS, Notices
 from services.runtime.outage import REACH
+from services.runtime.slots import Slots
 from services.settings import Settings
 
 log = logging.getLogger("holdfast.waking")
@@ -61,6 +61,7 @@ class Waker:
         self.cancellations = Cancellations()
         self.endings = Endings()
         self.notices = Notices()
+        self.slots = Slots(self.cancellations, on_free=self.ring)
         self._bells: dict[str, _Bell] = {}
         self._only: str | None = None
         self._only_since = 0.0
@@ -129,19 +130,6 @@ class Waker:
         self.notices.streams.ended_perhaps()
 
 
-class WakingActiveSet(ActiveWorkflowById):
-    """DBOS's set of running workflows, which also rings the queue whose place became free."""
-
-    def __init__(self, waker: Waker) -> None:
-        super().__init__()
-        self._waker = waker
-
-    def _remove(self, key: str, bucket: Any) -> None:
-        super()._remove(key, bucket)
-        if bucket is not None:
-            self._waker.ring(bucket[0])
-
-
 class Listener:
     """A thread that turns PostgreSQL's notices into bells."""
 
@@ -170,7 +158,7 @@ class Listener:
                     with connection.cursor() as cursor:
                         ours = (QUEUE_CHANNEL, DONE_CHANNEL, CANCELLED_CHANNEL)
                         cursor.execute("; ".join(f"LISTEN {channel}" for channel in (*ours, *CHANNELS)))
-                    self._look_for_cancelled(connection)
+                    self._waker.cancellations.check(connection, now=True)
                     self._waker.notices.check(connection, now=True)
                     self._trouble.over()
                     REACH.returned()
@@ -192,7 +180,9 @@ class Listener:
     def _listen(self, connection: Connection) -> None:
         while not self._stop.is_set():
             self._waker.notices.check(connection)
-            if not wait_readable(connection, 0.3):
+            self._waker.cancellations.check(connection)
+            self._waker.slots.free_lost()
+            if not wait_readable(connection, 0.2):
                 continue
             connection.poll()
             while connection.notifies:
@@ -205,9 +195,3 @@ class Listener:
                     self._waker.cancellations.cancelled(notice.payload)
                 else:
                     self._waker.notices.heard(notice.channel, notice.payload)
-
-    def _look_for_cancelled(self, connection: Connection) -> None:
-        """What was said while nobody listened."""
-        if watched := self._waker.cancellations.watched():
-            for row in query(connection, "cancelled_of", workflow_ids=watched):
-                self._waker.cancellations.cancelled(row["workflow_id"])

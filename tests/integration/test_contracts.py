@@ -33,7 +33,7 @@ from services.domain.cron import tick_id
 from services.runtime import notices, schedules, tracing, waking
 from services.runtime.database import query, transaction
 from services.runtime.schedules import guard_schedule
-from services.runtime.waking import Waker, WakingActiveSet
+from services.runtime.slots import Slots
 from services.workflows import names
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched
@@ -144,6 +144,7 @@ def test_every_private_name_in_use_is_known_here() -> None:
         "dbos._datasource_migration",
         "dbos._context",  # test_round_trips.py
         "dbos._context.DBOSContext",  # test_timed_steps.py
+        "dbos._context.current_owner_xid",
         "dbos._core",
         "dbos._core._dropping_datasource_checkpoints",  # test_outcomes.py
         "dbos._core._serialize_exception_for_persistence",  # test_outcomes.py
@@ -153,6 +154,9 @@ def test_every_private_name_in_use_is_known_here() -> None:
         "dbos._dbos.asyncio",
         "dbos._dbos.time",
         "dbos._outcome",
+        "dbos._core.ActiveWorkflowById",
+        "dbos._core._execute_workflow_async",
+        "dbos._core._execute_workflow_wthread",
         "dbos._error",  # test_round_trips.py
         "dbos._migration",
         "dbos._serialization",  # test_no_pickle.py
@@ -459,14 +463,14 @@ def test_the_place_that_becomes_free_rings_its_queue(app: Launched) -> None:
     original = bell.set
     bell.set = lambda: (rung.set(), original())[1]  # type: ignore[method-assign]
     gate.set()
-    assert rung.wait(3), "look at WakingActiveSet: DBOS no longer calls _remove with (queue, partition)"
+    assert rung.wait(3), "look at Slots: DBOS no longer releases its entry"
     app.wait("second")
 
 
 def test_the_active_set_is_the_one_dbos_uses(app: Launched) -> None:
-    look = "look at Engine.__init__ and WakingActiveSet"
+    look = "look at Engine.__init__ and Slots"
     app.queue("contract-q")
-    assert isinstance(app.dbos._active_workflows_set, WakingActiveSet), look
+    assert app.dbos._active_workflows_set is app.waker.slots, look
     assert app.engine.active() == []
     gate = held(app, "runs")
     assert app.engine.active() == ["runs"], look
@@ -476,20 +480,40 @@ def test_the_active_set_is_the_one_dbos_uses(app: Launched) -> None:
 
 
 def test_the_shape_of_the_active_set() -> None:
-    look = "look at services/runtime/waking.py, WakingActiveSet"
-    assert list(inspect.signature(dbos._core.ActiveWorkflowById._remove).parameters) == [
-        "self", "key", "bucket",
-    ], look  # fmt: skip
-    rung: list[str] = []
-    waker = Waker()
-    waker.ring = rung.append  # type: ignore[method-assign]
-    active = WakingActiveSet(waker)
-    queued, direct = active.add("w", "q", None), active.add("w", None, None)
-    direct.release() if hasattr(direct, "release") else active._remove("w", None)
-    assert (rung, active.activeList()) == ([], ["w"]), look
-    active._remove("w", ("q", None))
-    assert (rung, active.activeList()) == (["q"], []), look
-    assert queued is not None
+    """`Slots` replaces every public method; DBOS calls them so, and releases what `add` returns."""
+    look = "look at services/runtime/slots.py, Slots"
+    theirs, ours = dbos._core.ActiveWorkflowById, Slots
+    public = {name for name in vars(theirs) if not name.startswith("_")}
+    assert public == {"add", "activeList", "count_for_queue", "count_for_partition"}, look
+    for name in public:
+        expected = list(inspect.signature(getattr(theirs, name)).parameters)
+        assert list(inspect.signature(getattr(ours, name)).parameters) == expected, look
+        assert name in vars(ours), look
+    released = vars(dbos._core.ActiveWorkflowEntry)
+    assert {name for name, value in released.items() if callable(value)} == {"__init__", "release"}, look
+
+
+def test_the_functions_that_execute_a_workflow() -> None:
+    look = "look at services/runtime/slots.py, install"
+    for function in (dbos._core._execute_workflow_wthread, dbos._core._execute_workflow_async):
+        assert list(inspect.signature(function).parameters)[:4] == ["dbos", "status", "func", "ctx"], look
+        assert inspect.getsource(function).count("_active_workflows_set.add(") == 1, look
+    starts = inspect.getsource(dbos._core.execute_dequeued_workflow)
+    assert "_execute_workflow_wthread" in starts, look
+    assert "_execute_workflow_async" in starts, look
+    for starter in (dbos._core.start_workflow, dbos._core.start_workflow_async):
+        assert "_execute_workflow_" in inspect.getsource(starter), look
+
+
+def test_the_transactions_that_claim() -> None:
+    look = "look at services/runtime/claims.py"
+    kind: Any = dbos._sys_db.SystemDatabase
+    one, by_partition = kind.start_queued_workflows, kind.start_queued_partitioned_workflows
+    assert inspect.getsource(one).count("self._begin(") == 1, look
+    assert inspect.getsource(by_partition).count("self.engine.begin(") == 1, look
+    for method in (one, by_partition):
+        assert list(inspect.signature(method).parameters)[:2] == ["self", "queue"], look
+    assert "isolation_level=isolation" in inspect.getsource(kind._begin), look
 
 
 # --- traces -------------------------------------------------------------------------------------------

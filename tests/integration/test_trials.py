@@ -80,7 +80,14 @@ def worker(database: Database, request: pytest.FixtureRequest) -> Iterator[_Work
     ops = OpsPool(settings, purpose="test")
     with launched(database, queues=_QUEUES) as app:
         app.queue(names.WORKER_TRIALS_QUEUE, worker_concurrency=1)
-        trials = Trials(settings, app.identity, app.waker, ops=ops, active=app.engine.active)
+        trials = Trials(
+            settings,
+            app.identity,
+            app.waker,
+            ops=ops,
+            active=app.engine.active,
+            executing=app.waker.slots.executing,
+        )
         trials.install()
         yield _Worker(app, trials)
         for gate in _gates.values():

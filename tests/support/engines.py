@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import dbos._core
 import dbos._datasource
 import dbos._queue
 import dbos._scheduler
@@ -145,8 +146,8 @@ def _launched(
             "UPDATE dbos.workflow_status SET status = 'CANCELLED'"
             " WHERE status IN ('PENDING', 'ENQUEUED', 'DELAYED')"
         )
-        for workflow_id in waker.cancellations.watched():
-            waker.cancellations.cancelled(workflow_id)  # a test need not listen to notices
+        # A test need not listen to notices.
+        waker.cancellations.lost((one.workflow_id, one.owner_xid) for one in waker.cancellations.watched())
         wait_until(lambda: all(event.is_set() for event in parked), "parked executions end")
         engine.destroy(5)
         outside.destroy()
@@ -159,6 +160,8 @@ def _put_back() -> Iterator[None]:
         # What blocking_calls replaced stays: without waits attached it does what DBOS does.
         (dbos._queue, "queue_worker_thread"),
         (dbos._queue, "execute_dequeued_workflow"),
+        (dbos._core, "_execute_workflow_wthread"),
+        (dbos._core, "_execute_workflow_async"),
         (dbos._scheduler, "_enqueue_scheduled_workflow"),
         (dbos._scheduler, "datetime"),
         (dbos._sys_db, "time"),

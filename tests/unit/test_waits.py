@@ -201,7 +201,7 @@ def test_a_step_that_waits_is_ended_by_a_cancel_and_not_told(table: _Table, wait
     wait.begin()
     threading.Event().wait(0.1)
     assert table.told == 0
-    waits.cancellations.cancelled("w")
+    waits.cancellations.lost([("w", None)])
     with pytest.raises(DBOSWorkflowCancelledError):
         wait.block(5)
     wait.end()

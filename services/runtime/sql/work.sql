@@ -81,9 +81,13 @@ SELECT coalesce(array_agg(g.workflow_id ORDER BY g.position), '{}') AS missing
 FROM unnest(%(workflow_ids)s::text[]) WITH ORDINALITY AS g (workflow_id, position)
 WHERE NOT EXISTS (SELECT FROM dbos.workflow_status w WHERE w.workflow_uuid = g.workflow_id)
 
--- name: cancelled_of
-SELECT workflow_uuid AS workflow_id FROM dbos.workflow_status
-WHERE workflow_uuid = ANY (%(workflow_ids)s) AND status = 'CANCELLED'
+-- name: lost_executions
+-- Which of these executions no longer own their workflows; without a token only the status counts. The subquery
+-- keeps the planner on the primary key.
+SELECT e.workflow_id, e.owner_xid
+FROM unnest(%(workflow_ids)s::text[], %(owner_xids)s::text[]) AS e (workflow_id, owner_xid)
+WHERE (SELECT w.status = 'PENDING' AND w.owner_xid IS NOT DISTINCT FROM coalesce(e.owner_xid, w.owner_xid)
+       FROM dbos.workflow_status w WHERE w.workflow_uuid = e.workflow_id) IS NOT TRUE
 
 -- name: children_state
 -- How many children of a workflow are still going.

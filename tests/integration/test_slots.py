@@ -1,0 +1,474 @@
+"""Limits of queues hold, whatever is claimed, starts, fails or is cancelled; a cancel frees its slot."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import dbos._core
+import pytest
+from dbos import DBOS, SetWorkflowID, SetWorkflowTimeout
+from sqlalchemy.exc import DBAPIError
+
+from services.runtime.cancelling import Cancellations
+from services.runtime.slots import GRACE_SECONDS, Execution, Slots
+from services.runtime.waking import Listener
+from tests.support.database import Database, wait_until
+from tests.support.engines import Launched, launched, worker_process
+from tests.support.executors import insert
+
+
+class Crowd:
+    """Counts who is inside at the same time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.inside: list[str] = []
+        self.most = 0
+        self.bodies: list[str] = []
+        self.gates: dict[str, threading.Event] = {}
+
+    @contextmanager
+    def member(self) -> Iterator[str]:
+        me = str(DBOS.workflow_id)
+        with self._lock:
+            self.inside.append(me)
+            self.bodies.append(me)
+            self.most = max(self.most, len(self.inside))
+        try:
+            yield me
+        finally:
+            with self._lock:
+                self.inside.remove(me)
+
+    def gate(self, workflow_id: str) -> threading.Event:
+        with self._lock:
+            return self.gates.setdefault(workflow_id, threading.Event())
+
+    def open_all(self) -> None:
+        for gate in list(self.gates.values()):
+            gate.set()
+
+
+_crowd = Crowd()
+
+
+@DBOS.step(name="slots.visit")
+def _visit_step(seconds: float) -> None:
+    with _crowd.member():
+        time.sleep(seconds)
+
+
+@DBOS.workflow(name="slots.visit_workflow", max_recovery_attempts=None)
+def _visit(seconds: float) -> None:
+    _visit_step(seconds)
+
+
+@DBOS.step(name="slots.visit_async_step")
+async def _visit_async_step(seconds: float) -> None:
+    with _crowd.member():
+        await asyncio.sleep(seconds)
+
+
+@DBOS.workflow(name="slots.visit_async", max_recovery_attempts=None)
+async def _visit_async(seconds: float) -> None:
+    await _visit_async_step(seconds)
+
+
+@DBOS.step(name="slots.stubborn_step")
+def _stubborn_step() -> str:
+    with _crowd.member() as me:
+        assert _crowd.gate(me).wait(30)
+    return "done"
+
+
+@DBOS.workflow(name="slots.stubborn", max_recovery_attempts=None)
+def _stubborn() -> str:
+    return _stubborn_step()
+
+
+@DBOS.step(name="slots.stubborn_async_step")
+async def _stubborn_async_step() -> str:
+    with _crowd.member() as me:
+        while not _crowd.gate(me).is_set():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    return "done"
+
+
+@DBOS.workflow(name="slots.stubborn_async", max_recovery_attempts=None)
+async def _stubborn_async() -> str:
+    return await _stubborn_async_step()
+
+
+@pytest.fixture
+def app(database: Database) -> Iterator[Launched]:
+    _crowd.__init__()  # type: ignore[misc]
+    with launched(database) as made, listening(made):
+        yield made
+        _crowd.open_all()
+
+
+@contextmanager
+def listening(app: Launched) -> Iterator[None]:
+    listener = Listener(app.database.settings(), app.waker, purpose="holdfast/worker-test/listener")
+    listener.start()
+    try:
+        yield
+    finally:
+        listener.stop()
+
+
+@contextmanager
+def slow_starts() -> Iterator[None]:
+    """Threads and tasks of workflows begin long after they were dispatched, as on a machine under load."""
+    thread, task = dbos._core._execute_workflow_wthread, dbos._core._execute_workflow_async
+    core: Any = dbos._core
+
+    def in_thread(*args: Any) -> Any:
+        time.sleep(random.uniform(0.02, 0.2))
+        return thread(*args)
+
+    async def as_task(*args: Any) -> Any:
+        await asyncio.sleep(random.uniform(0.02, 0.2))
+        return await task(*args)
+
+    core._execute_workflow_wthread, core._execute_workflow_async = in_thread, as_task
+    try:
+        yield
+    finally:
+        core._execute_workflow_wthread, core._execute_workflow_async = thread, task
+
+
+def succeeded(app: Launched, count: int, seconds: float = 30) -> None:
+    wait_until(
+        lambda: (
+            app.database.one(
+                "SELECT count(*) FROM dbos.workflow_status WHERE status = %(status)s", status="SUCCESS"
+            )
+            >= count
+        ),
+        f"{count} workflows end",
+        seconds=seconds,
+    )
+    wait_until(lambda: app.engine.active() == [], "nothing runs")
+
+
+def nothing_held(app: Launched) -> None:
+    wait_until(lambda: app.waker.slots.executing() == [], "every execution has ended")
+    assert not app.waker.slots._held, "slots leak"
+    assert not app.waker.cancellations.watched(), "watches leak"
+
+
+# --- limits ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["slots.visit_workflow", "slots.visit_async"])
+def test_a_burst_from_four_clients_never_exceeds_one(app: Launched, name: str) -> None:
+    """Red before: what was claimed and had not begun yet did not count at the next poll."""
+    app.queue("alone", worker_concurrency=1)
+    with slow_starts(), ThreadPoolExecutor(4) as clients:
+        for number in range(40):
+            clients.submit(app.enqueue, name, 0.02, queue="alone", workflow_id=f"w{number}")
+            clients.submit(app.waker.ring, "alone")
+        succeeded(app, 40)
+    assert _crowd.most == 1
+    assert len(_crowd.bodies) == 40
+    nothing_held(app)
+
+
+def test_a_partition_limit_holds_in_a_burst(app: Launched) -> None:
+    """Red before, see above; the limit of a worker for one partition, beside its limit for the queue."""
+    DBOS.register_queue("parts", worker_concurrency=4, partition_worker_concurrency=1)
+    wait_until(lambda: "parts" in app.waker._bells, "its thread runs")
+    with slow_starts():
+        for number in range(12):
+            app.client.enqueue(
+                {
+                    "queue_name": "parts",
+                    "workflow_name": "slots.visit_workflow",
+                    "workflow_id": f"w{number}",
+                    "app_version": app.identity.version,
+                    "queue_partition_key": "one",
+                },
+                0.02,
+            )
+            app.waker.ring("parts")
+        while app.engine.active() or app.status("w11") != "SUCCESS":
+            app.waker.ring("parts")
+            time.sleep(0.02)
+    assert _crowd.most == 1
+    nothing_held(app)
+
+
+@pytest.mark.parametrize("partitioned", [False, True])
+def test_a_limit_of_all_executors_holds_between_two_versions(app: Launched, partitioned: bool) -> None:
+    """Red before: both count what runs, and claim different rows, so neither transaction meets the other."""
+    limit = {"partition_concurrency": 1} if partitioned else {"global_concurrency": 1}
+    DBOS.register_queue("everywhere", **limit, polling_interval_sec=3600)  # type: ignore[arg-type]
+    queue = app.dbos._sys_db.get_queue("everywhere")
+    both = threading.Barrier(2)
+
+    def claim(version: str) -> list[str]:
+        both.wait()
+        db = app.dbos._sys_db
+        token = f"token of {version}"
+        try:
+            if partitioned:
+                found = db.start_queued_partitioned_workflows(queue, "x", version, owner_xid=token)
+            else:
+                found, _ = db.start_queued_workflows(queue, "x", version, None, owner_xid=token)
+        except DBAPIError as error:
+            assert db.is_lock_conflict(error) or db.is_serialization_conflict(error)  # tried again
+            return []
+        return list(found)
+
+    with ThreadPoolExecutor(2) as executors:
+        for turn in range(60):
+            for version in ("one", "two"):
+                key = {"queue_partition_key": "p"} if partitioned else {}
+                insert(
+                    app.database,
+                    [f"{version}-{turn}"],
+                    queue_name="everywhere",
+                    application_version=version,
+                    application_name="holdfast-worker",
+                    **key,
+                )
+            claimed = list(executors.map(claim, ("one", "two")))
+            assert sum(map(len, claimed)) == 1, claimed
+            app.database.rows("UPDATE dbos.workflow_status SET status = 'CANCELLED'")
+
+
+def test_a_start_that_fails_frees_its_slot(app: Launched) -> None:
+    app.queue("alone", worker_concurrency=1)
+    app.enqueue("slots.unknown", queue="alone", workflow_id="unknown")
+    app.enqueue("slots.visit_workflow", 0.0, queue="alone", workflow_id="next")
+    app.wait("next")
+    wait_until(lambda: app.engine.active() == [], "nothing runs")
+    nothing_held(app)
+
+
+@pytest.mark.parametrize("name", ["slots.visit_workflow", "slots.visit_async"])
+def test_a_thread_that_fails_before_it_registers_frees_its_slot(
+    app: Launched, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError
+
+    app.queue("alone", worker_concurrency=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(dbos._core, "_check_required_roles_or_finalize_error", refuse)
+        app.enqueue(name, 0.0, queue="alone", workflow_id="refused")
+        wait_until(lambda: app.status("refused") == "PENDING", "it is claimed")
+        wait_until(lambda: app.engine.active() == [], "it has failed")
+    app.enqueue(name, 0.0, queue="alone", workflow_id="next")
+    app.wait("next")
+    nothing_held(app)
+
+
+# --- cancels --------------------------------------------------------------------------------------
+
+
+@pytest.mark.timing
+@pytest.mark.parametrize("name", ["slots.stubborn", "slots.stubborn_async"])
+def test_a_cancel_frees_the_slot_of_code_that_goes_on(app: Launched, name: str) -> None:
+    """Red before: the next one started when the cancelled one's step was over."""
+    app.queue("alone", worker_concurrency=1)
+    app.enqueue(name, queue="alone", workflow_id="cancelled")
+    wait_until(lambda: _crowd.inside == ["cancelled"], "it runs")
+    app.enqueue("slots.visit_workflow", 0.0, queue="alone", workflow_id="next")
+    begun = time.monotonic()
+    app.client.cancel_workflow("cancelled")
+    app.wait("next", seconds=3)
+    assert time.monotonic() - begun < 1.2
+    assert app.waker.slots.abandoned == ["cancelled"]
+    wait_until(lambda: app.engine.active() == [], "no drain waits for it, no heartbeat reports it")
+    assert app.waker.slots.executing() == ["cancelled"]
+    _crowd.open_all()
+    wait_until(lambda: app.waker.slots.abandoned == [], "it ends")
+    nothing_held(app)
+
+
+def test_a_deadline_frees_the_slot(app: Launched) -> None:
+    """Red before, see above."""
+    app.queue("alone", worker_concurrency=1)
+    with SetWorkflowID("late"), SetWorkflowTimeout(0.5):
+        DBOS.enqueue_workflow("alone", _stubborn)
+    wait_until(lambda: _crowd.inside == ["late"], "it runs")
+    app.enqueue("slots.visit_workflow", 0.0, queue="alone", workflow_id="next")
+    app.wait("next", seconds=6)
+    assert app.status("late") == "CANCELLED"
+    _crowd.open_all()
+    nothing_held(app)
+
+
+def test_a_workflow_that_goes_on_elsewhere_frees_its_slot(
+    app: Launched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No notification comes of it."""
+    monkeypatch.setattr("services.runtime.cancelling._READ_ALL_SECONDS", 0.2)
+    app.queue("alone", worker_concurrency=1)
+    app.enqueue("slots.stubborn", queue="alone", workflow_id="lost")
+    wait_until(lambda: _crowd.inside == ["lost"], "it runs")
+    app.database.rows("UPDATE dbos.workflow_status SET owner_xid = 'other', executor_id = 'other'")
+    app.enqueue("slots.visit_workflow", 0.0, queue="alone", workflow_id="next")
+    app.wait("next", seconds=5)
+    _crowd.open_all()
+    app.database.rows("UPDATE dbos.workflow_status SET status = 'CANCELLED' WHERE workflow_uuid = 'lost'")
+    nothing_held(app)
+
+
+def test_code_that_ends_at_its_cancel_frees_the_slot_itself(app: Launched) -> None:
+    """Within the grace period the two never overlap."""
+    app.queue("alone", worker_concurrency=1)
+    app.enqueue("slots.stubborn", queue="alone", workflow_id="cancelled")
+    wait_until(lambda: _crowd.inside == ["cancelled"], "it runs")
+    [execution] = app.waker.slots._executions["cancelled"]
+    execution.watch.add(_crowd.gate("cancelled").set)
+    app.enqueue("slots.visit_workflow", 0.0, queue="alone", workflow_id="next")
+    app.client.cancel_workflow("cancelled")
+    app.wait("next", seconds=3)
+    assert _crowd.most == 1
+    assert app.waker.slots.abandoned == []
+    nothing_held(app)
+
+
+def test_a_resume_after_the_cancel_runs_beside_the_old_code(app: Launched) -> None:
+    """The old execution is fenced: it frees one slot, once, and its result is not the one that is stored."""
+    app.queue("alone", worker_concurrency=1)
+    app.enqueue("slots.stubborn", queue="alone", workflow_id="w")
+    wait_until(lambda: _crowd.inside == ["w"], "it runs")
+    old = _crowd.gate("w")
+    app.client.cancel_workflow("w")
+    wait_until(lambda: app.waker.slots.abandoned == ["w"], "its slot is free")
+    _crowd.gates["w"] = threading.Event()
+    app.client.resume_workflow("w", queue_name="alone")
+    wait_until(lambda: _crowd.inside == ["w", "w"], "it runs again")
+    assert app.engine.active() == ["w"]
+    slots = app.waker.slots
+    assert (slots.count_for_queue("alone"), slots.abandoned) == (1, ["w"])
+    # A notification of the old cancel that comes late says nothing of the new execution.
+    app.waker.cancellations.cancelled("w")
+    old.set()
+    wait_until(lambda: _crowd.inside == ["w"], "the old code ends")
+    wait_until(lambda: slots.abandoned == [], "it is counted no longer")
+    time.sleep(2 * GRACE_SECONDS)
+    assert slots.count_for_queue("alone") == 1, "the slot of the new execution was freed by the old one"
+    assert app.status("w") == "PENDING", "the old execution recorded something"
+    _crowd.open_all()
+    app.wait("w")
+    nothing_held(app)
+
+
+def test_a_cancel_between_claim_and_start_is_not_missed(app: Launched) -> None:
+    """Its notification may come before the execution is registered."""
+    app.queue("alone", worker_concurrency=1)
+    insert(app.database, ["w"], status="CANCELLED")
+    app.waker.cancellations.cancelled("w")
+    wait_until(lambda: "w" in app.waker.cancellations._noticed, "it is remembered")
+    execution = app.waker.slots.reserve("w", "token", "alone", None)
+    app.waker.ring_all()
+    wait_until(lambda: not execution.holds_slot, "its slot is freed")
+    execution.release()
+    nothing_held(app)
+
+
+# --- too many abandoned threads -------------------------------------------------------------------
+
+
+def test_a_process_with_too_many_abandoned_threads_stops_once(database: Database) -> None:
+    with worker_process(database, abandoned_threads_limit=2) as process:
+        stops: list[str] = []
+        process.request_stop = stops.append  # type: ignore[method-assign, assignment]
+        slots = process.waker.slots
+        executions = [slots.reserve(f"w{n}", f"t{n}", "q", None) for n in range(4)]
+        for n, execution in enumerate(executions, 1):
+            execution.watch.set()
+            wait_until(lambda lost=execution: not lost.holds_slot, "its slot is freed")  # type: ignore[misc]
+            assert len(slots.abandoned) == n
+            wait_until(lambda count=n: len(stops) == (count > 2), "at the third, and once")  # type: ignore[misc]
+        assert process.active() == []
+        for execution in executions:
+            execution.release()
+        assert slots.abandoned == []
+
+
+# --- the model ------------------------------------------------------------------------------------
+
+
+class Model:
+    """Slots beside what they should be: which executions live, and which of them were lost or abandoned."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.freed: list[str] = []
+        self.cancellations = Cancellations()
+        self.slots = Slots(self.cancellations, on_free=self.freed.append)
+        self.live: dict[Execution, str] = {}
+        self.frees = 0
+        self.number = 0
+
+    def start(self) -> None:
+        self.number += 1
+        workflow_id, token = f"w{self.random.randrange(6)}", f"t{self.number}"
+        bucket = self.random.choice(["a", "b"]), self.random.choice([None, "p"])
+        execution = self.slots.reserve(workflow_id, token, *bucket)
+        assert self.slots.reserve(workflow_id, token, *bucket) is execution, "dispatch and start are one"
+        self.live[execution] = "runs"
+
+    def end(self) -> None:
+        execution = self.random.choice(list(self.live))
+        self.frees += self.live.pop(execution) != "abandoned"
+        for _ in range(self.random.choice([1, 2])):
+            execution.release()
+
+    def lose(self) -> None:
+        execution = self.random.choice(list(self.live))
+        if self.live[execution] == "runs":
+            self.live[execution] = "lost"
+        for _ in range(self.random.choice([1, 2])):
+            self.cancellations.lost([(execution.workflow_id, execution.watch.owner_xid)])
+
+    def grace_ends(self) -> None:
+        for execution, state in self.live.items():
+            if state == "lost":
+                self.live[execution] = "abandoned"
+                self.frees += 1
+        self.slots.free_lost()
+
+    def check(self) -> None:
+        holding = [one for one, state in self.live.items() if state != "abandoned"]
+        assert set(self.slots.activeList()) == {one.workflow_id for one in holding}
+        assert set(self.slots.executing()) == {one.workflow_id for one in self.live}
+        for queue in ("a", "b"):
+            assert self.slots.count_for_queue(queue) == sum(one.bucket[0] == queue for one in holding)
+            for part in (None, "p"):
+                taken = sum(one.bucket == (queue, part) for one in holding)
+                assert self.slots.count_for_partition(queue, part) == taken
+        left = [one.workflow_id for one, state in self.live.items() if state == "abandoned"]
+        assert self.slots.abandoned == sorted(left)
+        assert len(self.freed) == self.frees, "each slot is freed once"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_sequence_leaks_or_frees_twice(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.runtime.slots.GRACE_SECONDS", 0.0)
+    model = Model(seed)
+    for _ in range(300):
+        steps: list[Callable[[], None]] = [model.start, model.grace_ends]
+        if model.live:
+            steps += [model.end, model.lose]
+        model.random.choice(steps)()
+        model.check()
+    while model.live:
+        model.end()
+        model.check()
+    assert not model.slots._held
+    assert not model.slots.executing()
+    assert not model.cancellations.watched()
