@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
@@ -41,6 +42,10 @@ def test_no_message_is_lost_or_received_twice(stack: NativeStack) -> None:
     body = {"workflow": "talk.collect", "arguments": {"count": COUNT}}
     workflow_id = stack.post("/workflows", body)["workflow_id"]
     path = f"/workflows/{workflow_id}"
+    waiting = wait_for(lambda: stack.get(path)["waiting"], 30, "it says what it waits for")
+    assert (waiting["kind"], waiting["subject"]) == ("message", "number")
+    left = datetime.fromisoformat(waiting["until"]) - datetime.now(UTC)
+    assert timedelta(seconds=60) < left < timedelta(seconds=121)
     text: list[str] = []
 
     def follow() -> None:
