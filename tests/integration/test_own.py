@@ -112,7 +112,7 @@ def tick(at: str) -> str:
 
 register(
     Queue("t-buys", [buy]),
-    Queue("t-losts", [lost, odd, give_up]),
+    Queue("t-losts", [lost, odd, give_up], at_once_everywhere=2),
     Queue("t-shops", [shop], parents=True),
     Queue("t-ticks", [tick]),
     schedules=[Schedule("t-every", tick, "* * * * * *")],
@@ -155,6 +155,9 @@ def test_a_worker_runs_it(database: Database, module: Any) -> None:
         assert ended(outside, first).output == told
         assert module().BODIES == [7, -1], "an answer in `errors` is not tried again"
         assert [f"{first}:3"] * 2 == module().KEYS, "the same key at every attempt"
+
+        limits = "SELECT concurrency, worker_concurrency FROM dbos.queues WHERE name = 't-losts'"
+        assert database.rows(limits) == [{"concurrency": 2, "worker_concurrency": 2}]
 
         # A replay reads what is recorded, and the workflow sees the same types and the same error.
         with SetWorkflowID("replayed"):
