@@ -175,6 +175,7 @@ def everything(database: Database, workflow_id: str) -> None:
         ("dbos.datasource_outputs", "workflow_id, step_id, output", "%(id)s, 1, '1'"),
         ("ops.effects", "workflow_id, effect_key, executor_id, n, sha256", "%(id)s, 'k', 'e', 1, 's'"),
         ("ops.crashes", "workflow_id, crashes, steps_recorded", "%(id)s, 1, 0"),
+        ("ops.waits", "workflow_id, owner_xid, kind", "%(id)s, 'x', 'sleep'"),
         (
             "ops.requests",
             "key, fingerprint, workflow_id, created_at",
@@ -216,7 +217,7 @@ def test_every_table_is_cleaned_and_nothing_else_is_touched(database: Database) 
     insert(database, ["running"], status="PENDING", executor_id="e")
     for workflow_id in ("old", "older", "running", "young"):
         everything(database, workflow_id)
-    assert len(references(database)) == 14, "a new table with workflow ids: does a purge clean it?"
+    assert len(references(database)) == 15, "a new table with workflow ids: does a purge clean it?"
     assert all(found == {"old", "older", "young", "running"} for found in references(database).values())
     result = purge(database)
     assert result.deleted == 2
