@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from services.cli.children import is_alive, start_ticks
-from tests.support.command import told
 from tests.support.native_stack import NativeStack
 from tests.support.stack import running_stack, wait_for
 
@@ -171,4 +170,3 @@ def test_a_killed_workers_programs_end_with_it(stack: NativeStack) -> None:
     stack.post(f"/workflows/{workflow_id}/cancel")
     for pid in again:
         os.kill(pid, 9)
-    assert told(stack, "verify")["ok"]
