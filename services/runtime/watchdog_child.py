@@ -15,7 +15,6 @@ from __future__ import annotations
 import array
 import json
 import os
-import select
 import signal
 import socket
 import sys
@@ -161,12 +160,15 @@ class Guard:
 
     def _watch(self, silence: Silence, period_seconds: float) -> bool:
         """Whether the parent is gone or going; it may just as well have lost this child."""
+        self._channel.settimeout(period_seconds)
         while os.getppid() == self._parent:
-            if select.select([self._channel], [], [], period_seconds)[0]:
+            with suppress(TimeoutError):
                 message = self._receive()
                 if message == END:
                     return True
                 if not message:
+                    # At once: peers see a death when the last of the sockets is closed.
+                    self._drop_session()
                     return self._is_parent_gone()
                 silence.heard(time.monotonic())
             now = time.monotonic()
@@ -177,6 +179,7 @@ class Guard:
             elif act == "kill" and os.getppid() == self._parent:
                 self._log("CRITICAL", "interpreter.killed", silence.seconds(now))
                 os.kill(self._parent, signal.SIGKILL)
+        self._drop_session()
         return True
 
     def _is_parent_gone(self) -> bool:

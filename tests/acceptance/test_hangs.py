@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -80,7 +81,9 @@ def counted(stack: NativeStack, seconds: float) -> float:
     return (finished(stack) - before) / (time.monotonic() - begun)
 
 
+@pytest.mark.timing
 def test_a_hog_beside_healthy_work(stack: NativeStack) -> None:
+    earlier = parked(stack)
     with stream(stack):
         wait_for(lambda: finished(stack) > 20, 30, "healthy work runs")
         alone = counted(stack, 15)
@@ -95,7 +98,7 @@ def test_a_hog_beside_healthy_work(stack: NativeStack) -> None:
     record(f"healthy share beside a hog with {stack.worker_count} workers", beside / alone)
     (row,) = stack.query(f"SELECT crashes FROM ops.crashes WHERE workflow_id = '{hog}'")
     assert row["crashes"] == LIMIT
-    assert parked(stack) == {hog}, "something healthy is parked"
+    assert parked(stack) - earlier == {hog}, "something healthy is parked"
     lost = stack.query(
         f"SELECT DISTINCT from_executor AS id, reason FROM ops.handovers WHERE workflow_id = '{hog}'"
     )
@@ -105,9 +108,7 @@ def test_a_hog_beside_healthy_work(stack: NativeStack) -> None:
     assert len(stack.workers()) == stack.worker_count
     stack.api()
     assert not {member.executor_id for member in stack.workers()} & {row["id"] for row in lost}
-    killed = [line for _, line in stack.log_objects() if line.get("action") == "interpreter.killed"]
-    assert {line["executor_id"] for line in killed} <= {row["id"] for row in lost}
-    assert killed
+    assert {line["executor_id"] for line in killed_lines(stack)} & {row["id"] for row in lost}
     if stack.worker_count > 1:
         assert beside / alone >= LEAST_SHARE, (beside, alone)
     wait_for(
@@ -133,5 +134,5 @@ def test_a_paused_worker_is_fenced_and_not_killed_by_its_watchdog(stack: NativeS
     stack.workers()
 
 
-def killed_lines(stack: NativeStack) -> Iterator[object]:
+def killed_lines(stack: NativeStack) -> Iterator[dict[str, Any]]:
     return (line for _, line in stack.log_objects() if line.get("action") == "interpreter.killed")

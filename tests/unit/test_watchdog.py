@@ -10,13 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from services.cli.children import is_alive
-from services.runtime.watchdog_child import Silence
+from services.runtime.watchdog_child import SESSION, Guard, Silence
 from tests.support.database import wait_until
 
 CLOSE, KILL, PERIOD = 3.0, 5.5, 0.25
@@ -206,6 +206,28 @@ def test_it_ends_with_its_parent_and_keeps_no_session_of_it(parent: Blocked) -> 
     wait_until(lambda: not is_alive(child), "the watchdog ends")
 
 
+def test_the_session_goes_before_anything_else_when_the_parent_has_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Until then peers see a living process, however long its programs take to end."""
+    ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+    session, server = socket.socketpair()
+    server.setblocking(False)
+    seen = []
+
+    def look(_: Guard) -> bool:
+        seen.append(server.recv(1))
+        return False
+
+    monkeypatch.setattr(Guard, "_is_parent_gone", look)
+    with server, theirs:
+        socket.send_fds(ours, [SESSION], [session.fileno()])
+        session.close()
+        ours.close()
+        Guard(theirs, os.getppid(), {}).run(Silence(time.monotonic(), close_seconds=9, kill_seconds=9), 1.0)
+    assert seen == [b""]
+
+
 def test_signals_to_the_group_do_not_end_it(parent: Blocked) -> None:
     child = parent.child()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -228,7 +250,10 @@ def test_it_is_small_and_holds_no_other_file(parent: Blocked) -> None:
 
     def sockets() -> list[Path]:
         """Its channel and the lease session are the only ones; it may still be starting."""
-        held = [each.readlink() for each in Path(f"/proc/{child}/fd").iterdir()]
+        held = []
+        for each in Path(f"/proc/{child}/fd").iterdir():
+            with suppress(OSError):  # it has opened and closed something meanwhile
+                held.append(each.readlink())
         return [path for path in held if str(path).startswith("socket:")]
 
     wait_until(lambda: len(sockets()) == 2, "it has the lease session")
