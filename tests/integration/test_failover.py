@@ -13,11 +13,15 @@ from typing import Any
 import pytest
 from dbos import DBOS, SetWorkflowID
 
+from services.runtime.process import Process
 from services.workflows import names
+from tests.support.api_server import Api, serving
 from tests.support.database import Database, Server, wait_until
 from tests.support.engines import worker_process
+from tests.support.executors import Peer, insert
 from tests.support.failover import Pair, read_only
 from tests.support.reporting import record
+from tests.support.requests import every_request
 
 CHARGES = 12
 SAGAS = 10
@@ -73,12 +77,12 @@ async def _saga_async() -> str:
 
 
 @contextmanager
-def _sagas(database: Database) -> Iterator[None]:
+def _sagas(database: Database) -> Iterator[Process]:
     """Ten sync, ten async and a few queued ones run inside; in the end each has charged, each charge once."""
     _done.clear()
     # What a worker's role may do with events shows elsewhere (test_roles.py).
     database.rows("GRANT ALL ON ALL TABLES IN SCHEMA dbos TO holdfast_worker")
-    with worker_process(database):
+    with worker_process(database) as process:
         handles: list[Any] = []
         for number in range(SAGAS):
             with SetWorkflowID(f"sync-{number}"):
@@ -89,7 +93,7 @@ def _sagas(database: Database) -> Iterator[None]:
             with SetWorkflowID(f"queued-{number}"):
                 handles.append(DBOS.enqueue_workflow(names.FIBONACCI_BATCH_QUEUE, _saga))
         wait_until(lambda: len(_done) == len(handles), "all of them charge", seconds=20)
-        yield
+        yield process
         back = time.monotonic()
         outcomes = Counter(handle.get_result(polling_interval_sec=0.1) for handle in handles)
         record("PostgreSQL back to the last saga's end, seconds", time.monotonic() - back)
@@ -126,6 +130,53 @@ def test_a_promoted_standby_refunds_nobody_and_loses_nothing(pair: Pair) -> None
             pair.kill_primary()
             time.sleep(1.0)
             pair.promote()
+
+
+NEEDS_NO_DATABASE = {
+    "/livez": 200,
+    "/readyz": 200,  # of the fake process
+    "/metrics": 200,
+    "/console/snapshot": 200,  # what it saw last
+    "/executors/x/crash": 403,
+    "/stranded/adopt": 404,  # of an application that is not known
+}
+
+
+def _ask_all(api: Api, turn: str) -> dict[tuple[str, str], int]:
+    """The status of one request for each operation; each is answered in time, and says when to come again."""
+    values = {"workflow_id": "w", "name": "alpha", "bucket": "bucket"}
+    answered = {}
+    for method, path, body in every_request(api.http.get("/openapi.json").json(), values):
+        begun = time.monotonic()
+        headers = {"Idempotency-Key": f"{turn}-{method}-{path}"}
+        with api.http.stream(method, path, json=body, headers=headers) as answer:
+            answered[method, path] = answer.status_code
+            assert answer.status_code != 503 or answer.headers.get("retry-after"), path
+        assert time.monotonic() - begun < 2, path
+    del answered["POST", "/shutdown"]  # of the fake process
+    return answered
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_every_request_is_refused_as_unavailable(database: Database, warm: bool) -> None:
+    """Also before the next heartbeat tells that PostgreSQL only reads, which takes up to a second."""
+    Peer.start(database, "worker-a")
+    insert(database, ["w"], status="SUCCESS")
+    with serving(database.settings("api")) as api:
+        if warm:
+            _ask_all(api, "warm")
+        with read_only(database.server.run):
+            answered = _ask_all(api, "read-only")
+    if warm:
+        # Sessions that were opened before still read.
+        assert 500 not in answered.values(), answered
+        written = {key for key, status in answered.items() if key[0] != "GET" and status < 300}
+        assert written == set()
+        assert answered["POST", "/scope/class"] == 503
+    else:
+        others = {path: status for (_, path), status in answered.items() if status != 503}
+        others.pop("/console/events", None)  # it may have a snapshot already
+        assert others == NEEDS_NO_DATABASE
 
 
 def _replicated(pair: Server) -> bool:
