@@ -158,7 +158,8 @@ def _cancellation(workflow_id: str) -> Iterator[Cancellation | None]:
         return
     with means.waker.cancellations.of(workflow_id) as cancellation:
         # What was said before anyone listened.
-        if means.ops.run_patiently("cancelled_of", workflow_ids=[workflow_id]):
+        execution = {"workflow_ids": [workflow_id], "owner_xids": [cancellation.owner_xid]}
+        if means.ops.run_patiently("lost_executions", **execution):
             cancellation.set()
         yield cancellation
 
