@@ -114,10 +114,12 @@ def transactions(stack: NativeStack, seconds: float) -> float:
 
 def test_parents_that_wait_cost_next_to_nothing(stack: NativeStack, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
+    stack.workers()
+    # A session that is idle now tells PostgreSQL of its commits ten seconds later.
+    time.sleep(15)
     idle = transactions(stack, 20)
     parents = [start(stack, "family", until=str(gate)) for _ in range(PARENTS)]
     wait_for(lambda: waits(stack, *parents), 60, "all parents wait")
-    # A session that is idle now tells PostgreSQL of its commits ten seconds later.
     time.sleep(15)
     waiting = transactions(stack, 20)
     record("commits a second while idle", idle)
