@@ -142,6 +142,7 @@ def test_every_private_name_in_use_is_known_here() -> None:
         "dbos._datasource",
         "dbos._datasource._is_retriable_db_error",  # test_outages.py
         "dbos._datasource_migration",
+        "dbos._utils",  # test_waits.py
         "dbos._context",  # test_round_trips.py
         "dbos._context.DBOSContext",  # test_timed_steps.py
         "dbos._context.current_owner_xid",

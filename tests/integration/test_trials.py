@@ -248,5 +248,5 @@ def test_a_stop_starts_no_trial(worker: _Worker) -> None:
 def test_what_is_held_is_no_stray(database: Database) -> None:
     with worker_process(database) as process:
         process.trials.held = ("trial",)
-        assert process.sweep._running is not None
-        assert "trial" in process.sweep._running()
+        assert process.sweep._strays is not None
+        assert "trial" in process.sweep._strays._running()
