@@ -38,8 +38,7 @@ def install() -> None:
         get_checkpoint_name,
         patch,
         deprecate_patch,
-        await_workflow_result,
-        await_workflow_result_async,
+        check_workflow_result,
         record_get_result,
     )
 
@@ -182,18 +181,11 @@ def _patched(method: str, db: Any, workflow_id: str, function_id: int, patch_nam
     return answer
 
 
-def await_workflow_result(db: Any, workflow_id: str, *args: Any, **options: Any) -> Any:
-    """The result that the waiting workflow recorded before, else the one that is waited for."""
+def check_workflow_result(db: Any, workflow_id: str, *, fail_if_missing: bool = False) -> Any:
+    """The result that the waiting workflow recorded before, else whether there is one yet."""
     if (row := _result(db, workflow_id)) is not None:
         return deserialize_value(row["output"], row["serialization"], db.serializer)
-    return original(db, "await_workflow_result")(workflow_id, *args, **options)
-
-
-async def await_workflow_result_async(db: Any, workflow_id: str, *args: Any, **options: Any) -> Any:
-    """As `await_workflow_result`."""
-    if (row := _result(db, workflow_id)) is not None:
-        return deserialize_value(row["output"], row["serialization"], db.serializer)
-    return await original(db, "await_workflow_result_async")(workflow_id, *args, **options)
+    return original(db, "check_workflow_result")(workflow_id, fail_if_missing=fail_if_missing)
 
 
 def _result(db: Any, workflow_id: str) -> Row | None:

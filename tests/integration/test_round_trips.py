@@ -492,8 +492,7 @@ def test_the_replaced_methods_take_what_dbos_hands_over() -> None:
         "get_checkpoint_name": ["self", "workflow_id", "function_id"],
         "patch": ["self", "workflow_id", "function_id", "patch_name"],
         "deprecate_patch": ["self", "workflow_id", "function_id", "patch_name"],
-        "await_workflow_result": ["self", "workflow_id", "polling_interval", "fail_if_missing"],
-        "await_workflow_result_async": ["self", "workflow_id", "polling_interval", "fail_if_missing"],
+        "check_workflow_result": ["self", "workflow_id", "fail_if_missing"],
         "record_get_result": [
             "self", "result_workflow_id", "output", "error", "serialization", "ctx", "started_at_epoch_ms",
         ],
