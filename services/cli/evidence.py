@@ -131,7 +131,9 @@ def _counted(audit: Audit, row: dict[str, Any], text: str) -> Iterator[tuple[str
         return
     executor["since_ms"] = int(row["started_at"].timestamp() * 1000) - 86_400_000
     completed = by_label("holdfast_workflows_completed_total", success=True)
-    yield from pairs(completed, audit.rows("audit_completed_by", **executor))
+    # A plain workflow of DBOS's has no counter, and one that has starts at 0.
+    ended = [r for r in audit.rows("audit_completed_by", **executor) if r["what"] in completed]
+    yield from pairs(completed, ended)
     steps = by_label("holdfast_step_duration_seconds_count", success=True)
     tolerance_ms = int(audit.settings.clock_tolerance_seconds * 1000)
     stored = audit.rows("audit_steps_by", **executor, tolerance_ms=tolerance_ms)

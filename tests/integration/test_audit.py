@@ -604,6 +604,8 @@ def test_a_step_that_was_not_counted_is_found(clean: Database, monkeypatch: pyte
     executor(clean, "only")
     times = {"created_at": ago_ms(1000), "started_at_epoch_ms": ago_ms(900)}
     insert(clean, ["short"], status="SUCCESS", name="orders.fulfil", executor_id="only", **times)
+    # A plain workflow of DBOS's has no counter.
+    insert(clean, ["plain"], status="SUCCESS", name="orders.plain", executor_id="only", **times)
     for function_id in (1, 2):
         step(clean, "short", function_id, "orders.ship", None, started_at_epoch_ms=ago_ms(900))
     completed = 'holdfast_workflows_completed_total{status="SUCCESS",workflow_name="orders.fulfil"} 1'
