@@ -14,6 +14,11 @@ Held at every takeover: the executor was dead; or it was itself paused for longe
 lost its lock, and had not taken it again between two looks. So none that beats within its lease and holds
 or re-takes its lock within one look is taken over, whatever the database, the machine or its peers do.
 
+An executor that starts, or is idle, claims work; half of it then waits, which is told in ``ops.waits``.
+A process may hang: its watchdog closes its lease session, and ends it after a lease. Held at every takeover:
+what only waited is not counted, not suspected and keeps its queue; what ran where a process died or hung is
+counted, and what ran where one was paused is not. Nothing is ever parked: no trial starts here.
+
 Held at the end, when all trouble is over: everyone dead is known to be dead, and each of its claims was
 released exactly once; nobody alive lost anything.
 """
@@ -46,10 +51,12 @@ from services.runtime.executors import Lease
 from services.runtime.sweep import Sweep
 from services.runtime.takeover import release
 from services.settings import Settings
+from services.workflows import names
 from tests.support.database import Database
 from tests.support.executors import identity, insert
 
 TICK = 0.05
+CRASH_LIMIT = 5
 LEASE, BEAT, LOOK, SWEEP = 5.0, 1.0, 0.15, 0.25
 _SEARCHED = os.environ.get("HOLDFAST_MODEL_EXAMPLES")
 EXAMPLES = int(_SEARCHED or "15")
@@ -71,12 +78,23 @@ class Executor:
     paused_since_beat: bool = False
     paused: bool = False
     beat_at: float = 0.0
+    hung_at: float | None = None
     lock_lost_at: float | None = None
     fenced: list[bool] = field(default_factory=list)
 
     @property
     def runs(self) -> bool:
         return self.alive and not self.paused
+
+
+@dataclass
+class Claim:
+    """One execution of a workflow, as its process knows it."""
+
+    workflow_id: str
+    executor: Executor
+    token: str
+    waits: bool = False
 
 
 class World(RuleBasedStateMachine):
@@ -90,14 +108,18 @@ class World(RuleBasedStateMachine):
         super().__init__()
         self.everyone: dict[str, Executor] = {}
         self.claims: Counter[tuple[str, str]] = Counter()
-        self.handed_over: set[str] = set()
+        self.executions: list[Claim] = []
+        self.blamed = self.spared = 0
         self.down_until = 0.0
         self.numbers = 0
         self.takeovers = 0
         self.clock.monotonic_now = 10_000.0
         self.database_time = 0.0
         self.watch = self.database.admin()
-        self.sql("TRUNCATE ops.executors, ops.handovers, ops.crashes, dbos.workflow_status CASCADE")
+        self.sql(
+            "TRUNCATE ops.executors, ops.handovers, ops.crashes, ops.waits, dbos.operation_outputs,"
+            " dbos.workflow_status CASCADE"
+        )
         self.sql("UPDATE moved.clock SET now = '2030-01-01', started = '2029-01-01'")
 
     # --- time and the database ---------------------------------------------------------------
@@ -129,6 +151,8 @@ class World(RuleBasedStateMachine):
             if not self.up:
                 continue
             for executor in list(self.everyone.values()):
+                if executor.hung_at is not None and self.now - executor.hung_at >= LEASE:
+                    self.end(executor)
                 if executor.runs:
                     self.lease_thread(executor)
                 if executor.runs and self.now >= executor.sweep_at:
@@ -163,8 +187,10 @@ class World(RuleBasedStateMachine):
             if executor.sweep_connection is None or executor.sweep_connection.closed:
                 purpose = executor.sweep._identity.purpose("sweep")
                 executor.sweep_connection = connect(self.configuration, purpose=purpose)
+            crashes = self.crashes()
             for name in executor.sweep.round(executor.sweep_connection):
                 self.judge(self.everyone[name], executor)
+                self.blame(self.everyone[name], crashes)
         except psycopg2.Error:
             if executor.sweep_connection is not None:
                 executor.sweep_connection.close()
@@ -190,9 +216,47 @@ class World(RuleBasedStateMachine):
         # Its sessions were ended by the takeover.
         victim.lock_lost_at = self.now if victim.lock_lost_at is None else victim.lock_lost_at
 
+    def crashes(self) -> dict[str, int]:
+        rows = self.sql("SELECT workflow_id, crashes FROM ops.crashes")
+        return {row["workflow_id"]: row["crashes"] for row in rows}
+
+    def blame(self, victim: Executor, before: dict[str, int]) -> None:
+        """The property: who of its work was counted?"""
+        mine = [claim for claim in self.executions if claim.executor is victim]
+        self.executions = [claim for claim in self.executions if claim.executor is not victim]
+        after = self.crashes()
+        (row,) = self.sql(
+            "SELECT reason, heartbeat_at < (SELECT started FROM moved.clock) AS before_start"
+            " FROM ops.executors WHERE executor_id = %(id)s",
+            id=victim.name,
+        )
+        where = {
+            row["id"]: row
+            for row in self.sql(
+                "SELECT workflow_uuid AS id, status, queue_name FROM dbos.workflow_status"
+                " WHERE workflow_uuid = ANY (%(ids)s)",
+                ids=[claim.workflow_id for claim in mine],
+            )
+        }
+        died = not victim.alive or victim.hung_at is not None
+        for claim in mine:
+            old, new = before.get(claim.workflow_id, 0), after.get(claim.workflow_id, 0)
+            now = where[claim.workflow_id]
+            told = f"{claim} of {victim.name} ({row}): {old} crashes before, {new} after, {now}"
+            if claim.waits:
+                self.spared += 1
+                assert new == old, f"it only waited: {told}"
+                assert now["queue_name"] == names.FIBONACCI_QUEUE, told
+            elif row["reason"] == "heartbeat late" or row["before_start"]:
+                assert new == old, f"nobody's doing: {told}"
+            elif died and old < CRASH_LIMIT - 1:
+                self.blamed += 1
+                assert new == old + 1, f"its process died or hung: {told}"
+
     def end(self, executor: Executor) -> None:
         """The process is gone: the kernel closes its sockets."""
         executor.alive = False
+        executor.hung_at = None
         for connection in (executor.lease._connection, executor.sweep_connection):
             if connection is not None:
                 connection.close()
@@ -273,10 +337,15 @@ class World(RuleBasedStateMachine):
         # The column's default is PostgreSQL's own clock; the first beat comes at once anyway.
         executor.beat_at = self.now - BEAT
         self.lease_thread(executor)
+        self.claim_for(executor)
 
     @rule(seconds=st.sampled_from([0.1, 0.2, 0.5, 1.0, 2.0, 6.0]))
     def time_passes(self, seconds: float) -> None:
         self.advance(seconds)
+        for executor in self.everyone.values():
+            idle = all(claim.executor is not executor for claim in self.executions)
+            if idle and self.up and executor.runs and executor.lock_lost_at is None:
+                self.claim_for(executor)
 
     @rule(choice=st.integers(0, 9))
     def pause(self, choice: int) -> None:
@@ -288,11 +357,20 @@ class World(RuleBasedStateMachine):
         executor = self.pick(choice, lambda e: e.alive and e.paused)
         if executor is None:
             return
-        executor.paused = False
+        executor.paused, executor.hung_at = False, None
         if self.up and claims_first:
             self.claim_for(executor)  # a zombie may be faster than its fence
         if self.up and sweeps_first:
             self.look(executor)
+
+    @precondition(lambda self: self.up)
+    @rule(choice=st.integers(0, 9))
+    def hang(self, choice: int) -> None:
+        """Its interpreter is blocked: its watchdog closes the lease session, and kills it after a lease."""
+        if executor := self.pick(choice, lambda e: e.runs and e.lock_lost_at is None):
+            executor.paused = executor.paused_since_beat = True
+            executor.hung_at = self.now
+            self.terminate(executor.name, what="lease")
 
     @rule(choice=st.integers(0, 9))
     def kill(self, choice: int) -> None:
@@ -359,8 +437,8 @@ class World(RuleBasedStateMachine):
         finally:
             connection.close()
         executor.signed_off = True
-        self.handed_over.add(executor.name)
         self.end(executor)
+        self.executions = [claim for claim in self.executions if claim.executor is not executor]
 
     @precondition(lambda self: self.up)
     @rule(choice=st.integers(0, 9))
@@ -370,14 +448,50 @@ class World(RuleBasedStateMachine):
 
     def claim_for(self, executor: Executor) -> None:
         self.numbers += 1
-        insert(self.database, [f"w{self.numbers}"])
+        insert(self.database, [f"w{self.numbers}-{n}" for n in range(2)], priority=0)
+        token = f"{executor.name}-{self.numbers}"
         rows = self.sql(
-            "UPDATE dbos.workflow_status SET status = 'PENDING', executor_id = %(id)s, owner_xid = %(id)s"
+            "UPDATE dbos.workflow_status SET status = 'PENDING', executor_id = %(id)s, owner_xid = %(token)s"
             " WHERE workflow_uuid IN (SELECT workflow_uuid FROM dbos.workflow_status"
-            " WHERE status = 'ENQUEUED' ORDER BY created_at LIMIT 2) RETURNING workflow_uuid AS id",
+            " WHERE status = 'ENQUEUED' ORDER BY priority, workflow_uuid LIMIT 2)"
+            " RETURNING workflow_uuid AS id",
             id=executor.name,
+            token=token,
         )
         self.claims.update((row["id"], executor.name) for row in rows)
+        claimed = [Claim(row["id"], executor, token) for row in rows]
+        self.executions += claimed
+        self.wait(claimed[self.numbers % 2])
+
+    @precondition(lambda self: self.up)
+    @rule(choice=st.integers(0, 9), waits=st.booleans())
+    def wait_or_go_on(self, choice: int, waits: bool) -> None:
+        """One of the executions begins to wait, or goes on."""
+        found = [each for each in self.executions if each.executor.runs and each.waits != waits]
+        if found and waits:
+            self.wait(found[choice % len(found)])
+        elif found:
+            self.go_on(found[choice % len(found)])
+
+    def wait(self, claim: Claim) -> None:
+        (row,) = self.database.run(
+            "publish_waits",
+            workflow_ids=[claim.workflow_id],
+            owners=[claim.token],
+            kinds=["sleep"],
+            subjects=[None],
+            waited=[0.1],
+            seconds=[None],
+        )
+        claim.waits = row["published"]
+        if not claim.waits:
+            self.executions.remove(claim)  # it was released meanwhile, and ends here
+
+    def go_on(self, claim: Claim) -> None:
+        if self.database.run("withdraw_wait", workflow_id=claim.workflow_id, owner_xid=claim.token):
+            claim.waits = False
+        else:
+            self.executions.remove(claim)
 
     # --- the end ------------------------------------------------------------------------------------
 
@@ -394,7 +508,7 @@ class World(RuleBasedStateMachine):
         if not self.everyone:
             return
         for executor in self.everyone.values():
-            executor.paused = False
+            executor.paused, executor.hung_at = False, None
         if not self.up:
             self.move(self.down_until - self.now)
         self.advance(0.5)
@@ -414,6 +528,15 @@ class World(RuleBasedStateMachine):
         )
         for row in running:
             assert self.everyone[row["executor_id"]].alive, f"{row} is left with the dead"
+        parked = self.sql(
+            "SELECT workflow_uuid FROM dbos.workflow_status WHERE status = 'MAX_RECOVERY_ATTEMPTS_EXCEEDED'"
+        )
+        assert not parked, f"{parked} are parked though no trial has started"
+        stale = self.sql(
+            "SELECT workflow_uuid FROM dbos.workflow_status JOIN ops.waits ON workflow_id = workflow_uuid"
+            " WHERE status = 'ENQUEUED'"
+        )
+        assert not stale, f"{stale} are told to wait and wait for nothing"
         moves = Counter(
             (row["workflow_id"], row["from_executor"])
             for row in self.sql("SELECT workflow_id, from_executor FROM ops.handovers")
@@ -445,12 +568,12 @@ def test_the_living_live_and_the_dead_are_found(database: Database, monkeypatch:
         SimpleNamespace(monotonic=lambda: clock.monotonic_now, time=lambda: clock.monotonic_now),
     )
     begun = time.monotonic()
-    ran: list[int] = []
+    ran: list[tuple[int, int, int]] = []
 
     class Machine(World):
         def teardown(self) -> None:
             super().teardown()
-            ran.append(self.takeovers)
+            ran.append((self.takeovers, self.blamed, self.spared))
 
     Machine.database = database
     Machine.clock = clock
@@ -468,5 +591,9 @@ def test_the_living_live_and_the_dead_are_found(database: Database, monkeypatch:
         phases=[Phase.generate, Phase.shrink] if _SEARCHED else [Phase.generate],
     )
     run_state_machine_as_test(Machine, settings=quickly)
-    print(f"{len(ran)} runs, {sum(ran)} takeovers in {time.monotonic() - begun:.1f} s")  # noqa: T201
-    assert sum(ran) > 0, "no run saw a takeover: the model tests nothing"
+    takeovers, blamed, spared = map(sum, zip(*ran, strict=True))
+    print(  # noqa: T201
+        f"{len(ran)} runs, {takeovers} takeovers, {blamed} counted, {spared} only waited"
+        f" in {time.monotonic() - begun:.1f} s"
+    )
+    assert takeovers and blamed and spared, "no run saw a takeover of both kinds: the model tests nothing"
