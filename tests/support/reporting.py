@@ -13,11 +13,17 @@ import pytest
 from tests.support.stack import Stack
 
 _figures: dict[str, float] = {}
+_tables: dict[str, list[str]] = {}
 
 
 def record(name: str, value: float) -> None:
     """Keep the largest value of a figure."""
     _figures[name] = max(round(value, 3), _figures.get(name, 0.0))
+
+
+def show(name: str, lines: list[str]) -> None:
+    """Keep a table to be shown at the end."""
+    _tables[name] = lines
 
 
 @pytest.hookimpl(wrapper=True)
@@ -33,6 +39,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """The figures, largest of each; also as JSON in the file that HOLDFAST_TEST_FIGURES names."""
+    for name, lines in _tables.items():
+        terminalreporter.section(name)
+        for line in lines:
+            terminalreporter.line(line)
+    _tables.clear()
     if not _figures:
         return
     terminalreporter.section("measured")
