@@ -27,7 +27,7 @@ from tests.chaos import disk, hands, hosts
 from tests.chaos.faults import FAULTS
 from tests.chaos.ground import GRACE_SECONDS, Ground, patiently
 from tests.chaos.load import JournalFile, Load
-from tests.chaos.plan import CONTAINERS, KINDS, Fault, plan
+from tests.chaos.plan import CONTAINERS, GROUPS, KINDS, Fault, plan
 from tests.chaos.report import markdown
 from tests.support.compose_stack import ComposeStack
 from tests.support.native_stack import NativeStack
@@ -140,7 +140,11 @@ def campaign(options: argparse.Namespace, faults: list[Fault], home: Path) -> di
     """Runs it and returns the report."""
     stack: Stack
     if options.backend == "native":
-        stack = NativeStack(home / "stack", workers=options.workers, **SETTINGS)
+        modules = {
+            "HOLDFAST_MODULES": "tests.support.waiting_workflows",
+            "WAITING_OUT": str(home / "marks"),
+        }
+        stack = NativeStack(home / "stack", workers=options.workers, **SETTINGS, **modules)
     else:
         build = ["docker", "compose", "build", "--quiet"]
         subprocess.run(build, cwd=ROOT, env={**os.environ, "HOLDFAST_IMAGE": IMAGE}, check=True)
@@ -204,15 +208,18 @@ def main() -> int:
         help="compose where it answers; networks: each host a network of its own",
     )
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--only", default="", help="kinds of faults, separated by commas")
+    parser.add_argument(
+        "--only", default="", help=f"kinds of faults, or {', '.join(GROUPS)}, separated by commas"
+    )
+    parser.add_argument("--runs", type=int, default=0, help="so many of each kind, within the minutes")
     parser.add_argument("--report", type=Path, default=None, help="Markdown; the JSON is written beside it")
     parser.add_argument("--dry-run", action="store_true", help="print the schedule and end")
     options = parser.parse_args()
     options.backend = options.backend or ("compose" if docker_answers() else "native")
-    only = [name for name in options.only.split(",") if name]
+    only = [kind for name in options.only.split(",") if name for kind in GROUPS.get(name, [name])]
     if unknown := set(only) - KINDS.keys():
         parser.error(f"unknown kinds: {', '.join(sorted(unknown))}; known: {', '.join(KINDS)}")
-    faults = plan(options.seed, options.minutes, options.backend, only)
+    faults = plan(options.seed, options.minutes, options.backend, only, options.runs)
     print(f"seed {options.seed}, {options.minutes:g} minutes, {options.backend}: {len(faults)} faults")
     print("\n".join(map(str, faults)), flush=True)
     if options.dry_run:

@@ -10,7 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tests.chaos import clock, disk, hands, hosts, network, poison, postgres
+from tests.chaos import clock, disk, hands, hosts, network, poison, postgres, waits
 from tests.chaos.endings import watched
 from tests.chaos.ground import (
     GRACE_SECONDS,
@@ -253,4 +253,9 @@ FAULTS: dict[str, Fault] = {
     "all_workers_down_long": all_workers_down,
     "all_workers_paused": all_workers_paused,
     "all_workers_paused_long": all_workers_paused,
+    "kill_in_waits": waits.kill_in_waits,
+    "hung_step": waits.hung_step,
+    "blocked_interpreter": waits.blocked_interpreter,
+    "read_only_server": waits.read_only_server,
+    "promotion": waits.promotion,
 }

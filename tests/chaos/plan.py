@@ -167,6 +167,16 @@ KINDS: dict[str, Kind] = {
     "all_workers_down_long": Kind(16, "every worker down 60 s", 80, draw=_seconds(60, 60), minutes=10),
     "all_workers_paused": Kind(16, "every scheduler paused 20 s", 45, draw=_seconds(20, 20), minutes=6),
     "all_workers_paused_long": Kind(16, "every scheduler paused 60 s", 85, draw=_seconds(60, 60), minutes=15),
+    # Their workflows are a module of the tests', which is in no image.
+    "kill_in_waits": Kind(
+        17, "SIGKILL of a worker in every kind of wait", 25, weight=2, backends=("native",), draw=_delay(1.0)
+    ),
+    "hung_step": Kind(18, "steps that hang: a timeout, a cancel", 15, backends=("native",)),
+    "blocked_interpreter": Kind(18, "an interpreter that is blocked", 45, backends=("native",), minutes=4),
+    "read_only_server": Kind(
+        19, "PostgreSQL only reads for 1 to 8 s", 30, backends=("native",), draw=_seconds(1, 8)
+    ),
+    "promotion": Kind(19, "a standby promoted in its primary's place", 45, backends=("native",), minutes=6),
 }
 
 
@@ -189,8 +199,17 @@ class Fault:
         return f"{self.number:3}  row {self.row:2}  {self.kind:26} after {self.pause_seconds:.1f} s  {told}"
 
 
-def plan(seed: int, minutes: float, backend: str, only: list[str] | None = None) -> list[Fault]:
-    """The faults of a campaign of about ``minutes``: shuffled decks, each with every kind at least once."""
+GROUPS = {"waits": ["kill_in_waits", "hung_step", "blocked_interpreter", "read_only_server", "promotion"]}
+"""Names for several kinds."""
+
+
+def plan(
+    seed: int, minutes: float, backend: str, only: list[str] | None = None, runs: int = 0
+) -> list[Fault]:
+    """The faults of a campaign of about ``minutes``: shuffled decks, each with every kind at least once.
+
+    With ``runs`` it has so many of each kind, if there is time.
+    """
     rng = random.Random(f"{seed}/{backend}")
     known = [
         name
@@ -200,7 +219,7 @@ def plan(seed: int, minutes: float, backend: str, only: list[str] | None = None)
     faults: list[Fault] = []
     left = minutes * 60
     while known:
-        deck = [name for name in known for _ in range(KINDS[name].weight)]
+        deck = [name for name in known for _ in range(runs or KINDS[name].weight)]
         rng.shuffle(deck)
         for name in deck:
             kind = KINDS[name]
@@ -210,4 +229,6 @@ def plan(seed: int, minutes: float, backend: str, only: list[str] | None = None)
                 return faults
             left -= kind.cost_seconds + pause
             faults.append(Fault(len(faults) + 1, name, pause, parameters))
+        if runs:
+            break
     return faults

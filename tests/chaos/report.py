@@ -12,7 +12,7 @@ from tests.chaos.plan import KINDS
 
 # The fault matrix's goals in recovery.md, by row, and by kind where a row has several.
 GOALS = {1: 300, 2: 200, 3: 50, 5: 30, 6: 30, 7: 20, 8: 30, 9: 10, 10: 10, 11: 10}
-GOALS |= {12: 3, 13: 10, 14: 20, 15: 100, 16: 10}
+GOALS |= {12: 3, 13: 10, 14: 20, 15: 100, 16: 10, 17: 20, 18: 20, 19: 20}
 GOALS_OF = {"postgres_stop": 60, "postgres_away": 10, "postgres_away_long": 3}
 
 
