@@ -157,6 +157,7 @@ def _ask_all(api: Api, turn: str) -> dict[tuple[str, str], int]:
     return answered
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("warm", [False, True])
 def test_every_request_is_refused_as_unavailable(database: Database, warm: bool) -> None:
     """Also before the next heartbeat tells that PostgreSQL only reads, which takes up to a second."""
