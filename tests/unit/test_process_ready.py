@@ -14,9 +14,10 @@ from services.settings import STANDSTILL_SECONDS, Settings
 
 def asked(clock_seconds: float = 0.0, waker: Waker | None = None) -> tuple[bool, dict[str, str]]:
     """``ready`` of a process that is well but for that."""
-    lease = SimpleNamespace(clock_difference_seconds=clock_seconds, database_up=True)
-    process: Any = SimpleNamespace(lease=lease, state="live", settings=Settings(), waker=waker or Waker())
-    return Process.ready(process)
+    process: Any = Process.__new__(Process)
+    process.lease = SimpleNamespace(clock_difference_seconds=clock_seconds, database_up=True)
+    process.state, process.settings, process.waker = "live", Settings(), waker or Waker()
+    return process.ready()  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize(("seconds", "ready"), [(1.9, True), (-1.9, True), (2.1, False), (-2.1, False)])
