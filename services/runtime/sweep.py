@@ -229,6 +229,9 @@ class Sweep:
                 reason=dead["reason"],
                 lost_at=dead["lost_at"],
                 crash_limit=self._settings.crash_limit,
+                # Until the hung process is replaced. Else what hangs stops one executor after the other, and
+                # healthy work has none meanwhile.
+                delay_seconds=self._settings.lease_seconds if dead["reason"] == HUNG else 0.0,
                 # Killed while it drained (its grace or the database ended): no workflow's doing. Nor is an
                 # end while PostgreSQL was away, which may have been an orderly stop that could not say so.
                 died=dead["reason"] in _COUNTED and not dead["draining"] and not dead["never_came_back"],

@@ -57,13 +57,15 @@ def release(
     crash_limit: int,
     lost_at: datetime | None = None,
     died: bool = False,
+    delay_seconds: float = 0.0,
     only_waiting: bool = False,
     only: Collection[str] | None = None,
 ) -> list[Verdict]:
     """Gives the unfinished work of an executor back to the queues; returns what happened to each.
 
     Runs inside the caller's transaction. With ``only_waiting`` only workflows that wait go, with ``only``
-    only those with these ids; ``died`` counts a crash for those to blame. The work keeps its application and
+    only those with these ids; ``died`` counts a crash for those to blame, which are claimed again only after
+    ``delay_seconds``. The work keeps its application and
     version, and only their code goes on with it. ``identity`` is the caller's.
     """
     executor_id = lost.executor_id
@@ -115,6 +117,9 @@ def release(
         workflow_ids=[v.work.workflow_id for v in released],
         queues=[v.queue_name for v in released],
     )
+    if delay_seconds:
+        again = [v.work.workflow_id for v in released if v.counted]
+        query(connection, "delay_work", workflow_ids=again, seconds=delay_seconds)
     return verdicts
 
 

@@ -253,6 +253,12 @@ def test_lock_gone_silent_and_other_sessions_there_is_a_hang(
     assert crashes(database) == {"w1": 1, "w2": 1}
     assert {h["reason"] for h in handovers(database)} == {HUNG}
     assert [reason for reason, _, _ in me.takeovers] == [HUNG]
+    # Claimed again only when the hung process may be replaced.
+    now_ms = time.time() * 1000
+    for workflow_id in ("w1", "w2"):
+        row = workflow(database, workflow_id)
+        assert row["status"] == "DELAYED"
+        assert LEASE_SECONDS - 5 < (row["delay_until_epoch_ms"] - now_ms) / 1000 <= LEASE_SECONDS
 
 
 def test_a_pause_or_a_cut_network_counts_against_nobody(database: Database, me: Peer, peer: Peer) -> None:

@@ -37,6 +37,13 @@ FROM unnest(%(workflow_ids)s::text[], %(queues)s::text[]) AS r (workflow_id, que
 WHERE w.workflow_uuid = r.workflow_id AND w.status = 'PENDING' AND w.executor_id = %(executor_id)s
 RETURNING w.workflow_uuid AS workflow_id
 
+-- name: delay_work
+-- What was just released waits with DBOS's own status, which ends by itself, before it is claimed again.
+UPDATE dbos.workflow_status
+SET status = 'DELAYED',
+    delay_until_epoch_ms = ((extract(epoch FROM clock_timestamp()) + %(seconds)s) * 1000)::bigint
+WHERE workflow_uuid = ANY (%(workflow_ids)s) AND status = 'ENQUEUED'
+
 -- name: park_work
 -- Poison leaves the queue, as DBOS's dead letter does it (SystemDatabase.dead_letter_workflows, 3.4.0).
 UPDATE dbos.workflow_status
