@@ -996,8 +996,8 @@ def test_the_lease_does_not_hammer_a_database_that_only_reads(database: Database
     lease._open = counted  # type: ignore[method-assign]
     lease.start()
     try:
+        row = database.run("look")[0]
         with read_only(database):
-            row = database.run("look")[0]
             database.rows("SELECT pg_terminate_backend(%(pid)s)", pid=row["lock_pid"])
             time.sleep(1.5)
             assert 1 < len(opened) < 40, f"{len(opened)} sessions in 1.5 s"
