@@ -44,6 +44,11 @@ class Cancellation:
         for end in ends:
             end()
 
+    @property
+    def is_set(self) -> bool:
+        """Whether it was."""
+        return self._cancelled
+
     def add(self, end: Callable[[], object]) -> None:
         """Has ``end`` called once it is cancelled, or immediately if it is already."""
         with self._lock:

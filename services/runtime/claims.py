@@ -4,11 +4,12 @@ DBOS counts what runs and claims what waits in one transaction. Two of them that
 number and both claim, if they choose different rows. Executors of two versions do. So do two of one version
 when a row of a higher priority, or with an earlier time of another client's clock, is stored between their
 snapshots. Here these transactions take turns by a session-level advisory lock, which is held before the
-snapshot is taken.
+snapshot is taken. They count what came from the queue and runs as a suspect elsewhere as well (`Homes`).
 
 Private to DBOS 3.4.0 and replaced here, with contract tests: ``PostgresSystemDatabase``'s
 ``start_queued_workflows`` and ``start_queued_partitioned_workflows``. Their transactions begin by ``_begin``
-or by ``engine.begin``.
+or by ``engine.begin``. They ask ``_queue_pending_filter`` what counts, and ``_claim_gate`` or ``_scoped``
+what may be claimed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from dbos._sys_db_postgres import PostgresSystemDatabase
@@ -28,16 +29,44 @@ _LOCK_CLASS = 7032
 _LOCK_TIMEOUT = "1s"
 
 
-class _Turn:
-    """A system database whose next transaction waits for its turn at one queue."""
+_crashes = sa.table("crashes", sa.column("workflow_id"), sa.column("queue_name"), schema="ops")
 
-    def __init__(self, db: Any, queue_name: str) -> None:
+Room = Literal["room", "full", "behind"]
+
+
+class _Gated:
+    """A system database that claims nothing that came from some home queues."""
+
+    def __init__(self, db: Any, homes: list[str]) -> None:
         self._db = db
-        self._queue_name = queue_name
-        self.engine = SimpleNamespace(dialect=db.engine.dialect, begin=lambda: self._begin(None))
+        self._homes = homes
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._db, name)
+
+    def _claim_gate(self, *_: Any) -> list[sa.ColumnElement[bool]]:
+        if not self._homes:
+            return []
+        workflow_id = self._db.tables.workflow_status.c.workflow_uuid
+        mine = _crashes.c.workflow_id == workflow_id
+        return [~sa.exists().where(mine, _crashes.c.queue_name.in_(self._homes))]
+
+
+class _Turn(_Gated):
+    """A system database whose next transaction waits for its turn at one queue."""
+
+    def __init__(self, db: Any, queue_name: str, homes: list[str]) -> None:
+        super().__init__(db, homes)
+        self._queue_name = queue_name
+        self.engine = SimpleNamespace(dialect=db.engine.dialect, begin=lambda: self._begin(None))
+
+    def _queue_pending_filter(self, queue_name: str) -> sa.ColumnElement[bool]:
+        ws = self._db.tables.workflow_status
+        return sa.and_(
+            ws.c.status == "PENDING",
+            self._name_filter(ws.c.application_name, self.app_name),
+            sa.or_(ws.c.queue_name == queue_name, ws.c.workflow_uuid == _from_home(queue_name)),
+        )
 
     @contextmanager
     def _begin(self, isolation: str | None) -> Iterator[sa.Connection]:
@@ -62,6 +91,56 @@ class _Turn:
             connection.invalidate()  # the lock ends with its session
 
 
+class _SweepTurn(_Turn):
+    """The same for one claim of many partitions, each of which runs one at a time."""
+
+    def _scoped(self, table: Any) -> list[sa.ColumnElement[bool]]:
+        if table is not self._db.tables.workflow_status:
+            return []
+        moved = table.alias("moved")
+        taken = sa.select(moved.c.queue_partition_key).where(
+            moved.c.status == "PENDING",
+            moved.c.workflow_uuid == _from_home(self._queue_name),
+            moved.c.queue_partition_key.is_not(None),
+        )
+        return [table.c.queue_partition_key != sa.all_(sa.func.array(taken.scalar_subquery()))]
+
+
+def _from_home(queue_name: str) -> Any:
+    # As an array, not a join or an IN: both parts of the OR can then use their index.
+    found = sa.select(_crashes.c.workflow_id).where(_crashes.c.queue_name == queue_name)
+    return sa.any_(sa.func.array(found.scalar_subquery()))
+
+
+def room(db: Any, queue: Any, workflow_id: str, partition: str | None) -> Room:
+    """Whether a claimed suspect may start under the limits of its home queue that all executors share.
+
+    From then on no claim and no other suspect takes its place. ``behind``: another suspect, which waits or
+    runs, comes first. Of two that wait for each other one has to go. Raises ``DBAPIError``.
+    """
+    if queue is None or (queue._concurrency is None and queue._partition_concurrency is None):
+        return "room"
+    ws = db.tables.workflow_status
+    turn = _Turn(db, queue.name, [])
+    others = sa.select(ws.c.workflow_uuid, ws.c.queue_name, ws.c.queue_partition_key).where(
+        turn._queue_pending_filter(queue.name), ws.c.workflow_uuid != workflow_id
+    )
+    with turn._begin(None) as connection:
+        rows = connection.execute(others).all()
+    beside = [row for row in rows if row.queue_partition_key == partition]
+    for limit, found in ((queue._concurrency, rows), (queue._partition_concurrency, beside)):
+        if limit is not None and len(found) >= limit:
+            first = any(row.queue_name != queue.name and row.workflow_uuid < workflow_id for row in found)
+            return "behind" if first else "full"
+    return "room"
+
+
+def paused_homes(db: Any, queue_name: str) -> list[str]:
+    """Home queues whose suspects are not claimed from that queue for now."""
+    homes = vars(db).get("homes")
+    return homes.paused(queue_name) if homes is not None else []
+
+
 def _shared(queue: Any) -> bool:
     limits = (queue._concurrency, queue._limiter, queue._partition_concurrency, queue._partition_limiter)
     return any(limit is not None for limit in limits)
@@ -73,13 +152,16 @@ def install() -> None:
     if hasattr(kind.start_queued_partitioned_workflows, "without_turns"):
         return
 
-    def in_turn(original: Callable[..., Any]) -> Callable[..., Any]:
+    def in_turn(original: Callable[..., Any], turn: type[_Turn]) -> Callable[..., Any]:
         @wraps(original)
         def claim(db: Any, queue: Any, *args: Any, **options: Any) -> Any:
-            return original(_Turn(db, queue.name) if _shared(queue) else db, queue, *args, **options)
+            homes = paused_homes(db, queue.name)
+            if _shared(queue):
+                return original(turn(db, queue.name, homes), queue, *args, **options)
+            return original(_Gated(db, homes) if homes else db, queue, *args, **options)
 
         claim.without_turns = original  # type: ignore[attr-defined]
         return claim
 
-    for name in ("start_queued_workflows", "start_queued_partitioned_workflows"):
-        setattr(kind, name, in_turn(getattr(kind, name)))
+    kind.start_queued_workflows = in_turn(kind.start_queued_workflows, _Turn)
+    kind.start_queued_partitioned_workflows = in_turn(kind.start_queued_partitioned_workflows, _SweepTurn)

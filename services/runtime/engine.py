@@ -29,6 +29,7 @@ from services.runtime import (
     tracing,
 )
 from services.runtime.executors import Identity
+from services.runtime.homes import Homes
 from services.runtime.round_trips import POOL_OPTIONS
 from services.runtime.schema import sqlalchemy_url
 from services.runtime.serializer import json_serializer
@@ -66,6 +67,8 @@ class Engine:
                 settings, identity, workflow_id, reason="waits", only_waiting=True
             ),
         )
+        self.homes = Homes(settings, identity, waker, self.sessions)
+        waker.slots.admit = self.homes.admit
         config: DBOSConfig = {
             "name": identity.application,
             "application_version": identity.version,
@@ -95,6 +98,7 @@ class Engine:
         """
         DBOS.launch()
         self._dbos._sys_db.sessions = self.sessions
+        self._dbos._sys_db.homes = self.homes
         self._waker.notices.attach(self._dbos._sys_db)
         attach(self._dbos._sys_db, self.waits, self._waker.endings)
         self.waits.start()

@@ -22,6 +22,7 @@ from dbos._context import current_owner_xid
 from dbos._error import DBOSStepNondeterminismError, DBOSWorkflowConflictIDError
 from dbos._sys_db_postgres import PostgresSystemDatabase
 
+from services.runtime.claims import paused_homes
 from services.runtime.database import wait_readable
 from services.runtime.histories import histories_of
 from services.runtime.retries import patiently
@@ -118,7 +119,7 @@ def start_queued_workflows(  # noqa: PLR0917 - as DBOS calls it
         options.get("is_latest_version"),
     )
     sessions = sessions_of(db)
-    if sessions is None or any(limit is not None for limit in shared):
+    if sessions is None or any(limit is not None for limit in shared) or paused_homes(db, queue.name):
         theirs: tuple[list[str], str | None] = original(db, "start_queued_workflows")(
             queue, executor_id, app_version, queue_partition_key, local_running_count, *args, **options
         )

@@ -44,6 +44,8 @@ class Execution:
     def __init__(self, slots: Slots, watch: Cancellation, bucket: Bucket) -> None:
         self.watch = watch
         self.bucket = bucket
+        self.home: Bucket | None = None
+        """Where it counts as well: a suspect's home queue."""
         self.holds_slot = True
         self.over = False
         self._slots = slots
@@ -52,6 +54,15 @@ class Execution:
     def workflow_id(self) -> str:
         """Of its workflow."""
         return self.watch.workflow_id
+
+    @property
+    def lost(self) -> bool:
+        """Whether it lost its workflow."""
+        return self.watch.is_set
+
+    def count_at(self, home_queue: str) -> None:
+        """Has a suspect count for its home queue as well, as long as it holds its slot."""
+        self._slots.count_at(self, home_queue)
 
     def release(self) -> None:
         """Its code has ended. Idempotent."""
@@ -77,6 +88,8 @@ class Slots(ActiveWorkflowById):
         self._abandoned: dict[Execution, float] = {}
         self._limit: int | None = None
         self._on_too_many: Callable[[int], object] = lambda _: None
+        self.admit: Callable[[Any, Any, Execution | None], bool] = lambda *_: True
+        """Whether a claim may start, which it may wait for (`Homes.admit`)."""
 
     # --- what DBOS calls -------------------------------------------------------------------
 
@@ -122,6 +135,13 @@ class Slots(ActiveWorkflowById):
         execution.watch.add(lambda: self._lose(execution))
         return execution
 
+    def count_at(self, execution: Execution, home_queue: str) -> None:
+        """See `Execution.count_at`."""
+        with self._lock:
+            if execution.holds_slot and execution.home is None:
+                execution.home = (home_queue, execution.bucket[1])
+                self._held[execution.home] += 1
+
     def end(self, execution: Execution) -> None:
         """Its code has ended: frees its slot, if that is still taken. Idempotent."""
         with self._lock:
@@ -156,14 +176,17 @@ class Slots(ActiveWorkflowById):
         if not execution.holds_slot:
             return False
         execution.holds_slot = False
-        self._held[execution.bucket] -= 1
-        if not self._held[execution.bucket]:
-            del self._held[execution.bucket]
+        for bucket in (execution.bucket, execution.home):
+            if bucket is not None:
+                self._held[bucket] -= 1
+                if not self._held[bucket]:
+                    del self._held[bucket]
         return True
 
     def _tell(self, execution: Execution) -> None:
-        if execution.bucket[0] is not None:
-            self._on_free(execution.bucket[0])
+        for bucket in (execution.bucket, execution.home):
+            if bucket is not None and bucket[0] is not None:
+                self._on_free(bucket[0])
 
     # --- abandoned threads -----------------------------------------------------------------
 
@@ -263,10 +286,13 @@ def install() -> None:
             status["workflow_uuid"], owner_xid, status.get("queue_name"), status.get("queue_partition_key")
         )
         try:
-            return dispatch(instance, status, owner_xid)
+            if slots.admit(instance._sys_db, status, execution):
+                return dispatch(instance, status, owner_xid)
         except BaseException:
             execution.release()
             raise
+        execution.release()
+        return None
 
     in_thread.without_slots = thread  # type: ignore[attr-defined]
     core._execute_workflow_wthread, core._execute_workflow_async = in_thread, as_task

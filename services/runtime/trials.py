@@ -69,16 +69,23 @@ class Trials:
             if status["queue_name"] != self._identity.trials_queue:
                 return original(instance, status, owner_xid)
             return self._hold(
-                status["workflow_uuid"], owner_xid, lambda: original(instance, status, owner_xid)
+                status["workflow_uuid"],
+                owner_xid,
+                admit=lambda: self._waker.slots.admit(instance._sys_db, status, None),
+                start=lambda: original(instance, status, owner_xid),
             )
 
         module.execute_dequeued_workflow = execute
 
-    def _hold(self, workflow_id: str, owner_xid: str, start: Callable[[], Any]) -> None:
+    def _hold(
+        self, workflow_id: str, owner_xid: str, *, admit: Callable[[], bool], start: Callable[[], Any]
+    ) -> None:
         """One trial, in the thread of the trials queue, which claims nothing more meanwhile."""
         fields = {"workflow_id": workflow_id}
         self.held = (workflow_id,)
         try:
+            if not admit():  # before the other queues close: its home queue may be busy elsewhere for hours
+                return
             with self._waker.only(self._identity.trials_queue):
                 if self._alone(workflow_id, owner_xid):
                     log.warning("on trial, alone", extra={"action": "trial.started", **fields})

@@ -41,11 +41,21 @@ class _Bell(threading.Event):
         self._stop_event = stop
         self.open = threading.Event()
         self.open.set()
+        self.polls = 0
+        self.waiting = False
 
     def is_set(self) -> bool:
         return self._stop_event.is_set()
 
     def wait(self, timeout: float | None = None) -> bool:
+        self.polls += 1
+        self.waiting = True
+        try:
+            return self._wait(timeout)
+        finally:
+            self.waiting = False
+
+    def _wait(self, timeout: float | None) -> bool:
         if not self._stop_event.is_set():
             super().wait(timeout)
         while not self._stop_event.is_set() and not self.open.wait(0.1):
@@ -79,7 +89,10 @@ class Waker:
                 self._bells[queue.name] = bell
                 if self._only not in (None, queue.name):
                     bell.open.clear()
-            original(bell, instance, queue)
+            try:
+                original(bell, instance, queue)
+            finally:
+                bell.waiting = True  # it claims nothing more
 
         dbos._queue.queue_worker_thread = with_bell  # type: ignore[assignment]  # its names differ
 
@@ -104,6 +117,16 @@ class Waker:
         """Whether that queue of this process was told to stop."""
         bell = self._bells.get(queue_name)
         return bell is not None and bell.is_set()
+
+    def polls(self, queue_name: str) -> int:
+        """How many polls of that queue of this process have begun."""
+        bell = self._bells.get(queue_name)
+        return 0 if bell is None else bell.polls
+
+    def settled(self, queue_name: str, polls: int) -> bool:
+        """Whether all that the first ``polls`` polls of that queue claimed was dispatched."""
+        bell = self._bells.get(queue_name)
+        return bell is None or bell.waiting or bell.polls > polls
 
     def closed(self, queue_name: str) -> bool:
         """Whether that queue of this process stands still for another one's sake, see `only`."""

@@ -421,10 +421,13 @@ class Model:
         execution = self.slots.reserve(workflow_id, token, *bucket)
         assert self.slots.reserve(workflow_id, token, *bucket) is execution, "dispatch and start are one"
         self.live[execution] = "runs"
+        if self.random.random() < 0.3:  # a suspect
+            for _ in range(2):
+                execution.count_at("home")
 
     def end(self) -> None:
         execution = self.random.choice(list(self.live))
-        self.frees += self.live.pop(execution) != "abandoned"
+        self.frees += (self.live.pop(execution) != "abandoned") * (1 + (execution.home is not None))
         for _ in range(self.random.choice([1, 2])):
             execution.release()
 
@@ -439,7 +442,7 @@ class Model:
         for execution, state in self.live.items():
             if state == "lost":
                 self.live[execution] = "abandoned"
-                self.frees += 1
+                self.frees += 1 + (execution.home is not None)
         self.slots.free_lost()
 
     def check(self) -> None:
@@ -451,6 +454,7 @@ class Model:
             for part in (None, "p"):
                 taken = sum(one.bucket == (queue, part) for one in holding)
                 assert self.slots.count_for_partition(queue, part) == taken
+        assert self.slots.count_for_queue("home") == sum(one.home is not None for one in holding)
         left = [one.workflow_id for one, state in self.live.items() if state == "abandoned"]
         assert self.slots.abandoned == sorted(left)
         assert len(self.freed) == self.frees, "each slot is freed once"

@@ -78,6 +78,9 @@ RETURNING workflow_id, strays
 -- Before it starts. By the claim's token: what this executor claims once more is on trial only once it starts again.
 UPDATE ops.crashes SET trial_xid = %(owner_xid)s WHERE workflow_id = %(workflow_id)s
 
+-- name: home_queue
+SELECT queue_name FROM ops.crashes WHERE workflow_id = %(workflow_id)s AND queue_name IS NOT NULL
+
 -- name: forget_crashes
 -- An operator resumed the workflows: they get a fresh count.
 DELETE FROM ops.crashes WHERE workflow_id = ANY (%(workflow_ids)s) RETURNING queue_name
