@@ -35,7 +35,7 @@ from services.runtime.schema import sqlalchemy_url
 from services.runtime.serializer import json_serializer
 from services.runtime.sessions import SESSION_OPTIONS, Sessions
 from services.runtime.takeover import give_back
-from services.runtime.wait import attach, detach
+from services.runtime.wait import LAUNCHED, attach, detach
 from services.runtime.waits import Waits
 from services.runtime.waking import Waker
 from services.settings import Settings
@@ -149,6 +149,8 @@ def observe_claims() -> None:
             metrics.QUEUE_WAIT.labels(queue_name=status["queue_name"]).observe(max(0.0, waited / 1000))
         if status["status"] == "PENDING":  # else DBOS won't run it
             tracing.note_claim(status["workflow_uuid"], status["recovery_attempts"])
+            if LAUNCHED.waits is not None and (status["recovery_attempts"] or 0) > 1:
+                LAUNCHED.waits.follows((status["workflow_uuid"], owner_xid))
         return original(instance, status, owner_xid)
 
     execute.unmeasured = original  # type: ignore[attr-defined]

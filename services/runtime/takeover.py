@@ -78,8 +78,8 @@ def release(
     )
     work = [
         InFlight(**row)
-        for row in rows
-        if (row["waits"] or not only_waiting) and (only is None or row["workflow_id"] in only)
+        for row, told in ((row, row.pop("told")) for row in rows)
+        if (told or not only_waiting) and (only is None or row["workflow_id"] in only)
     ]
     verdicts = judge(
         work,
@@ -110,6 +110,8 @@ def release(
         query(connection, "park_work", workflow_ids=parked, executor_id=executor_id)
         log.error("parked %s", ", ".join(parked), extra={"action": "workflow.parked", "workflow_ids": parked})
     released = [v for v in verdicts if v.action != "park"]
+    if waiting := [v.work.workflow_id for v in released if v.work.waits]:
+        query(connection, "keep_waits", workflow_ids=waiting)
     query(
         connection,
         "release_work",

@@ -37,6 +37,7 @@ SURE_SECONDS = 1.0
 """A sleep of this length is told at once: nothing ends it early."""
 
 _AT_ONCE = 500
+_MOST_FOLLOWERS = 10_000
 _RETRY_SECONDS = 1.0
 _HIDDEN, _CHANGING, _SHOWN = range(3)
 
@@ -81,6 +82,7 @@ class Waits:
         self._runs: dict[Key, Run] = {}
         self._unshown: set[Run] = set()
         self._leaving: dict[Run, float] = {}
+        self._followers: dict[Key, None] = {}
         self._changed = threading.Condition()
         self._stopped = False
         self._thread = threading.Thread(target=self._serve, name="waits", daemon=True)
@@ -124,6 +126,13 @@ class Waits:
 
     # --- what the executions do ---------------------------------------------------------------
 
+    def follows(self, key: Key) -> None:
+        """This execution goes on after another one, which may have left a row that says that it waits."""
+        with self._changed:
+            self._followers[key] = None
+            if len(self._followers) > _MOST_FOLLOWERS:
+                del self._followers[next(iter(self._followers))]
+
     def begins(self, key: Key, wait: Wait) -> Run:
         """One more wait of an execution."""
         with self._changed:
@@ -145,6 +154,9 @@ class Waits:
         with self._changed:
             run = self._runs.setdefault(key, Run(key))
             run.steps += 1
+            if key in self._followers:
+                del self._followers[key]
+                run.doubtful = True
             self._settle(run)
             return run if run.state != _HIDDEN or run.doubtful else None
 

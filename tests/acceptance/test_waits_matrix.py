@@ -123,6 +123,18 @@ def test_hang(stack: NativeStack, begin: Begin) -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_poison(stack: NativeStack, begin: Begin) -> None:
+    """It kills each process within milliseconds of its claim: also before the next execution waits again."""
+    made = begin("poison", 50.0)
+    made.enqueue("waiting.typed.poison", waiting.RUNNING, "poison-poison")
+    parked = "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
+    wait_for(lambda: stack.get("/workflows/poison-poison")["status"] == parked, 60, "it is parked")
+    stack.workers()
+    made.check_blame()
+    wrong = made.settle()
+    assert not wrong, "\n".join(wrong)
+
+
 def test_drain(stack: NativeStack, begin: Begin) -> None:
     """SIGTERM of both: a worker that only waits stops at once."""
     made = begin("drain", 12.0)

@@ -162,8 +162,28 @@ def test_who_only_waits_is_never_suspected(database: Database, me: Peer) -> None
         crash(me, "nap", waiting={"nap"})
     assert state(database, "nap") == ("ENQUEUED", names.FIBONACCI_QUEUE)
     assert crashes(database, "nap") == 0
-    crash(me, "nap")
-    assert crashes(database, "nap") == 1, "the row of a lost execution says nothing"
+
+
+def test_who_waited_is_taken_to_wait_again_until_it_does_something_else(database: Database, me: Peer) -> None:
+    """Poison that kills at once, wherever it is claimed, meets what has not come to its wait again."""
+    insert(database, ["nap", "steps", "falls"])
+    crash(me, "nap", "steps", "falls", waiting={"nap", "steps", "falls"})
+    for _ in range(LIMIT - 1):
+        crash(me, "nap", "falls")
+    assert (crashes(database, "nap"), crashes(database, "falls")) == (0, 0)
+    crash(me, "nap", waiting={"nap"})
+    for _ in range(LIMIT):
+        crash(me, "nap")
+    assert crashes(database, "nap") == 0, "it came to its wait in between"
+    crash(me, "falls")
+    crash(me, "falls")
+    assert crashes(database, "falls") == 1, "it never comes to its wait"
+    victim = Peer.start(database, "worker-steps")
+    claim(database, victim.id, "steps")
+    database.run("withdraw_wait", workflow_id="steps", owner_xid=victim.id)
+    victim.die()
+    assert me.two_looks() == [victim.id]
+    assert crashes(database, "steps") == 1, "a step had begun"
 
 
 def test_a_healthy_suspect_that_finishes_is_cleared(database: Database, me: Peer) -> None:

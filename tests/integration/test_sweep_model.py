@@ -95,6 +95,8 @@ class Claim:
     executor: Executor
     token: str
     waits: bool = False
+    follows: bool = False
+    """Whether it was released as waiting before, and has told nothing since."""
 
 
 class World(RuleBasedStateMachine):
@@ -109,6 +111,8 @@ class World(RuleBasedStateMachine):
         self.everyone: dict[str, Executor] = {}
         self.claims: Counter[tuple[str, str]] = Counter()
         self.executions: list[Claim] = []
+        self.kept: Counter[str] = Counter()
+        """How often in a row it was released as waiting."""
         self.blamed = self.spared = 0
         self.down_until = 0.0
         self.numbers = 0
@@ -243,8 +247,9 @@ class World(RuleBasedStateMachine):
             old, new = before.get(claim.workflow_id, 0), after.get(claim.workflow_id, 0)
             now = where[claim.workflow_id]
             told = f"{claim} of {victim.name} ({row}): {old} crashes before, {new} after, {now}"
-            if claim.waits:
+            if self.is_spared(claim):
                 self.spared += 1
+                self.kept[claim.workflow_id] += 1
                 assert new == old, f"it only waited: {told}"
                 assert now["queue_name"] == names.FIBONACCI_QUEUE, told
             elif row["reason"] == "heartbeat late" or row["before_start"]:
@@ -252,6 +257,9 @@ class World(RuleBasedStateMachine):
             elif died and old < CRASH_LIMIT - 1:
                 self.blamed += 1
                 assert new == old + 1, f"its process died or hung: {told}"
+
+    def is_spared(self, claim: Claim) -> bool:
+        return claim.waits or (claim.follows and self.kept[claim.workflow_id] <= 5)
 
     def end(self, executor: Executor) -> None:
         """The process is gone: the kernel closes its sockets."""
@@ -437,6 +445,11 @@ class World(RuleBasedStateMachine):
         finally:
             connection.close()
         executor.signed_off = True
+        self.kept.update(
+            claim.workflow_id
+            for claim in self.executions
+            if claim.executor is executor and self.is_spared(claim)
+        )
         self.end(executor)
         self.executions = [claim for claim in self.executions if claim.executor is not executor]
 
@@ -459,7 +472,7 @@ class World(RuleBasedStateMachine):
             token=token,
         )
         self.claims.update((row["id"], executor.name) for row in rows)
-        claimed = [Claim(row["id"], executor, token) for row in rows]
+        claimed = [Claim(row["id"], executor, token, follows=self.kept[row["id"]] > 0) for row in rows]
         self.executions += claimed
         self.wait(claimed[self.numbers % 2])
 
@@ -467,7 +480,11 @@ class World(RuleBasedStateMachine):
     @rule(choice=st.integers(0, 9), waits=st.booleans())
     def wait_or_go_on(self, choice: int, waits: bool) -> None:
         """One of the executions begins to wait, or goes on."""
-        found = [each for each in self.executions if each.executor.runs and each.waits != waits]
+        found = [
+            each
+            for each in self.executions
+            if each.executor.runs and (not each.waits if waits else each.waits or each.follows)
+        ]
         if found and waits:
             self.wait(found[choice % len(found)])
         elif found:
@@ -486,10 +503,15 @@ class World(RuleBasedStateMachine):
         claim.waits = row["published"]
         if not claim.waits:
             self.executions.remove(claim)  # it was released meanwhile, and ends here
+            return
+        claim.follows = False
+        self.kept[claim.workflow_id] = 0
 
     def go_on(self, claim: Claim) -> None:
-        if self.database.run("withdraw_wait", workflow_id=claim.workflow_id, owner_xid=claim.token):
-            claim.waits = False
+        execution = {"workflow_id": claim.workflow_id, "owner_xid": claim.token}
+        if self.database.run("withdraw_wait", **execution) or self.database.run("still_owned", **execution):
+            claim.waits = claim.follows = False
+            self.kept[claim.workflow_id] = 0
         else:
             self.executions.remove(claim)
 
@@ -534,7 +556,7 @@ class World(RuleBasedStateMachine):
         assert not parked, f"{parked} are parked though no trial has started"
         stale = self.sql(
             "SELECT workflow_uuid FROM dbos.workflow_status JOIN ops.waits ON workflow_id = workflow_uuid"
-            " WHERE status = 'ENQUEUED'"
+            " WHERE status = 'ENQUEUED' AND ops.waits.owner_xid <> ''"
         )
         assert not stale, f"{stale} are told to wait and wait for nothing"
         moves = Counter(

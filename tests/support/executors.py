@@ -169,7 +169,8 @@ def wait_for(database: Database, *workflow_ids: str) -> None:
     database.rows(
         "INSERT INTO ops.waits (workflow_id, owner_xid, kind)"
         " SELECT workflow_uuid, owner_xid, 'workflow' FROM dbos.workflow_status"
-        " WHERE workflow_uuid = ANY (%(ids)s) AND status = 'PENDING'",
+        " WHERE workflow_uuid = ANY (%(ids)s) AND status = 'PENDING'"
+        " ON CONFLICT (workflow_id) DO UPDATE SET owner_xid = excluded.owner_xid, releases = 0",
         ids=list(workflow_ids),
     )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -203,6 +204,16 @@ def saga(times: int) -> str:
     return "charged"
 
 
+@DBOS.step(name="waiting.fall")
+def fall() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@workflow("waiting.typed.poison")
+def typed_poison() -> None:
+    fall()
+
+
 # --- what the tests need beside them ---
 
 
@@ -215,6 +226,7 @@ def teller(text: str) -> None:
 @DBOS.step(name="waiting.block")
 def block(times: int) -> None:
     """Holds the interpreter's lock for hours, in the first so many runs."""
+    _OUT.mkdir(parents=True, exist_ok=True)
     for number in range(times):
         with suppress(FileExistsError):
             (_OUT / f"{DBOS.workflow_id}-blocked-{number}").touch(exist_ok=False)
@@ -233,5 +245,5 @@ register(
     Queue(CHILDREN, [typed_listener], at_once=50),
     Queue(FULL, [typed_quick], at_once=1),
     Queue(ALONE, [typed_stuck], at_once=1),
-    Queue(RUNNING, [typed_endless], at_once=20),
+    Queue(RUNNING, [typed_endless, typed_poison], at_once=20),
 )

@@ -118,6 +118,26 @@ def test_a_step_hides_a_wait_that_is_told_or_about_to_be(table: _Table, waits: W
     told(table)
 
 
+def test_the_first_step_of_a_later_execution_withdraws_what_the_one_before_left(
+    table: _Table, waits: Waits
+) -> None:
+    table.rows["w"] = {}
+    waits.follows(KEY)
+    run = waits.step_begins(KEY)
+    assert run is not None
+    waits.withdraw(run)
+    assert table.rows == {}
+    assert waits.step_begins(KEY) is None, "once is enough"
+    waits.step_ends(KEY)
+    waits.step_ends(KEY)
+    waits.follows(KEY)
+    table.owner = "another"
+    run = waits.step_begins(KEY)
+    assert run is not None
+    with pytest.raises(DBOSWorkflowConflictIDError):
+        waits.withdraw(run)
+
+
 def test_a_step_waits_for_the_statement_that_tells_the_wait(table: _Table, waits: Waits) -> None:
     """Or the row would come after the step's body began."""
     table.answers.clear()

@@ -3,24 +3,32 @@
 
 -- name: unfinished_work
 -- What an executor was running, locked; with what the verdict on poison needs. What only waits has a row of its own,
--- locked too: before its execution goes on it deletes that row, so it goes on here or is released, never both.
+-- locked too: before its execution goes on it deletes that row, so it goes on here or is released, never both. An
+-- execution that has told nothing yet is taken to wait as the one before it did (`told` is false), but not for ever:
+-- what ends its process on the way to its wait is counted from the sixth time on.
 WITH waiting AS (
-    SELECT x.workflow_id, x.owner_xid FROM ops.waits x
-    JOIN dbos.workflow_status w ON w.workflow_uuid = x.workflow_id AND w.owner_xid = x.owner_xid
+    SELECT x.workflow_id, x.owner_xid = w.owner_xid AS told FROM ops.waits x
+    JOIN dbos.workflow_status w ON w.workflow_uuid = x.workflow_id
+        AND (x.owner_xid = w.owner_xid OR x.owner_xid = '' AND x.releases <= 5)
     WHERE w.status = 'PENDING' AND w.executor_id = %(executor_id)s
     ORDER BY 1 FOR UPDATE OF x)
 SELECT w.workflow_uuid AS workflow_id, w.name, w.queue_name, c.queue_name AS home_queue,
        coalesce(c.crashes, 0) AS crashes, coalesce(c.steps_recorded, 0) AS steps_at_last_crash,
        coalesce(c.trial_xid = w.owner_xid, false) AS trial_started,
        (SELECT count(*) FROM dbos.operation_outputs o WHERE o.workflow_uuid = w.workflow_uuid) AS steps_recorded,
-       x.workflow_id IS NOT NULL AS waits
+       x.workflow_id IS NOT NULL AS waits, coalesce(x.told, false) AS told
 FROM dbos.workflow_status w
-LEFT JOIN waiting x ON x.workflow_id = w.workflow_uuid AND x.owner_xid = w.owner_xid
+LEFT JOIN waiting x ON x.workflow_id = w.workflow_uuid
 LEFT JOIN ops.crashes c ON c.workflow_id = w.workflow_uuid
 WHERE w.status = 'PENDING' AND w.executor_id = %(executor_id)s
   AND w.application_name = %(application)s AND w.application_version = %(version)s
 ORDER BY w.created_at
 FOR UPDATE OF w
+
+-- name: keep_waits
+-- Of what is released as waiting: for the next execution, until that tells itself that it waits or begins a step.
+UPDATE ops.waits SET owner_xid = '', releases = releases + 1 WHERE workflow_id = ANY (%(workflow_ids)s)
+RETURNING workflow_id
 
 -- name: release_work
 -- Back to a queue, as DBOS's own recovery does it (SystemDatabase.reenqueue_for_recovery, 3.4.0; a
@@ -28,7 +36,7 @@ FOR UPDATE OF w
 -- the priorities that an enqueue can ask for (0 and later): what had begun goes on first. By its age alone it
 -- would wait for the rest of its batch, which was stored in the same millisecond.
 WITH waited AS (
-    DELETE FROM ops.waits WHERE workflow_id = ANY (%(workflow_ids)s))
+    DELETE FROM ops.waits WHERE workflow_id = ANY (%(workflow_ids)s) AND owner_xid <> '')
 UPDATE dbos.workflow_status w
 SET status = 'ENQUEUED', owner_xid = NULL, started_at_epoch_ms = NULL, priority = -1,
     updated_at = (extract(epoch FROM clock_timestamp()) * 1000)::bigint,

@@ -14,7 +14,7 @@ WITH given AS (
     FROM given g JOIN dbos.workflow_status w ON w.workflow_uuid = g.workflow_id
     WHERE w.status = 'PENDING' AND w.owner_xid = g.owner_xid
     ON CONFLICT (workflow_id) DO UPDATE SET owner_xid = excluded.owner_xid, kind = excluded.kind,
-        subject = excluded.subject, since = excluded.since, until = excluded.until
+        subject = excluded.subject, since = excluded.since, until = excluded.until, releases = 0
     RETURNING x.workflow_id, x.owner_xid)
 SELECT g.workflow_id, g.owner_xid, w.status, w.queue_name, p.workflow_id IS NOT NULL AS published
 FROM given g
@@ -24,7 +24,11 @@ LEFT JOIN published p ON p.workflow_id = g.workflow_id AND p.owner_xid = g.owner
 -- name: withdraw_wait
 -- Before the workflow goes on. No row: somebody released it as waiting, and it goes on elsewhere. A release that is
 -- under way is waited for, see `unfinished_work`.
-DELETE FROM ops.waits WHERE workflow_id = %(workflow_id)s AND owner_xid = %(owner_xid)s RETURNING workflow_id
+DELETE FROM ops.waits x WHERE x.workflow_id = %(workflow_id)s AND (x.owner_xid = %(owner_xid)s
+    -- What the execution before it left, see `keep_waits`.
+    OR x.owner_xid = '' AND EXISTS (SELECT FROM dbos.workflow_status w
+        WHERE w.workflow_uuid = x.workflow_id AND w.owner_xid = %(owner_xid)s))
+RETURNING x.workflow_id
 
 -- name: still_owned
 SELECT workflow_uuid AS workflow_id FROM dbos.workflow_status
