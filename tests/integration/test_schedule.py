@@ -118,6 +118,26 @@ def test_the_tick_that_waits_starts_when_the_run_ends(database: Database, end: s
     assert [fire(database, tick) for tick in TICKS[2:5]] == ["known", "known", "waiting"]
 
 
+@pytest.mark.parametrize(("overlap", "next_tick"), [("skip", "skipped"), ("buffer_one", "waiting")])
+def test_a_run_that_hung_still_runs(database: Database, overlap: str, next_tick: str) -> None:
+    """Its takeover puts it off for a lease. Meanwhile ticks, ends and resumptions start no second run."""
+    schedule(database, overlap=overlap)
+    ended, hung, waiting, late = TICKS[:4]
+    fire(database, ended)
+    become(database, ended, "CANCELLED")
+    fire(database, hung)
+    assert fire(database, waiting) == next_tick
+    database.run("delay_work", workflow_ids=[tick_id(EVERY, hung)], seconds=60)
+    assert fire(database, late) == "skipped"
+    become(database, ended, "ENQUEUED")
+    assert set(statuses(database).values()) == {"DELAYED"}, "a second run"
+    become(database, ended, "CANCELLED")
+    assert set(statuses(database).values()) == {"CANCELLED", "DELAYED"}, "a second run"
+    become(database, hung, "ENQUEUED")
+    become(database, hung, "SUCCESS")
+    assert statuses(database).get(waiting) == ("ENQUEUED" if overlap == "buffer_one" else None)
+
+
 def test_a_skipped_tick_stays_skipped_for_a_process_that_fires_it_later(database: Database) -> None:
     schedule(database, overlap="skip")
     assert [fire(database, tick) for tick in TICKS[:2]] == ["started", "skipped"]

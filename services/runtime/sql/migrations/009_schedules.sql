@@ -84,7 +84,9 @@ BEGIN
         OR EXISTS (SELECT FROM ops.skipped_ticks t WHERE t.tick_id = fire_tick.tick_id) THEN
         RETURN 'known';
     END IF;
-    SELECT count(*) FILTER (WHERE w.status <> 'DELAYED'), count(*) FILTER (WHERE w.status = 'DELAYED')
+    -- A run that is delayed to a time runs: a takeover put it off (takeover.sql, delay_work). A tick that waits has none.
+    SELECT count(*) FILTER (WHERE w.status <> 'DELAYED' OR w.delay_until_epoch_ms IS NOT NULL),
+           count(*) FILTER (WHERE w.status = 'DELAYED' AND w.delay_until_epoch_ms IS NULL)
     INTO running, waiting FROM dbos.workflow_status w
     WHERE w.schedule_name = schedule AND w.status IN ('ENQUEUED', 'PENDING', 'DELAYED');
     IF waiting > 0 AND (rule = 'allow' OR running = 0) THEN
@@ -123,7 +125,8 @@ BEGIN
     WHERE s.schedule_name = OLD.schedule_name AND s.overlap <> 'allow' FOR NO KEY UPDATE;
     IF FOUND AND NOT EXISTS (
         SELECT FROM dbos.workflow_status w
-        WHERE w.schedule_name = OLD.schedule_name AND w.status IN ('ENQUEUED', 'PENDING')) THEN
+        WHERE w.schedule_name = OLD.schedule_name AND (w.status IN ('ENQUEUED', 'PENDING')
+            OR w.status = 'DELAYED' AND w.delay_until_epoch_ms IS NOT NULL)) THEN
         PERFORM ops.start_waiting_tick(OLD.schedule_name);
     END IF;
     RETURN NULL;
@@ -142,7 +145,8 @@ BEGIN
     WHERE s.schedule_name = OLD.schedule_name AND s.overlap <> 'allow' FOR NO KEY UPDATE;
     IF FOUND AND EXISTS (
         SELECT FROM dbos.workflow_status w
-        WHERE w.schedule_name = OLD.schedule_name AND w.status IN ('ENQUEUED', 'PENDING')) THEN
+        WHERE w.schedule_name = OLD.schedule_name AND (w.status IN ('ENQUEUED', 'PENDING')
+            OR w.status = 'DELAYED' AND w.delay_until_epoch_ms IS NOT NULL)) THEN
         NEW.status := 'DELAYED';
         NEW.delay_until_epoch_ms := NULL;
     END IF;
