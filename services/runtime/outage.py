@@ -7,9 +7,13 @@ Every other refusal (a constraint, a wrong value, a missing right) is the caller
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from typing import Any
+
+import psycopg
+import sqlalchemy as sa
 
 READ_ONLY = "25006"
 
@@ -30,6 +34,16 @@ _STATES = frozenset(
 _CALLERS = frozenset({"53400"})
 # A statement that a user wrote may take too long each time, or ask for a lock with NOWAIT.
 _USERS = frozenset({"57014", "55P03"})
+# What psycopg 3 and its libpq say of a connection that is lost or could not be made. They refuse statements
+# by the same types of errors ("number of parameters must be between 0 and 65535"); psycopg2 does not.
+_LOST = re.compile(
+    r"connection (?:to server|failed|is bad|is closed|is lost|already closed|not open|reset|refused|timed out"
+    r"|has been closed|pointer is NULL|socket closed)|closed the connection|no connection to the server"
+    r"|could not (?:connect|send|receive|translate|resolve|initiate|read|write)|lost synchronization"
+    r"|(?:consuming input|flushing) failed|SSL (?:SYSCALL )?error|broken pipe|EOF detected|timeout expired"
+    r"|\[Errno|host name|resolve host|no host found|session is read-only|hot standby",
+    re.IGNORECASE,
+)
 # What libpq says where only a server that accepts writes is wanted (database.CONNECT_OPTIONS).
 _READ_ONLY_SESSION = ("session is read-only", "server is in hot standby mode")
 
@@ -43,21 +57,33 @@ def sqlstate(error: BaseException) -> str | None:
 def is_outage(error: BaseException, *, users_statement: bool = False) -> bool:
     """Whether an error of a driver (psycopg2 or psycopg 3) means an outage.
 
-    An error without SQLSTATE comes from the driver: the server was not reached, or went away. A broken
-    socket can surface as a bare ``DatabaseError`` (seen: "could not send data to server: Connection timed
-    out"). SQLAlchemy's errors count as the ones they wrap. ``users_statement``: the statement was written by
-    a user, whose own lock and statement timeouts are no outage.
+    An error without SQLSTATE comes from the driver: the server was not reached, or went away, or the driver
+    refused the statement. SQLAlchemy's errors count as the ones they wrap. ``users_statement``: the statement
+    was written by a user, whose own lock and statement timeouts are no outage.
     """
     if getattr(error, "connection_invalidated", False):
         return True
+    # SQLAlchemy names no statement where it opens a session, or begins or ends a transaction.
+    without_statement = isinstance(error, sa.exc.DBAPIError) and error.statement is None
     error = getattr(error, "orig", None) or error
     state = sqlstate(error)
     if state is None:
-        names = {kind.__name__ for kind in type(error).__mro__}
-        return bool(names & {"OperationalError", "InterfaceError"}) or type(error).__name__ == "DatabaseError"
+        return _is_of_connection(error) and (
+            without_statement or not isinstance(error, psycopg.Error) or bool(_LOST.search(str(error)))
+        )
     if state in _CALLERS or (users_statement and state in _USERS):
         return False
     return state in _STATES or state.startswith(_CLASSES)
+
+
+def _is_of_connection(error: BaseException) -> bool:
+    """Whether it is of a kind that a driver raises for a connection that is lost or cannot be made.
+
+    A broken socket can surface as a bare ``DatabaseError`` (seen: "could not send data to server: Connection
+    timed out").
+    """
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"OperationalError", "InterfaceError"}) or type(error).__name__ == "DatabaseError"
 
 
 def is_read_only(error: BaseException) -> bool:

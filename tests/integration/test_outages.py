@@ -334,6 +334,16 @@ def test_a_refusal_reaches_the_code_at_once(injector: Injector, state: str) -> N
     assert injector.thrown == 1
 
 
+def test_what_the_driver_refuses_is_no_outage(app: Launched) -> None:
+    """A real refusal: PostgreSQL's protocol counts parameters with two bytes."""
+    ids = sa.column("id").in_([str(number) for number in range(70_000)])
+    with _means.source.engine.connect() as session:
+        with pytest.raises(sa.exc.OperationalError, match="number of parameters") as refused:
+            session.execute(sa.select(sa.literal("1").label("id")).where(ids))
+        assert not retries._is_retried(refused.value)
+        assert not retries._is_retried_effect(refused.value, lambda _: False)
+
+
 @DBOS.workflow(name="outages.users", max_recovery_attempts=None)
 def _users(statement: str) -> str:
     def run() -> None:

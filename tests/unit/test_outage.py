@@ -93,12 +93,41 @@ def test_a_users_statement_has_timeouts_of_its_own(state: str, outage: bool) -> 
         (psycopg2.OperationalError("FATAL:  remaining connection slots are reserved"), True),
         (psycopg2.InterfaceError("connection already closed"), True),
         (psycopg2.DatabaseError("could not send data to server: Connection timed out"), True),
+        *(
+            (psycopg.OperationalError(f"sending query and params failed: {said}"), outage)
+            for said, outage in (
+                ("could not send data to server: Broken pipe", True),
+                ("server closed the connection unexpectedly", True),
+                ("SSL connection has been closed unexpectedly", True),
+                ("SSL SYSCALL error: EOF detected", True),
+                ("no connection to the server", True),
+                ("number of parameters must be between 0 and 65535", False),
+            )
+        ),
+        (psycopg.OperationalError("consuming input failed: could not receive data from server"), True),
+        (psycopg.OperationalError("the connection is lost"), True),
+        (psycopg.OperationalError("connection socket closed"), True),
+        (psycopg.OperationalError("failed to resolve host 'db': [Errno -2] Name or service not known"), True),
+        (psycopg.errors.ConnectionTimeout("connection timeout expired"), True),
+        (psycopg.DatabaseError("server closed the connection unexpectedly"), True),
+        (psycopg.InterfaceError("the cursor is closed"), False),
         (psycopg.ProgrammingError("the last operation didn't produce a result"), False),
         (psycopg2.ProgrammingError("no results to fetch"), False),
         (ValueError("57P01"), False),
     ],
 )
 def test_what_the_driver_says_itself(error: BaseException, outage: bool) -> None:
+    assert is_outage(error) is outage
+
+
+@pytest.mark.parametrize(
+    ("statement", "invalidated", "outage"),
+    [("SELECT", False, False), ("SELECT", True, True), (None, False, True)],
+)
+def test_what_sqlalchemy_adds(statement: str | None, invalidated: bool, outage: bool) -> None:
+    """It knows whether the session is lost. Where it names no statement, the session was being opened."""
+    said = psycopg.OperationalError("in words that are in no list")
+    error = sa.exc.OperationalError(statement, None, said, connection_invalidated=invalidated)
     assert is_outage(error) is outage
 
 
