@@ -27,6 +27,7 @@ from dbos._error import DBOSException
 
 from services.domain.cron import tick_id, ticks_after
 from services.runtime.database import OpsPool, Row
+from services.runtime.outage import is_outage
 from services.runtime.retries import patiently
 
 log = logging.getLogger("holdfast.schedules")
@@ -184,6 +185,8 @@ class Accounting:
         self._ops = ops
         self._application = application
         self._is_allowed = is_allowed
+        self._told: dict[str, str] = {}
+        """What was logged last of schedules that could not be accounted for."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="schedules", daemon=True)
 
@@ -210,14 +213,30 @@ class Accounting:
             self._stopping.wait(_EVERY_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311
 
     def account(self) -> None:
-        """One pass over the schedules of the application that have ticks to account for."""
+        """One pass over the schedules of the application that have ticks to account for.
+
+        A schedule that fails (DBOS creates one whose time never comes, too) holds up no other.
+        """
         for row in self._ops.run("due_schedules", application=self._application):
-            self._account(row)
+            name = row["schedule_name"]
+            try:
+                self._account(row)
+                self._told.pop(name, None)
+            except Exception as error:
+                if is_outage(error):
+                    raise
+                said = str(error).strip() or type(error).__name__
+                if self._told.get(name) != said:
+                    self._told[name] = said
+                    log.warning(
+                        "schedule %s not accounted for: %s", name, said, extra={"action": "schedule.failed"}
+                    )
 
     def _account(self, row: Row) -> None:
         name, cron, zone, since = row["schedule_name"], row["cron"], row["time_zone"], row["accounted_until"]
-        due = due_ticks(cron, zone, since, row["now"])
-        ids = {tick_id(name, tick): tick for tick in due}
+        # In UTC from here on: between times of one zone Python computes and compares by the wall clock.
+        ids = {tick_id(name, tick): tick.astimezone(UTC) for tick in due_ticks(cron, zone, since, row["now"])}
+        due = list(ids.values())
         fired = self._ops.run("known_ticks", tick_ids=list(ids)) if due else []
         decision = decide(
             due,
@@ -229,7 +248,7 @@ class Accounting:
         )
         if decision.catch_up:
             self._catch_up(name, decision.catch_up)
-        next_tick = next(ticks_after(cron, zone, decision.until))
+        next_tick = next(ticks_after(cron, zone, decision.until)).astimezone(UTC)
         if (decision.until, next_tick) == (since, row["next_tick_at"]):
             return
         moved = self._ops.run(
@@ -265,14 +284,16 @@ class Accounting:
 
 
 def due_ticks(cron: str, time_zone: str | None, since: datetime, now: datetime) -> list[datetime]:
-    """The ticks after `since` until now; of more than `COUNTED_AT_MOST` the oldest and the newest half."""
+    """The ticks after `since` until now, in the zone; of more than `COUNTED_AT_MOST` both ends."""
+    since, now = since.astimezone(UTC), now.astimezone(UTC)
 
     def some(start: datetime) -> list[datetime]:
-        times = takewhile(lambda tick: tick <= now, ticks_after(cron, time_zone, start))
+        times = takewhile(lambda tick: tick.astimezone(UTC) <= now, ticks_after(cron, time_zone, start))
         return list(islice(times, COUNTED_AT_MOST // 2))
 
     oldest = some(since)
     if len(oldest) < COUNTED_AT_MOST // 2:
         return oldest
     # As many take about as long again.
-    return oldest + some(max(oldest[-1], now - (oldest[-1] - since)))
+    last = oldest[-1].astimezone(UTC)
+    return oldest + some(max(last, now - (last - since)))

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import pairwise, takewhile
+from types import SimpleNamespace
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from dbos._scheduler import backfill_schedule
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.domain.cron import check, tick_id, ticks_after
 from services.runtime import schedules
-from services.runtime.schedules import Decision, decide, due_ticks
+from services.runtime.schedules import Accounting, Decision, decide, due_ticks
 
 MINUTE = timedelta(minutes=1)
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
@@ -113,3 +117,83 @@ def test_a_long_gap_is_read_at_both_ends(monkeypatch: pytest.MonkeyPatch) -> Non
     assert found[10:] == [NOW - n * MINUTE for n in range(9, -1, -1)]
     short = due_ticks("0 * * * * *", None, NOW - 5 * MINUTE, NOW)
     assert short == [NOW - n * MINUTE for n in range(4, -1, -1)]
+
+
+# --- accounting, as DBOS backfills it ---------------------------------------------------------------
+
+
+class Tables:
+    """What the accounting reads and writes, of schedules in Berlin, and DBOS's system database beside it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, since: datetime, now: datetime, **crons: str) -> None:
+        self.fired: list[str] = []
+        self.moved: dict[str, dict[str, Any]] = {}
+        self._rows = [
+            {"schedule_name": name, "cron": cron, "time_zone": "Europe/Berlin", "catch_up": "all"}
+            | {"catch_up_seconds": 86_400, "accounted_until": since, "next_tick_at": None, "now": now}
+            for name, cron in crons.items()
+        ]
+        self.serializer = SimpleNamespace(deserialize=lambda _: None)
+        monkeypatch.setattr(schedules.DBOS, "backfill_schedule", partial(backfill_schedule, self))
+        monkeypatch.setattr(
+            "dbos._scheduler._enqueue_scheduled_workflow",
+            lambda *arguments: self.fired.append(arguments[3]),
+        )
+
+    def run(self, name: str, **params: Any) -> list[dict[str, Any]]:
+        if name == "due_schedules":
+            return self._rows
+        if name == "known_ticks":
+            return [{"tick_id": each} for each in params["tick_ids"] if each in self.fired]
+        self.moved[params["schedule"]] = params
+        return [{"schedule_name": params["schedule"]}]
+
+    def get_schedule(self, name: str) -> dict[str, Any]:
+        (row,) = [row for row in self._rows if row["schedule_name"] == name]
+        return {
+            "schedule": row["cron"],
+            "cron_timezone": row["time_zone"],
+            "context": "",
+            "workflow_name": "t",
+        } | {"workflow_class_name": None}
+
+    def get_workflow_status(self, tick: str) -> bool:
+        return tick in self.fired
+
+
+def test_a_tick_in_the_gap_of_spring_is_caught_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """02:30 does not exist in Berlin on that day: the tick is at the end of the gap, once."""
+    since, now = datetime(2024, 3, 30, 12, tzinfo=UTC), datetime(2024, 3, 31, 1, 30, tzinfo=UTC)
+    tables = Tables(monkeypatch, since, now, s="0 30 2 * * *")
+    for _ in range(2):
+        Accounting(tables, "app").account()  # type: ignore[arg-type]
+    assert tables.fired == ["sched-s-2024-03-31T03:00:00+02:00"]
+    assert tables.moved["s"]["missed"] == 0
+    assert tables.moved["s"]["until"] == datetime(2024, 3, 31, 1, tzinfo=UTC)
+
+
+def test_the_second_of_an_hour_that_comes_twice_is_caught_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    since, now = datetime(2024, 10, 26, 22, 30, tzinfo=UTC), datetime(2024, 10, 27, 3, 30, tzinfo=UTC)
+    tables = Tables(monkeypatch, since, now, s="0 0 * * * *")
+    hours = [f"sched-s-2024-10-27T0{at}" for at in ("1:00:00+02:00", "2:00:00+02:00", "3:00:00+01:00")]
+    tables.fired = [*hours, "sched-s-2024-10-27T04:00:00+01:00"]
+    Accounting(tables, "app").account()  # type: ignore[arg-type]
+    assert tables.fired[4:] == ["sched-s-2024-10-27T02:00:00+01:00"]
+    assert tables.moved["s"]["missed"] == 0
+    alone = Tables(monkeypatch, since, datetime(2024, 10, 27, 1, 30, tzinfo=UTC), s="0 0 * * * *")
+    Accounting(alone, "app").account()  # type: ignore[arg-type]
+    assert alone.fired == [*hours[:2], "sched-s-2024-10-27T02:00:00+01:00"]
+
+
+def test_a_schedule_that_fails_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tables = Tables(monkeypatch, NOW - 5 * MINUTE, NOW, never="0 0 0 30 2 *", broken="x", s="0 * * * * *")
+    accounting = Accounting(tables, "app")  # type: ignore[arg-type]
+    for _ in range(3):
+        accounting.account()
+    assert len(tables.fired) == 5
+    assert [record.getMessage().split()[1] for record in caplog.records if record.levelname == "WARNING"] == [
+        "never",
+        "broken",
+    ], "each once"
