@@ -40,6 +40,18 @@ def mark_process() -> str:
     return os.environ[watchdog_child.MARK]
 
 
+def _is_debugged() -> bool:
+    """Whether a debugger that suspends all threads may do so now.
+
+    pydevd (debugpy, PyCharm) does, and it is imported when it is attached. pdb stops its own thread alone. A
+    trace function says nothing: coverage sets one.
+    """
+    monitoring = getattr(sys, "monitoring", None)  # from Python 3.12 on
+    return "pydevd" in sys.modules or (
+        monitoring is not None and monitoring.get_tool(monitoring.DEBUGGER_ID) is not None
+    )
+
+
 class Watchdog:
     """Keeps one child process, pings it from a thread, and starts another one where it has ended."""
 
@@ -60,6 +72,12 @@ class Watchdog:
 
     def start(self) -> None:
         """Starts the child and the pings. Raises ``OSError`` where no process can be started."""
+        if os.getpid() == 1:
+            log.warning(
+                "this process is PID 1 of its container, so its watchdog cannot kill it when its interpreter"
+                " is blocked: run the container with an init (docker run --init; in Compose init: true)",
+                extra={"action": "watchdog.powerless"},
+            )
         self._start_child()
         self._thread.start()
 
@@ -103,7 +121,7 @@ class Watchdog:
                 if self._channel is None:
                     self._start_child()
                 assert self._channel is not None
-                self._channel.send(watchdog_child.PING)
+                self._channel.send(watchdog_child.DEBUGGED if _is_debugged() else watchdog_child.PING)
                 pause_seconds = max(_FIRST_PAUSE_SECONDS, pause_seconds * 0.9)
             except BlockingIOError:
                 pass  # the child stands still, which proves nothing of this process

@@ -15,6 +15,7 @@ from __future__ import annotations
 import array
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -22,7 +23,8 @@ import time
 from contextlib import suppress
 from typing import Literal
 
-PING, SESSION, NO_SESSION, END = b"p", b"s", b"n", b"e"
+PING, DEBUGGED, SESSION, NO_SESSION, END = b"p", b"d", b"s", b"n", b"e"
+"""What the parent says. `DEBUGGED` is a ping, too: a debugger that is attached may suspend every thread."""
 MARK = "HOLDFAST_PROCESS"
 """A variable in the environment of a process, and so of all programs that it and they start."""
 
@@ -39,8 +41,9 @@ _THEN = {
 class Silence:
     """How long the parent has been silent, and what follows; times are of one monotonic clock.
 
-    A parent that is stopped (SIGSTOP, a debugger) is paused, not blocked. A time in which this process itself
-    stood still (a suspended machine, a paused container, no CPU) proves nothing. Both start the count anew.
+    A parent that is stopped (SIGSTOP) or has a debugger is paused, not blocked. A time in which this process
+    itself stood still (a suspended machine, a paused container, no CPU) proves nothing. Both start the count
+    anew.
     """
 
     def __init__(self, now: float, *, close_seconds: float, kill_seconds: float) -> None:
@@ -151,6 +154,9 @@ class Guard:
         self._parent = parent
         self._labels = labels
         self._session: socket.socket | None = None
+        self._is_debugged = False
+        self._has_killed = False
+        """In this silence."""
 
     def run(self, silence: Silence, period_seconds: float) -> None:
         """Until the parent is gone. Then, and where it asks for it, its programs are ended."""
@@ -171,14 +177,18 @@ class Guard:
                     self._drop_session()
                     return self._is_parent_gone()
                 silence.heard(time.monotonic())
+                self._has_killed = False
             now = time.monotonic()
-            act = silence.judge(now, stopped=is_stopped(self._parent))
+            act = silence.judge(now, stopped=self._is_debugged or is_stopped(self._parent))
             if act == "close":
                 self._close_session()
                 self._log("WARNING", "interpreter.blocked", silence.seconds(now))
             elif act == "kill" and os.getppid() == self._parent:
-                self._log("CRITICAL", "interpreter.killed", silence.seconds(now))
                 os.kill(self._parent, signal.SIGKILL)
+                # A parent that is PID 1 of its container survives this.
+                if not self._has_killed:
+                    self._has_killed = True
+                    self._log("CRITICAL", "interpreter.killed", silence.seconds(now))
         self._drop_session()
         return True
 
@@ -194,6 +204,8 @@ class Guard:
     def _receive(self) -> bytes:
         """Takes one message; empty at the end of file."""
         message, ancillary, _, _ = self._channel.recvmsg(1, socket.CMSG_LEN(array.array("i").itemsize))
+        if message in (PING, DEBUGGED):
+            self._is_debugged = message == DEBUGGED
         if message in (SESSION, NO_SESSION):
             self._drop_session()
         for level, kind, data in ancillary:
@@ -225,8 +237,11 @@ class Guard:
             "blocked_seconds": round(seconds, 3),
             **self._labels,
         }
+        text = json.dumps(line).encode() + b"\n"
         with suppress(OSError):
-            os.write(1, json.dumps(line).encode() + b"\n")
+            # Into a full pipe it is lost: this process must not stand still with its parent.
+            if len(text) <= select.PIPE_BUF and select.select([], [1], [], 0)[1]:
+                os.write(1, text)
 
 
 def main(arguments: list[str]) -> None:

@@ -16,8 +16,11 @@ from pathlib import Path
 import pytest
 
 from services.cli.children import is_alive
-from services.runtime.watchdog_child import SESSION, Guard, Silence
+from services.runtime.watchdog import Watchdog
+from services.runtime.watchdog_child import END, MARK, PING, SESSION, Guard, Silence
+from services.settings import Settings
 from tests.support.database import wait_until
+from tests.support.executors import identity
 
 CLOSE, KILL, PERIOD = 3.0, 5.5, 0.25
 BEAT, LEASE = 0.2, 1.0
@@ -94,6 +97,8 @@ for line in sys.stdin:
     words = line.split()
     if words[0] == "block":
         ctypes.PyDLL(None).usleep(int(float(words[1]) * 1e6))
+    elif words[0] == "debug":
+        sys.modules["pydevd"] = sys
     elif words[0] == "lose":
         os.kill(watchdog.pid, signal.SIGKILL)
     print("pid", watchdog.pid or 0, flush=True)
@@ -137,13 +142,29 @@ class Blocked:
 
 
 @contextmanager
-def blocked(directory: Path) -> Iterator[Blocked]:
+def full_pipe() -> Iterator[int]:
+    """Whoever writes into it waits."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(write, b"x")
+    os.set_blocking(write, True)
+    try:
+        yield write
+    finally:
+        os.close(read)
+        os.close(write)
+
+
+@contextmanager
+def blocked(directory: Path, *, output_full: bool = False) -> Iterator[Blocked]:
     log = directory / "log"
-    with socket.create_server(("127.0.0.1", 0)) as server, log.open("wb") as output:
+    with socket.create_server(("127.0.0.1", 0)) as server, log.open("wb") as output, full_pipe() as full:
         process = subprocess.Popen(
             [sys.executable, "-c", PARENT, str(server.getsockname()[1])],
             stdin=subprocess.PIPE,
-            stdout=output,
+            stdout=full if output_full else output,
             stderr=output,
             start_new_session=True,
         )
@@ -194,6 +215,60 @@ def test_a_paused_parent_is_left_alone(parent: Blocked) -> None:
     assert parent.child()
     assert not parent.session_ended()
     assert parent.logged() == []
+
+
+def test_a_parent_with_a_debugger_is_left_alone(parent: Blocked) -> None:
+    """One that suspends every thread, as pydevd does at a breakpoint."""
+    parent.tell("debug")
+    time.sleep(2 * BEAT)
+    parent.tell(f"block {2 * LEASE}")
+    time.sleep(2 * LEASE)
+    assert parent.child()
+    assert not parent.session_ended()
+    assert parent.logged() == []
+
+
+def test_a_full_log_holds_up_no_kill(tmp_path: Path) -> None:
+    """Its reader stands still, too: the reader is the runtime of a container, or a blocked supervisor."""
+    with blocked(tmp_path, output_full=True) as parent:
+        time.sleep(0.5)
+        parent.tell("block 30")
+        assert parent.process.wait(LEASE + 3) == -signal.SIGKILL
+
+
+def test_a_parent_that_survives_is_told_of_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """PID 1 of a container takes no SIGKILL from inside of it."""
+    ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+    done: list[str] = []
+
+    def kill(_: int, number: int) -> None:
+        done.append(f"signal {number}")
+        if done.count("signal 9") in (3, 6):
+            ours.send(PING if done.count("signal 9") == 3 else END)
+
+    monkeypatch.setattr("services.runtime.watchdog_child.os.kill", kill)
+    monkeypatch.setattr(Guard, "_log", lambda _, __, action, ___: done.append(action))
+    monkeypatch.delenv(MARK, raising=False)
+    with ours, theirs:
+        Guard(theirs, os.getppid(), {}).run(
+            Silence(time.monotonic(), close_seconds=9, kill_seconds=0.05), 0.02
+        )
+    silence = ["signal 9", "interpreter.killed", "signal 9", "signal 9"]
+    assert done == [*silence, *silence]
+
+
+def test_pid_1_is_told_that_its_watchdog_has_no_power(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Watchdog, "_start_child", lambda _: None)
+    monkeypatch.setattr(Watchdog, "_run", lambda _: None)
+    for pid in (1, 2):
+        monkeypatch.setattr("services.runtime.watchdog.os.getpid", lambda pid=pid: pid)
+        Watchdog(Settings(), identity("worker-1")).start()
+    (record,) = caplog.records
+    assert "init: true" in record.getMessage()
 
 
 def test_it_ends_with_its_parent_and_keeps_no_session_of_it(parent: Blocked) -> None:
