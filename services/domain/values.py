@@ -65,8 +65,12 @@ def load(text: str) -> Any:
 
 
 def _text(value: Any, of_text: Callable[[str], Any], known_as: Callable[[Any], Any] | None) -> str:
-    plain = _Plain(of_text, known_as).of(value, DEPTH)
-    return json.dumps(plain, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    try:
+        plain = _Plain(of_text, known_as).of(value, DEPTH)
+        return json.dumps(plain, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    except RecursionError as error:
+        # Another error would be tried again, and the effect repeated.
+        raise too_deep() from error
 
 
 class _Plain:
@@ -114,6 +118,13 @@ class _Plain:
         else:
             return plain
         return {"$py:dict": [[self.of(key, depth), self.of(item, depth)] for key, item in value.items()]}
+
+
+def too_deep() -> UnstorableValue:
+    """The error for a value that the rest of the stack does not suffice for."""
+    return UnstorableValue(
+        "The value is nested too deep for the stack that its code left, so it cannot be stored."
+    )
 
 
 def unstorable(kind: type) -> UnstorableValue:

@@ -28,6 +28,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import dbos._core
@@ -224,9 +225,13 @@ async def _record(instance: Any, error: asyncio.CancelledError) -> None:
     context = assert_current_dbos_context()
     form = serialization_for_type(context.serialization_type, instance._serializer)
     text = dbos._core._serialize_exception_for_persistence(_outcome(error), form, instance._serializer)
-    await asyncio.to_thread(
-        instance._sys_db.update_workflow_outcome, context.workflow_id, "ERROR", error=text
-    )
+    update = instance._sys_db.update_workflow_outcome
+    writing = asyncio.ensure_future(asyncio.to_thread(update, context.workflow_id, "ERROR", error=text))
+    while not writing.done():
+        # A task may be cancelled again and again (anyio does), while this waits for a free thread.
+        with suppress(asyncio.CancelledError):
+            await asyncio.shield(writing)
+    writing.result()
 
 
 # --- the loop -----------------------------------------------------------------------------------------

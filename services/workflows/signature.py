@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from functools import cached_property
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
@@ -30,6 +30,8 @@ _PLAIN = {
     *(type(None), bool, int, float, complex, str, bytes, bytearray),
     *(date, datetime, time, timedelta, Decimal, UUID),
 }
+# What an annotation names of these takes the place of their subclasses.
+_CONTAINERS = (dict, list, tuple, set, frozenset)
 _ANY = "'type': 'any'"
 _ITERATOR = "'type': 'generator'"
 # Without the last one, infinity would be stored as null.
@@ -67,6 +69,8 @@ def _fitting() -> Iterator[None]:
         raise UnstorableValue(
             f"The value does not fit its annotation, so it cannot be stored: {error}"
         ) from error
+    except RecursionError as error:
+        raise values.too_deep() from error
 
 
 def _jsonable(value: Any) -> Any:
@@ -79,8 +83,8 @@ def _jsonable(value: Any) -> Any:
 def _refuse_lost(before: Any, after: Any, *, exactly: bool) -> None:
     """Raises `UnstorableValue` where an object of a class came back as one of another.
 
-    Unless `exactly`, what an annotation names may take the place of a subclass of a plain type: a float that
-    of NumPy's float.
+    Unless `exactly`, what an annotation names may take the place of a subclass: a float that of NumPy's
+    float, a dict that of a Counter.
     """
     kind = type(before)
     if kind in _PLAIN:
@@ -97,6 +101,9 @@ def _refuse_lost(before: Any, after: Any, *, exactly: bool) -> None:
             _refuse_lost(one, other, exactly=exactly)
             if kind is dict and isinstance(after, dict):
                 _refuse_lost(before[one], after[other], exactly=exactly)
+        return
+    if not exactly and type(after) in _CONTAINERS and isinstance(before, type(after)):
+        _refuse_lost(type(after)(before), after, exactly=False)
         return
     taken = type(after) in _PLAIN and isinstance(before, type(after)) and not exactly
     if type(after) is not kind and not taken:
@@ -203,7 +210,10 @@ class Signature:
                 self._returns.dump_python(result, round_trip=True, warnings=False), known_as=_jsonable
             )
             revived = self.revive(values.load(text))
-        _refuse_lost(result, revived, exactly=self._returns_any)
+            named = self._returns.core_schema["type"] in {kind.__name__ for kind in _CONTAINERS}
+            if named and isinstance(result, type(revived)):
+                result = type(revived)(result)
+            _refuse_lost(result, revived, exactly=self._returns_any)
         return Stored(Revived(revived), text)
 
     def revive(self, stored: Any) -> Any:
@@ -225,7 +235,11 @@ class Signature:
 
     @cached_property
     def _returns(self) -> TypeAdapter[Any]:
-        return TypeAdapter(self._hints.get("return", Any))
+        hint = self._hints.get("return", Any)
+        if get_origin(hint) is Iterable and not inspect.isgeneratorfunction(self._function):
+            # As pydantic has it, it would come back as an iterator, which can be read once.
+            hint = list[get_args(hint)]  # type: ignore[misc]
+        return TypeAdapter(hint)
 
     @cached_property
     def _returns_any(self) -> bool:

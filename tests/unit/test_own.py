@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -113,7 +114,7 @@ def test_what_a_module_imports_counts_too(write: Write) -> None:
         ),
         ("@step('t.s', timeout_seconds=0)\ndef s(): ...\n", "timeout_seconds must be positive"),
         ("class Odd: ...\n@step('t.s')\ndef s() -> dict[str, Odd]: ...\n", "Odd"),
-        ("from typing import Iterable\n@step('t.s')\ndef s() -> Iterable[int]: ...\n", "an iterator"),
+        ("from typing import Iterable\n@step('t.s')\ndef s() -> Iterable[int]: yield 1\n", "an iterator"),
         (
             "from pydantic import SecretStr\n"
             "@workflow('t.w')\ndef w(a: SecretStr) -> int: return 1\nregister(Queue('t-q', [w]))\n",
@@ -342,6 +343,10 @@ def test_nan_comes_back_wherever_it_is() -> None:
         (Any, {"a": WHOLE}, "Whole"),
         (list[Any], [Base(n=1)], "Base"),
         (Any, Pair(1, Colour.RED), "Pair"),
+        (Any, Counter("a"), "Counter"),
+        (dict[str, Any], {"a": Counter("a")}, "Counter"),
+        (dict[str, int], Counter({Colour.RED: 1}), "Colour"),
+        (Mapping[str, Base], OrderedDict(a=Derived(n=1, m=2)), "Derived"),
         (Any, (n for n in [1]), "generator"),
         (Any, {Colour.RED}, "Colour"),
         (Any, {Colour.RED: 1}, "Colour"),
@@ -360,6 +365,33 @@ def test_or_is_refused_with_its_type_named(annotation: Any, value: Any, named: s
 def test_an_annotated_plain_type_takes_its_subclasses() -> None:
     assert returning(float).result(Number(1.5)).text == "1.5"
     assert returning(list[str]).result(["a", Word.YES]).text == '["a","yes"]'
+
+
+class Two(NamedTuple):
+    a: int
+    b: int
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "back"),
+    [
+        (dict[str, int], Counter("aab"), {"a": 2, "b": 1}),
+        (Mapping[str, int], Counter("aab"), {"a": 2, "b": 1}),
+        (dict[str, list[int]], defaultdict(list, a=[1]), {"a": [1]}),
+        (dict[str, Any], OrderedDict(a=(1,)), {"a": (1,)}),
+        (Mapping[str, Any], OrderedDict(a=(1,)), {"a": (1,)}),
+        (tuple[int, int], Two(1, 2), (1, 2)),
+        (list[tuple[int, int]], [Two(1, 2)], [(1, 2)]),
+        (dict[str, dict[str, int]], {"a": Counter("a")}, {"a": {"a": 1}}),
+        (Iterable[int], [1, 2], [1, 2]),
+    ],
+)
+def test_an_annotated_container_takes_its_subclasses(annotation: Any, value: Any, back: Any) -> None:
+    signature = returning(annotation)
+    signature.check_result("t")
+    first = signature.result(value)
+    for each in (first.value.value, signature.revive(load(first.text))):
+        assert repr(each) == repr(back)
 
 
 def patient(seconds: float = math.inf) -> None: ...

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import sys
 from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta, timezone, tzinfo
@@ -177,6 +179,21 @@ def test_depth_and_circles_are_refused_alike_whatever_the_stack() -> None:
     for value in ([deep], circle, {"a": circle}):
         with pytest.raises(UnstorableValue, match="nested"):
             dump(value)
+
+
+def test_a_stack_that_does_not_suffice_refuses_the_value() -> None:
+    """Another error would be tried again, and the effect repeated."""
+    deep: Any = "\udce9"
+    for _ in range(150):
+        deep = [deep]
+
+    def dump_at(frames: int) -> str:
+        return dump_at(frames - 1) if frames else dump(deep)
+
+    left = sys.getrecursionlimit() - len(inspect.stack(0))
+    for spare in (100, 200):
+        with pytest.raises(UnstorableValue, match="stack"):
+            dump_at(left - spare)
 
 
 def test_no_class_is_looked_up() -> None:

@@ -1,0 +1,48 @@
+"""The outcome of a workflow whose task is cancelled, whatever comes while it is recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from services.runtime import outcomes
+from services.runtime.serializer import json_serializer
+
+
+def test_a_cancelled_workflow_is_recorded_though_it_is_cancelled_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As anyio's cancel scopes do, while the threads are busy."""
+    recorded: list[Any] = []
+    context = SimpleNamespace(workflow_id="w", serialization_type=None)
+    monkeypatch.setattr(outcomes, "assert_current_dbos_context", lambda: context)
+    database = SimpleNamespace(update_workflow_outcome=lambda *args, **_: recorded.append(args))
+    instance = SimpleNamespace(_serializer=json_serializer(), _sys_db=database)
+
+    async def forever() -> None:
+        await asyncio.sleep(60)
+
+    async def cancelled_thrice() -> None:
+        free = threading.Event()
+        with ThreadPoolExecutor(1) as threads:
+            asyncio.get_running_loop().set_default_executor(threads)
+            threads.submit(free.wait)
+            task = asyncio.create_task(outcomes._workflow_body(instance, forever)())
+            try:
+                for _ in range(3):
+                    await asyncio.sleep(0.05)
+                    task.cancel()
+                await asyncio.sleep(0.05)
+                assert not task.done()
+            finally:
+                free.set()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(cancelled_thrice())
+    assert recorded == [("w", "ERROR")]
