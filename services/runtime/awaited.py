@@ -17,6 +17,7 @@ from dbos._outcome import NoResult
 
 from services.runtime.ending import Endings
 from services.runtime.wait import LAUNCHED, NoWait, Wait, wait_in, waits_of
+from services.runtime.waits import Run, Waits
 
 LOOK_SECONDS = 60.0
 """The net under a notice that was missed."""
@@ -165,10 +166,12 @@ def tell_direct_children() -> None:
     def entered(self: Any) -> Any:
         parent = get_local_dbos_context()
         ctx = enter(self)
-        self.parents_wait = None
+        self.parents_wait, self.waits = None, LAUNCHED.waits
+        if self.waits is not None and ctx.owner_xid is None:
+            self.waits.direct.begins(ctx)
         # An execution of its own comes with its token; a copy of who started it may be around it.
         if parent is not None and parent.is_workflow() and parent.owner_xid and ctx.owner_xid is None:
-            waits = LAUNCHED.waits
+            waits = self.waits
             if waits is not None:
                 ctx.awaited_by = (parent.workflow_id, parent.owner_xid)
                 self.parents_wait = waits.wait(
@@ -178,13 +181,31 @@ def tell_direct_children() -> None:
         return ctx
 
     def left(self: Any, *error: Any) -> Any:
-        if self.parents_wait is not None:
-            # Withdrawn in `record_get_result`, which comes next and never on an event loop.
-            self.parents_wait.forget()
-        self.use_ctx.awaited_by = None
-        return leave(self, *error)
+        ctx, waits = self.use_ctx, self.waits
+        key = ctx.workflow_id, ctx.owner_xid
+        try:
+            # Withdrawn in `record_get_result`, which comes next and never on an event loop. After what is no
+            # `Exception` (a cancelled task) DBOS does not call that.
+            run = self.parents_wait and self.parents_wait.forget()
+            if run and error[0] is not None and not issubclass(error[0], Exception):
+                _withdraw(waits, run)
+            ctx.awaited_by = None
+            return leave(self, *error)
+        finally:
+            if waits is not None:
+                waits.direct.ends(ctx)
+                waits.over(key)
 
     kind.__enter__, kind.__exit__ = entered, left
+
+
+def _withdraw(waits: Waits, run: Run) -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        waits.withdraw(run, raises=False)
+    else:
+        waits.withdraw_soon(run)  # a statement would hold up the loop
 
 
 def record_get_result(db: Any, result_workflow_id: str, *args: Any, **options: Any) -> None:

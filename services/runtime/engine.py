@@ -104,8 +104,10 @@ class Engine:
         self.waits.start()
 
     def active(self) -> list[str]:
-        """Ids of the workflows that run here, from their claim on. Abandoned threads do not count."""
-        return self._waker.slots.activeList()
+        """Ids of the workflows that run here, from their claim on, also of those that were called like a
+        function. Abandoned threads do not count.
+        """
+        return list(dict.fromkeys([*self._waker.slots.activeList(), *self.waits.direct.ids()]))
 
     def stop_dequeuing(self) -> None:
         """Claims nothing more and fires no schedule; what runs goes on.

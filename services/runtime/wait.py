@@ -154,6 +154,7 @@ def wait_in(waits: Waits, kind: Kind, subject: str | None = None, **options: Any
         if owner_xid is None and (parent := vars(ctx).get("awaited_by")) is not None:
             workflow_id, owner_xid = parent  # it was called like a function, and runs elsewhere
         if workflow_id == subject:
+            waits.direct.ends(ctx)
             return None  # an execution that lost its workflow: nothing but a thread waits
         return waits.wait(workflow_id, owner_xid, kind, subject, **options)
     return waits.wait(ctx.workflow_id, None, kind, subject, **options)

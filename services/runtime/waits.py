@@ -22,6 +22,7 @@ from dbos._utils import LoopAwareEvent
 
 from services.runtime.cancelling import Cancellations
 from services.runtime.database import Row, Trouble
+from services.runtime.direct import DirectRuns
 from services.runtime.retries import patiently
 from services.runtime.wait import Kind, Wait, cancelled
 
@@ -39,6 +40,7 @@ SURE_SECONDS = 1.0
 _AT_ONCE = 500
 _MOST_FOLLOWERS = 10_000
 _RETRY_SECONDS = 1.0
+_LONGEST_SECONDS = 1e9
 _HIDDEN, _CHANGING, _SHOWN = range(3)
 
 
@@ -53,6 +55,8 @@ class Run:
     # Whether it may have a row although it is hidden: nobody knows what a statement without an answer did.
     doubtful: bool = False
     due: float = 0.0
+    # Whether the execution has ended.
+    over: bool = False
 
     def first(self) -> Wait:
         """The wait that is told: the one that ends first by itself, else the one that began first."""
@@ -84,6 +88,8 @@ class Waits:
         self._leaving: dict[Run, float] = {}
         self._followers: dict[Key, None] = {}
         self._changed = threading.Condition()
+        self._obsolete: list[Run] = []
+        self.direct = DirectRuns()
         self._stopped = False
         self._thread = threading.Thread(target=self._serve, name="waits", daemon=True)
         self._trouble = Trouble(log, "cannot tell who waits", action="waits.failed")
@@ -163,9 +169,21 @@ class Waits:
     def step_ends(self, key: Key) -> None:
         """It has run."""
         with self._changed:
-            run = self._runs[key]
+            run = self._runs.get(key)
+            if run is None or run.steps == 0:
+                return  # the step outlived its execution
             run.steps -= 1
             self._settle(run)
+
+    def over(self, key: Key) -> None:
+        """The execution has ended, whatever a task that it left behind still waits for."""
+        with self._changed:
+            self._followers.pop(key, None)
+            run = self._runs.pop(key, None)
+            if run is not None:
+                run.over = True
+                self._unshown.discard(run)
+                self.withdraw_soon(run)
 
     def goes_on(self, key: Key) -> None:
         """The execution is about to do something else than wait. Raises as `withdraw`."""
@@ -195,6 +213,13 @@ class Waits:
         if not owned and raises:
             raise DBOSWorkflowConflictIDError(run.key[0])
 
+    def withdraw_soon(self, run: Run) -> None:
+        """As `withdraw`, in the thread that tells, and not waited for."""
+        with self._changed:
+            if run.state != _HIDDEN or run.doubtful:
+                self._obsolete.append(run)
+                self._changed.notify_all()
+
     async def withdraw_async(self, run: Run, *, raises: bool = True) -> None:
         """As `withdraw`, in another thread. A cancelled task goes on only after it, too."""
         with self._changed:
@@ -220,14 +245,15 @@ class Waits:
 
     def _settle(self, run: Run) -> None:
         """Where it stands, now that something changed. Under the lock."""
-        if run.waits and run.steps == 0 and run.state == _HIDDEN:
+        if run.waits and run.steps == 0 and run.state == _HIDDEN and not run.over:
             run.due = time.monotonic() + self._settle_seconds
             self._unshown.add(run)
             self._changed.notify_all()
             return
         self._unshown.discard(run)
-        if not run.waits and run.steps == 0 and run.state == _HIDDEN and not run.doubtful:
-            self._runs.pop(run.key, None)
+        idle = not run.waits and run.steps == 0 and run.state == _HIDDEN and not run.doubtful
+        if idle and self._runs.get(run.key) is run:
+            del self._runs[run.key]
 
     def _interrupt(self, run: Run, error: BaseException) -> None:
         with self._changed:
@@ -240,7 +266,9 @@ class Waits:
     def _serve(self) -> None:
         while not self._stopped:
             try:
-                some, leaving = self._due()
+                some, leaving, obsolete = self._due()
+                for run in obsolete:
+                    self.withdraw(run, raises=False)
                 if some:
                     self._publish(some)
                 for run in leaving:
@@ -249,10 +277,13 @@ class Waits:
                 log.exception("waits are told on after an error", extra={"action": "waits.failed"})
                 time.sleep(0.1)
 
-    def _due(self) -> tuple[list[Run], list[Run]]:
-        """Those to be told now and those to be given back, waited for until there is one."""
+    def _due(self) -> tuple[list[Run], list[Run], list[Run]]:
+        """Those to be told now, to be given back and to be withdrawn, waited for until there is one."""
         with self._changed:
             while not self._stopped:
+                if self._obsolete:
+                    obsolete, self._obsolete = self._obsolete, []
+                    return [], [], obsolete
                 now = time.monotonic()
                 some = [run for run in self._unshown if run.due <= now][:_AT_ONCE]
                 leaving = [run for run, due in self._leaving.items() if due <= now]
@@ -260,28 +291,28 @@ class Waits:
                     self._unshown.discard(run)
                     run.state = _CHANGING
                 if some or leaving:
-                    return some, leaving
+                    return some, leaving, []
                 times = [*(run.due for run in self._unshown), *self._leaving.values()]
                 self._changed.wait(min(times) - now if times else None)
-            return [], []
+            return [], [], []
 
     def _publish(self, some: list[Run]) -> None:
         rows: dict[Key, Row] = {}
-        failed = True
+        failed = set(some)
         try:
-            told = self._tell([(run.key, run.first()) for run in some if run.waits])
-            rows = {(row["workflow_id"], row["owner_xid"]): row for row in told}
-            failed = False
+            rows, failed = self._rows(some), set()
             self._trouble.over()
+        except sa.exc.DataError:
+            rows, failed = self._one_by_one(some)
         except sa.exc.SQLAlchemyError as error:
             self._trouble.met(error)
         finally:
             with self._changed:
                 for run in some:
                     shown = run.key in rows and rows[run.key]["published"]
-                    run.state, run.doubtful = (_SHOWN if shown else _HIDDEN), failed
+                    run.state, run.doubtful = (_SHOWN if shown else _HIDDEN), run in failed
                     self._settle(run)
-                    if failed:
+                    if run in failed:
                         run.due = time.monotonic() + _RETRY_SECONDS
                     elif not shown:
                         self._unshown.discard(run)
@@ -295,6 +326,25 @@ class Waits:
                 lost = DBOSWorkflowConflictIDError(run.key[0])
                 self._interrupt(run, cancelled(run.key[0]) if row["status"] == "CANCELLED" else lost)
 
+    def _one_by_one(self, some: list[Run]) -> tuple[dict[Key, Row], set[Run]]:
+        """Their rows, and what is to be tried again: a value that PostgreSQL refuses is one wait's own."""
+        rows: dict[Key, Row] = {}
+        failed = set()
+        for run in some:
+            try:
+                rows |= self._rows([run])
+            except sa.exc.DataError as error:
+                fields = {"action": "waits.refused", "workflow_id": run.key[0]}
+                log.error("this wait is not told: %s", str(error).strip(), extra=fields)  # noqa: TRY400
+            except sa.exc.SQLAlchemyError as error:
+                self._trouble.met(error)
+                failed.add(run)
+        return rows, failed
+
+    def _rows(self, some: list[Run]) -> dict[Key, Row]:
+        told = self._tell([(run.key, run.first()) for run in some if run.waits])
+        return {(row["workflow_id"], row["owner_xid"]): row for row in told}
+
     def _tell(self, some: list[tuple[Key, Wait]]) -> list[Row]:
         if not some:
             return []
@@ -306,7 +356,7 @@ class Waits:
             kinds=[wait.kind for _, wait in some],
             subjects=[wait.subject for _, wait in some],
             waited=[now - wait.begun for _, wait in some],
-            seconds=[None if wait.until is None else max(0.0, wait.until - now) for _, wait in some],
+            seconds=[_left(wait, now) for _, wait in some],
         )
 
     def _release(self, run: Run) -> None:
@@ -323,3 +373,10 @@ class Waits:
             self._leaving.pop(run, None)
         if gone:
             self._interrupt(run, DBOSWorkflowConflictIDError(run.key[0]))
+
+
+def _left(wait: Wait, now: float) -> float | None:
+    """Seconds to its end; None where it has none that a timestamp can say, as with ``math.inf``."""
+    if wait.until is None or not wait.until - now <= _LONGEST_SECONDS:
+        return None
+    return max(0.0, wait.until - now)

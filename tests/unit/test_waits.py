@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -29,6 +30,7 @@ class _Table:
         self.queue = "home"
         self.told = 0
         self.away = False
+        self.refused = ""
         self.answers = threading.Event()
         self.answers.set()
 
@@ -37,6 +39,8 @@ class _Table:
             raise sa.exc.ProgrammingError(name, None, Exception("away"))
         if name == "publish_waits":
             assert self.answers.wait(5)
+            if self.refused in params["workflow_ids"]:
+                raise sa.exc.DataError(name, None, Exception("out of range"))
             self.told += 1
             return [self._publish(dict(zip(_COLUMNS, row, strict=True))) for row in zip(*params.values())]  # noqa: B905
         if name == "withdraw_wait":
@@ -226,3 +230,19 @@ def test_a_step_that_waits_is_ended_by_a_cancel_and_not_told(table: _Table, wait
         wait.block(5)
     wait.end()
     assert not waits.cancellations.watched()
+
+
+def test_a_wait_that_is_refused_keeps_no_other_back(table: _Table, waits: Waits) -> None:
+    table.refused = "odd"
+    for workflow_id in ("odd", "other"):
+        waits.wait(workflow_id, "claim", "sleep", seconds=60).begin()
+    wait_until(lambda: "other" in table.rows, "it is told")
+    assert "odd" not in table.rows
+    run = waits.step_begins(("odd", "claim"))
+    assert run is None, "nothing of it to withdraw"
+
+
+@pytest.mark.parametrize("seconds", [math.inf, 1e300])
+def test_an_end_that_no_timestamp_can_say_is_not_told(table: _Table, waits: Waits, seconds: float) -> None:
+    waits.wait(*KEY, kind="message", seconds=seconds).begin()
+    assert told(table)["seconds"] is None
