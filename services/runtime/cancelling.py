@@ -9,6 +9,7 @@ Private to DBOS 3.4.0 and used here: ``dbos._context.current_owner_xid`` (test_r
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +18,8 @@ from contextlib import contextmanager
 from dbos._context import current_owner_xid
 
 from services.runtime.database import Connection, query
+
+log = logging.getLogger("holdfast.cancelling")
 
 CANCELLED_CHANNEL = "holdfast_cancelled"
 
@@ -42,7 +45,10 @@ class Cancellation:
             self._cancelled = True
             ends, self._ends = self._ends, []
         for end in ends:
-            end()
+            try:
+                end()
+            except Exception:  # the others are called all the same
+                log.exception("the end of an execution failed", extra={"action": "cancel.end"})
 
     @property
     def is_set(self) -> bool:

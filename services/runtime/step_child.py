@@ -158,12 +158,14 @@ def _packed(outcome: tuple[bool, Any]) -> bytes:
     succeeded, value = outcome
     try:
         payload = pickle.dumps(outcome)
-        pickle.loads(payload)  # noqa: S301 - our own bytes
-        return payload
+        _, copy = pickle.loads(payload)  # noqa: S301 - our own bytes
+        # A class whose ``__init__`` changes its arguments gets them changed twice.
+        if succeeded or (type(copy) is type(value) and _text(copy) == _text(value)):
+            return payload
     except Exception as error:
         if succeeded:
             return pickle.dumps((False, TypeError(f"The result cannot leave its process: {error}")))
-        return pickle.dumps((None, (type(value).__name__, _text(value))))
+    return pickle.dumps((None, ([kind.__name__ for kind in type(value).__mro__], _text(value))))
 
 
 def _text(error: BaseException) -> str:

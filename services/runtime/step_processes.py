@@ -166,8 +166,11 @@ def _value(outcome: bytes, *, cancelled: bool) -> Any:
     if succeeded is False:
         raise value
     if succeeded is None:
-        name, text = value
-        raise PortableWorkflowError(text, name)
+        classes, text = value
+        made = PortableWorkflowError(text, classes[0])
+        made.classes = classes  # type: ignore[attr-defined]
+        made.final = Exception.__name__ not in classes  # type: ignore[attr-defined]
+        raise made
     if cancelled:
         raise CpuCancelled
     if succeeded == "ended":

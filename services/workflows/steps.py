@@ -99,10 +99,17 @@ def step(
             with timed_step(name):
                 try:
                     return signature.result(run(*args, **kwargs))
-                except tuple(errors) as error:
+                except Exception as error:
+                    # Also of one that came out of its process as its text.
+                    classes = getattr(error, "classes", ())
+                    kind = next((each for each in map(kinds.get, classes) if each in errors), None)
+                    if isinstance(error, tuple(errors)):
+                        kind = named(error)
+                    if kind is None:
+                        raise
                     attempt.final = True
                     # Under a name that a replay knows.
-                    raise named(error)(str(error)) from error  # type: ignore[misc]
+                    raise kind(str(error)) from error
 
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -87,9 +87,24 @@ def die() -> None:
     os._exit(5)
 
 
+class Refused(Exception):
+    pass
+
+
+class OddRefused(Refused):
+    def __init__(self, code, more):
+        super().__init__(f"code {code}")
+
+
+@step("t.refuse", timeout_seconds=20, attempts=3, wait_seconds=0, errors=[Refused])
+def refuse() -> None:
+    mark("refuse")
+    raise OddRefused(5, 6)
+
+
 @workflow("t.leaving")
 def leaving(how: str) -> None:
-    {"leave": leave, "leave_here": leave_here, "die": die}[how]()
+    {"leave": leave, "leave_here": leave_here, "die": die, "refuse": refuse}[how]()
 
 
 @step("t.picture", attempts=3, wait_seconds=0)
@@ -207,6 +222,7 @@ def test_a_cancel_kills_it(odd: Odd) -> None:
         ("leave", "SystemExit", "3", 1),
         ("leave_here", "SystemExit", "4", 1),
         ("die", "StepProcessDied", "exit code 5", 2),
+        ("refuse", "Refused", "code 5", 1),
     ],
 )
 def test_every_end_of_it_is_an_outcome(odd: Odd, how: str, name: str, text: str, runs: int) -> None:

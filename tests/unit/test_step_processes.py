@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dbos import PortableWorkflowError
@@ -64,6 +65,33 @@ class OddError(Exception):
 
 def raise_odd() -> None:
     raise OddError("a", "b")
+
+
+class CodeError(Exception):
+    def __init__(self, code: object) -> None:
+        super().__init__(f"code {code}")
+
+
+class OddCodeError(CodeError):
+    def __init__(self, code: object, more: object) -> None:
+        super().__init__(code)
+
+
+class OddExit(BaseException):
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(one + two)
+
+
+def raise_code() -> None:
+    raise CodeError(5)
+
+
+def raise_odd_code() -> None:
+    raise OddCodeError(5, 6)
+
+
+def raise_odd_exit() -> None:
+    raise OddExit("a", "b")
 
 
 def unpicklable() -> object:
@@ -146,6 +174,28 @@ def test_errors_come_back(processes: StepProcesses) -> None:
         processes.run(unpicklable, (), timeout_seconds=20)
     with pytest.raises(StepProcessDied, match="signal 9"):
         processes.run(die, (), timeout_seconds=20)
+
+
+def test_an_error_that_does_not_survive_the_way_keeps_text_and_classes(processes: StepProcesses) -> None:
+    for function, text, classes, final in (
+        (raise_code, "code 5", ["CodeError", "Exception"], False),
+        (raise_odd_code, "code 5", ["OddCodeError", "CodeError", "Exception"], False),
+        (raise_odd_exit, "ab", ["OddExit"], True),
+    ):
+        with pytest.raises(PortableWorkflowError) as raised:
+            processes.run(function, (), timeout_seconds=20)
+        found: Any = raised.value
+        assert (found.name, str(found), found.final) == (classes[0], text, final)
+        assert found.classes == [*classes, "BaseException", "object"]
+
+
+def test_one_end_that_fails_drops_no_other() -> None:
+    called: list[int] = []
+    cancellation = Cancellation()
+    for end in (lambda: called.append(1), lambda: 1 / 0, lambda: called.append(2)):
+        cancellation.add(end)
+    cancellation.set()
+    assert called == [1, 2]
 
 
 def test_a_launcher_that_died_is_replaced(processes: StepProcesses) -> None:
