@@ -119,7 +119,8 @@ class Blocked:
         self.process.stdin.flush()
 
     def lines(self) -> list[str]:
-        return self._log.read_text("utf-8").splitlines()
+        """Whole lines: the last one may still be being written."""
+        return self._log.read_text("utf-8").split("\n")[:-1]
 
     def child(self) -> int:
         """The watchdog's pid, as the parent says it: it goes on."""
