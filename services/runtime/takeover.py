@@ -75,14 +75,11 @@ def release(
         executor_id=executor_id,
         application=lost.application,
         version=lost.version,
+        only=None if only is None else list(only),
+        only_waiting=only_waiting,
     )
-    work = [
-        InFlight(**row)
-        for row, told in ((row, row.pop("told")) for row in rows)
-        if (told or not only_waiting) and (only is None or row["workflow_id"] in only)
-    ]
     verdicts = judge(
-        work,
+        [InFlight(**row) for row in rows],
         died=died,
         crash_limit=crash_limit,
         suspects_queue=lost.suspects_queue,

@@ -37,7 +37,7 @@ from services.runtime.slots import Slots
 from services.workflows import names
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched
-from tests.support.executors import Peer, claim, handovers, insert, workflow
+from tests.support.executors import Peer, claim, handovers, insert, unfinished, workflow
 
 _QUEUES = ("contract-q", "contract-parents")
 _gates: dict[str, threading.Event] = {}
@@ -316,12 +316,7 @@ def test_what_our_sql_reads_is_what_dbos_writes(app: Launched) -> None:
     )
     wait_until(lambda: child["id"] in _entered and _entered[child["id"]].is_set(), "its child runs")
     wait_until(lambda: app.database.rows("SELECT * FROM ops.waits"), "the wait is told")
-    mine = {"application": "holdfast-worker", "version": "worker-1"}
-    connection = app.database.connect()
-    rows = {
-        r["workflow_id"]: r
-        for r in query(connection, "unfinished_work", executor_id=app.identity.executor_id, **mine)
-    }
+    rows = unfinished(app.database.connect(), app.identity)
     assert set(rows) == {"parent", child["id"]}
     assert (rows["parent"]["waits"], rows[child["id"]]["waits"]) == (True, False)
     assert rows[child["id"]]["queue_name"] == "contract-q"

@@ -11,12 +11,12 @@ import psycopg2
 import pytest
 from dbos import DBOS
 
-from services.runtime.database import OpsPool, Row, query
+from services.runtime.database import OpsPool, Row
 from services.runtime.trials import Trials
 from services.workflows import names
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched, worker_process
-from tests.support.executors import handovers, wait_for, workflow
+from tests.support.executors import handovers, unfinished, wait_for, workflow
 
 _ORDINARY = "trial-test-ordinary"
 _QUEUES = (_ORDINARY, names.WORKER_TRIALS_QUEUE)
@@ -149,10 +149,9 @@ def test_a_trial_is_recorded_before_it_starts_and_not_before_it_is_alone(worker:
 
     def started() -> bool:
         connection = database.connect()
-        mine = {"application": "holdfast-worker", "version": "worker-1"}
-        rows = query(connection, "unfinished_work", executor_id=worker.app.identity.executor_id, **mine)
+        rows = unfinished(connection, worker.app.identity)
         connection.close()
-        return any(row["trial_started"] for row in rows)
+        return any(row["trial_started"] for row in rows.values())
 
     worker.run("neighbour")
     worker.hold("trial")

@@ -6,24 +6,28 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from dbos import DBOS, SetWorkflowTimeout
+from dbos import DBOS, AsyncSQLAlchemyDatasource, SetWorkflowTimeout, SQLAlchemyDatasource
 
-from services.runtime.database import Row, query, transaction
+from services.runtime.database import Row, transaction
+from services.runtime.schema import sqlalchemy_url
+from services.runtime.serializer import json_serializer
 from services.runtime.takeover import give_back, release
 from services.runtime.waits import Waits
 from services.runtime.waking import Listener
 from services.workflows import names
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched
-from tests.support.executors import handovers, workflow
+from tests.support.executors import handovers, unfinished, workflow
 
 _QUEUE, _CHILDREN = "waits-test", "waits-test-children"
 _gates: dict[str, threading.Event] = {}
 _seen: dict[str, list[Any]] = {}
 _database: list[Database] = []
+_source: list[Any] = []
 
 
 def _note(what: Any) -> None:
@@ -201,6 +205,28 @@ async def _gather(seconds: float, pause: float) -> str:
     return done
 
 
+def _in_transaction() -> None:
+    _note(("transaction", told(_database[0], str(DBOS.workflow_id)) is not None))
+    assert _gate(str(DBOS.workflow_id)).wait(20)
+
+
+async def _in_transaction_async() -> None:
+    await asyncio.to_thread(_in_transaction)
+
+
+@DBOS.workflow(name="waits.transaction", max_recovery_attempts=None)
+async def _transaction(pause: float) -> None:
+    async def branch() -> None:
+        await asyncio.sleep(pause)
+        (source,) = _source
+        if isinstance(source, SQLAlchemyDatasource):
+            await asyncio.to_thread(source.run_tx_step, {"name": "t"}, _in_transaction)
+        else:
+            await source.run_tx_step_async({"name": "t"}, _in_transaction_async)
+
+    await asyncio.gather(DBOS.sleep_async(30), branch())
+
+
 @DBOS.step(name="waits.inside")
 def _inside() -> str:
     _note("inside")
@@ -250,12 +276,12 @@ def told(database: Database, workflow_id: str) -> Row | None:
     return rows[0] if rows else None
 
 
-@pytest.fixture
-def app(database: Database) -> Iterator[_App]:
+@contextmanager
+def _running(database: Database, prepare: Callable[[], None] = lambda: None) -> Iterator[_App]:
     _gates.clear()
     _seen.clear()
     _database[:] = [database]
-    with launched(database, queues=(_QUEUE, _CHILDREN, names.WORKER_SUSPECTS_QUEUE)) as made:
+    with launched(database, queues=(_QUEUE, _CHILDREN, names.WORKER_SUSPECTS_QUEUE), prepare=prepare) as made:
         listener = Listener(database.settings(), made.waker, purpose="holdfast/worker-engine/listener")
         listener.start()
         wait_until(lambda: made.waker.endings.heard, "notices are heard")
@@ -268,6 +294,12 @@ def app(database: Database) -> Iterator[_App]:
         made.client.cancel_workflows(made.engine.active())
         wait_until(lambda: not made.engine.active(), "what waits is cancelled")
         listener.stop()
+
+
+@pytest.fixture
+def app(database: Database) -> Iterator[_App]:
+    with _running(database) as made:
+        yield made
 
 
 _KINDS = {
@@ -389,6 +421,33 @@ def test_a_step_beside_a_wait_is_work(app: _App) -> None:
     assert app.waiting()["kind"] == "sleep", "only the sleep is left"
 
 
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_datasources_transaction_beside_a_wait_is_work(database: Database, kind: str) -> None:
+    url = sqlalchemy_url(database.settings().database_url)
+    options: Any = {"schema": "dbos", "run_migrations": False, "serializer": json_serializer()}
+
+    def prepare() -> None:
+        if kind == "sync":
+            _source[:] = [SQLAlchemyDatasource.create(url, engine_kwargs={}, **options)]
+        else:
+            _source[:] = [asyncio.run(AsyncSQLAlchemyDatasource.create(url, engine_kwargs={}, **options))]
+
+    with _running(database, prepare) as app:
+        app.start("transaction", 0.5)
+        app.waiting()
+        wait_until(lambda: _seen.get("w"), "the transaction runs")
+        assert _seen["w"] == [("transaction", False)], "withdrawn before its body begins"
+        time.sleep(0.3)
+        assert told(database, "w") is None, "it still runs"
+        _gate("w").set()
+        assert app.waiting()["kind"] == "sleep", "only the sleep is left"
+        dispose = _source[0].engine.dispose
+        if kind == "sync":
+            dispose()
+        else:
+            asyncio.run(dispose())
+
+
 def test_a_wait_inside_a_step_is_the_steps(app: _App) -> None:
     app.start("step", 0)
     wait_until(lambda: _seen.get("w"), "the step runs")
@@ -456,6 +515,28 @@ def test_what_waits_keeps_its_rest_and_its_deadline(app: _App) -> None:
     wait_until(lambda: app.gone(handle.get_workflow_id()), "the wait ends with the timeout", seconds=1.5)
 
 
+def test_a_release_locks_nothing_that_stays(app: _App) -> None:
+    """With thousands that wait each suspect that begins to wait would hold up all of them."""
+    app.start("child", workflow_id="runs")
+    app.start("sleep", 30.0)
+    app.start("sleep", 30.0, workflow_id="other")
+    wait_until(lambda: _seen.get("runs"), "its step runs")
+    for workflow_id in ("w", "other"):
+        app.waiting(workflow_id)
+    asked = ((["w"], True, {"w"}), (["runs"], False, {"runs"}), (None, True, {"w", "other"}))
+    for only, only_waiting, found in asked:
+        with transaction(app.database.connect()) as connection:
+            rows = unfinished(connection, app.app.identity, only=only, only_waiting=only_waiting)
+            assert set(rows) == found
+            free = app.database.rows(
+                "SELECT workflow_uuid AS id FROM dbos.workflow_status WHERE status = 'PENDING'"
+                " FOR UPDATE SKIP LOCKED"
+            )
+            assert {row["id"] for row in free} == {"w", "other", "runs"} - found
+            told_rows = app.database.rows("SELECT workflow_id FROM ops.waits FOR UPDATE SKIP LOCKED")
+            assert {row["workflow_id"] for row in told_rows} == {"w", "other"} - found
+
+
 def test_who_goes_on_is_not_released_as_waiting(app: _App) -> None:
     app.start("gather", 30.0, 0.5)
     app.waiting()
@@ -496,10 +577,7 @@ def test_rows_of_lost_executions_say_nothing(app: _App) -> None:
     app.start("sleep", 30.0)
     app.waiting()
     app.database.rows("UPDATE ops.waits SET owner_xid = 'lost'")
-    mine = {"application": "holdfast-worker", "version": "worker-1"}
-    connection = app.database.connect()
-    (row,) = query(connection, "unfinished_work", executor_id=app.app.identity.executor_id, **mine)
-    assert row["waits"] is False
+    assert unfinished(app.database.connect(), app.app.identity)["w"]["waits"] is False
 
 
 # --- without notices, without a database ---------------------------------------------------------------

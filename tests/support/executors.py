@@ -33,6 +33,15 @@ class Clock:
         self.now += seconds
 
 
+def unfinished(
+    connection: Connection, of: Identity, *, only: list[str] | None = None, only_waiting: bool = False
+) -> dict[str, Row]:
+    """What a release of an executor's work would find, locked, by id."""
+    mine = {"executor_id": of.executor_id, "application": of.application, "version": of.version}
+    rows = query(connection, "unfinished_work", only=only, only_waiting=only_waiting, **mine)
+    return {row["workflow_id"]: row for row in rows}
+
+
 def identity(name: str, *, application: str = "holdfast-worker", version: str = "worker-1") -> Identity:
     """An identity as ``Process`` makes it."""
     role: Role = "api" if application == "holdfast-api" else "worker"

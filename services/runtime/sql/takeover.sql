@@ -5,23 +5,28 @@
 -- What an executor was running, locked; with what the verdict on poison needs. What only waits has a row of its own,
 -- locked too: before its execution goes on it deletes that row, so it goes on here or is released, never both. An
 -- execution that has told nothing yet is taken to wait as the one before it did (`told` is false), but not for ever:
--- what ends its process on the way to its wait is counted from the sixth time on.
+-- what ends its process on the way to its wait is counted from the sixth time on. With `only` those with these ids,
+-- with `only_waiting` those that told it: nothing else is locked, since thousands may wait beside them.
 WITH waiting AS (
     SELECT x.workflow_id, x.owner_xid = w.owner_xid AS told FROM ops.waits x
     JOIN dbos.workflow_status w ON w.workflow_uuid = x.workflow_id
         AND (x.owner_xid = w.owner_xid OR x.owner_xid = '' AND x.releases <= 5)
     WHERE w.status = 'PENDING' AND w.executor_id = %(executor_id)s
+      AND (%(only)s::text[] IS NULL OR w.workflow_uuid = ANY (%(only)s))
+      AND (NOT %(only_waiting)s OR x.owner_xid = w.owner_xid)
     ORDER BY 1 FOR UPDATE OF x)
 SELECT w.workflow_uuid AS workflow_id, w.name, w.queue_name, c.queue_name AS home_queue,
        coalesce(c.crashes, 0) AS crashes, coalesce(c.steps_recorded, 0) AS steps_at_last_crash,
        coalesce(c.trial_xid = w.owner_xid, false) AS trial_started,
        (SELECT count(*) FROM dbos.operation_outputs o WHERE o.workflow_uuid = w.workflow_uuid) AS steps_recorded,
-       x.workflow_id IS NOT NULL AS waits, coalesce(x.told, false) AS told
+       x.workflow_id IS NOT NULL AS waits
 FROM dbos.workflow_status w
 LEFT JOIN waiting x ON x.workflow_id = w.workflow_uuid
 LEFT JOIN ops.crashes c ON c.workflow_id = w.workflow_uuid
 WHERE w.status = 'PENDING' AND w.executor_id = %(executor_id)s
   AND w.application_name = %(application)s AND w.application_version = %(version)s
+  AND (%(only)s::text[] IS NULL OR w.workflow_uuid = ANY (%(only)s))
+  AND (NOT %(only_waiting)s OR x.told)
 ORDER BY w.created_at
 FOR UPDATE OF w
 
