@@ -150,6 +150,7 @@ async def _tasks(kind: str, in_step: bool) -> None:
 
 @DBOS.workflow(name="outcomes.slow", max_recovery_attempts=None)
 async def _slow() -> None:
+    RUNS[str(DBOS.workflow_id)] += 1
     await asyncio.sleep(30)
 
 
@@ -345,7 +346,8 @@ def test_the_loops_own_end_is_no_outcome(app: Launched) -> None:
     """The last one here: async workflows do not run any more."""
     app.enqueue("outcomes.slow", queue=QUEUE, workflow_id="cut off")
     app.waker.ring(QUEUE)
-    wait_until(lambda: "cut off" in app.engine.active(), "it runs")
+    # Active from its dispatch on, which is before its task begins.
+    wait_until(lambda: RUNS["cut off"], "it runs")
     app.dbos._background_event_loop.stop()
     wait_until(lambda: "cut off" not in app.engine.active(), "it is cut off")
     assert app.status("cut off") == "PENDING"
