@@ -9,10 +9,12 @@ from typing import Any, TypeVar
 import httpx
 
 from tests.chaos.load import JournalFile, Load
-from tests.support.stack import TERMINAL, Member, Stack, wait_for
+from tests.support.stack import TERMINAL, Member, NotNowError, Stack, wait_for
 
 T = TypeVar("T")
 GRACE_SECONDS = 20.0
+EXIT_SECONDS = 15.0
+FENCED = 75
 MIDDLE = [31, 32, 33] * 4
 """A batch that two CPUs compute for two seconds and more, so that a fault hits them in its middle."""
 
@@ -26,7 +28,7 @@ def patiently(ask: Callable[[], T], seconds: float = 60.0) -> T:
     while True:
         try:
             return ask()
-        except (AssertionError, httpx.TransportError):
+        except (AssertionError, NotNowError, httpx.TransportError):
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.3)
@@ -100,6 +102,21 @@ def declared_dead(ground: Ground, executor_id: str) -> None:
         return bool(patiently(ground.stack.executors)[executor_id]["state"] != "live")
 
     wait_for(dead, 20, f"{executor_id} declared dead")
+
+
+def replaced_or_unharmed(ground: Ground, victim: Member) -> Seen:
+    """Waits until all is well again. A victim declared dead has ended as fenced, any other has not ended."""
+    row = patiently(ground.stack.executors)[victim.executor_id]
+    if row["state"] == "live":
+        complete(ground)
+        row = patiently(ground.stack.executors)[victim.executor_id]
+    if row["state"] == "live":
+        assert ground.stack.find_exit(victim) is None, "an executor that nobody took over ended"
+        return {"replaced": False}
+    code = ground.stack.exited(victim, EXIT_SECONDS).code
+    assert code == FENCED, f"an executor declared dead ({row['reason']}) ended with {code}"
+    complete(ground)
+    return {"replaced": True, **gone(ground, victim.executor_id)}
 
 
 def complete(ground: Ground) -> None:

@@ -7,7 +7,17 @@ import time
 from services.settings import Settings
 from tests.chaos import firewall
 from tests.chaos.endings import watched
-from tests.chaos.ground import MIDDLE, Ground, Seen, complete, declared_dead, gone, patiently
+from tests.chaos.ground import (
+    FENCED,
+    MIDDLE,
+    Ground,
+    Seen,
+    complete,
+    declared_dead,
+    gone,
+    patiently,
+    replaced_or_unharmed,
+)
 from tests.chaos.load import now
 from tests.chaos.postgres import probe
 from tests.support.compose_stack import ComposeStack
@@ -18,7 +28,6 @@ HOSTS = ("west", "east")
 """Those with workers."""
 API_HOST = "middle"
 
-FENCED = 75
 _PROBED_FROM_SECONDS = 3.0
 
 
@@ -69,8 +78,8 @@ def cut_host(ground: Ground, *, host: int, seconds: float) -> Seen:
 
 
 def cut_api_host(ground: Ground, *, seconds: float) -> Seen:
-    """The API says 503 in time and goes on under its own id: it has no peer that could judge it."""
-    begun, before = now(), ground.ids()
+    """The API says 503 in time. The workers judge it as they judge each other, and it starts anew."""
+    begun, before, api = now(), ground.ids(), patiently(ground.stack.api)
     with firewall.host_cut(_hosts(ground), API_HOST):
         until = time.monotonic() + seconds
         time.sleep(_PROBED_FROM_SECONDS)
@@ -78,11 +87,11 @@ def cut_api_host(ground: Ground, *, seconds: float) -> Seen:
             probe(ground)
             time.sleep(0.3)
     ground.over()
-    complete(ground)
+    seen = replaced_or_unharmed(ground, api)
     ground.journal.write("downtime", **{"from": begun, "to": now()}, reason="the API's host cut off")
-    after = ground.ids()
-    assert after == before, f"ended without a reason: {before - after}"
-    return {}
+    ended = before - ground.ids() - {api.executor_id}
+    assert not ended, f"ended without a reason: {ended}"
+    return seen
 
 
 def cut_hosts_in_turn(ground: Ground, *, seconds: float) -> Seen:
