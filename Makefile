@@ -146,7 +146,7 @@ sbom: .venv/ready ## what the image brings along, with versions and hashes: buil
 	    --output-reproducible --output-format JSON --output-file build/holdfast.cdx.json
 	@echo build/holdfast.cdx.json
 
-licences: .venv/ready ## write docs/licences.md; fails on a licence that nobody has allowed yet
+licences: .venv/ready ## write docs/reports/licences.md; fails on a licence that nobody has allowed yet
 	@$(BIN)/python -m tests.support.licences
 
 clean: ## end the plain processes, delete their data, .venv and caches (volumes of Compose: docker compose down -v)

@@ -118,7 +118,7 @@ def test_figures_and_audit(stack: NativeStack) -> None:
             text=True,
         )
 
-    said = (ROOT / "docs" / "your-own-workflow.md").read_text("utf-8")
+    said = (ROOT / "docs" / "start" / "your-own-workflow.md").read_text("utf-8")
     _, *told = shlex.split(re.search(r"^holdfast start .*", said, re.MULTILINE)[0])  # type: ignore[index]
     done = command(*told, "--json")
     assert done.returncode == 0, done.stderr

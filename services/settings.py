@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     modules: str = Field(
         "",
         pattern=r"^(\s*[A-Za-z_][\w.]*\s*(,|$))*$",
-        description="modules of your own, comma-separated: docs/your-own-workflow.md",
+        description="modules of your own, comma-separated: docs/start/your-own-workflow.md",
     )
 
     bind_host: str = Field("127.0.0.1", description="address the HTTP server listens on")

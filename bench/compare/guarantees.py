@@ -12,7 +12,7 @@ COLUMNS = (
 
 ROWS: dict[str, tuple[str, str, str, str, str]] = {
     "Holdfast": (
-        "yes: a step's output is stored, a replay reads it (`docs/recovery.md`)",
+        "yes: a step's output is stored, a replay reads it (`docs/design/recovery.md`)",
         "yes, by itself: within two looks after a death, after the lease of 5 s when silent",
         "yes: its writes are refused and it stops at its first beat",
         "yes, and the effect ledger for effects in the same database",

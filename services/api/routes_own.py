@@ -28,7 +28,7 @@ router = APIRouter(tags=["workflows"])
     },
 )
 async def start(request: Request, body: StartRequest, idempotency_key: IdempotencyKey = None) -> Response:
-    """Start a workflow of your own (docs/your-own-workflow.md) on its queue, in a worker."""
+    """Start a workflow of your own (docs/start/your-own-workflow.md) on its queue, in a worker."""
     known = own.startable()
     workflow = known.get(body.workflow)
     if workflow is None:

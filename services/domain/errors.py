@@ -133,7 +133,9 @@ class BucketUnordered(ObjectStoreError):
 
 
 class ModuleWrong(HoldfastError):
-    """A module in HOLDFAST_MODULES does not register its workflows as docs/your-own-workflow.md says."""
+    """A module in HOLDFAST_MODULES does not register its workflows as docs/start/your-own-workflow.md
+    says.
+    """
 
 
 class PickleRefused(HoldfastError):

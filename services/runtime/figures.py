@@ -1,4 +1,4 @@
-"""The database's figures for /metrics, as the API reports them. Names: docs/metrics.md.
+"""The database's figures for /metrics, as the API reports them. Names: docs/operate/metrics.md.
 
 Every statement reads an index, however many finished workflows there are. What counts upwards here
 (missed ticks, drains, hand overs, fencing, purged workflows) is kept by the database itself, in

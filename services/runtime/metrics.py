@@ -1,4 +1,4 @@
-"""Metrics of this process. Every name, with labels, unit and meaning: docs/metrics.md.
+"""Metrics of this process. Every name, with labels, unit and meaning: docs/operate/metrics.md.
 
 What only the end of a process decides (drains, hand overs, fencing) no scrape of that process would
 ever see: the database keeps those, and ``figures`` reports them.

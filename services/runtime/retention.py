@@ -2,7 +2,7 @@
 
 Workflows go by DBOS's public call, whole families only: a workflow together with everything it started,
 parents first, once all of them have ended and are old. Everything here may be repeated, stopped and killed
-at any point: what is left is found again. docs/operations.md says what is kept, and why.
+at any point: what is left is found again. docs/operate/operations.md says what is kept, and why.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The sweep: every executor polls its peers, of any application, and takes over the work of the dead.
 
 A peer whose lock is missing on two looks, or whose heartbeat is older than the lease, is declared dead
-and its work goes back to the queues, in one transaction. docs/recovery.md says when nobody is judged.
+and its work goes back to the queues, in one transaction. docs/design/recovery.md says when nobody is judged.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which workflows of this process only wait, told in ``ops.waits`` (docs/recovery.md, "Waiting").
+"""Which workflows of this process only wait, told in ``ops.waits`` (docs/design/recovery.md, "Waiting").
 
 A workflow only waits while at least one of its blocking calls (sleep, message, event, another workflow,
 stream) waits and no step of it runs. A wait that lasts gets a row, from one thread for all; a short one costs

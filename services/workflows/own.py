@@ -1,11 +1,11 @@
 """Workflows of your own: a module says what it has in one call, and every process knows it then.
 
 ``HOLDFAST_MODULES`` names the modules. All processes import them, the workers run what they register. How
-to write one: docs/your-own-workflow.md. Functions stay plain: called outside a workflow, a step or a
+to write one: docs/start/your-own-workflow.md. Functions stay plain: called outside a workflow, a step or a
 workflow is the function that it was, so a unit test needs no stack.
 
 Durable are the names given here (workflows, steps, queues, schedules), the order of a workflow's steps,
-and the names and types of its parameters: docs/upgrading.md.
+and the names and types of its parameters: docs/operate/upgrading.md.
 """
 
 from __future__ import annotations
@@ -225,8 +225,8 @@ def register(*queues: Queue, schedules: Iterable[Schedule] = ()) -> None:
 def patched(change: str) -> bool:
     """Whether the workflow that runs goes the new way: all that had not come this far before the change.
 
-    ``if patched("insure"): insure()`` adds a step to a workflow of which some run (docs/upgrading.md). The
-    answer is recorded. True outside a workflow.
+    ``if patched("insure"): insure()`` adds a step to a workflow that has unfinished
+    runs (docs/operate/upgrading.md). The answer is recorded. True outside a workflow.
     """
     return DBOS.workflow_id is None or DBOS.patch(change)
 

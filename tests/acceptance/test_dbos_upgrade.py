@@ -1,4 +1,4 @@
-"""Another DBOS with migrations of its own, while the stack runs and work is in flight (docs/upgrading.md).
+"""An upgrade to a DBOS with further migrations, with work in flight (docs/operate/upgrading.md).
 
 Twice: from the release before ours, as it was published (`make upgrades` fetches it), and, without
 anything to fetch, from a schema that is one migration behind. Both take long: `make upgrades` runs them.

@@ -12,7 +12,7 @@ import pytest
 from tests.support.native_stack import NativeStack
 from tests.support.stack import ROOT, Stack, running_stack, wait_for
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 # By the beginning of a command: the file that runs it, and words of it that stand there.
 ELSEWHERE = {
@@ -76,7 +76,9 @@ def commands(text: str) -> list[str]:
     return found
 
 
-ALL = {command: page.name for page in PAGES for command in commands(page.read_text("utf-8"))}
+ALL = {
+    command: str(page.relative_to(ROOT)) for page in PAGES for command in commands(page.read_text("utf-8"))
+}
 
 
 def known(command: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Rolling upgrades with work in flight: what each kind of change to durable code does (docs/upgrading.md)."""
+"""Rolling upgrades with work in flight, by kind of change to durable code (docs/operate/upgrading.md)."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def rolling_restart(ground: Ground) -> Seen:
 
 
 def rolling_upgrade(ground: Ground) -> Seen:
-    """As docs/upgrading.md says: new workers beside the old ones, which then go, and the API at last."""
+    """Start new workers, stop the old ones, then replace the API, as docs/operate/upgrading.md says."""
     stack = ground.stack
     assert isinstance(stack, ComposeStack)
     old, api = ground.workers(), patiently(stack.api)

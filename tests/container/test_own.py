@@ -1,4 +1,4 @@
-"""From the plain image to one with a module of somebody's own, under work, as docs/upgrading.md says."""
+"""From the plain image to one with a module of somebody's own, under work, (docs/operate/upgrading.md)."""
 
 from __future__ import annotations
 

@@ -420,7 +420,7 @@ def test_the_gateway_reads_figures_as_that_role(database: Database) -> None:
 
 
 def test_what_a_role_can_still_do(database: Database) -> None:
-    """docs/security.md says it plainly: the applications share DBOS's tables."""
+    """docs/operate/security.md says it plainly: the applications share DBOS's tables."""
     insert(database, ["w"], name=names.FIBONACCI_NUMBER, application_name="holdfast-worker")
     with closing(login(database, "holdfast_api")) as connection, connection.cursor() as cursor:
         cursor.execute("UPDATE dbos.workflow_status SET status = 'CANCELLED' WHERE workflow_uuid = 'w'")

@@ -1,4 +1,4 @@
-"""The licences of what the image brings along: ``python -m tests.support.licences`` writes docs/licences.md.
+"""Write docs/reports/licences.md, the licences in the image: ``python -m tests.support.licences``.
 
 Read from the metadata of what is installed from the lock. A licence that is not in the list below ends it
 with 1: somebody has to read it first.
@@ -15,7 +15,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "licences.md"
+PAGE = ROOT / "docs" / "reports" / "licences.md"
 
 ALLOWED = {
     "Apache-2.0",
@@ -108,7 +108,7 @@ def licences() -> dict[str, str]:
 
 
 def page(found: dict[str, str]) -> str:
-    """docs/licences.md."""
+    """docs/reports/licences.md."""
     return HEAD + "".join(f"| {name} | {expression} |\n" for name, expression in found.items())
 
 

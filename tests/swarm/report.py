@@ -20,7 +20,7 @@ def markdown(report: dict[str, Any]) -> str:
         f"{sums['stuck']} stuck, {sums['failed']} failed**. Answers: {answers['ok']} accepted, "
         f"{answers['refused']} refused, {answers['unknown']} without an answer; these and those refused with "
         "503 were repeated with their keys until accepted. Without an answer are those that found the API "
-        "away: on a node's own port its successor begins only when it has ended (docs/deploying.md).",
+        "away: on a node's own port its successor begins only when it has ended (docs/operate/deploying.md).",
         "",
         "| change | seconds | seen | well |",
         "|---|--:|---|---|",

@@ -1,4 +1,4 @@
-"""docs/deploying.md: what it names exists, and its figures are those of the code."""
+"""docs/operate/deploying.md: what it names exists, and its figures are those of the code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.settings import Role, Settings
 from tests.unit.test_deployment_files import COMPOSE_ONLY, variable
 
 ROOT = Path(__file__).resolve().parents[2]
-TEXT = (ROOT / "docs" / "deploying.md").read_text("utf-8")
+TEXT = (ROOT / "docs" / "operate" / "deploying.md").read_text("utf-8")
 BLOCKS = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
 ROLES_SQL = (ROOT / "postgres" / "roles.sql").read_text("utf-8")
 
@@ -30,7 +30,7 @@ def test_every_file_is_there() -> None:
     # Made by a command of the document itself.
     made = {"deploy/kubernetes/secrets", "deploy/kubernetes/secrets/postgres"}
     paths = set(re.findall(r"(?<![\w/])((?:deploy|docs|postgres|services|tests)/[\w./-]*\w)", TEXT)) - made
-    paths |= {f"docs/{name}" for name in re.findall(r"\]\(([\w-]+\.md)\)", TEXT)}
+    paths |= {f"docs/operate/{link}" for link in re.findall(r"\]\(([\w./-]+\.md)\)", TEXT)}
     assert len(paths) > 8
     assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
 

@@ -300,7 +300,7 @@ def test_the_most_pods_at_once_fit_into_the_connections(role: str) -> None:
 def test_what_it_scales_on_is_a_metric_of_ours() -> None:
     (metric,) = named("HorizontalPodAutoscaler", "holdfast-worker")["spec"]["metrics"]
     told = metric["external"]["metric"]
-    table = (ROOT / "docs" / "metrics.md").read_text("utf-8")
+    table = (ROOT / "docs" / "operate" / "metrics.md").read_text("utf-8")
     assert f"| `{told['name']}` | gauge | `queue_name` |" in table
     assert told["selector"]["matchLabels"] == {"queue_name": names.FIBONACCI_QUEUE}
 

@@ -87,7 +87,7 @@ def values(families: Iterable[Metric], name: str) -> dict[tuple[str, ...], float
 
 def documented() -> dict[str, tuple[str, set[str]]]:
     found = {}
-    for line in (ROOT / "docs" / "metrics.md").read_text("utf-8").splitlines():
+    for line in (ROOT / "docs" / "operate" / "metrics.md").read_text("utf-8").splitlines():
         if not line.startswith("| `holdfast_"):
             continue
         name, kind, labels, unit, meaning, where = (cell.strip() for cell in line.strip("|").split("|"))

@@ -20,7 +20,7 @@ PROMETHEUS = ROOT / "observability" / "prometheus"
 GRAFANA = ROOT / "observability" / "grafana"
 RULES = sorted((PROMETHEUS / "rules").glob("*.yml"))
 RULE_TESTS = sorted((PROMETHEUS / "rules" / "tests").glob("*.yml"))
-RUNBOOKS = (ROOT / "docs" / "runbooks.md").read_text("utf-8")
+RUNBOOKS = (ROOT / "docs" / "operate" / "runbooks.md").read_text("utf-8")
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text("utf-8"))
 
 _METRIC = re.compile(r"(?<![\w:])holdfast_\w+")
@@ -94,9 +94,9 @@ def test_every_alert_says_how_bad_it_is_and_what_to_do(name: str) -> None:
     rule = ALERTS[name]
     assert rule["labels"]["severity"] in ("critical", "warning")
     assert set(rule["annotations"]) == {"summary", "description", "runbook"}
-    assert rule["annotations"]["runbook"] == f"docs/runbooks.md#{name.lower()}"
+    assert rule["annotations"]["runbook"] == f"docs/operate/runbooks.md#{name.lower()}"
     found = re.search(rf"^## {name}\n(.*?)(?=^## |\Z)", RUNBOOKS, re.MULTILINE | re.DOTALL)
-    assert found, "no paragraph in docs/runbooks.md"
+    assert found, "no paragraph in docs/operate/runbooks.md"
     severity, paragraph = rule["labels"]["severity"], found[1].strip()
     assert paragraph.startswith(f"*{severity.capitalize()}.*")
     assert "\n\n" not in paragraph, "one paragraph"
@@ -147,14 +147,16 @@ def test_what_is_scraped_is_what_compose_runs() -> None:
 
 
 def known_metrics() -> set[str]:
-    """Every sample name that a process can report, and every label with it, from docs/metrics.md."""
+    """Every sample name that a process can report, and every label with it, from docs/operate/metrics.md."""
     from prometheus_client import REGISTRY
 
     import services.runtime.metrics
 
     assert services.runtime.metrics
     own = {metric.name: metric.type for metric in REGISTRY.collect() if metric.name.startswith("holdfast_")}
-    documented = re.findall(r"`(holdfast_\w+)`", (ROOT / "docs" / "metrics.md").read_text("utf-8"))
+    documented = re.findall(
+        r"`(holdfast_\w+)`", (ROOT / "docs" / "operate" / "metrics.md").read_text("utf-8")
+    )
     names = set(documented) | {f"{name}_total" for name, kind in own.items() if kind == "counter"}
     names |= {name for name, kind in own.items() if kind != "counter"}
     return names | {f"{name}_{part}" for name in names for part in ("bucket", "sum", "count")}

@@ -1,4 +1,4 @@
-"""docs/recovery.md lists the modules that use DBOS's private names: those that import one."""
+"""docs/design/recovery.md lists the modules that use DBOS's private names: those that import one."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ USERS = {
 
 
 def test_recovery_lists_the_modules() -> None:
-    text = (_DOCS / "recovery.md").read_text("utf-8")
+    text = (_DOCS / "design" / "recovery.md").read_text("utf-8")
     paragraph = text.partition("## Private names of DBOS\n")[2].partition("\n#")[0]
     assert "runtime/engine.py" in USERS
     assert set(re.findall(r"`([\w/]+\.py)`", paragraph)) - {"tests/integration/test_contracts.py"} == USERS
 
 
 def test_architecture_names_their_rooms() -> None:
-    text = (_DOCS / "architecture.md").read_text("utf-8")
+    text = (_DOCS / "design" / "architecture.md").read_text("utf-8")
     sentence = re.search(r"private names are used in ([^(]*)\(", text)
     assert sentence
     assert set(re.findall(r"`(\w+)`", sentence[1])) == {user.partition("/")[0] for user in USERS}

@@ -1,4 +1,4 @@
-"""docs/security.md: each line names tests, and they exist."""
+"""docs/operate/security.md: each line names tests, and they exist."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from services.cli.embedded import ROOT
 
-_TEXT = (ROOT / "docs" / "security.md").read_text("utf-8")
+_TEXT = (ROOT / "docs" / "operate" / "security.md").read_text("utf-8")
 _ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
     for line in _TEXT.splitlines()

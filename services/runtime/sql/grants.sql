@@ -1,5 +1,5 @@
 -- What each role may do, given anew at every migration: nothing but what stands here. DBOS's tables are shared
--- by both applications, so neither role is kept from the other's rows (docs/security.md).
+-- by both applications, so neither role is kept from the other's rows (docs/operate/security.md).
 DO $$
 DECLARE
     may record;
