@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 from collections.abc import Iterator
 from functools import cache
@@ -22,6 +23,9 @@ _without_docker: list[str] = []
 def pytest_configure(config: pytest.Config) -> None:
     if hypothesis.core.global_force_seed is None:  # --hypothesis-seed wins
         hypothesis.core.global_force_seed = SEED
+    # What a shell starts in the background ignores SIGINT, and processes under test would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:

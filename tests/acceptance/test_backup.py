@@ -85,7 +85,7 @@ def works(stack: NativeStack) -> None:
     stack.finished_batch(stack.start_batch(numbers=[1]), 60)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
 def test_a_restore_that_is_ended_changes_nothing(
     stack: NativeStack, file: Path, signum: signal.Signals
 ) -> None:

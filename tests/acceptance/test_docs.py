@@ -16,7 +16,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 # By the beginning of a command: the file that runs it, and words of it that stand there.
 ELSEWHERE = {
-    "make up": ("tests/acceptance/test_native_command.py", ("native", "up")),
+    "make up": ("tests/integration/test_native.py", ("native", "up")),
     "make test": (".ci/run", ("make test",)),
     "make venv": (".ci/run", ("make lint",)),
     "docker compose logs": ("tests/acceptance/test_scenes.py", ("check_logs",)),

@@ -1,4 +1,4 @@
-"""Two poisons, one after the other, beside 25 healthy jobs: each parked at its fifth crash, nothing else."""
+"""Two poisons, one after the other, beside 15 healthy jobs: each parked at its fifth crash, nothing else."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def parked(stack: Stack) -> set[str]:
 
 
 def test_poison_after_poison_beside_healthy_jobs(stack: Stack) -> None:
-    numbers = [JOB] * 25
+    numbers = [JOB] * 15
     batch_id = stack.start_batch(numbers=numbers)
     poisons = []
     for _ in range(2):

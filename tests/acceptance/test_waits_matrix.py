@@ -40,6 +40,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, out: Path) -> Iterator[Nativ
         tmp_path_factory.mktemp("matrix"),
         HOLDFAST_MODULES="tests.support.waiting_workflows",
         WAITING_OUT=str(out),
+        HOLDFAST_CRASH_LIMIT="4",
     )
     with running_stack(started):
         yield started
@@ -107,7 +108,7 @@ def test_death(stack: NativeStack, begin: Begin) -> None:
 
 def test_hang(stack: NativeStack, begin: Begin) -> None:
     """A step holds the interpreter's lock, on one worker and, once all wait again, where they are then."""
-    made = begin("hang", 45.0)
+    made = begin("hang", 32.0)
     for number in range(2):
         before = {member.executor_id for member in stack.workers()}
         blocker = f"hang-blocker-{number}"
@@ -125,7 +126,7 @@ def test_hang(stack: NativeStack, begin: Begin) -> None:
 
 def test_poison(stack: NativeStack, begin: Begin) -> None:
     """It kills each process within milliseconds of its claim: also before the next execution waits again."""
-    made = begin("poison", 50.0)
+    made = begin("poison", 22.0)
     made.enqueue("waiting.typed.poison", waiting.RUNNING, "poison-poison")
     parked = "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
     wait_for(lambda: stack.get("/workflows/poison-poison")["status"] == parked, 60, "it is parked")
@@ -152,7 +153,7 @@ def test_drain(stack: NativeStack, begin: Begin) -> None:
 
 def test_failover(stack: NativeStack, begin: Begin) -> None:
     """A server that only reads for 3 s, then one that is stopped for 2 s."""
-    made = begin("failover", 20.0)
+    made = begin("failover", 15.0)
     with closing(stack.connect_superuser()) as connection:
         connection.autocommit = True
         with read_only(connection.cursor().execute):

@@ -124,7 +124,7 @@ class World:
             dead.update(state="dead", lost_at=self.at, ended_at=self.at, reason="lock lost", in_flight=0)
             self.touch(dead)
             if not taken_over:
-                self.orphaned += len(self._running(executor_id))
+                self.orphaned += len(self.running(executor_id))
                 return
             lost_at = self.at
             self._due.append((self.at + TAKEOVER_SECONDS, lambda: self._take_over(dead, lost_at)))
@@ -283,12 +283,12 @@ class World:
             executor["in_flight"] = max(0, executor["in_flight"] - 1)
             self.touch(executor)
 
-    def _running(self, executor_id: str) -> list[Item]:
+    def running(self, executor_id: str) -> list[Item]:
         return [b for b in self.bars.values() if b["executor_id"] == executor_id and b["ended_at"] is None]
 
     def _release(self, executor: Item, outcome: str, kind: str, reason: str, lost_at: float) -> list[Item]:
         released = []
-        for bar in self._running(executor["executor_id"]):
+        for bar in self.running(executor["executor_id"]):
             self._end(bar, outcome)
             bar["ended_at"] = lost_at
             move_id = next(self.numbers)

@@ -99,9 +99,11 @@ def test_a_drain_looks_different_from_a_death(new_page: NewPage, fake: Fake) -> 
     page = opened(new_page, fake)
     # Attempts that outlast a drain: something is left to hand over.
     fake.world.mean_seconds = 500
+    begun = fake.world.at
     fake.world.batch(60)
     leaver = live(fake.world)[0]
-    wait_for(lambda: busy(fake, leaver), 20, "work")
+    # All that was there before ends within the drain.
+    wait_for(lambda: [b for b in fake.world.running(leaver) if b["started_at"] >= begun], 20, "work")
     fake.world.drain(leaver)
     head = page.locator(f"#heads .head[title='{leaver}']")
     expect(head.locator(".state")).to_have_text("draining")

@@ -36,7 +36,10 @@ ENDED = """([lane]) => {
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """One stack for the module, where a crash may be ordered."""
     started = NativeStack(
-        tmp_path_factory.mktemp("console"), HOLDFAST_CHAOS="true", HOLDFAST_FIBONACCI_MAX_N="37"
+        tmp_path_factory.mktemp("console"),
+        HOLDFAST_CHAOS="true",
+        HOLDFAST_FIBONACCI_MAX_N="37",
+        HOLDFAST_DRAIN_SECONDS="4",
     )
     with running_stack(started) as stack:
         yield stack

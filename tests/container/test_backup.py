@@ -105,20 +105,15 @@ def test_a_restore_that_is_ended_changes_nothing(stack: ComposeStack, file: Path
     assert stack.batch(mine)["status"] == "SUCCESS"
 
 
-def test_restore_brings_back_as_many_workers(stack: ComposeStack, file: Path) -> None:
+def test_a_restore_without_an_api_brings_back_as_many_workers(stack: ComposeStack, file: Path) -> None:
+    """An API that does not come up is a reason to restore."""
     later = stack.start_batch(numbers=[6])
     stack.finished_batch(later, 60)
+    stack.compose("stop", "api", "worker")
     answer = told(stack, "restore", str(file), "--replace", "--yes")
     assert answer["replaced_workflows"] > 0
     stack.workers()
     assert stack.request("GET", f"/workflows/{later}").status_code == 404
-
-
-def test_restore_with_the_api_down(stack: ComposeStack, file: Path) -> None:
-    """An API that does not come up is a reason to restore."""
-    stack.compose("stop", "api", "worker")
-    told(stack, "restore", str(file), "--replace", "--yes")
-    stack.workers()
     stack.finished_batch(stack.start_batch(numbers=[1]), 60)
 
 

@@ -60,10 +60,6 @@ def test_shutdown_is_followed_by_a_new_incarnation(stack: ComposeStack) -> None:
     assert stack.exited(before, 5).code == 0
 
 
-def test_killed_child_costs_an_attempt(stack: ComposeStack) -> None:
-    faults.check_child_death(stack, LONG)
-
-
 def test_cancel_ends_running_children(stack: ComposeStack) -> None:
     scenes.check_cancel(stack, 40)
 

@@ -34,16 +34,9 @@ def test_nested(stack: ComposeStack, queued: bool) -> None:
     scenes.check_nested(stack, queued=queued)
 
 
-def test_default_batch(stack: ComposeStack) -> None:
-    scenes.check_default_batch(stack, seconds=180)
-
-
-def test_other_batches(stack: ComposeStack) -> None:
-    scenes.check_sequential(stack)
+def test_batches(stack: ComposeStack) -> None:
     scenes.check_doubling(stack)
     scenes.check_events(stack)
-    scenes.check_idempotency(stack)
-    scenes.check_bad_input(stack)
 
 
 def test_pulses(stack: ComposeStack) -> None:

@@ -90,6 +90,7 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Native]:
     done = native.up()
     try:
         assert done.returncode == 0, done.stderr + done.stdout
+        assert f"http://127.0.0.1:{native.port}" in done.stdout
         yield native
     finally:
         native.run("clean")
@@ -189,12 +190,13 @@ def test_down_ends_everything_and_may_be_repeated(ready: Native) -> None:
     done = ready.run("down")
     assert (done.returncode, done.stdout) == (0, "Holdfast has ended\n"), done.stderr
     assert not any(is_alive(pid) for pid in pids)
+    assert (ready.home / "secrets").is_dir()
     again = ready.run("down")
     assert again.returncode == 0 and "nothing" in again.stdout
     assert not (ready.home / "native.json").exists()
 
 
-def test_ctrl_c_drains_the_foreground(native: Native) -> None:
+def test_ctrl_c_drains_the_foreground_and_clean_removes_the_data(native: Native) -> None:
     native.run("down")
     runner = subprocess.Popen(
         [*COMMAND, "up", "--data", str(native.home), "--port", str(native.port), "--workers", "1"],
@@ -210,6 +212,8 @@ def test_ctrl_c_drains_the_foreground(native: Native) -> None:
             if "ready at http" in line:
                 break
         pids = native.pids()
+        data = Path(native.state["postgres"]["data"])
+        assert data.is_dir()
         runner.send_signal(signal.SIGINT)
         lines += list(runner.stdout)
         assert runner.wait(60) == 0
@@ -219,15 +223,9 @@ def test_ctrl_c_drains_the_foreground(native: Native) -> None:
     logged = [line.partition(" | ")[2] for line in lines if not line.startswith("native")]
     assert logged and all(isinstance(json.loads(line), dict) for line in logged)
     assert any(line.startswith("worker-1 ") for line in lines)
+    assert sum('"action": "executor.drained"' in line for line in logged) == 2
     assert lines[-1].endswith("ended\n")
-
-
-def test_clean_removes_the_data_wherever_they_are(tmp_path_factory: pytest.TempPathFactory) -> None:
-    native = Native(tmp_path_factory.mktemp("native") / "home")
-    done = native.up()
-    assert done.returncode == 0, done.stderr
-    data = Path(native.state["postgres"]["data"])
-    assert data.is_dir()
+    # Wherever they are: below the home, or elsewhere and noted there.
     assert native.run("clean").returncode == 0
     assert not data.exists() and not native.home.exists()
     noted = data.parent.parent if data.parent.parent != native.home else native.home

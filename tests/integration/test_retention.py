@@ -117,7 +117,7 @@ member = st.tuples(
 forest = st.lists(st.tuples(member, st.integers(min_value=-3, max_value=11)), min_size=1, max_size=12)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(forest=forest, batch=st.sampled_from([1, 2, 500]), stops=st.integers(min_value=0, max_value=6))
 def test_any_forest(
     database: Database, monkeypatch: pytest.MonkeyPatch, forest: list[Any], batch: int, stops: int
@@ -601,7 +601,7 @@ def worker_of_its_own(database: Database) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_a_purge_goes_on_where_its_killed_worker_was(database: Database) -> None:
-    count = 40 * BATCH
+    count = 10 * BATCH
     finished(database, [f"w{i}" for i in range(count)], 8)
     counted = "SELECT coalesce(sum(value), 0)::bigint FROM ops.totals WHERE name = 'purged'"
     outside = client(database)
@@ -659,7 +659,7 @@ def test_a_tick_purges_by_the_settings(database: Database) -> None:
 
 
 def test_a_drain_ends_a_purge_early(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    count = 20 * BATCH
+    count = 10 * BATCH
     finished(database, [f"w{i}" for i in range(count)], 8)
     # Rests so long that it cannot be done by then.
     monkeypatch.setattr("services.runtime.retention._LEAST_REST_SECONDS", 0.3)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from typing import Any
 
 from tests.support.reporting import record
@@ -191,20 +190,6 @@ def check_five_deaths(stack: Stack, n: int) -> None:
     for text in (batch["error"], batch["results"][0]["error"]):
         assert f"5 child processes died computing F({n})" in text, text
     assert victim.executor_id in {member.executor_id for member in stack.workers()}
-
-
-def check_default_batch_with_a_death(stack: Stack, *, seconds: float) -> None:
-    """A worker dies in the middle of the default batch; all 50 results are there, once."""
-    numbers = [min(i, 34) for i in range(50)]
-    batch_id, victim, peer = start_and_find(stack, numbers)
-    wait_for(lambda: stack.batch(batch_id)["completed"] >= 20, 60, "20 of 50")
-    stack.kill(victim)
-    batch = stack.finished_batch(batch_id, seconds)
-    check_batch(batch, numbers)
-    check_effects(stack, batch)
-    shares = Counter(row["executor_id"] for row in batch["results"])
-    assert shares[peer.executor_id] >= 10
-    assert stack.pending_under(victim.executor_id) == []
 
 
 def time_until_taken_over(stack: Stack, victim: Member, seconds: float) -> float:
