@@ -50,11 +50,10 @@ IMAGE = {
 }
 HEAD = """# Licences
 
-Holdfast itself is under the MIT licence (`LICENSE`). Its image brings along, beside the base image
-(`python:3.12-slim`: Debian, and CPython under PSF-2.0), the packages below; PostgreSQL's image is used as it
-is published. `make licences` writes this page from the packages' own metadata, `make sbom` lists versions and
-hashes. psycopg and psycopg2 are under the LGPL: they are used unchanged, as libraries of their own that
-anybody can replace.
+Holdfast is under the MIT licence (`LICENSE`). Its image contains the packages below, on top of the base image
+(`python:3.12-slim`: Debian, and CPython under PSF-2.0). PostgreSQL's image is used as published.
+`make licences` writes this page from the packages' metadata; `make sbom` lists versions and hashes. psycopg
+and psycopg2 are under the LGPL: they are used unchanged, as separate libraries that every user can replace.
 
 | package | licence |
 |---|---|
