@@ -4,7 +4,7 @@ ARG BASE_IMAGE=python:3.12-slim
 FROM ${BASE_IMAGE} AS builder
 WORKDIR /app
 COPY requirements.lock .
-# pip stays outside the environment. What only compilers and test runners read is dropped; the .pyc files
+# pip stays outside the environment. Files that only compilers and test runners read are removed; the .pyc files
 # stay, because the root file system is read-only at run time and importing without them doubles the start.
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv --without-pip /opt/holdfast \
@@ -15,8 +15,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
         -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' \) -delete
 COPY dbos-config.yaml .
 COPY services services
-# A checkout made under a strict umask must be readable for the image's user, too. DBOS's own command loads
-# pickles where a row says so; here it refuses them as everything else does.
+# A checkout made under a strict umask must be readable for the image's user too. DBOS's own command loads
+# a pickle if a row is marked so; in this image it refuses pickles, as everything else does.
 RUN chmod -R a+rX . \
     && python -m compileall -q services \
     && echo /app > "$(echo /opt/holdfast/lib/python3*/site-packages)/holdfast.pth" \
@@ -26,13 +26,13 @@ RUN chmod -R a+rX . \
     && rm requirements.lock
 
 FROM ${BASE_IMAGE}
-# Named volumes take the owner of the directory that they are first mounted on.
+# A named volume gets the owner of the directory that it is first mounted on.
 RUN groupadd --gid 10001 holdfast \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /app --shell /usr/sbin/nologin holdfast \
     && install -d -o 10001 -g 10001 -m 0700 /run/holdfast /secrets/migrate /secrets/api /secrets/worker \
         /secrets/s3 /secrets/seed /secrets/objects \
     && install -d -o 10001 -g 10001 -m 0755 /secrets/postgres /secrets/grafana
-# The base image leaves out what its own modules compile to, and nothing here can be written at run time.
+# The base image lacks the compiled files of its own modules, and the file system is read-only at run time.
 RUN stdlib=$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))') \
     && python -m compileall -q -x '/(test|idlelib|lib2to3|turtledemo|ensurepip|site-packages|dist-packages)/' "$stdlib"
 COPY --from=builder /opt/holdfast /opt/holdfast

@@ -19,7 +19,7 @@ PEERS := .venv-peers
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# Every install is checked against the hashes; where packages come from is pip's own configuration.
+# Every install is checked against the hashes; pip's own configuration names the index.
 .venv/ready: requirements-dev.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	    || { echo "Holdfast needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
@@ -98,7 +98,7 @@ bench: .venv/ready $(PEERS)/ready ## beside DBOS, Temporal, procrastinate and ce
 bench-takeover: .venv/ready ## how long a takeover takes: BACKEND=native|compose RUNS=...
 	@$(BIN)/python -m bench.takeover --backend $(BACKEND) --runs $(RUNS)
 
-# The peers have an environment of their own: nothing of it gets into .venv or into the image.
+# The peers have a separate environment; nothing of it gets into .venv or into the image.
 $(PEERS)/ready: bench/requirements-peers.lock
 	@echo "installing the peers into $(PEERS)"
 	@$(PYTHON) -m venv $(PEERS)
@@ -111,7 +111,7 @@ bench-venv: $(PEERS)/ready
 fuzz: .venv/ready ## every operation of the API against its schema: CASES=... SEED=...
 	@$(BIN)/python -m tests.fuzz --cases $(CASES) --seed $(SEED)
 
-# The one download that no lock names: what a DBOS upgrade is tried from.
+# The older DBOS for the upgrade tests: the only download that no lock names.
 build/dbos-older: .venv/ready tests/support/dbos-older.txt
 	@rm -rf $@ && $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
 	    --target $@ -r tests/support/dbos-older.txt
@@ -143,7 +143,7 @@ lock: .venv/ready ## write all locks anew; UPGRADE=--upgrade takes newer version
 	done
 	@touch .venv/ready
 
-# Exit code 0 means: asked, and nothing known. Who could not be asked has said nothing.
+# Exit code 0 means that OSV answered and knows no vulnerability. No answer is a failure.
 audit: .venv/ready ## ask OSV for known vulnerabilities in all that is locked (needs the network)
 	@mkdir -p build && rm -f build/audit.txt
 	@$(BIN)/pip-audit --strict --disable-pip --vulnerability-service osv --progress-spinner off \

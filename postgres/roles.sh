@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Brings the roles to what roles.sql and the secrets say, through the local socket.
-#   roles.sh            applies; the image's entry point runs it so at the first start
+# Applies roles.sql and the secrets to the roles, through the local socket.
+#   roles.sh            applies them; the image's entry point runs this at the first start
 #   roles.sh --applied  exit status 0 if nothing has changed since
 # The record makes new secrets and a new roles.sql take effect at the next start.
 set -euo pipefail

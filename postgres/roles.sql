@@ -1,6 +1,6 @@
 -- Roles and the database, for psql as superuser, connected to the database postgres. Repeatable.
 -- HOLDFAST_ROLE_SECRETS names a directory with ROLE.scram files: verifiers, so that no password ever
--- reaches the server or its log. What a role may do with the tables is the business of `migrate`.
+-- reaches the server or its log. `migrate` grants the rights on tables.
 \set ON_ERROR_STOP on
 \set migrator `cat "$HOLDFAST_ROLE_SECRETS/holdfast_migrator.scram"`
 \set api `cat "$HOLDFAST_ROLE_SECRETS/holdfast_api.scram"`
@@ -12,27 +12,27 @@ FROM unnest(ARRAY['holdfast_owner', 'holdfast_migrator', 'holdfast_api', 'holdfa
 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name)
 \gexec
 
--- The owner cannot log in; the migrator is the owner in all it does.
+-- The owner cannot log in; the migrator acts as the owner.
 ALTER ROLE holdfast_owner NOLOGIN INHERIT;
 ALTER ROLE holdfast_migrator LOGIN CONNECTION LIMIT 10 PASSWORD :'migrator';
 GRANT holdfast_owner TO holdfast_migrator;
 ALTER ROLE holdfast_migrator SET role TO holdfast_owner;
--- A function of the owner's ends the sessions of a dead executor, whichever of the two is its role.
+-- A function of the owner ends the sessions of a dead executor of either role.
 GRANT holdfast_api, holdfast_worker TO holdfast_owner;
--- A change of a table that waits for its lock makes everyone behind it wait, too.
+-- A change of a table that waits for its lock makes all later statements wait too.
 ALTER ROLE holdfast_migrator SET lock_timeout TO '60s';
 
 -- One API and its restarting twin, up to eight workers: services/runtime/connections.py counts what each opens.
 ALTER ROLE holdfast_api LOGIN CONNECTION LIMIT 70 PASSWORD :'api';
 ALTER ROLE holdfast_worker LOGIN CONNECTION LIMIT 208 PASSWORD :'worker';
 ALTER ROLE holdfast_metrics LOGIN CONNECTION LIMIT 5 PASSWORD :'metrics';
--- API and workers bound the statements that are theirs. Those of DBOS have no limit on purpose: DBOS takes a
--- statement that was cancelled for the workflow's own failure, where a lost connection only makes it wait.
+-- API and workers limit their own statements. DBOS's statements have no limit on purpose: DBOS takes a cancelled
+-- statement for a failure of the workflow, while a lost connection only makes it wait.
 ALTER ROLE holdfast_metrics SET default_transaction_read_only TO on;
 ALTER ROLE holdfast_metrics SET statement_timeout TO '5s';
 ALTER ROLE holdfast_metrics SET idle_in_transaction_session_timeout TO '5s';
 
--- No query fills the disk with its temporary files; only a superuser may raise this.
+-- Limits the temporary files of a query, which could fill the disk; only a superuser may raise it.
 ALTER ROLE holdfast_api SET temp_file_limit TO '2GB';
 ALTER ROLE holdfast_worker SET temp_file_limit TO '2GB';
 ALTER ROLE holdfast_metrics SET temp_file_limit TO '100MB';
@@ -42,7 +42,7 @@ WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'holdfast')
 \gexec
 ALTER DATABASE holdfast OWNER TO holdfast_owner;
 
--- `dbos migrate` looks into the database postgres; nobody else has business there.
+-- Only `dbos migrate` uses the database postgres.
 REVOKE ALL ON DATABASE holdfast, postgres, template1 FROM PUBLIC;
 GRANT CONNECT ON DATABASE postgres TO holdfast_migrator, holdfast_owner;
 GRANT CONNECT ON DATABASE holdfast TO holdfast_migrator, holdfast_api, holdfast_worker, holdfast_metrics;

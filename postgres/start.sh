@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# In front of the image's own entry point: logs become JSON, an interrupted first start begins again, and roles
-# that are behind are brought up to date.
+# Runs before the image's own entry point: it converts logs to JSON, repeats an interrupted first start, and
+# updates outdated roles.
 set -euo pipefail
 
-# One JSON object a line. sed reads from a pipe as a process of its own (a child of init, not of PostgreSQL,
-# which would take its end for a crash) and lives until the last writer is gone.
+# One JSON object per line. sed reads from a pipe as a separate process (a child of init: PostgreSQL would take
+# the end of a child for a crash) and lives until the last writer is gone.
 pipe=/tmp/log.pipe
 rm -f "$pipe"
 mkfifo -m 600 "$pipe"
@@ -16,8 +16,8 @@ mkfifo -m 600 "$pipe"
 exec >"$pipe" 2>&1
 rm -f "$pipe"
 
-# The mark stands beside the data while the first start makes them, and roles.sh, its last step, takes it away.
-# Until then the server has listened on its own socket alone: what is there is nobody's work, and broken.
+# The mark exists beside the data during the first start; roles.sh, its last step, removes it. Until then the
+# server has listened only on its socket, so the data is incomplete and contains no work.
 first_start=$(dirname "$PGDATA")/first-start
 if [ -e "$first_start" ]; then
     echo "an earlier first start was interrupted: beginning again"

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Makes Holdfast's passwords and tokens, once, as secrets of the Swarm: on a manager, before the first deploy.
+# Creates Holdfast's passwords and tokens once, as secrets of the Swarm. Run it on a manager before the first deploy.
 #   HOLDFAST_IMAGE=... deploy/swarm/secrets.sh
-# Run again it makes nothing anew. HOLDFAST_SECRETS is the prefix of the names (holdfast).
+# A second run changes nothing. HOLDFAST_SECRETS is the prefix of the names (holdfast).
 set -eu
 
 image=${HOLDFAST_IMAGE:-holdfast}
@@ -20,12 +20,12 @@ if [ -z "$missing" ]; then
     echo "all secrets are there already; nothing is made anew" >&2
     exit 0
 elif [ -n "$there" ]; then
-    # A password and its verifier are made together: what is missing cannot be made for what is there.
+    # A password and its verifier are created together: a missing one cannot be created for an existing one.
     echo "an earlier run did not come to its end; missing:$missing" >&2
     echo "Remove what it made and run this again (or take another HOLDFAST_SECRETS): docker secret rm$there" >&2
     exit 1
 fi
-# In memory: no password lies on a disk outside the Swarm.
+# In memory, so that no password is on a disk outside the Swarm.
 umask 077
 room=$(mktemp -d /dev/shm/holdfast-secrets.XXXXXX)
 trap 'rm -rf "$room"' EXIT
