@@ -14,14 +14,15 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && find /opt/holdfast/lib -type f \( -name '*.c' -o -name '*.cpp' -o -name '*.h' -o -name '*.hpp' \
         -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' \) -delete
 COPY dbos-config.yaml .
+COPY holdfast holdfast
 COPY services services
 # A checkout made under a strict umask must be readable for the image's user too. DBOS's own command loads
 # a pickle if a row is marked so; in this image it refuses pickles, as everything else does.
 RUN chmod -R a+rX . \
-    && python -m compileall -q services \
+    && python -m compileall -q holdfast services \
     && echo /app > "$(echo /opt/holdfast/lib/python3*/site-packages)/holdfast.pth" \
-    && printf '#!/opt/holdfast/bin/python\nfrom services.cli.main import app\napp()\n' > /opt/holdfast/bin/holdfast \
-    && printf '#!/opt/holdfast/bin/python\nfrom services.cli.dbos_command import main\nmain()\n' > /opt/holdfast/bin/dbos \
+    && printf '#!/opt/holdfast/bin/python\nfrom holdfast.cli.main import app\napp()\n' > /opt/holdfast/bin/holdfast \
+    && printf '#!/opt/holdfast/bin/python\nfrom holdfast.cli.dbos_command import main\nmain()\n' > /opt/holdfast/bin/dbos \
     && chmod 755 /opt/holdfast/bin/holdfast /opt/holdfast/bin/dbos \
     && rm requirements.lock
 
@@ -51,5 +52,5 @@ USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --start-period=60s --start-interval=1s --interval=5s --timeout=3s --retries=3 \
-    CMD ["python", "-IS", "/app/services/cli/healthcheck.py", "8000"]
+    CMD ["python", "-IS", "/app/holdfast/cli/healthcheck.py", "8000"]
 CMD ["python", "-m", "services.api"]

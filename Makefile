@@ -4,7 +4,7 @@ SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
 COMPOSE := docker compose
-NATIVE := $(BIN)/python -m services.cli.native
+NATIVE := $(BIN)/python -m holdfast.installations.native
 SEED ?= 1
 MINUTES ?= 5
 BACKEND ?= native
@@ -27,7 +27,7 @@ help: ## this list
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@pwd > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/holdfast.pth"
-	@printf '#!/bin/sh\nexec "$(CURDIR)/$(BIN)/python" -m services.cli.main "$$@"\n' > $(BIN)/holdfast
+	@printf '#!/bin/sh\nexec "$(CURDIR)/$(BIN)/python" -m holdfast.cli.main "$$@"\n' > $(BIN)/holdfast
 	@chmod +x $(BIN)/holdfast
 	@touch $@
 

@@ -9,10 +9,11 @@ import sys
 import time
 from functools import partial
 
-from services.runtime.executors import Identity, Lease
-from services.runtime.sweep import Sweep
-from services.settings import get_settings
-from services.workflows import names
+from holdfast.durable import names
+from holdfast.identity import Identity
+from holdfast.recovery.lease import Lease
+from holdfast.recovery.sweep import Sweep
+from holdfast.settings import get_settings
 
 
 def hold(count: int) -> None:

@@ -12,7 +12,7 @@ import threading
 import time
 from pathlib import Path
 
-from services.runtime.retention import BATCH
+from holdfast.retention.purger import BATCH
 from tests.support.database import Database, Server
 from tests.support.engines import launched
 from tests.support.purging import BIG, Purged, fill, probe, purge, sequential_scans, woken

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from services.cli.children import is_alive
+from holdfast.installations.supervised import is_alive
 from tests.chaos.ground import patiently
 from tests.chaos.hands import off_the_network
 from tests.support.compose_stack import ComposeStack

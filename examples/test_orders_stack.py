@@ -110,7 +110,7 @@ def test_figures_and_audit(stack: NativeStack) -> None:
 
     def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "services.cli.main", *arguments],
+            [sys.executable, "-m", "holdfast.cli.main", *arguments],
             cwd=ROOT,
             env=clean_environment(HOLDFAST_HOME=str(stack.home), HOLDFAST_URL=stack.url),
             capture_output=True,

@@ -22,7 +22,7 @@ GRANT holdfast_api, holdfast_worker TO holdfast_owner;
 -- A change of a table that waits for its lock makes all later statements wait too.
 ALTER ROLE holdfast_migrator SET lock_timeout TO '60s';
 
--- One API and its restarting twin, up to eight workers: services/runtime/connections.py counts what each opens.
+-- One API and its restarting twin, up to eight workers: holdfast/postgres/budget.py counts what each opens.
 ALTER ROLE holdfast_api LOGIN CONNECTION LIMIT 70 PASSWORD :'api';
 ALTER ROLE holdfast_worker LOGIN CONNECTION LIMIT 208 PASSWORD :'worker';
 ALTER ROLE holdfast_metrics LOGIN CONNECTION LIMIT 5 PASSWORD :'metrics';

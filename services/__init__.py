@@ -1,3 +1,1 @@
-"""Holdfast: durable workflows that survive their containers."""
-
-__version__ = "0.1.0"
+"""The showcase: what the api and worker containers run, built on ``holdfast``."""

@@ -9,11 +9,11 @@ import subprocess
 import sys
 
 from bench.compare.processes import NotMeasured
-from services.cli.embedded import ROOT
+from holdfast.installations.embedded import ROOT
 
 _CODE = """
 import sys, time
-from services.domain.fibonacci import recursive
+from services.worker.fibonacci.rule import recursive
 n, count = int(sys.argv[1]), int(sys.argv[2])
 recursive(12)
 sys.stdin.readline()

@@ -6,11 +6,11 @@ import logging
 
 from dbos import DBOS
 
-from services.runtime.serve import serve
-from services.settings import Settings
-from services.worker.app import create_app
-from services.workflows import names
-from services.workflows.composition import Worker
+from holdfast.durable import names
+from holdfast.process.serve import serve
+from holdfast.process.worker_app import create_app
+from holdfast.settings import Settings
+from services.composition import Worker
 
 CONCURRENCY = 50
 """Of one worker: a hundred with two."""

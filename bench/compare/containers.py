@@ -11,7 +11,7 @@ from typing import Any
 from bench.compare.cases import Case, Context
 from bench.compare.holdfast import Holdfast
 from bench.compare.processes import NotMeasured
-from services.cli.embedded import ROOT
+from holdfast.installations.embedded import ROOT
 from tests.support.compose_stack import ComposeStack
 from tests.support.stack import running_stack
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.compare.processes import NotMeasured
-from services.domain.fibonacci import doubling
+from services.worker.fibonacci.rule import doubling
 
 TAKEOVER_N = 34
 """The job in which a worker is killed: more than a second, within Holdfast's default limit."""

@@ -18,8 +18,8 @@ from typing import Any
 import psycopg2
 
 from bench.compare.processes import NotMeasured
-from services.cli.embedded import ROOT
-from services.domain.fibonacci import recursive
+from holdfast.installations.embedded import ROOT
+from services.worker.fibonacci.rule import recursive
 
 _WAIT_SECONDS = 30.0
 

@@ -14,8 +14,8 @@ import httpx
 from bench.compare.contender import TAKEOVER_N, Contender, Picked, check
 from bench.compare.processes import NotMeasured
 from bench.compare.servers import postgres_settings
-from services import __version__
-from services.api.models import TERMINAL
+from holdfast import __version__
+from holdfast.api.models import TERMINAL
 from tests.support.native_stack import NativeStack
 from tests.support.stack import wait_for
 

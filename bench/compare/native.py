@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from services.cli import native
-from services.cli.children import Child
-from services.cli.supervisor import Supervisor
+from holdfast.installations import native
+from holdfast.installations.supervised import Child
+from holdfast.installations.supervisor import Supervisor
 
 
 class BenchSupervisor(Supervisor):

@@ -12,7 +12,7 @@ from typing import Any
 from bench.compare.figures import Figure, Record, value
 from bench.compare.goals import HOLDFAST, PEERS
 from bench.compare.processes import NotMeasured, peer_command
-from services.cli.embedded import ROOT
+from holdfast.installations.embedded import ROOT
 
 DRAWN = (
     (

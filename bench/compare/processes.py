@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from services.cli.embedded import ROOT, die_with_parent
+from holdfast.installations.embedded import ROOT, die_with_parent
 
 PEERS = ROOT / ".venv-peers"
 """The peers' environment, which ``make bench`` makes from requirements-peers.lock."""

@@ -14,8 +14,8 @@ from typing import Any
 import psycopg2
 
 from bench.compare.processes import PEERS, NotMeasured, Running
-from services.cli.embedded import Cluster, free_port
-from services.cli.secrets import make_secrets
+from holdfast.installations.embedded import Cluster, free_port
+from holdfast.installations.secrets import make_secrets
 
 DURABLE = {"synchronous_commit": "on", "fsync": "on", "full_page_writes": "on"}
 TOLD = ("shared_buffers", "max_wal_size", "wal_compression", "wal_sync_method", "max_connections")

@@ -31,7 +31,7 @@ room=$(mktemp -d /dev/shm/holdfast-secrets.XXXXXX)
 trap 'rm -rf "$room"' EXIT
 docker run --rm --network none --read-only --tmpfs /tmp --cap-drop ALL \
     --env HOLDFAST_REQUIRE_TOKEN=true "$image" \
-    sh -c 'python -m services.cli.secrets /tmp/made >&2 && tar -C /tmp/made -c .' | tar -C "$room" --no-same-owner -x
+    sh -c 'python -m holdfast.installations.secrets /tmp/made >&2 && tar -C /tmp/made -c .' | tar -C "$room" --no-same-owner -x
 for file in "$room"/postgres/* "$room"/migrate/* "$room"/api/* "$room"/worker/*; do
     name=${file#"$room/"}
     docker secret create "$prefix-$(dirname "$name")-$(basename "$name")" "$file" >/dev/null

@@ -1,8 +1,11 @@
 """``python -m services.api``: the API."""
 
-from services.api.app import create_app
-from services.runtime.serve import serve
-from services.workflows.composition import Api
+from functools import partial
+
+from holdfast.api.app import create_app
+from holdfast.process.serve import serve
+from services.composition import Api
+from services.features import FEATURES
 
 if __name__ == "__main__":
-    serve(Api(), create_app)
+    serve(Api(), partial(create_app, features=FEATURES))

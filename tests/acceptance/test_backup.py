@@ -26,7 +26,7 @@ WAITING = "SELECT pid FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiv
 def clean(home: Path) -> None:
     """Delete all of a stack."""
     subprocess.run(
-        [sys.executable, "-m", "services.cli.native", "clean", "--data", str(home)],
+        [sys.executable, "-m", "holdfast.installations.native", "clean", "--data", str(home)],
         cwd=ROOT,
         env=clean_environment(),
         check=True,

@@ -76,7 +76,7 @@ def migrate(stack: NativeStack) -> None:
     """What the one-shot container runs, with the installed DBOS."""
     state = stack.state
     subprocess.run(
-        [sys.executable, "-m", "services.cli.dbos_command", "migrate"],
+        [sys.executable, "-m", "holdfast.cli.dbos_command", "migrate"],
         cwd=ROOT,
         env=clean_environment(
             PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

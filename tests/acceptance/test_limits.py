@@ -17,7 +17,7 @@ from tests.support.stack import running_stack, wait_for
 MODULE = """
 import os, time
 from dbos import DBOS
-from services.workflows.own import Queue, register, step, workflow
+from holdfast.durable.registry import Queue, register, step, workflow
 
 OUT = os.environ["LIMITS_OUT"]
 

@@ -94,7 +94,7 @@ def test_the_command_line_does_the_same(stack: NativeStack) -> None:
 
     def command(*words: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "services.cli.main", *words],
+            [sys.executable, "-m", "holdfast.cli.main", *words],
             cwd=ROOT,
             env=clean_environment(HOLDFAST_HOME=str(stack.home), HOLDFAST_URL=stack.url),
             capture_output=True,

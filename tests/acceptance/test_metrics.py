@@ -11,9 +11,9 @@ import psycopg2
 import psycopg2.extras
 import pytest
 
-from services.cli.checks import SUBJECTS
-from services.cli.evidence import counters_agree, samples
-from services.runtime.audit import Audit
+from holdfast.audit.checks import Audit
+from holdfast.audit.evidence import counters_agree, samples
+from holdfast.cli.checks import SUBJECTS
 from tests.support.native_stack import NativeStack
 from tests.support.stack import Member, Stack, running_stack, wait_for
 from tests.unit.api_fakes import FakeSettings

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.workflows import names
+from holdfast.durable import names
 from tests.chaos.poison import send
 from tests.support import faults, scenes
 from tests.support.native_stack import NativeStack

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.embedded import ROOT, free_port
+from holdfast.installations.embedded import ROOT, free_port
 from tests.support import outage
 from tests.support.native_stack import NativeStack
 from tests.support.reporting import record

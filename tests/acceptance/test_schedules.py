@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.children import is_alive, start_ticks
+from holdfast.installations.supervised import is_alive, start_ticks
 from tests.support.native_stack import NativeStack
 from tests.support.stack import running_stack, wait_for
 
 MODULE = """
 import os, subprocess, time
 from datetime import timedelta
-from services.workflows.own import Queue, Schedule, register, step, workflow
+from holdfast.durable.registry import Queue, Schedule, register, step, workflow
 from dbos import DBOS
 
 OUT = os.environ["SCHEDULES_OUT"]

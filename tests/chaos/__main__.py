@@ -123,7 +123,7 @@ def audit(stack: Stack, journal: Path) -> list[dict[str, Any]]:
         environment = clean_environment(**stack.settings, HOLDFAST_HOME=str(stack.home))
     command = ["verify", "--journal", str(journal), "--idle", "--settle", "90", "--json"]
     done = subprocess.run(
-        [sys.executable, "-m", "services.cli.main", *command],
+        [sys.executable, "-m", "holdfast.cli.main", *command],
         cwd=ROOT,
         env=environment,
         capture_output=True,

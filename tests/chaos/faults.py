@@ -111,9 +111,9 @@ import secrets, socket, sys
 secrets.token_hex = lambda *_: sys.argv[1].rpartition("-")[2]
 hostname = sys.argv[1].split("-", 1)[1].rpartition("-")[0]
 socket.gethostname = lambda: hostname
-from services.runtime.serve import serve
-from services.worker.app import create_app
-from services.workflows.composition import Worker
+from holdfast.process.serve import serve
+from holdfast.process.worker_app import create_app
+from services.composition import Worker
 serve(Worker(), create_app)
 """
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import psycopg2
 
-from services.cli.children import is_alive, start_ticks
-from services.cli.embedded import ROOT
+from holdfast.installations.embedded import ROOT
+from holdfast.installations.supervised import is_alive, start_ticks
 from tests.support.compose_stack import ComposeStack
 from tests.support.native_stack import NativeStack
 from tests.support.stack import Member, Stack, clean_environment, wait_for

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from services.settings import Settings
+from holdfast.settings import Settings
 from tests.chaos import firewall
 from tests.chaos.endings import watched
 from tests.chaos.ground import (

@@ -21,7 +21,7 @@ def now() -> str:
 
 
 class JournalFile:
-    """Lines of JSON, one an event; see ``services/runtime/journal.py``."""
+    """Lines of JSON, one an event; see ``holdfast/audit/journal.py``."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.runtime.promises import LEAST_THROUGHPUT, ratio
+from holdfast.audit.promises import LEAST_THROUGHPUT, ratio
 from tests.chaos import endings, hands
 from tests.chaos.ground import Ground, Seen, patiently
 from tests.support.stack import Member, Stack, wait_for
@@ -23,9 +23,9 @@ _LEAST_JOBS, _MOST_JOBS = 25, 800
 
 _POISON = """
 from dbos import DBOSClient, DBOSPortableJSONSerializer
-from services.runtime.schema import sqlalchemy_url
-from services.settings import get_settings
-from services.workflows import names
+from holdfast.dbos_adapter.schema import sqlalchemy_url
+from holdfast.settings import get_settings
+from holdfast.durable import names
 s = get_settings()
 c = DBOSClient(system_database_url=sqlalchemy_url(s.database_url), serializer=DBOSPortableJSONSerializer())
 print(c.enqueue({"workflow_name": names.POISON, "queue_name": names.QUEUE_OF[names.POISON],

@@ -93,7 +93,7 @@ def terminate_backends(ground: Ground, *, times: int) -> Seen:
 
 _CONNECTIONS = """
 import time
-from services.settings import get_settings
+from holdfast.settings import get_settings
 import psycopg2
 held = []
 for _ in range(300):

@@ -353,7 +353,7 @@ for folder, _, files in os.walk('/'):
 def test_a_process_compiles_nothing_at_its_start(stack: ComposeStack) -> None:
     """The file system is read-only: whatever is not compiled in the image, every start would compile anew."""
     code = """
-import services.api.app, services.workflows.composition, services.runtime.serve
+import holdfast.api.app, services.composition, holdfast.process.serve
 import os, sys
 for module in list(sys.modules.values()):
     spec = getattr(module, '__spec__', None)

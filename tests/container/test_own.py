@@ -77,7 +77,7 @@ def test_a_module_comes_with_a_new_image(image: str, orders_image: str) -> None:
 def test_a_mounted_module_is_found(image: str) -> None:
     """As examples/compose.yaml lays it over compose.yaml."""
     stack = ComposeStack(image, override="examples/compose.yaml")
-    code = "import os; from services.workflows import own; own.load([os.environ['HOLDFAST_MODULES']])"
+    code = "import os; from holdfast.durable import registry; registry.load([os.environ['HOLDFAST_MODULES']])"
     code += "; print(sorted(own.startable()))"
     try:
         told = stack.compose("run", "--rm", "--no-deps", "-T", "worker", "python", "-c", code)

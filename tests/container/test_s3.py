@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.cli.seed_bucket import OBJECTS
+from services.worker.buckets.seed_bucket import OBJECTS
 from tests.container.test_observability import is_there
 from tests.support.command import told
 from tests.support.compose_stack import ComposeStack
@@ -54,8 +54,8 @@ print(reached)
 """
 
 _WRITTEN = """
-from services.runtime import object_store
-from services.settings import get_settings
+from services.worker.buckets import object_store
+from holdfast.settings import get_settings
 try:
     object_store.client(get_settings()).put_object(Bucket='demo', Key='planted', Body=b'')
     print('written')

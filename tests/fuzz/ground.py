@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
-from services.workflows import users
+from services.api.users import workflows as users
 from tests.support.api_server import Api, serving
 from tests.support.database import Database
 from tests.unit.api_fakes import FakeProcess

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from services.cli import evidence
-from services.cli.checks import SUBJECTS
-from services.domain.fibonacci import summary
-from services.runtime import audit
-from services.runtime.adoption import move
-from services.runtime.database import query
-from services.runtime.findings import Finding
-from services.runtime.journal import Journal
-from services.workflows import names
+from holdfast.audit import checks as audit
+from holdfast.audit import evidence
+from holdfast.audit.findings import Finding
+from holdfast.audit.journal import Journal
+from holdfast.cli.checks import SUBJECTS
+from holdfast.durable import names
+from holdfast.postgres.database import query
+from holdfast.recovery.adoption import move
+from services.worker.fibonacci.rule import summary
 from tests.support.database import Database
 from tests.support.executors import insert, workflow
 from tests.support.purging import DAY, purge

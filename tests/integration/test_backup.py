@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.archive import ArchiveError, examine, written
-from services.cli.backup import load, take, workflows_there
-from services.cli.postgres_tools import SCHEMAS, NativeTools, ToolError
+from holdfast.cli.archive import ArchiveError, examine, written
+from holdfast.cli.backup import load, take, workflows_there
+from holdfast.installations.postgres_tools import SCHEMAS, NativeTools, ToolError
 from tests.support.database import Database, Server, wait_until
 from tests.support.executors import Peer, insert
 

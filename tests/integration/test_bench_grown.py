@@ -12,8 +12,8 @@ from dbos import DBOS
 
 from bench.compare import grown
 from bench.compare.processes import NotMeasured
-from services.runtime.ledger import EffectLedger
-from services.runtime.sessions import Sessions
+from holdfast.dbos_adapter.ledger import EffectLedger
+from holdfast.postgres.sessions import Sessions
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, client, launched
 from tests.support.executors import workflow

@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 from dbos import DBOS, DBOSPortableJSONSerializer
 
-from services.cli.checks import SUBJECTS
-from services.runtime import audit, object_store
-from services.runtime.database import connect
-from services.runtime.process import Process
-from services.runtime.resources import resources
-from services.workflows import buckets, names
+from holdfast.audit import checks as audit
+from holdfast.cli.checks import SUBJECTS
+from holdfast.durable import names
+from holdfast.durable.resources import resources
+from holdfast.postgres.database import connect
+from holdfast.process.process import Process
+from services.worker.buckets import object_store
+from services.worker.buckets import workflows as buckets
 from tests.support.database import Database, Server, wait_until
 from tests.support.engines import client, worker_process
 from tests.support.executors import workflow

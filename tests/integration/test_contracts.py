@@ -27,14 +27,16 @@ import dbos._utils
 import pytest
 from dbos import DBOS
 
-from services.api.streams import CLOSED
-from services.cli.embedded import ROOT
-from services.domain.cron import tick_id
-from services.runtime import notices, schedules, tracing, waking
-from services.runtime.database import query, transaction
-from services.runtime.schedules import guard_schedule
-from services.runtime.slots import Slots
-from services.workflows import names
+from holdfast.api.streams import CLOSED
+from holdfast.dbos_adapter import schedules, wake_ups
+from holdfast.dbos_adapter.cron import tick_id
+from holdfast.dbos_adapter.schedules import guard_schedule
+from holdfast.dbos_adapter.slots import Slots
+from holdfast.dbos_adapter.waiting import notices
+from holdfast.durable import names
+from holdfast.installations.embedded import ROOT
+from holdfast.observability import tracing
+from holdfast.postgres.database import query, transaction
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched
 from tests.support.executors import Peer, claim, handovers, insert, unfinished, workflow
@@ -110,8 +112,8 @@ def test_the_pin_is_exact_and_installed() -> None:
 
 def test_the_migrations_are_counted_as_the_database_counts_them(database: Database) -> None:
     look = (
-        "look at services/cli/archive.py: a restore tells by this number whether a backup is newer than it; "
-        "and at services/runtime/schema.py: a start waits for it"
+        "look at holdfast/cli/archive.py: a restore tells by this number whether a backup is newer than it; "
+        "and at holdfast/dbos_adapter/schema.py: a start waits for it"
     )
     stored = database.one("SELECT max(version) FROM dbos.dbos_migrations")
     assert len(dbos._migration.get_dbos_migrations("dbos", True)) == stored, look
@@ -170,7 +172,7 @@ def test_every_private_name_in_use_is_known_here() -> None:
 
 # --- SQL that does what DBOS's own recovery does ----------------------------------------------------
 
-_LOOK_AT_SQL = "look at services/runtime/sql/takeover.sql and the triggers in sql/migrations"
+_LOOK_AT_SQL = "look at holdfast/recovery/sql/takeover.sql and the triggers in sql/migrations"
 
 
 def _rows(database: Database, *ids: str) -> list[dict[str, Any]]:
@@ -335,11 +337,11 @@ def test_the_columns_and_statuses_our_sql_names() -> None:
         "owner_xid", "parent_workflow_id", "completed_at",
     }  # fmt: skip
     missing = columns - set(table.c.keys())
-    assert not missing, f"workflow_status has no {missing}: look at services/runtime/sql"
+    assert not missing, f"workflow_status has no {missing}: look at holdfast/*/sql"
     statuses = {status.value for status in dbos._sys_db.WorkflowStatusString}
     assert statuses == {
         "PENDING", "SUCCESS", "ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED", "CANCELLED", "ENQUEUED", "DELAYED",
-    }, "a new status: is it terminal? Look at every list of statuses in services/runtime/sql"  # fmt: skip
+    }, "a new status: is it terminal? Look at every list of statuses in holdfast/*/sql"  # fmt: skip
 
 
 # --- stop events ------------------------------------------------------------------------------------
@@ -408,14 +410,14 @@ def test_the_bell_ends_the_wait_early_and_polling_stays_at_one_second(
 ) -> None:
     look = "look at Waker.install: queue_thread starts no queue_worker_thread, or that waits not on its event"
     waits: list[float] = []
-    original = waking._Bell.wait
+    original = wake_ups._Bell.wait
 
     def wait(self: Any, timeout: float | None = None) -> bool:
         if threading.current_thread().name == "queue-worker-contract-q":
             waits.append(timeout or 0)
         return original(self, timeout)
 
-    monkeypatch.setattr(waking._Bell, "wait", wait)
+    monkeypatch.setattr(wake_ups._Bell, "wait", wait)
     app.queue("contract-q", worker_concurrency=1)
     delays = []
     for number in range(10):
@@ -477,7 +479,7 @@ def test_the_active_set_is_the_one_dbos_uses(app: Launched) -> None:
 
 def test_the_shape_of_the_active_set() -> None:
     """`Slots` replaces every public method; DBOS calls them so, and releases what `add` returns."""
-    look = "look at services/runtime/slots.py, Slots"
+    look = "look at holdfast/dbos_adapter/slots.py, Slots"
     theirs, ours = dbos._core.ActiveWorkflowById, Slots
     public = {name for name in vars(theirs) if not name.startswith("_")}
     assert public == {"add", "activeList", "count_for_queue", "count_for_partition"}, look
@@ -490,7 +492,7 @@ def test_the_shape_of_the_active_set() -> None:
 
 
 def test_the_functions_that_execute_a_workflow() -> None:
-    look = "look at services/runtime/slots.py, install"
+    look = "look at holdfast/dbos_adapter/slots.py, install"
     for function in (dbos._core._execute_workflow_wthread, dbos._core._execute_workflow_async):
         assert list(inspect.signature(function).parameters)[:4] == ["dbos", "status", "func", "ctx"], look
         assert inspect.getsource(function).count("_active_workflows_set.add(") == 1, look
@@ -502,7 +504,7 @@ def test_the_functions_that_execute_a_workflow() -> None:
 
 
 def test_the_transactions_that_claim() -> None:
-    look = "look at services/runtime/claims.py"
+    look = "look at holdfast/dbos_adapter/claims.py"
     kind: Any = dbos._sys_db.SystemDatabase
     one, by_partition = kind.start_queued_workflows, kind.start_queued_partitioned_workflows
     assert inspect.getsource(one).count("self._begin(") == 1, look
@@ -707,7 +709,7 @@ def test_a_schedule_is_known_by_the_registry_of_workflows(app: Launched) -> None
 
 # --- trials -------------------------------------------------------------------------------------------
 
-_LOOK_AT_TRIALS = "look at services/runtime/trials.py"
+_LOOK_AT_TRIALS = "look at holdfast/recovery/trials.py"
 
 
 def test_every_claim_of_a_queue_starts_through_one_function(
@@ -773,15 +775,23 @@ def test_startup_recovers_only_its_own_id(database: Database) -> None:
 
 def test_workflows_have_no_recovery_limit_of_dbos() -> None:
     """DBOS counts every dispatch; crashes are counted by us. (``max_recovery_attempts=None``)"""
-    from services.workflows import buckets, fibonacci, nesting, own, poison, pulse, retention, scope, users
+    from holdfast.durable import registry
+    from holdfast.retention import workflow as retention
+    from services.api import nesting
+    from services.api.scope import workflows as scope
+    from services.api.users import workflows as users
+    from services.worker import poison
+    from services.worker.buckets import workflows as buckets
+    from services.worker.fibonacci import workflows as fibonacci
+    from services.worker.pulse import workflows as pulse
 
     modules = (buckets, fibonacci, nesting, poison, pulse, retention, scope, users)
     sources = [inspect.getsource(module) for module in modules]
     decorated = sum(len(re.findall(r"@DBOS\.workflow\(", source)) for source in sources)
     without = sum(len(re.findall(r"@DBOS\.workflow\([^)]*max_recovery_attempts=None\)", s)) for s in sources)
-    assert decorated == without == len(names.QUEUE_OF.keys() - own.startable().keys())
+    assert decorated == without == len(names.QUEUE_OF.keys() - registry.startable().keys())
     # Those of your own are made in one place.
-    assert "DBOS.workflow(name=name, max_recovery_attempts=None" in inspect.getsource(own)
+    assert "DBOS.workflow(name=name, max_recovery_attempts=None" in inspect.getsource(registry)
 
 
 # --- retention --------------------------------------------------------------------------------------
@@ -826,7 +836,9 @@ def test_a_schedules_work_belongs_to_no_parent(app: Launched) -> None:
 
 # --- messages, events, streams --------------------------------------------------------------------------
 
-_LOOK_AT_NOTICES = "look at services/runtime/notices.py, sql/messages.sql and services/api/streams.py"
+_LOOK_AT_NOTICES = (
+    "look at holdfast/dbos_adapter/waiting/notices.py, sql/messages.sql and holdfast/api/streams.py"
+)
 
 
 def test_who_waits_is_known_by_what_notifications_say(app: Launched) -> None:

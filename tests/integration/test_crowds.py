@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from services.api import middleware, sse
-from services.runtime import http_protocol
+from holdfast.api import middleware, sse
+from holdfast.process import http_protocol
 from tests.support.api_server import Api, serving
 from tests.support.database import Database, wait_until
 from tests.support.reporting import record

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from dbos import DBOS, SetWorkflowID
 
-from services.runtime.process import Process
-from services.runtime.strays import Strays
-from services.workflows.composition import Worker
+from holdfast.process.process import Process
+from holdfast.recovery.strays import Strays
+from services.composition import Worker
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched
 

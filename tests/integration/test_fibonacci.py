@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from services.domain.errors import CpuPoolClosed
-from services.runtime.database import OpsPool
-from services.runtime.resources import Resources, provide
-from services.workflows import fibonacci, names
+from holdfast.durable import names
+from holdfast.durable.resources import Resources, provide
+from holdfast.errors import CpuPoolClosed
+from holdfast.postgres.database import OpsPool
+from services.worker.fibonacci import workflows as fibonacci
 from tests.support.database import Database, wait_until
 from tests.support.engines import launched
 from tests.support.executors import workflow

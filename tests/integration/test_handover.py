@@ -13,13 +13,13 @@ from typing import Any
 import psycopg2
 import pytest
 
-from services.runtime import takeover
-from services.runtime.database import transaction
-from services.runtime.process import Process
-from services.runtime.sweep import Sweep
-from services.runtime.takeover import release
-from services.workflows import names
-from services.workflows.composition import Worker
+from holdfast.durable import names
+from holdfast.postgres.database import transaction
+from holdfast.process.process import Process
+from holdfast.recovery import takeover
+from holdfast.recovery.sweep import Sweep
+from holdfast.recovery.takeover import release
+from services.composition import Worker
 from tests.support.database import Database, wait_until
 from tests.support.executors import (
     Peer,

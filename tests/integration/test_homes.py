@@ -12,9 +12,9 @@ import pytest
 from dbos import DBOS
 from sqlalchemy.exc import DBAPIError
 
-from services.runtime.database import OpsPool
-from services.runtime.trials import Trials
-from services.workflows import names
+from holdfast.durable import names
+from holdfast.postgres.database import OpsPool
+from holdfast.recovery.trials import Trials
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched
 from tests.support.executors import handovers, insert, workflow

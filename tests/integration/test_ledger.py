@@ -13,9 +13,9 @@ import pytest
 import sqlalchemy as sa
 from dbos import DBOS
 
-from services.runtime.database import query, transaction
-from services.runtime.ledger import EffectLedger
-from services.runtime.sessions import Sessions
+from holdfast.dbos_adapter.ledger import EffectLedger
+from holdfast.postgres.database import query, transaction
+from holdfast.postgres.sessions import Sessions
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched
 from tests.support.executors import insert, workflow

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from dbos import DBOS, Debouncer, SendMessage
 
-from services.runtime.waking import Listener
-from services.settings import Role
+from holdfast.dbos_adapter.wake_ups import Listener
+from holdfast.settings import Role
 from tests.support.api_server import serving
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched

@@ -16,9 +16,9 @@ from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
-from services.runtime import metrics
-from services.runtime.database import sql
-from services.runtime.figures import DatabaseCollector
+from holdfast.observability import metrics
+from holdfast.observability.database_metrics import DatabaseCollector
+from holdfast.postgres.database import sql
 from tests.support.api_server import serving
 from tests.support.database import Database, Server
 from tests.unit.api_fakes import API, WORKER

@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from services.cli.children import is_alive
-from services.cli.embedded import free_port
-from services.cli.supervisor import read_state
+from holdfast.installations.embedded import free_port
+from holdfast.installations.supervised import is_alive
+from holdfast.installations.supervisor import read_state
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMAND = [sys.executable, "-m", "services.cli.native"]
+COMMAND = [sys.executable, "-m", "holdfast.installations.native"]
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_seconds: float = 60.0) -> None:

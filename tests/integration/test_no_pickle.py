@@ -23,19 +23,19 @@ import pytest
 import sqlalchemy as sa
 from dbos import DBOS
 
-from services.cli.embedded import ROOT
-from services.domain.errors import PickleRefused
-from services.runtime.ledger import EffectLedger
-from services.runtime.serializer import json_serializer
-from services.runtime.sessions import Sessions
-from services.workflows import names
+from holdfast.dbos_adapter.ledger import EffectLedger
+from holdfast.dbos_adapter.serializer import json_serializer
+from holdfast.durable import names
+from holdfast.errors import PickleRefused
+from holdfast.installations.embedded import ROOT
+from holdfast.postgres.sessions import Sessions
 from tests.support.api_server import serving
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched, worker_process
 from tests.support.executors import Peer, insert, workflow
 
 QUEUE = "pickle-q"
-_SERIALIZATION = "dbos._serialization is not what services/runtime/serializer.py replaces"
+_SERIALIZATION = "dbos._serialization is not what holdfast/dbos_adapter/serializer.py replaces"
 _ledger: list[EffectLedger] = []
 _INSERT = sa.text(
     "INSERT INTO ops.effects (workflow_id, effect_key, executor_id, n, sha256) VALUES (:id, :id, 'e', 1, 'x')"
@@ -340,13 +340,13 @@ def test_the_dbos_command_of_the_image_loads_none(database: Database, trap: Trap
     )
     environment = {**os.environ, **database.server.environment(database.name, "api")}
     for arguments in (["get", "w"], ["list"], ["steps", "w"]):
-        command = [sys.executable, "-m", "services.cli.dbos_command", "workflow", *arguments]
+        command = [sys.executable, "-m", "holdfast.cli.dbos_command", "workflow", *arguments]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert trap.text[:20] in done.stdout or arguments == ["list"], done.stdout
         assert not trap.sprung, arguments
     written = (ROOT / "Dockerfile").read_text("utf-8")
-    assert "from services.cli.dbos_command import main" in written
+    assert "from holdfast.cli.dbos_command import main" in written
     assert "> /opt/holdfast/bin/dbos " in written
 
 

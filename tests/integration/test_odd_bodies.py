@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from services.api import middleware
-from services.runtime import http_protocol
+from holdfast.api import middleware
+from holdfast.process import http_protocol
 from tests.support.api_server import Api, serving
 from tests.support.database import Database, wait_until
 

@@ -20,18 +20,18 @@ import pytest
 import sqlalchemy as sa
 from dbos import DBOS, AsyncSQLAlchemyDatasource, Debouncer, SetWorkflowID, SQLAlchemyDatasource
 
-from services.runtime import retries
-from services.runtime.database import connect
-from services.runtime.ledger import EffectLedger
-from services.runtime.outage import REACH, Reach, is_outage
-from services.runtime.schema import sqlalchemy_url
-from services.runtime.serializer import json_serializer
-from services.runtime.sessions import SESSION_OPTIONS, Sessions
+from holdfast.dbos_adapter import retries
+from holdfast.dbos_adapter.ledger import EffectLedger
+from holdfast.dbos_adapter.schema import sqlalchemy_url
+from holdfast.dbos_adapter.serializer import json_serializer
+from holdfast.postgres.database import connect
+from holdfast.postgres.outage import REACH, Reach, is_outage
+from holdfast.postgres.sessions import SESSION_OPTIONS, Sessions
 from tests.support.database import Database, Server
 from tests.support.engines import Launched, launched
 from tests.support.injected import ANSWER_LOST, LOST, Injector, error_of, injecting
 
-_LOOK = "look at services/runtime/retries.py"
+_LOOK = "look at holdfast/dbos_adapter/retries.py"
 _QUEUE = "outages-q"
 OUTAGES = (
     LOST,
@@ -492,7 +492,7 @@ def test_a_retry_sleeps_until_a_session_can_be_opened_again(database: Database) 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(retries, "REACH", reach)
-        patch.setattr("services.runtime.database.REACH", reach)
+        patch.setattr("holdfast.postgres.database.REACH", reach)
         there = asleep()
         connect(database.settings(), purpose="holdfast/worker-test/sweep").close()
         there.join(5)

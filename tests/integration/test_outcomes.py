@@ -18,7 +18,7 @@ import pytest
 from dbos import DBOS, SetWorkflowID
 from dbos._event_loop import BackgroundEventLoop
 
-from services.runtime.outcomes import SturdyLoop
+from holdfast.dbos_adapter.outcomes import SturdyLoop
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, client, launched
 
@@ -278,7 +278,7 @@ def test_a_replay_sees_what_the_first_run_saw(app: Launched) -> None:
 
 # --- what it rests on ---------------------------------------------------------------------------------
 
-_LOOK = "look at services/runtime/outcomes.py"
+_LOOK = "look at holdfast/dbos_adapter/outcomes.py"
 _CORE = Path(dbos._core.__file__).read_text("utf-8")
 
 
@@ -314,7 +314,7 @@ def test_every_workflows_body_runs_through_one_function() -> None:
 
 def test_what_is_stored_of_an_error_is_made_in_one_place() -> None:
     source = inspect.getsource(dbos._serialization.serialize_exception)
-    assert "exception_to_workflow_error_data(value)" in source, "look at services/runtime/serializer.py"
+    assert "exception_to_workflow_error_data(value)" in source, "look at holdfast/dbos_adapter/serializer.py"
     assert list(inspect.signature(dbos._core._serialize_exception_for_persistence).parameters) == [
         "error",
         "serialization",

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from dbos import DBOS, DBOSClient, SetWorkflowID
 
-from services.workflows import own
+from holdfast.durable import registry
 from tests.support.database import Database, wait_until
 from tests.support.engines import client, worker_process
 from tests.support.own import forgotten
@@ -20,7 +20,7 @@ from tests.support.stack import ROOT, clean_environment
 MODULE = """
 import os
 from dataclasses import dataclass
-from services.workflows.own import Queue, Schedule, idempotency_key, register, step, workflow
+from holdfast.durable.registry import Queue, Schedule, idempotency_key, register, step, workflow
 
 BODIES = []
 KEYS = []
@@ -145,7 +145,7 @@ def test_a_worker_runs_it(database: Database, module: Any) -> None:
         version = process.identity.version
 
         def start(name: str, *args: Any) -> str:
-            queue = own.startable()[name].queue
+            queue = registry.startable()[name].queue
             assert queue is not None
             options = {"workflow_name": name, "queue_name": queue.name, "app_version": version}
             return outside.enqueue(options, *args).workflow_id  # type: ignore[arg-type]

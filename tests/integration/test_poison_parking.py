@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.workflows import names, own
+from holdfast.durable import names, registry
 from tests.support.database import Database
 from tests.support.engines import client
 from tests.support.executors import Peer, claim, handovers, insert, record_steps, wait_for, workflow
@@ -263,7 +263,8 @@ def test_every_queue_of_the_worker_is_a_leaf_or_a_parents_queue() -> None:
         names.BUCKET_LISTINGS_QUEUE,
     }
     assert (
-        set(names.QUEUE_OF.values()) - {queue.name for queue in own.queues()} == names.LEAF_QUEUES | parents
+        set(names.QUEUE_OF.values()) - {queue.name for queue in registry.queues()}
+        == names.LEAF_QUEUES | parents
     )
     assert not names.LEAF_QUEUES & parents
 

@@ -68,7 +68,7 @@ def test_a_token_for_everything_without_a_file() -> None:
 @pytest.mark.parametrize("words", [["--detach"], []], ids=["make up", "make native"])
 def test_the_native_runner_says_it_at_once(tmp_path: Path, words: list[str]) -> None:
     home = tmp_path / "home"
-    command = ["services.cli.native", "up", "--data", str(home), *words]
+    command = ["holdfast.installations.native", "up", "--data", str(home), *words]
     done = run(*command, HOLDFAST_BIND_HOST="0.0.0.0", HOLDFAST_PUBLISH_ADDRESS="127.0.0.1")
     assert done.returncode == 1
     # Compose's setting opens nothing here: nobody publishes.
@@ -88,7 +88,7 @@ def test_the_native_runner_says_it_at_once(tmp_path: Path, words: list[str]) -> 
 )
 def test_composes_first_one_shot_says_it_too(tmp_path: Path, settings: dict[str, str], refused: bool) -> None:
     """It ends `docker compose up`; the API would be started again for ever."""
-    done = run("services.cli.secrets", str(tmp_path), HOLDFAST_BIND_HOST="0.0.0.0", **settings)
+    done = run("holdfast.installations.secrets", str(tmp_path), HOLDFAST_BIND_HOST="0.0.0.0", **settings)
     assert done.returncode == refused, done.stderr
     assert ("HOLDFAST_REQUIRE_TOKEN=true" in done.stderr) is refused
     assert (tmp_path / "api" / "admin_token").exists() is not refused

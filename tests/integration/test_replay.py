@@ -16,8 +16,8 @@ import sqlalchemy as sa
 from dbos import DBOS
 from dbos._context import get_local_dbos_context
 
-from services.runtime import replay
-from services.runtime.histories import Histories
+from holdfast.dbos_adapter import replay
+from holdfast.dbos_adapter.histories import Histories
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, client, launched
 from tests.support.reporting import record
@@ -309,7 +309,7 @@ def test_more_executions_than_may_read_ahead(monkeypatch: pytest.MonkeyPatch) ->
     for number in range(65):
         histories.begin(f"w{number}", "owner")
     assert histories.get("w0", "owner") and histories.get("w64", "owner") is None
-    monkeypatch.setattr("services.runtime.histories._FORGOTTEN_SECONDS", 0.0)
+    monkeypatch.setattr("holdfast.dbos_adapter.histories._FORGOTTEN_SECONDS", 0.0)
     histories.begin("w64", "owner")
     assert histories.get("w64", "owner") and histories.get("w0", "owner") is None
 

@@ -19,10 +19,10 @@ from dbos import DBOSClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.cli.embedded import ROOT
-from services.runtime.database import query
-from services.runtime.retention import BATCH, Cutoffs
-from services.workflows import names
+from holdfast.durable import names
+from holdfast.installations.embedded import ROOT
+from holdfast.postgres.database import query
+from holdfast.retention.purger import BATCH, Cutoffs
 from tests.support.database import Database, Server, wait_until
 from tests.support.engines import client, worker_process
 from tests.support.executors import Peer, insert
@@ -136,7 +136,7 @@ def test_any_forest(
         return root_of(parent_id) if parent_id in known else workflow_id
 
     held = {root_of(w) for w, (status, days, _) in known.items() if status not in ENDED or days < 7}
-    monkeypatch.setattr("services.runtime.retention.BATCH", batch)
+    monkeypatch.setattr("holdfast.retention.purger.BATCH", batch)
     for _ in range(stops):
         purge(database, stop_after=1)
         left = ids(database)
@@ -150,7 +150,7 @@ def test_any_forest(
 def test_a_large_family_goes_parents_first(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     finished(database, ["batch"], 8)
     finished(database, [f"batch-{i}" for i in range(1200)], 9, parent_workflow_id="batch")
-    monkeypatch.setattr("services.runtime.retention._FAMILY_LIMIT", 700)
+    monkeypatch.setattr("holdfast.retention.purger._FAMILY_LIMIT", 700)
     first = purge(database)
     assert "batch" not in ids(database)
     assert first.deleted == 700
@@ -265,7 +265,7 @@ def test_keys_in_pages(database: Database, monkeypatch: pytest.MonkeyPatch) -> N
         " SELECT 'k|' || i, 'f', CASE WHEN i < 10 THEN 'w' || i ELSE 'gone' || i END,"
         " now() - interval '9 days' + make_interval(secs => i / 4) FROM generate_series(0, 19) AS i"
     )
-    monkeypatch.setattr("services.runtime.retention.BATCH", 3)
+    monkeypatch.setattr("holdfast.retention.purger.BATCH", 3)
     assert purge(database).rows["purge_keys"] == 10
     assert database.one("SELECT count(*) FROM ops.requests") == 10
 
@@ -337,7 +337,7 @@ def test_executors_that_are_gone_and_that_nobody_needs(
     )
     insert(database, ["w1"], status="PENDING", executor_id="runs")
     finished(database, ["w2"], 50, status=PARKED, executor_id="parked")
-    monkeypatch.setattr("services.runtime.retention.BATCH", 1)
+    monkeypatch.setattr("holdfast.retention.purger.BATCH", 1)
     assert purge(database).rows["purge_executors"] == 2
     left = {row["executor_id"] for row in database.rows("SELECT executor_id FROM ops.executors")}
     assert left == {"young", "alive", "draining", "runs", "parked"}
@@ -662,7 +662,7 @@ def test_a_drain_ends_a_purge_early(database: Database, monkeypatch: pytest.Monk
     count = 10 * BATCH
     finished(database, [f"w{i}" for i in range(count)], 8)
     # Rests so long that it cannot be done by then.
-    monkeypatch.setattr("services.runtime.retention._LEAST_REST_SECONDS", 0.3)
+    monkeypatch.setattr("holdfast.retention.purger._LEAST_REST_SECONDS", 0.3)
     outside = client(database)
     with worker_process(database):
         order(outside, "purge")
@@ -688,7 +688,7 @@ def _ticks(database: Database) -> set[str]:
 def test_a_purge_makes_way_for_a_trial(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A trial waits until nothing else runs in its process."""
     finished(database, [f"w{i}" for i in range(20 * BATCH)], 8)
-    monkeypatch.setattr("services.runtime.retention._LEAST_REST_SECONDS", 0.3)
+    monkeypatch.setattr("holdfast.retention.purger._LEAST_REST_SECONDS", 0.3)
     outside = client(database)
     with worker_process(database) as process:
         order(outside, "purge")

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.runtime.database import sql
-from services.runtime.retention import BATCH, TIDY
+from holdfast.postgres.database import sql
+from holdfast.retention.purger import BATCH, TIDY
 from tests.support.database import Database, Server, wait_until
 from tests.support.engines import Launched, launched
 from tests.support.purging import BIG, WEEK, fill, probe, purge, sequential_scans, woken

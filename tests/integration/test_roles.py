@@ -13,12 +13,12 @@ import psycopg2.extensions
 import psycopg2.extras
 import pytest
 
-from services.cli.embedded import ROOT
-from services.runtime import connections
-from services.runtime.database import METRICS_USER, Connection, OpsPool
-from services.runtime.figures import DatabaseCollector
-from services.settings import Role, Settings
-from services.workflows import names
+from holdfast.durable import names
+from holdfast.installations.embedded import ROOT
+from holdfast.observability.database_metrics import DatabaseCollector
+from holdfast.postgres import budget
+from holdfast.postgres.database import METRICS_USER, Connection, OpsPool
+from holdfast.settings import Role, Settings
 from tests.support.api_server import serving
 from tests.support.database import Database, Server, wait_until
 from tests.support.engines import worker_process
@@ -313,12 +313,12 @@ def test_a_roles_connections_end_at_its_limit(shared: Database) -> None:
 @pytest.mark.parametrize(("role", "count"), [("api", 2), ("worker", WORKERS)])
 def test_the_pools_fit_into_their_roles_limit(role: Role, count: int) -> None:
     """Two of the API's processes (one starts while the other drains), and so many workers."""
-    needed = count * connections.most(Settings(), role)
+    needed = count * budget.most(Settings(), role)
     assert needed <= LIMITS[f"holdfast_{role}"], f"{count} processes of {role} open {needed} connections"
 
 
 def test_figures_fit_into_their_limit() -> None:
-    assert LIMITS[METRICS_USER] >= 2 * connections.FIGURES
+    assert LIMITS[METRICS_USER] >= 2 * budget.FIGURES
 
 
 def test_the_limits_fit_into_the_server() -> None:
@@ -335,7 +335,7 @@ def test_a_worker_opens_no_more_than_that(database: Database) -> None:
     with worker_process(database) as process:
         wait_until(lambda: database.one("SELECT count(*) FROM ops.pulses"), "a pulse", seconds=15)
         opened = database.one(count)
-        assert 5 <= opened <= connections.most(process.settings, "worker")
+        assert 5 <= opened <= budget.most(process.settings, "worker")
 
 
 # --- and are enough -------------------------------------------------------------------------------------

@@ -20,16 +20,17 @@ from dbos._error import (
     DBOSWorkflowConflictIDError,
 )
 
-from services.runtime import children, replay, round_trips
-from services.runtime.database import OpsPool
-from services.runtime.resources import Resources, provide
-from services.runtime.sessions import Sessions
+from holdfast.dbos_adapter import replay, round_trips
+from holdfast.durable import child_workflows
+from holdfast.durable.resources import Resources, provide
+from holdfast.postgres.database import OpsPool
+from holdfast.postgres.sessions import Sessions
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched
 from tests.support.executors import insert, workflow
 from tests.support.reporting import record
 
-_LOOK = "look at services/runtime/round_trips.py and sql/trips.sql"
+_LOOK = "look at holdfast/dbos_adapter/round_trips.py and sql/trips.sql"
 _QUEUES = ("trips-q", "trips-parents")
 _CLOCK = ("created_at", "updated_at", "started_at_epoch_ms", "retention_timestamp")
 
@@ -44,7 +45,7 @@ async def _enqueue() -> None:
     parent = DBOS.workflow_id
     calls = {f"{parent}-ours-{number}": (number, "text") for number in range(3)}
     for _ in range(2):
-        await children.enqueue_missing("trips.child", calls, queue_name="trips-nobody", role="worker")
+        await child_workflows.enqueue_missing("trips.child", calls, queue_name="trips-nobody", role="worker")
 
 
 @DBOS.workflow(name="trips.parent", max_recovery_attempts=None)
@@ -487,7 +488,7 @@ def test_the_replaced_methods_take_what_dbos_hands_over() -> None:
         "get_queue": ["self", "name", "client_system_database"],
         "list_queues": ["self", "application_name", "client_system_database"],
         "record_operation_result": ["self", "result", "completed_at_epoch_ms", "owner_xid", "owner_key"],
-        # services/runtime/replay.py
+        # holdfast/dbos_adapter/replay.py
         "_check_operation_execution_txn": ["self", "workflow_id", "function_id", "function_name", "conn"],
         "get_checkpoint_name": ["self", "workflow_id", "function_id"],
         "patch": ["self", "workflow_id", "function_id", "patch_name"],
@@ -533,7 +534,7 @@ def test_who_has_ended_gets_no_children(database: Database, status: str) -> None
     """Cancelled while it enqueued them, its later children would run on without it."""
     insert(database, ["parent"], status=status)
     calls = {"child": (1, "text")}
-    params = children.statement_params(
+    params = child_workflows.statement_params(
         database.settings(), calls, name="trips.child", queue_name="q", role="worker", parent_id="parent",
         enqueued_by=None, attributes=None,
     )  # fmt: skip

@@ -11,12 +11,12 @@ import pytest
 from dbos import DBOS
 from dbos._error import DBOSException
 
-from services.domain.cron import tick_id
-from services.runtime.database import OpsPool
-from services.runtime.resources import Resources, provide
-from services.runtime.schedules import Accounting, guard_schedule
-from services.workflows import names
-from services.workflows.composition import Worker
+from holdfast.dbos_adapter.cron import tick_id
+from holdfast.dbos_adapter.schedules import Accounting, guard_schedule
+from holdfast.durable import names
+from holdfast.durable.resources import Resources, provide
+from holdfast.postgres.database import OpsPool
+from services.composition import Worker
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched, worker_process
 from tests.support.executors import Peer

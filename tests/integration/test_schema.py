@@ -9,13 +9,14 @@ from importlib import resources
 import psycopg2
 import pytest
 
-from services.runtime import schema
-from services.runtime.database import sql, wait_until_prepared
+from holdfast.dbos_adapter import schema
+from holdfast.dbos_adapter.schema import wait_until_prepared
+from holdfast.postgres.database import sql
 from tests.support.database import Database
 
 _FILES = sorted(
     file.name
-    for file in (resources.files("services.runtime.sql") / "migrations").iterdir()
+    for file in (resources.files("holdfast.postgres.sql") / "migrations").iterdir()
     if file.name.endswith(".sql")
 )
 
@@ -132,7 +133,7 @@ def test_a_start_does_not_wait_for_a_newer_database_to_become_older(database: Da
 @pytest.mark.parametrize("role", ["worker", "api"])
 def test_every_statement_is_valid_on_the_migrated_schema(database: Database, role: str) -> None:
     """A misspelt column, or a right that is missing, would show only when its rare moment comes."""
-    from services.runtime.database import _statements
+    from holdfast.postgres.database import _statements
 
     sql("look")
     connection = database.connect(role=role)

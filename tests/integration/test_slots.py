@@ -16,9 +16,9 @@ import pytest
 from dbos import DBOS, SetWorkflowID, SetWorkflowTimeout
 from sqlalchemy.exc import DBAPIError
 
-from services.runtime.cancelling import Cancellations
-from services.runtime.slots import GRACE_SECONDS, Execution, Slots
-from services.runtime.waking import Listener
+from holdfast.dbos_adapter.cancelling import Cancellations
+from holdfast.dbos_adapter.slots import GRACE_SECONDS, Execution, Slots
+from holdfast.dbos_adapter.wake_ups import Listener
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched, worker_process
 from tests.support.executors import insert
@@ -312,7 +312,7 @@ def test_a_workflow_that_goes_on_elsewhere_frees_its_slot(
     app: Launched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No notification comes of it."""
-    monkeypatch.setattr("services.runtime.cancelling._READ_ALL_SECONDS", 0.2)
+    monkeypatch.setattr("holdfast.dbos_adapter.cancelling._READ_ALL_SECONDS", 0.2)
     app.queue("alone", worker_concurrency=1)
     app.enqueue("slots.stubborn", queue="alone", workflow_id="lost")
     wait_until(lambda: _crowd.inside == ["lost"], "it runs")
@@ -462,7 +462,7 @@ class Model:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_no_sequence_leaks_or_frees_twice(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.runtime.slots.GRACE_SECONDS", 0.0)
+    monkeypatch.setattr("holdfast.dbos_adapter.slots.GRACE_SECONDS", 0.0)
     model = Model(seed)
     for _ in range(300):
         steps: list[Callable[[], None]] = [model.start, model.grace_ends]

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from dbos import SetWorkflowID
 
-from services.runtime.process import Process
-from services.workflows import own
+from holdfast.durable import registry
+from holdfast.process.process import Process
 from tests.support.database import Database, wait_until
 from tests.support.engines import client, worker_process
 from tests.support.own import forgotten
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from dbos import DBOS
-from services.workflows.own import Queue, StepTimeout, idempotency_key, register, step, workflow
+from holdfast.durable.registry import Queue, StepTimeout, idempotency_key, register, step, workflow
 
 OUT = Path(os.environ["ODD_OUT"])
 
@@ -249,4 +249,4 @@ def test_or_end_the_step_once(odd: Odd) -> None:
 
 def test_it_is_a_plain_function_elsewhere(odd: Odd) -> None:
     assert sys.modules["odd_steps"].match(3) is False
-    assert own.step_names()
+    assert registry.step_names()

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from dbos import DBOS, AsyncSQLAlchemyDatasource, SetWorkflowTimeout, SQLAlchemyDatasource
 
-from services.runtime.database import Row, transaction
-from services.runtime.schema import sqlalchemy_url
-from services.runtime.serializer import json_serializer
-from services.runtime.takeover import give_back, release
-from services.runtime.waits import Waits
-from services.runtime.waking import Listener
-from services.workflows import names
+from holdfast.dbos_adapter.schema import sqlalchemy_url
+from holdfast.dbos_adapter.serializer import json_serializer
+from holdfast.dbos_adapter.waiting.waits import Waits
+from holdfast.dbos_adapter.wake_ups import Listener
+from holdfast.durable import names
+from holdfast.postgres.database import Row, transaction
+from holdfast.recovery.takeover import give_back, release
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched
 from tests.support.executors import handovers, unfinished, workflow

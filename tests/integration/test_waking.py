@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from services.runtime.ending import Endings
-from services.runtime.outage import REACH
-from services.runtime.waking import Listener, Waker, _Bell
+from holdfast.dbos_adapter.waiting.ending import Endings
+from holdfast.dbos_adapter.wake_ups import Listener, Waker, _Bell
+from holdfast.postgres.outage import REACH
 from tests.support.database import Database, wait_until
 from tests.support.executors import insert
 

@@ -14,11 +14,11 @@ import httpx
 import uvicorn
 from dbos import DBOSClient
 
-from services.api.access import read_token
-from services.api.app import create_app
-from services.runtime.gateway import Gateway
-from services.runtime.serve import http_config
-from services.settings import Settings
+from holdfast.api.access import read_token
+from holdfast.dbos_adapter.gateway import Gateway
+from holdfast.process.serve import http_config
+from holdfast.settings import Settings
+from tests.support.app import create_app
 from tests.support.database import Database, wait_until
 from tests.support.executors import Peer
 from tests.unit.api_fakes import FakeProcess

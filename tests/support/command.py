@@ -27,7 +27,7 @@ def environment(stack: Stack) -> dict[str, str]:
 
 def command(*words: str) -> list[str]:
     """Its command line."""
-    return [sys.executable, "-m", "services.cli.main", *words]
+    return [sys.executable, "-m", "holdfast.cli.main", *words]
 
 
 def holdfast(stack: Stack, *words: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:

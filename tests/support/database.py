@@ -20,10 +20,10 @@ import psycopg2
 import psycopg2.extensions
 import psycopg2.extras
 
-from services.cli.embedded import ROOT, Cluster
-from services.cli.secrets import make_secrets
-from services.runtime.database import Connection, Row, connect, query
-from services.settings import Settings
+from holdfast.installations.embedded import ROOT, Cluster
+from holdfast.installations.secrets import make_secrets
+from holdfast.postgres.database import Connection, Row, connect, query
+from holdfast.settings import Settings
 
 _TEMPLATE = "holdfast"
 """The database that roles.sql makes: migrated once, then only cloned."""

@@ -16,13 +16,13 @@ import dbos._scheduler
 import dbos._sys_db
 from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer
 
-from services.runtime.engine import Engine
-from services.runtime.executors import Identity
-from services.runtime.process import Process
-from services.runtime.schema import sqlalchemy_url
-from services.runtime.waking import Waker
-from services.settings import Role
-from services.workflows.composition import Worker
+from holdfast.dbos_adapter.schema import sqlalchemy_url
+from holdfast.dbos_adapter.wake_ups import Waker
+from holdfast.identity import Identity
+from holdfast.process.engine import Engine
+from holdfast.process.process import Process
+from holdfast.settings import Role
+from services.composition import Worker
 from tests.support.database import Database, wait_until
 from tests.support.executors import Peer, workflow
 

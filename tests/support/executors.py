@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.runtime.database import Connection, Row, connect, query, transaction
-from services.runtime.executors import Identity, Lease
-from services.runtime.sweep import Sweep
-from services.settings import Role, Settings
-from services.workflows import names
+from holdfast.durable import names
+from holdfast.identity import Identity
+from holdfast.postgres.database import Connection, Row, connect, query, transaction
+from holdfast.recovery.lease import Lease
+from holdfast.recovery.sweep import Sweep
+from holdfast.settings import Role, Settings
 from tests.support.database import Database, wait_until
 
 LEASE_SECONDS = 30.0

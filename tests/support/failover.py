@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from services.cli.embedded import Cluster, _run
+from holdfast.installations.embedded import Cluster, _run
 from tests.support.database import Server, wait_until
 
 _MAY_REPLICATE = "host replication postgres 127.0.0.1/32 scram-sha-256\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 
-from services.workflows.own import Queue, register, step, workflow
+from holdfast.durable.registry import Queue, register, step, workflow
 
 
 @step("hogs.match")

@@ -85,5 +85,5 @@ def injecting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Injector]:
         patch.setattr(psycopg.Cursor, "execute", failing)
         patch.setattr(psycopg.AsyncCursor, "execute", failing_async)
         patch.setattr(psycopg.Connection, "commit", losing)
-        patch.setattr("services.runtime.outage.REACH.wait_for_return", lambda _: None)
+        patch.setattr("holdfast.postgres.outage.REACH.wait_for_return", lambda _: None)
         yield injector

@@ -7,8 +7,8 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from services.runtime import logs
-from services.settings import Settings
+from holdfast.observability import logs
+from holdfast.settings import Settings
 
 _OWN = ("dbos", "uvicorn", "uvicorn.error", "uvicorn.access")
 _OF_THE_TEST = ("httpx", "httpcore")

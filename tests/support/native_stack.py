@@ -16,9 +16,9 @@ from typing import Any
 import httpx
 import psycopg2
 
-from services.cli.children import is_alive, start_ticks
-from services.cli.embedded import ROOT, die_with_parent, installed
-from services.cli.supervisor import read_state
+from holdfast.installations.embedded import ROOT, die_with_parent, installed
+from holdfast.installations.supervised import is_alive, start_ticks
+from holdfast.installations.supervisor import read_state
 from tests.support.stack import CpuChild, Exit, Member, Stack, clean_environment, free_ports, wait_for
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -28,9 +28,9 @@ _STARTED = re.compile(r"native\s+\| (\S+) started again \(pid (\d+)\)")
 
 
 class NativeStack(Stack):
-    """``python -m services.cli.native up`` and everything below it."""
+    """``python -m holdfast.installations.native up`` and everything below it."""
 
-    command_module = "services.cli.native"
+    command_module = "holdfast.installations.native"
 
     def __init__(self, home: Path, *, workers: int = 2, **settings: str) -> None:
         super().__init__(workers=workers, **settings)

@@ -23,7 +23,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from services.cli.embedded import die_with_parent
+from holdfast.installations.embedded import die_with_parent
 from tests.support.stack import free_ports, wait_for
 
 _OWNER = ("test-owner", "secret-of-the-test-owner")

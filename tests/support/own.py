@@ -8,7 +8,7 @@ from typing import Any
 
 from dbos._dbos import _get_or_create_dbos_registry
 
-from services.workflows import names, own, steps
+from holdfast.durable import names, registry, steps
 
 
 @contextmanager
@@ -17,8 +17,8 @@ def forgotten() -> Iterator[None]:
     kept = _collections()
     before = [each.copy() for each in kept]
     registered = _get_or_create_dbos_registry().workflow_info_map
-    outside = {name: registered.pop(name) for name in own._declared if name in registered}
-    for name in own._declared:
+    outside = {name: registered.pop(name) for name in registry._declared if name in registered}
+    for name in registry._declared:
         names.QUEUE_OF.pop(name, None)
         names.ROLE_OF.pop(name, None)
     for each in kept[:6]:
@@ -29,7 +29,7 @@ def forgotten() -> Iterator[None]:
         # It has imported what is unknown from here on.
         steps.processes.close()
         # Not the registry as a whole: a worker that ran inside has imported our own workflows, once for all.
-        for name in own._declared:
+        for name in registry._declared:
             registered.pop(name, None)
         registered.update(outside)
         for each, was in zip(kept, before, strict=True):
@@ -41,5 +41,12 @@ def forgotten() -> Iterator[None]:
 
 
 def _collections() -> list[Any]:
-    own_ones = [steps.declared_steps, steps._timed, own._declared, own._queues, own._schedules, own._loaded]
+    own_ones = [
+        steps.declared_steps,
+        steps._timed,
+        registry._declared,
+        registry._queues,
+        registry._schedules,
+        registry._loaded,
+    ]
     return [*own_ones, names.QUEUE_OF, names.ROLE_OF]

@@ -11,9 +11,9 @@ from typing import Any
 
 from dbos import DBOS
 
-from services.runtime.database import OpsPool
-from services.runtime.retention import TIDY, Cutoffs, Done, Purger
-from services.runtime.waking import Listener
+from holdfast.dbos_adapter.wake_ups import Listener
+from holdfast.postgres.database import OpsPool
+from holdfast.retention.purger import TIDY, Cutoffs, Done, Purger
 from tests.support.database import Database
 from tests.support.engines import Launched
 from tests.support.executors import insert

@@ -15,7 +15,7 @@ _HEAD = '''
 import time
 from pathlib import Path
 
-from services.workflows.own import Queue, patch_over, patched, register, step, workflow
+from holdfast.durable.registry import Queue, patch_over, patched, register, step, workflow
 
 RELEASE = "{release}"
 HERE = Path({here!r})

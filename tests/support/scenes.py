@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from services.domain.fibonacci import summary
+from services.worker.fibonacci.rule import summary
 from tests.support.reporting import record
 from tests.support.stack import Stack, wait_for
 

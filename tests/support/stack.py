@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from services.cli.embedded import free_port
+from holdfast.installations.embedded import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 TERMINAL = {"SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"}

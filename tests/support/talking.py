@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dbos import DBOS
 
-from services.workflows.own import Queue, register, workflow
+from holdfast.durable.registry import Queue, register, workflow
 
 
 @workflow("talk.collect")

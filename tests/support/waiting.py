@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dbos import DBOS, SetWorkflowID
 
-from services.workflows.own import Queue, register, step, workflow
+from holdfast.durable.registry import Queue, register, step, workflow
 
 
 @workflow("waiting.nap")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dbos import DBOS
 
-from services.workflows.own import Queue, register, step, workflow
+from holdfast.durable.registry import Queue, register, step, workflow
 
 _OUT = Path(os.environ.get("WAITING_OUT", "/tmp/waiting-out"))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from dbos import DBOSClient, DBOSPortableJSONSerializer
 
-from services.runtime.schema import sqlalchemy_url
+from holdfast.dbos_adapter.schema import sqlalchemy_url
 from tests.support import waiting_workflows as waiting
 from tests.support.native_stack import NativeStack
 from tests.support.stack import wait_for

@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx
 
-from services.cli import evidence
+from holdfast.audit import evidence
 from tests.chaos.load import JournalFile, Load
 from tests.chaos.report import totals
 from tests.support.stack import ROOT, clean_environment, wait_for

@@ -17,10 +17,10 @@ from typing import Any
 from dbos import WorkflowStatus
 from dbos._context import take_assigned_workflow_id
 
-from services.api.models import Workflow
-from services.domain.errors import DatabaseUnavailable
-from services.runtime.waking import Waker
-from services.settings import Settings
+from holdfast.api.models import Workflow
+from holdfast.dbos_adapter.wake_ups import Waker
+from holdfast.errors import DatabaseUnavailable
+from holdfast.settings import Settings
 
 API, WORKER = "holdfast-api", "holdfast-worker"
 

@@ -14,8 +14,8 @@ from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from starlette.routing import Route
 
-from services.api.access import controlled
-from services.api.app import create_app
+from holdfast.api.access import controlled
+from tests.support.app import create_app
 from tests.unit.api_fakes import FakeProcess, FakeSettings, executor
 
 READING = {"GET", "HEAD"}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from services.api.app import create_app
+from tests.support.app import create_app
 from tests.unit.api_fakes import ADMIN, FakeProcess
 
 REPORT: dict[str, Any] = {

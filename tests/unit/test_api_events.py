@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from services.api import events as module
-from services.api.app import create_app
-from services.api.batches import read_batch
-from services.api.events import Feed, Feeds, events, finished, seen
-from services.api.models import Status
-from services.domain.errors import UnknownWorkflow
-from services.workflows import names
+from holdfast.api.models import Status
+from holdfast.durable import names
+from holdfast.errors import UnknownWorkflow
+from services.worker.fibonacci import events as module
+from services.worker.fibonacci.batches import read_batch
+from services.worker.fibonacci.events import Feed, Feeds, events, finished, seen
+from tests.support.app import create_app
 from tests.unit.api_fakes import FakeProcess, computed
 
 FINISHED = {"status": "SUCCESS"}

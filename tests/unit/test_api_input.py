@@ -11,8 +11,8 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from services.api import middleware
-from services.api.app import create_app
+from holdfast.api import middleware
+from tests.support.app import create_app
 from tests.unit.api_fakes import ADMIN, FakeProcess
 
 BATCHES = "/fibonacci/batches"

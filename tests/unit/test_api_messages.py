@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from services.api import streams
-from services.api.app import create_app
-from services.api.streams import CLOSED, LAST_OFFSET, Reader, position, values
-from services.domain.errors import DatabaseUnavailable
-from services.runtime.notices import stream_name
+from holdfast.api import streams
+from holdfast.api.streams import CLOSED, LAST_OFFSET, Reader, position, values
+from holdfast.dbos_adapter.waiting.notices import stream_name
+from holdfast.errors import DatabaseUnavailable
+from tests.support.app import create_app
 from tests.unit.api_fakes import ADMIN, FakeProcess
 from tests.unit.test_api_events import parse
 

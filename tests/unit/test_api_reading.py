@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from services.api.app import create_app
-from services.api.routes_schedule import find_gaps
-from services.workflows import names
+from holdfast.durable import names
+from services.worker.pulse.routes import find_gaps
+from tests.support.app import create_app
 from tests.unit.api_fakes import ADMIN, API, FakeClient, FakeProcess, computed, executor
 
 

@@ -14,10 +14,11 @@ import pytest
 from dbos import error as dbos_error
 from fastapi.testclient import TestClient
 
-from services.api import submit
-from services.api.app import create_app
-from services.domain.errors import CpuChildDied
-from services.workflows import names, users
+from holdfast.api import submit
+from holdfast.durable import names
+from holdfast.errors import CpuChildDied
+from services.api.users import workflows as users
+from tests.support.app import create_app
 from tests.unit.api_fakes import ADMIN, API, WORKER, FakeProcess, executor
 
 STARTS: list[tuple[str, dict[str, Any]]] = [
@@ -484,8 +485,8 @@ def test_the_page_and_the_schema_are_there(client: TestClient) -> None:
 
 
 def test_an_unfinished_client_is_timed_out(process: FakeProcess, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.api.middleware.BODY_TIMEOUT_SECONDS", 0.05)
-    monkeypatch.setattr("services.api.middleware.DRAIN_SECONDS", 0.05)
+    monkeypatch.setattr("holdfast.api.middleware.BODY_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr("holdfast.api.middleware.DRAIN_SECONDS", 0.05)
     sent: list[dict[str, Any]] = []
 
     async def never() -> dict[str, Any]:

@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.cli import evidence
-from services.runtime import promises
-from services.runtime.findings import found, some
-from services.runtime.journal import Journal
-from services.runtime.ticks import inside, merged, unexcused
+from holdfast.audit import evidence, promises
+from holdfast.audit.findings import found, some
+from holdfast.audit.journal import Journal
+from holdfast.audit.ticks import inside, merged, unexcused
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TICK, WINDOW = timedelta(seconds=5), timedelta(seconds=60)

@@ -13,7 +13,7 @@ import pytest
 from bench.compare import load
 from bench.compare.processes import Asked, NotMeasured, Running
 from bench.compare.servers import DURABLE, TOLD, postgres_settings
-from services.cli.children import is_alive
+from holdfast.installations.supervised import is_alive
 
 ECHO = "import sys\nfor line in sys.stdin: print(line.strip(), flush=True)"
 DEAF = "import sys, time\nsys.stdin.readline()\ntime.sleep(60)"

@@ -13,16 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.children import is_alive, start_ticks
-from services.cli.embedded import ROOT
-from services.runtime.watchdog_child import MARK
+from holdfast.installations.embedded import ROOT
+from holdfast.installations.supervised import is_alive, start_ticks
+from holdfast.recovery.watchdog_child import MARK
 from tests.support.database import wait_until
 
 SLEEP = ["sleep", "300"]
 PARENT = f"""
 import os, subprocess, sys, time
-from services.runtime.watchdog import Watchdog, mark_process
-from services.settings import Settings
+from holdfast.recovery.watchdog import Watchdog, mark_process
+from holdfast.settings import Settings
 from tests.support.executors import identity
 
 def daemon(run):

@@ -16,20 +16,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from services.cli import (
-    archive,
-    backup,
-    checks,
-    installation,
-    main,
-    messages,
-    postgres_tools,
-    retention,
-    shown,
-    watch,
-)
-from services.cli.installation import NothingRunsError
-from services.runtime.findings import found
+from holdfast.audit.findings import found
+from holdfast.cli import archive, backup, checks, main, messages, retention, shown, watch
+from holdfast.installations import installation, postgres_tools
+from holdfast.installations.installation import NothingRunsError
 
 EXECUTORS = [
     {

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from services.console.bars import BUCKET_SECONDS, Collection
-from services.console.history import History
-from services.console.labels import label
-from services.workflows import names
+from holdfast.console.bars import BUCKET_SECONDS, Collection
+from holdfast.console.history import History
+from holdfast.console.labels import label
+from holdfast.durable import names
 
 NOW = 1_800_000_000.0
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from services.domain import fibonacci
-from services.domain.errors import CpuCancelled, CpuChildDied, CpuPoolClosed, InvalidRequest
-from services.runtime.cancelling import Cancellation
-from services.runtime.cpu_pool import CpuPool
+from holdfast.compute.cpu_pool import CpuPool
+from holdfast.dbos_adapter.cancelling import Cancellation
+from holdfast.errors import CpuCancelled, CpuChildDied, CpuPoolClosed, InvalidRequest
+from services.worker.fibonacci import rule as fibonacci
 
 ROOT = Path(__file__).parents[2]
 WAIT_SECONDS = 10.0
@@ -192,7 +192,7 @@ def test_a_megabyte_travels_both_ways(pool: CpuPool) -> None:
 
 def test_children_are_light_and_polite(pool: CpuPool) -> None:
     names = pool.run_sync(loaded).value
-    assert "services.domain.fibonacci" in names
+    assert "services.worker.fibonacci.rule" in names
     heavy = {"dbos", "fastapi", "asyncio", "multiprocessing", "pydantic", "sqlalchemy", "logging"}
     # This very module was imported too, to run its function; what it needs is not the pool's doing.
     own = CpuPool(1)
@@ -380,7 +380,7 @@ def test_no_child_outlives_its_parent(end: str, tmp_path: Path) -> None:
     """One child is in a busy loop, one in a multiplication that holds its interpreter lock, one idle."""
     program = textwrap.dedent(f"""
         import os, sys, threading, time
-        from services.runtime.cpu_pool import CpuPool
+        from holdfast.compute.cpu_pool import CpuPool
         from tests.unit.test_cpu_pool import note_and_spin
         pool = CpuPool(3)
         assert pool.wait_ready(10)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from services.runtime import connections
-from services.settings import Role, Settings
+from holdfast.postgres import budget
+from holdfast.settings import Role, Settings
 from tests.unit.test_deployment_files import COMPOSE_ONLY, variable
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +37,7 @@ def test_every_file_is_there() -> None:
 
 @pytest.mark.parametrize(("role", "count"), [("api", 2), ("worker", 8)])
 def test_the_connections_are_those_of_the_code(role: Role, count: int) -> None:
-    most = connections.most(Settings(), role)
+    most = budget.most(Settings(), role)
     limit = re.search(rf"holdfast_{role} LOGIN CONNECTION LIMIT (\d+)", ROLES_SQL)
     assert limit and count == int(limit[1]) // most
     name = {"api": "API", "worker": "worker"}[role]

@@ -1,4 +1,4 @@
-"""What the deployment files promise: one with the other, and with services/settings.py."""
+"""What the deployment files promise: one with the other, and with holdfast/settings.py."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from services.cli import secrets
-from services.runtime import http_protocol
-from services.settings import Settings
+from holdfast.installations import secrets
+from holdfast.process import http_protocol
+from holdfast.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE_SHOTS = {"secrets", "migrate", "seed"}

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.domain.credentials import CachedCredential, Credential
-from services.domain.errors import CredentialUnavailable
+from holdfast.errors import CredentialUnavailable
+from services.api.users.credentials import CachedCredential, Credential
 
 SECRET = "correct horse battery staple"
 WAIT_SECONDS = 10.0

@@ -4,8 +4,8 @@ import pickle
 
 import pytest
 
-from services.domain import errors
-from services.domain.errors import HoldfastError
+from holdfast import errors
+from holdfast.errors import HoldfastError
 
 
 def _tree(kind: type[HoldfastError]) -> list[type[HoldfastError]]:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.domain import fibonacci
-from services.domain.errors import InvalidRequest
+from holdfast.errors import InvalidRequest
+from services.worker.fibonacci import rule as fibonacci
 
 FIRST = [0, 1, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144]
 

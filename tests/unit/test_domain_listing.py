@@ -8,15 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.domain.listing import (
-    TOP,
-    PageTally,
-    Total,
-    by_bytes,
-    by_folder,
-    is_beyond,
-    is_ordered,
-)
+from services.worker.buckets.listing import TOP, PageTally, Total, by_bytes, by_folder, is_beyond, is_ordered
 
 _KEYS = st.dictionaries(
     st.text(st.sampled_from("ab/-.é "), min_size=1, max_size=7), st.integers(0, 5), max_size=120

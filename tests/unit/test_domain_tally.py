@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.domain import tally
+from holdfast.retention import tally
 
 
 def test_counts_add_up_and_the_added_stay_as_they_are() -> None:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from services.domain.errors import DatabaseUnavailable
-from services.runtime import gateway as module
-from services.runtime.gateway import Gateway
-from services.settings import Settings
+from holdfast.dbos_adapter import gateway as module
+from holdfast.dbos_adapter.gateway import Gateway
+from holdfast.errors import DatabaseUnavailable
+from holdfast.settings import Settings
 
 Make = Callable[[Callable[[], float]], Gateway]
 

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from services.cli.embedded import ROOT
+from holdfast.installations.embedded import ROOT
 
 
 class _Unready(BaseHTTPRequestHandler):

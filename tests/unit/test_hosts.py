@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from services.runtime.process import Process
-from services.settings import Settings
-from services.workflows.composition import Worker
+from holdfast.process.process import Process
+from holdfast.settings import Settings
+from services.composition import Worker
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ROOT / "services"

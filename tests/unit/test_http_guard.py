@@ -10,8 +10,8 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from services.api.app import create_app
-from services.worker.app import create_app as create_worker
+from holdfast.process.worker_app import create_app as create_worker
+from tests.support.app import create_app
 from tests.unit.api_fakes import ADMIN, FakeProcess
 
 FOREIGN = {"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"}

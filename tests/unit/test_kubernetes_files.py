@@ -14,10 +14,10 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from services.cli.secrets import make_secrets
-from services.runtime import connections
-from services.settings import Settings
-from services.workflows import names
+from holdfast.durable import names
+from holdfast.installations.secrets import make_secrets
+from holdfast.postgres import budget
+from holdfast.settings import Settings
 from tests.unit.test_deployment_files import SERVICES, interpolated, variable
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,7 +88,7 @@ def test_the_validation_sees_what_is_wrong() -> None:
 
 
 def test_kustomize_builds_it_and_what_it_builds_is_valid(tmp_path: Path) -> None:
-    """With the secrets that services.cli.secrets makes; names that are referred to get the same hash."""
+    """With the secrets that the command makes; names that are referred to get the same hash."""
     if shutil.which("kubectl") is None:
         pytest.skip("no kubectl, so no kustomize")
     whole = shutil.copytree(PLACE, tmp_path / "kubernetes")
@@ -294,7 +294,7 @@ def test_the_most_pods_at_once_fit_into_the_connections(role: str) -> None:
     roles = (ROOT / "postgres" / "roles.sql").read_text("utf-8")
     limit = re.search(rf"holdfast_{role} LOGIN CONNECTION LIMIT (\d+)", roles)
     assert limit
-    assert most * connections.most(Settings(), role) <= int(limit[1])
+    assert most * budget.most(Settings(), role) <= int(limit[1])
 
 
 def test_what_it_scales_on_is_a_metric_of_ours() -> None:

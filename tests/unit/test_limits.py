@@ -10,11 +10,11 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from services.api import admission as module
-from services.api.admission import Admission
-from services.api.app import create_app
-from services.api.rate import EXEMPT, Buckets
-from services.domain.errors import BacklogFull, DatabaseUnavailable
+from holdfast.api import admission as module
+from holdfast.api.admission import Admission
+from holdfast.api.rate import EXEMPT, Buckets
+from holdfast.errors import BacklogFull, DatabaseUnavailable
+from tests.support.app import create_app
 from tests.unit.api_fakes import FakeProcess
 
 # --- the rate ------------------------------------------------------------------------------

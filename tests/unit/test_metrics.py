@@ -14,10 +14,11 @@ from prometheus_client import REGISTRY
 from prometheus_client.core import Metric
 from prometheus_client.metrics import MetricWrapperBase
 
-from services.cli.embedded import ROOT
-from services.runtime import figures, metrics
-from services.workflows import composition, names
-from services.workflows.measure import measured
+from holdfast.durable import names
+from holdfast.durable.measure import measured
+from holdfast.installations.embedded import ROOT
+from holdfast.observability import database_metrics, metrics
+from services import composition
 
 _ROWS: dict[str, list[dict[str, Any]]] = {
     "unfinished_by_status": [
@@ -67,8 +68,8 @@ class Reader:
         return {name: self.rows[name] for name in statements}
 
 
-def collector(read: Reader, **options: Any) -> figures.DatabaseCollector:
-    return figures.DatabaseCollector(
+def collector(read: Reader, **options: Any) -> database_metrics.DatabaseCollector:
+    return database_metrics.DatabaseCollector(
         read, applications=["worker", "api"], late_seconds=65.0, lease_seconds=5.0, **options
     )
 
@@ -241,9 +242,9 @@ def test_a_drain_is_a_histogram() -> None:
 
 
 def test_the_buckets_are_those_of_the_view() -> None:
-    text = (ROOT / "services/runtime/sql/migrations/002_totals.sql").read_text("utf-8")
+    text = (ROOT / "holdfast/postgres/sql/migrations/002_totals.sql").read_text("utf-8")
     (limits, _) = re.findall(r"'\{(.*?)\}'::float8\[\]", text)
-    assert tuple(float(limit) for limit in limits.split(",")) == figures.DRAIN_BUCKETS
+    assert tuple(float(limit) for limit in limits.split(",")) == database_metrics.DRAIN_BUCKETS
 
 
 def test_missed_ticks_never_go_down() -> None:
@@ -288,7 +289,7 @@ def test_without_a_database_nothing_old_is_told() -> None:
 
 def test_scrapes_share_one_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(figures.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(database_metrics.time, "monotonic", lambda: now[0])
     read = Reader()
     made = collector(read)
 

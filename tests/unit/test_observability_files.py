@@ -110,7 +110,7 @@ def test_every_runbook_has_an_alert() -> None:
 
 
 def test_runbooks_name_commands_that_exist() -> None:
-    from services.cli.main import app
+    from holdfast.cli.main import app
 
     known = {command.callback.__name__ for command in app.registered_commands if command.callback}
     assert set(re.findall(r"`holdfast ([a-z]+)", RUNBOOKS)) <= known
@@ -150,9 +150,9 @@ def known_metrics() -> set[str]:
     """Every sample name that a process can report, and every label with it, from docs/operate/metrics.md."""
     from prometheus_client import REGISTRY
 
-    import services.runtime.metrics
+    import holdfast.observability.metrics
 
-    assert services.runtime.metrics
+    assert holdfast.observability.metrics
     own = {metric.name: metric.type for metric in REGISTRY.collect() if metric.name.startswith("holdfast_")}
     documented = re.findall(
         r"`(holdfast_\w+)`", (ROOT / "docs" / "operate" / "metrics.md").read_text("utf-8")

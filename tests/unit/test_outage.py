@@ -9,7 +9,7 @@ import psycopg2.errors
 import pytest
 import sqlalchemy as sa
 
-from services.runtime.outage import is_outage, is_read_only
+from holdfast.postgres.outage import is_outage, is_read_only
 
 OUTAGES = (
     *("08003", "08006", "25006", "25P03", "25P04", "40001", "40003", "40P01", "53100", "53200", "53300"),

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from services.runtime import outcomes
-from services.runtime.serializer import json_serializer
+from holdfast.dbos_adapter import outcomes
+from holdfast.dbos_adapter.serializer import json_serializer
 
 
 def test_a_cancelled_workflow_is_recorded_though_it_is_cancelled_again(

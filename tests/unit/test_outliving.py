@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from services.runtime.cpu_pool import CpuPool
+from holdfast.compute.cpu_pool import CpuPool
 from tests.chaos import endings
 from tests.support.compose_stack import ComposeStack
 from tests.support.native_stack import outliving
@@ -27,7 +27,7 @@ time.sleep(60)
 """
 _CARING = """
 import os, sys, time
-from services.runtime.cpu_pool import CpuPool
+from holdfast.compute.cpu_pool import CpuPool
 pool = CpuPool(2)
 pool.wait_ready(30)
 print(*pool.pids(), flush=True)
@@ -112,8 +112,8 @@ def test_the_journal_tells_who_is_left_after_a_while(
 
 _TOP = """PID ELAPSED COMMAND
 100 90 /sbin/docker-init -- python -m services.worker
-101 90 python -S -P /app/services/runtime/cpu_child.py 9 7
-102 3 python -S -P /app/services/runtime/cpu_child.py 9 7
+101 90 python -S -P /app/holdfast/compute/cpu_child.py 9 7
+102 3 python -S -P /app/holdfast/compute/cpu_child.py 9 7
 """
 
 

@@ -18,15 +18,15 @@ from zoneinfo import ZoneInfo
 import pytest
 from pydantic import BaseModel, Field
 
-from services.domain.errors import InvalidRequest, ModuleWrong, UnstorableValue
-from services.domain.values import dump, load
-from services.runtime.serializer import Stored
-from services.settings import Settings
-from services.workflows import names, own
-from services.workflows.signature import Revived, Signature
+from holdfast.dbos_adapter.serializer import Stored
+from holdfast.dbos_adapter.values import dump, load
+from holdfast.durable import names, registry
+from holdfast.durable.signature import Revived, Signature
+from holdfast.errors import InvalidRequest, ModuleWrong, UnstorableValue
+from holdfast.settings import Settings
 from tests.support.own import forgotten
 
-HEAD = "from services.workflows.own import Queue, Schedule, register, step, workflow\n"
+HEAD = "from holdfast.durable.registry import Queue, Schedule, register, step, workflow\n"
 Write = Callable[[str], str]
 
 
@@ -56,28 +56,28 @@ def test_what_is_loaded_is_known(write: Write) -> None:
         "register(Queue('t-leaves', [leaf]), Queue('t-parents', [parent], parents=True),"
         " schedules=[Schedule('t-tick', leaf, '* * * * * *')])\n"
     )
-    own.load([module])
+    registry.load([module])
     assert names.QUEUE_OF["t.leaf"] == "t-leaves"
     assert names.ROLE_OF["t.parent"] == "worker"
-    assert set(own.startable()) == {"t.leaf", "t.parent"}
-    assert own.step_names() == ["t.step"]
-    assert own.leaf_queues() == {"t-leaves"}
-    assert [schedule.name for schedule in own.schedules()] == ["t-tick"]
-    own.load([module])
+    assert set(registry.startable()) == {"t.leaf", "t.parent"}
+    assert registry.step_names() == ["t.step"]
+    assert registry.leaf_queues() == {"t-leaves"}
+    assert [schedule.name for schedule in registry.schedules()] == ["t-tick"]
+    registry.load([module])
 
 
 def test_imported_alone_it_is_no_part_of_the_process(write: Write) -> None:
     module = write("@workflow('t.w')\ndef w() -> int: return 1\nregister(Queue('t-q', [w]))\n")
     __import__(module)
-    assert own.startable() == {}
-    assert own.queues() == []
+    assert registry.startable() == {}
+    assert registry.queues() == []
     assert "t.w" not in names.QUEUE_OF
 
 
 def test_what_a_module_imports_counts_too(write: Write) -> None:
     inner = write("@workflow('t.w')\ndef w() -> int: return 1\nregister(Queue('t-q', [w]))\n")
-    own.load([write(f"import {inner}\n")])
-    assert set(own.startable()) == {"t.w"}
+    registry.load([write(f"import {inner}\n")])
+    assert set(registry.startable()) == {"t.w"}
 
 
 @pytest.mark.parametrize(
@@ -161,17 +161,17 @@ def test_what_a_module_imports_counts_too(write: Write) -> None:
 )
 def test_a_wrong_module_ends_the_start(write: Write, text: str, told: str) -> None:
     with pytest.raises(ModuleWrong, match=told):
-        own.load([write(text)])
+        registry.load([write(text)])
 
 
 def test_a_module_that_is_not_there() -> None:
     with pytest.raises(ModuleWrong, match="no module no_such_module on the import path"):
-        own.load(["no_such_module"])
+        registry.load(["no_such_module"])
 
 
 def test_an_import_inside_it_that_fails_is_shown_as_it_is(write: Write) -> None:
     with pytest.raises(ModuleNotFoundError, match="no_such_thing"):
-        own.load([write("import no_such_thing\n")])
+        registry.load([write("import no_such_thing\n")])
 
 
 def test_modules_setting() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.domain.poison import InFlight, Verdict, judge
+from holdfast.recovery.blame import InFlight, Verdict, judge
 
 LIMIT = 5
 SUSPECTS = "worker-suspects"

@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-from services.cli.embedded import ROOT
+from holdfast.installations.embedded import ROOT
 
 _DOCS, _SERVICES = ROOT / "docs", ROOT / "services"
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from services.runtime.process import Process
-from services.runtime.waking import Waker
-from services.settings import STANDSTILL_SECONDS, Settings
+from holdfast.dbos_adapter.wake_ups import Waker
+from holdfast.process.process import Process
+from holdfast.settings import STANDSTILL_SECONDS, Settings
 
 
 def asked(clock_seconds: float = 0.0, waker: Waker | None = None) -> tuple[bool, dict[str, str]]:

@@ -8,8 +8,8 @@ import logging
 import pytest
 import sqlalchemy as sa
 
-from services.api.views import error_text
-from services.runtime.redaction import without_values
+from holdfast.api.views import error_text
+from holdfast.observability.redaction import without_values
 from tests.support.logged import logged
 
 MESSAGE = 'duplicate key value violates unique constraint "k"'

@@ -14,9 +14,9 @@ from dbos._scheduler import backfill_schedule
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.domain.cron import check, tick_id, ticks_after
-from services.runtime import schedules
-from services.runtime.schedules import Accounting, Decision, decide, due_ticks
+from holdfast.dbos_adapter import schedules
+from holdfast.dbos_adapter.cron import check, tick_id, ticks_after
+from holdfast.dbos_adapter.schedules import Accounting, Decision, decide, due_ticks
 
 MINUTE = timedelta(minutes=1)
 NOW = datetime(2026, 5, 1, tzinfo=UTC)

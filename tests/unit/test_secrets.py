@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.evidence import secrets_in
-from services.cli.secrets import CONSUMERS, S3_IDENTITIES, _matches, _scram, make_secrets
+from holdfast.audit.evidence import secrets_in
+from holdfast.installations.secrets import CONSUMERS, S3_IDENTITIES, _matches, _scram, make_secrets
 
 
 def contents(root: Path) -> dict[str, str]:
@@ -98,7 +98,7 @@ def test_a_lost_directory_is_made_again_and_the_others_stay(tmp_path: Path, lost
 
 def test_an_interrupted_first_run_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the number of files written before the crash, the next run ends with all in agreement."""
-    from services.cli import secrets
+    from holdfast.installations import secrets
 
     write = secrets._write_whole
     for survived in range(len(make_secrets(tmp_path / "whole"))):

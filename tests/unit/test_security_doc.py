@@ -8,7 +8,7 @@ from functools import cache
 
 import pytest
 
-from services.cli.embedded import ROOT
+from holdfast.installations.embedded import ROOT
 
 _TEXT = (ROOT / "docs" / "operate" / "security.md").read_text("utf-8")
 _ROWS = [

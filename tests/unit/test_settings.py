@@ -11,10 +11,10 @@ import pytest
 import sqlalchemy as sa
 from pydantic import ValidationError
 
-from services.cli.embedded import ROOT, free_port
-from services.cli.supervisor import Supervisor
-from services.runtime.schema import sqlalchemy_url
-from services.settings import Settings, available_cpus, get_settings
+from holdfast.dbos_adapter.schema import sqlalchemy_url
+from holdfast.installations.embedded import ROOT, free_port
+from holdfast.installations.supervisor import Supervisor
+from holdfast.settings import Settings, available_cpus, get_settings
 
 
 @pytest.fixture(autouse=True)

@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 from dbos import PortableWorkflowError
 
-from services.domain.errors import CpuCancelled, InvalidRequest, StepProcessDied, StepTimeout
-from services.runtime.cancelling import Cancellation
-from services.runtime.step_processes import StepProcesses
+from holdfast.compute.step_processes import StepProcesses
+from holdfast.dbos_adapter.cancelling import Cancellation
+from holdfast.errors import CpuCancelled, InvalidRequest, StepProcessDied, StepTimeout
 from tests.support.database import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -214,7 +214,7 @@ def test_a_module_that_cannot_be_imported_is_named() -> None:
 
 def test_nothing_outlives_the_worker(tmp_path: Path) -> None:
     code = textwrap.dedent(f"""
-        from services.runtime.step_processes import StepProcesses
+        from holdfast.compute.step_processes import StepProcesses
         from tests.unit.test_step_processes import spin_with_a_child
         StepProcesses(lambda: ["tests.unit.test_step_processes"]).run(
             spin_with_a_child, ({str(tmp_path / "pids")!r},), timeout_seconds=60)

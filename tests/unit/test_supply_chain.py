@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from services.cli.embedded import free_port
+from holdfast.installations.embedded import free_port
 from tests.support import licences
 
 ROOT = Path(__file__).resolve().parents[2]

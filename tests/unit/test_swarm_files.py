@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from services.cli.secrets import make_secrets
-from services.runtime import connections
-from services.settings import Settings
+from holdfast.installations.secrets import make_secrets
+from holdfast.postgres import budget
+from holdfast.settings import Settings
 from tests.unit.test_deployment_files import SERVICES, interpolated
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,7 +97,7 @@ def test_with_its_successor_it_fits_into_the_connections(name: str) -> None:
     roles = (ROOT / "postgres" / "roles.sql").read_text("utf-8")
     limit = re.search(rf"holdfast_{name} LOGIN CONNECTION LIMIT (\d+)", roles)
     assert limit
-    assert (replicas + 1) * connections.most(Settings(), name) <= int(limit[1])
+    assert (replicas + 1) * budget.most(Settings(), name) <= int(limit[1])
 
 
 def test_every_secret_is_made_by_the_script_and_lies_where_it_is_looked_for(tmp_path: Path) -> None:
@@ -127,7 +127,8 @@ _DOCKER = """#!/bin/sh
 case "$1 $2" in
 "secret ls") cat "$MADE" ;;
 "secret create") echo "$3" >>"$MADE" ;;
-"run --rm") cd "$ROOT" && "$PYTHON" -m services.cli.secrets "$MADE.d" >&2 && tar -C "$MADE.d" -c . ;;
+"run --rm")
+    cd "$ROOT" && "$PYTHON" -m holdfast.installations.secrets "$MADE.d" >&2 && tar -C "$MADE.d" -c . ;;
 *) exit 9 ;;
 esac
 """

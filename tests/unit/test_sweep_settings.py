@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from services.runtime.sweep import HEARTBEAT_LATE, LOCK_LOST, Sweep
-from services.settings import Settings
+from holdfast.recovery.sweep import HEARTBEAT_LATE, LOCK_LOST, Sweep
+from holdfast.settings import Settings
 from tests.support.executors import identity
 
 ME, PEER = "worker-me", "worker-peer"

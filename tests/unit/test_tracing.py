@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
-from services.api.submit import Work, enqueue_options
-from services.runtime import tracing
-from services.settings import Settings
-from services.workflows import names
+from holdfast.api.submit import Work, enqueue_options
+from holdfast.durable import names
+from holdfast.observability import tracing
+from holdfast.settings import Settings
 from tests.unit.api_fakes import FakeSettings
 
 
@@ -32,10 +32,12 @@ def test_the_sdk_is_imported_only_where_an_endpoint_is_set(endpoint: str, loaded
     """By everything that the API and a worker import, and by the start of tracing."""
     code = (
         "import sys\n"
-        "import services.api.app, services.worker.app, services.runtime.serve\n"
-        "from services.workflows import fibonacci, nesting, pulse, scope, users\n"
-        "from services.runtime import tracing\n"
-        "from services.settings import Settings\n"
+        "import holdfast.api.app, holdfast.process.worker_app, holdfast.process.serve\n"
+        "import services.features, services.api.nesting, services.worker.pulse.workflows\n"
+        "import services.worker.fibonacci.workflows, services.api.scope.workflows\n"
+        "import services.api.users.workflows\n"
+        "from holdfast.observability import tracing\n"
+        "from holdfast.settings import Settings\n"
         f"settings = Settings(otlp_endpoint={endpoint!r})\n"
         "tracing.start(settings, application='a', version='1', executor_id='e')\n"
         "heavy = ('opentelemetry.sdk', 'opentelemetry.exporter', 'google.protobuf', 'requests')\n"
@@ -65,7 +67,7 @@ def test_probes_and_scrapes_get_no_span() -> None:
 
 def test_a_collector_that_is_away_is_told_about_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("services.runtime.tracing.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("holdfast.observability.tracing.time.monotonic", lambda: now[0])
     filtered = tracing._NowAndThen(60.0)
 
     def told() -> bool:

@@ -7,14 +7,14 @@ import logging
 import psycopg2
 import pytest
 
-from services.runtime.database import Trouble
+from holdfast.postgres.database import Trouble
 
 
 def test_an_outage_is_told_once_and_its_end(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr("services.runtime.database.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("holdfast.postgres.database.time.monotonic", lambda: now[0])
     caplog.set_level(logging.INFO)
     trouble = Trouble(logging.getLogger("test.trouble"), "lease lost", action="lease.lost")
     trouble.over()

@@ -18,8 +18,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.domain.errors import UnstorableValue
-from services.domain.values import DEPTH, dump, load
+from holdfast.dbos_adapter.values import DEPTH, dump, load
+from holdfast.errors import UnstorableValue
 
 
 class Colour(Enum):

@@ -12,9 +12,9 @@ import pytest
 import sqlalchemy as sa
 from dbos._error import DBOSWorkflowCancelledError, DBOSWorkflowConflictIDError
 
-from services.runtime.cancelling import Cancellations
-from services.runtime.database import Row
-from services.runtime.waits import Waits
+from holdfast.dbos_adapter.cancelling import Cancellations
+from holdfast.dbos_adapter.waiting.waits import Waits
+from holdfast.postgres.database import Row
 from tests.support.database import wait_until
 
 KEY = ("w", "claim")

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.children import is_alive
-from services.runtime.watchdog import Watchdog
-from services.runtime.watchdog_child import END, MARK, PING, SESSION, Guard, Silence
-from services.settings import Settings
+from holdfast.installations.supervised import is_alive
+from holdfast.recovery.watchdog import Watchdog
+from holdfast.recovery.watchdog_child import END, MARK, PING, SESSION, Guard, Silence
+from holdfast.settings import Settings
 from tests.support.database import wait_until
 from tests.support.executors import identity
 
@@ -83,9 +83,9 @@ def test_its_own_stall_proves_nothing() -> None:
 
 PARENT = f"""
 import ctypes, os, signal, socket, sys, time
-from services.runtime import logs
-from services.runtime.watchdog import Watchdog
-from services.settings import Settings
+from holdfast.observability import logs
+from holdfast.recovery.watchdog import Watchdog
+from holdfast.settings import Settings
 from tests.support.executors import identity
 settings = Settings(heartbeat_seconds={BEAT}, lease_seconds={LEASE})
 logs.configure(settings, role="worker", executor_id="worker-blocked")
@@ -249,7 +249,7 @@ def test_a_parent_that_survives_is_told_of_once(
         if done.count("signal 9") in (3, 6):
             ours.send(PING if done.count("signal 9") == 3 else END)
 
-    monkeypatch.setattr("services.runtime.watchdog_child.os.kill", kill)
+    monkeypatch.setattr("holdfast.recovery.watchdog_child.os.kill", kill)
     monkeypatch.setattr(Guard, "_log", lambda _, __, action, ___: done.append(action))
     monkeypatch.delenv(MARK, raising=False)
     with ours, theirs:
@@ -266,7 +266,7 @@ def test_pid_1_is_told_that_its_watchdog_has_no_power(
     monkeypatch.setattr(Watchdog, "_start_child", lambda _: None)
     monkeypatch.setattr(Watchdog, "_run", lambda _: None)
     for pid in (1, 2):
-        monkeypatch.setattr("services.runtime.watchdog.os.getpid", lambda pid=pid: pid)
+        monkeypatch.setattr("holdfast.recovery.watchdog.os.getpid", lambda pid=pid: pid)
         Watchdog(Settings(), identity("worker-1")).start()
     (record,) = caplog.records
     assert "init: true" in record.getMessage()

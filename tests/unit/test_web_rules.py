@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.domain.web import client_key, host_name, is_foreign, is_known_host, is_loopback
+from holdfast.origin import client_key, host_name, is_foreign, is_known_host, is_loopback
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, TypedDict
 
-from services.domain.fibonacci import recursive
+from services.worker.fibonacci.rule import recursive
 
 OPTIONS: dict[str, Any] = json.loads(os.environ.get("BENCH_OPTIONS", "{}"))
 TUNED = bool(OPTIONS.get("tuned"))

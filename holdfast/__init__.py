@@ -1,0 +1,3 @@
+"""Holdfast: durable workflows that survive their containers."""
+
+__version__ = "0.1.0"

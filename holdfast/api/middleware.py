@@ -1,0 +1,228 @@
+"""What happens to every request before it reaches a route: id, metrics, body rules. Pure ASGI."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from holdfast.api.problems import failure, problem
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+BODY_TIMEOUT_SECONDS = 30.0
+# A refused body is read on for a moment: a client that still sends would otherwise get a reset
+# connection in place of the answer.
+DRAIN_BYTES = 16 * 1024 * 1024
+DRAIN_SECONDS = 2.0
+BODIES_BYTES = 64 * 1024 * 1024
+"""What all bodies that are still coming may hold together: each connection may send one, and wait."""
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+Observe = Callable[[str, str, int, float], None]
+"""Called once a request with method, route template, status and seconds."""
+
+
+class RequestContext:
+    """Gives each request an id (`X-Request-ID`, taken over if sane), observes it, answers what failed."""
+
+    def __init__(self, app: ASGIApp, observe: Observe) -> None:
+        self.app = app
+        self.observe = observe
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; anything but HTTP passes through."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        began = time.monotonic()
+        status = 0
+
+        async def tagged(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+            await send(message)
+
+        try:
+            await self.app(scope, receive, tagged)
+        except Exception as error:
+            response = failure(scope, error)
+            if status:
+                raise  # half an answer is out: only a broken connection tells the client
+            await response(scope, receive, tagged)
+        finally:
+            method = scope["method"] if scope["method"] in METHODS else "OTHER"
+            route = getattr(scope.get("route"), "path", None) or "unmatched"
+            self.observe(method, route, status or 499, time.monotonic() - began)
+
+
+class RequestBody:
+    """Reads a body whole, within its limits, and lets only JSON objects in UTF-8 through.
+
+    Answers 413, 415, 408, 400 or 422 itself; a route behind it never sees a body that is not an object.
+    """
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+        self.app = app
+        self.max_body_bytes = max_body_bytes
+        self.held_bytes = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; anything but HTTP passes through."""
+        headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
+        declared = headers.get("content-length", "0")
+        if scope["type"] != "http" or (declared == "0" and "transfer-encoding" not in headers):
+            await self.app(scope, receive, send)
+            return
+        try:
+            body = await self._read(declared, receive)
+            if body and scope["method"] in WITH_BODY:
+                _require_json(headers.get("content-type", ""))
+                _require_object(body)
+        except _RefusedError as refused:
+            await self._drain(refused, receive)
+            response = problem(
+                scope,
+                refused.status,
+                kind=refused.kind,
+                detail=refused.detail,
+                headers=refused.headers,
+            )
+            await response(scope, receive, send)
+            return
+        if body is None:
+            return
+        await self.app(scope, _replay(body, receive), send)
+
+    async def _read(self, declared: str, receive: Receive) -> bytes | None:
+        """The whole body; None when the client left before its end."""
+        if not declared.isdecimal():
+            raise _RefusedError(400, "bad-request", "Content-Length must be a number of bytes.", unread=True)
+        if len(declared) > 18 or int(declared) > self.max_body_bytes:
+            raise self._too_large()
+        chunks: list[bytes] = []
+        size = 0
+        # At least one body is read, however large it may be.
+        bound = max(BODIES_BYTES, self.max_body_bytes)
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
+                more = True
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    chunks.append(message.get("body", b""))
+                    size += len(chunks[-1])
+                    self.held_bytes += len(chunks[-1])
+                    if size > self.max_body_bytes:
+                        raise self._too_large()
+                    if self.held_bytes > bound:
+                        detail = "Too many bodies are coming at once. Send this one again shortly."
+                        raise _RefusedError(503, "busy", detail, unread=True)
+                    more = message.get("more_body", False)
+        except TimeoutError:
+            raise _RefusedError(408, "request-timeout", None) from None
+        finally:
+            self.held_bytes -= size
+        return b"".join(chunks)
+
+    def _too_large(self) -> _RefusedError:
+        detail = f"The body may have at most {self.max_body_bytes} bytes. Send a smaller one."
+        return _RefusedError(413, "body-too-large", detail, unread=True)
+
+    async def _drain(self, refused: _RefusedError, receive: Receive) -> None:
+        if not refused.unread:
+            return
+        left = DRAIN_BYTES
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while left > 0:
+                    message = await receive()
+                    left -= len(message.get("body", b""))
+                    if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                        return
+        except TimeoutError:
+            return
+
+
+class _RefusedError(Exception):
+    def __init__(self, status: int, kind: str, detail: str | None, *, unread: bool = False) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.kind = kind
+        self.detail = detail
+        self.unread = unread or status == 408
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What goes with the answer."""
+        close = {"Connection": "close"} if self.unread else {}
+        return close | ({"Retry-After": "1"} if self.status == 503 else {})
+
+
+def _require_json(content_type: str) -> None:
+    media, _, parameters = content_type.partition(";")
+    charset = parameters.strip().lower()
+    if media.strip().lower() != "application/json" or charset not in ("", "charset=utf-8", 'charset="utf-8"'):
+        raise _RefusedError(
+            415, "unsupported-media-type", "Send the body as JSON: Content-Type: application/json."
+        )
+
+
+def _require_object(body: bytes) -> None:
+    try:
+        value: Any = json.loads(
+            body.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_each_name_once
+        )
+    except UnicodeDecodeError as error:
+        raise _RefusedError(400, "malformed-json", f"The body is not UTF-8: byte {error.start}.") from None
+    except RecursionError:
+        raise _RefusedError(400, "malformed-json", "The JSON in the body is nested too deeply.") from None
+    except json.JSONDecodeError as error:
+        detail = f"The body is not valid JSON: {error.msg} at character {error.pos}."
+        raise _RefusedError(400, "malformed-json", detail) from None
+    except ValueError:
+        detail = "The JSON in the body has a number that is not finite, or has too many digits."
+        raise _RefusedError(400, "malformed-json", detail) from None
+    if not isinstance(value, dict):
+        raise _RefusedError(422, "invalid-request", "The body must be a JSON object.")
+
+
+def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Which of two values is meant, nobody can know: parsers differ, so a proxy may have seen the other."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise _RefusedError(400, "malformed-json", "An object in the body has the same name twice.")
+    return value
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A receive that gives the body once, then what really comes (a disconnect)."""
+    given = False
+
+    async def replayed() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replayed

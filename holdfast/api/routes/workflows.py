@@ -1,0 +1,332 @@
+"""Stored workflows: listing them, looking into one, and the operator's three orders."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from typing import Annotated
+
+import sqlalchemy as sa
+from dbos import DBOSClient, SetWorkflowID, StepInfo, WorkflowStatus
+from fastapi import APIRouter, Body, Depends, Query, Request
+from starlette.responses import JSONResponse, Response
+
+from holdfast.api.access import CONTROL, REFUSALS
+from holdfast.api.context import accepting, process_of
+from holdfast.api.models import (
+    Accepted,
+    Adopted,
+    AdoptRequest,
+    ForkRequest,
+    IdempotencyKey,
+    Look,
+    Page,
+    StepList,
+    Stranded,
+    StrandedList,
+    WorkflowDetail,
+    WorkflowFilter,
+    WorkflowId,
+    WorkflowList,
+)
+from holdfast.api.problems import documented
+from holdfast.api.submit import claim, find, outcome
+from holdfast.api.views import listed, step, workflow_detail
+from holdfast.durable.names import QUEUE_OF, ROLE_OF
+from holdfast.errors import Conflict, NotFound, UnknownWorkflow
+from holdfast.recovery.adoption import adopt
+from holdfast.settings import Role, Settings
+
+router = APIRouter(tags=["workflows"])
+log = logging.getLogger("holdfast.api")
+
+ENDED = ("SUCCESS", "ERROR", "CANCELLED")
+RESUMABLE = ("CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
+
+
+@router.get("/workflows", responses=documented(422, 500, 503))
+async def list_workflows(request: Request, wanted: Annotated[WorkflowFilter, Query()]) -> WorkflowList:
+    """Workflows of both applications, newest first, without their payloads."""
+    process = process_of(request)
+    before_ms, _, before_id = (wanted.before or "").partition("~")
+    rows = await process.gateway.ops(
+        "list_workflows",
+        applications=process.settings.application_names,
+        status=list(wanted.status) or None,
+        name=wanted.name or None,
+        queue=wanted.queue or None,
+        executor_id=wanted.executor_id or None,
+        prefix=wanted.prefix,
+        before_ms=int(before_ms) if before_ms else None,
+        before_id=before_id or None,
+        # One more than asked for tells whether there is a next page.
+        limit=wanted.limit + 1,
+        offset=wanted.offset,
+    )
+    shown, more = rows[: wanted.limit], len(rows) > wanted.limit
+    return WorkflowList(
+        workflows=[listed(row) for row in shown],
+        next_offset=wanted.offset + wanted.limit if more else None,
+        next_before=f"{shown[-1]['created_at']}~{shown[-1]['workflow_id']}" if more else None,
+    )
+
+
+@router.get("/workflows/{workflow_id}", responses=documented(404, 422, 500, 503))
+async def show_workflow(
+    request: Request, workflow_id: WorkflowId, query: Annotated[Look, Query()]
+) -> WorkflowDetail:
+    """One workflow with input, output and error, shortened; with `wait` as soon as it has ended."""
+    row = await _existing(request, workflow_id, payload=not query.wait)
+    if query.wait:
+        ended = await outcome(request, workflow_id, query.wait)
+        row = ended or await _existing(request, workflow_id, payload=True)
+    wait = None
+    if row.status == "PENDING":
+        wait = next(iter(await process_of(request).gateway.ops("wait_of", workflow_id=workflow_id)), None)
+    return workflow_detail(row, wait)
+
+
+@router.get("/workflows/{workflow_id}/steps", responses=documented(404, 422, 500, 503))
+async def list_steps(request: Request, workflow_id: WorkflowId, page: Annotated[Page, Query()]) -> StepList:
+    """Its recorded steps with their outputs, shortened."""
+    process = process_of(request)
+
+    def read(client: DBOSClient) -> list[StepInfo]:
+        _require(find(client, process.settings.application_names, workflow_id))
+        return client.list_workflow_steps(workflow_id, limit=page.limit + 1, offset=page.offset or None)
+
+    rows = await process.gateway.call(read, process.gateway.client)
+    more = len(rows) > page.limit
+    return StepList(
+        workflow_id=workflow_id,
+        steps=[step(row) for row in rows[: page.limit]],
+        next_offset=page.offset + page.limit if more else None,
+    )
+
+
+@router.post(
+    "/workflows/{workflow_id}/cancel",
+    dependencies=CONTROL,
+    responses=REFUSALS | documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
+)
+async def cancel(request: Request, workflow_id: WorkflowId) -> Accepted:
+    """Cancel it and its children. A running Fibonacci step ends within 1.5 s; other steps finish first."""
+    process = process_of(request)
+
+    def order(client: DBOSClient) -> str:
+        row = _require(find(client, process.settings.application_names, workflow_id))
+        if row.status in ENDED:
+            raise Conflict(f"This workflow has ended with {row.status}; there is nothing to cancel.")
+        client.cancel_workflow(workflow_id, cancel_children=True)
+        # It may have ended in between; what is stored now is the truth.
+        return _require(find(client, process.settings.application_names, workflow_id)).status
+
+    status = await process.gateway.call(order, process.gateway.client)
+    if status in ENDED and status != "CANCELLED":
+        raise Conflict(f"This workflow ended with {status} before it could be cancelled.")
+    return Accepted.model_validate({"workflow_id": workflow_id, "status": status})
+
+
+@router.post(
+    "/workflows/{workflow_id}/resume",
+    status_code=202,
+    dependencies=CONTROL,
+    responses=REFUSALS | documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
+)
+async def resume(request: Request, workflow_id: WorkflowId) -> Accepted:
+    """Put a cancelled or parked workflow back into its queue; it goes on after its recorded steps.
+
+    So do the workflows below it that were cancelled: it waits for what they return.
+    """
+    process = process_of(request)
+    gateway = process.gateway
+
+    row = await _existing(request, workflow_id)
+    if row.status not in RESUMABLE:
+        raise Conflict(
+            f"This workflow is {row.status}. Only those that are {' or '.join(RESUMABLE)} can be resumed."
+        )
+    cancelled = await gateway.call(_cancelled, gateway.client, process.settings.application_names, row)
+    # Before they run again: a crash that follows at once must count.
+    await gateway.ops("forget_crashes", workflow_ids=[each for _, ids in cancelled for each in ids])
+    await gateway.call(_resume, gateway.client, cancelled)
+    return Accepted(workflow_id=workflow_id, status="ENQUEUED")
+
+
+@router.post(
+    "/workflows/{workflow_id}/fork",
+    status_code=202,
+    dependencies=[*CONTROL, Depends(accepting)],
+    responses={
+        202: {"model": Accepted, "description": "the copy; Location says where to look"},
+        **REFUSALS,
+        **documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
+    },
+)
+async def fork(
+    request: Request,
+    workflow_id: WorkflowId,
+    body: Annotated[ForkRequest, Body(default_factory=ForkRequest)],
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Run a copy of it from `start_step` on, under an id of its own."""
+    process = process_of(request)
+    row = await _existing(request, workflow_id)
+    queue = _queue(row)
+    forked_id = await claim(request, body, "fork", idempotency_key)
+
+    def order(client: DBOSClient) -> str:
+        found = find(client, process.settings.application_names, forked_id)
+        if found is not None:
+            return found.status
+        _require_step(client, workflow_id, body.start_step)
+        try:
+            with SetWorkflowID(forked_id):
+                client.fork_workflow(
+                    workflow_id,
+                    body.start_step,
+                    application_version=_version(process.settings, row),
+                    queue_name=queue,
+                )
+        except sa.exc.IntegrityError:
+            # The same request, sent again while its first try was under way, was quicker.
+            found = find(client, process.settings.application_names, forked_id)
+            if found is None:
+                raise
+            return found.status
+        return "ENQUEUED"
+
+    status = await process.gateway.call(order, process.gateway.client)
+    return JSONResponse(
+        {"workflow_id": forked_id, "status": status}, 202, headers={"Location": f"/workflows/{forked_id}"}
+    )
+
+
+@router.post(
+    "/workflows/{workflow_id}/adopt",
+    status_code=202,
+    dependencies=CONTROL,
+    responses=REFUSALS | documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
+)
+async def adopt_one(request: Request, workflow_id: WorkflowId) -> Adopted:
+    """Let the present version continue a stranded workflow, under its own id."""
+    row = await _existing(request, workflow_id)
+    if row.application_name is None or row.app_version is None:
+        raise Conflict("This workflow has no version: it is not stranded.")
+    return await _adopt(request, row.application_name, row.app_version, only=workflow_id)
+
+
+@router.get("/stranded", responses=documented(500, 503))
+async def list_stranded(request: Request) -> StrandedList:
+    """Unfinished work of versions that no live executor runs."""
+    process = process_of(request)
+    rows = await process.gateway.ops("stranded", lease_seconds=process.settings.lease_seconds)
+    return StrandedList(stranded=[Stranded.model_validate(row) for row in rows])
+
+
+@router.post(
+    "/stranded/adopt",
+    status_code=202,
+    dependencies=CONTROL,
+    responses=REFUSALS | documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
+)
+async def adopt_stranded(request: Request, body: AdoptRequest) -> Adopted:
+    """Let the present version continue all stranded work of one older version, under its own ids.
+
+    You say with this that its code can: the same steps in the same order.
+    """
+    return await _adopt(request, body.application, body.from_version)
+
+
+async def _adopt(
+    request: Request, application: str, from_version: str, *, only: str | None = None
+) -> Adopted:
+    process = process_of(request)
+    settings = process.settings
+    roles: dict[str, Role] = {settings.application_name(role): role for role in ("api", "worker")}
+    if application not in roles:
+        raise NotFound(f"There is no application of this name. Use {' or '.join(roles)}.")
+    to_version = settings.version_name(roles[application])
+    moved = await process.gateway.call(
+        adopt,
+        settings,
+        purpose=f"holdfast/{process.executor_id}/adopt",
+        application=application,
+        from_version=from_version,
+        to_version=to_version,
+        only=only,
+    )
+    if not moved:
+        raise Conflict("Nothing was moved: it is not stranded. GET /stranded lists what is.")
+    log.info(
+        "adopted %d workflows of %s into %s",
+        moved,
+        from_version,
+        to_version,
+        extra={"action": "workflow.adopted"},
+    )
+    return Adopted(adopted=moved, to_version=to_version)
+
+
+async def _existing(request: Request, workflow_id: str, *, payload: bool = False) -> WorkflowStatus:
+    process = process_of(request)
+    return _require(
+        await process.gateway.call(
+            find,
+            process.gateway.client,
+            process.settings.application_names,
+            workflow_id,
+            payload=payload,
+        )
+    )
+
+
+def _require(row: WorkflowStatus | None) -> WorkflowStatus:
+    if row is None:
+        raise UnknownWorkflow
+    return row
+
+
+def _queue(row: WorkflowStatus) -> str:
+    """The queue it goes to: DBOS's default is its internal queue, without our limits."""
+    if row.name not in QUEUE_OF:
+        raise Conflict(f"This release does not know workflows named {row.name}; it could not run this one.")
+    return QUEUE_OF[row.name]
+
+
+def _cancelled(
+    client: DBOSClient, applications: list[str], row: WorkflowStatus
+) -> list[tuple[str, list[str]]]:
+    """Queues with ids: of the workflow, its cancelled children, theirs, and so on. Raises `Conflict`."""
+    found: list[tuple[str, list[str]]] = []
+    rows = [row]
+    while rows:
+        by_queue: dict[str, list[str]] = defaultdict(list)
+        for each in rows:
+            by_queue[_queue(each)].append(each.workflow_id)
+        found += by_queue.items()
+        rows = client.list_workflows(
+            parent_workflow_id=[each.workflow_id for each in rows],
+            status=["CANCELLED"],
+            application_name=applications,
+            load_input=False,
+            load_output=False,
+        )
+    return found
+
+
+def _resume(client: DBOSClient, cancelled: list[tuple[str, list[str]]]) -> None:
+    """From the lowest level up: who runs before its children are back finds them cancelled."""
+    for queue, ids in reversed(cancelled):
+        client.resume_workflows(ids, queue_name=queue)
+
+
+def _version(settings: Settings, row: WorkflowStatus) -> str:
+    return settings.version_name(ROLE_OF[row.name])
+
+
+def _require_step(client: DBOSClient, workflow_id: str, start_step: int) -> None:
+    """Raises `Conflict` for a step after the first unrecorded one."""
+    before = start_step - 1
+    if before and not client.list_workflow_steps(workflow_id, load_output=False, limit=1, offset=before - 1):
+        raise Conflict("The steps before start_step are not all recorded. GET …/steps lists those that are.")

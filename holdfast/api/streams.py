@@ -1,0 +1,140 @@
+"""A workflow's stream as server-sent events: read when DBOS says that something was written."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from holdfast.api.models import TERMINAL
+from holdfast.api.sse import HEARTBEAT_SECONDS, RECONNECT_MILLISECONDS, sse_event
+from holdfast.api.views import stored_value
+from holdfast.dbos_adapter.waiting.notices import stream_name
+from holdfast.errors import DatabaseUnavailable
+
+if TYPE_CHECKING:
+    from holdfast.dbos_adapter.waiting.ending import Ends
+    from holdfast.process.process import Process
+
+VALUE_BYTES = 64 * 1024
+"""What is shown of one value at most."""
+BATCH_BYTES = 256 * 1024
+BATCH_VALUES = 200
+FALLBACK_SECONDS = 5.0
+"""How often a stream is read where no notification comes: one that was lost, or the end of the workflow."""
+OUTAGE_SECONDS = 1.0
+LAST_OFFSET = 2**31 - 2
+"""DBOS's offsets are 32 bits."""
+
+CLOSED = '"__DBOS_STREAM_CLOSED__"'
+"""The last value of a closed stream, as DBOS stores it."""
+
+_EVENT_ID = re.compile(r"(\d{1,10})(-end)?")
+
+
+class Position(NamedTuple):
+    """Where a client goes on."""
+
+    offset: int
+    ended: bool
+
+
+def position(last_event_id: str | None, offset: int) -> Position:
+    """After the last event that the client has; from ``offset`` for an id that is none of ours."""
+    match = _EVENT_ID.fullmatch(last_event_id or "")
+    if match is None:
+        return Position(offset, ended=False)
+    return Position(min(int(match[1]) + 1, LAST_OFFSET), ended=match[2] is not None)
+
+
+class Reader:
+    """Reads one stream for one client, a bounded batch at a time."""
+
+    def __init__(self, process: Process, workflow_id: str, key: str, offset: int) -> None:
+        self.workflow_id, self.key, self.offset = workflow_id, key, offset
+        self.batch: list[dict[str, Any]] = []
+        self.status = ""
+        self._process = process
+
+    async def read(self) -> bool:
+        """The next batch, from ``offset`` on; whether the workflow exists. Raises `DatabaseUnavailable`."""
+        rows = await self._process.gateway.ops(
+            "stream_values",
+            workflow_id=self.workflow_id,
+            key=self.key,
+            offset=self.offset,
+            limit=BATCH_VALUES,
+            value_bytes=VALUE_BYTES,
+            budget=BATCH_BYTES,
+        )
+        self.batch = [row for row in rows if row["offset"] is not None]
+        self.status = rows[0]["status"] if rows else ""
+        return bool(rows)
+
+
+async def values(process: Process, reader: Reader) -> AsyncIterator[str]:
+    """`value` for each, then `end`. The reader must have read.
+
+    Stops without `end` when the process drains, or the workflow is deleted: the client asks again.
+    """
+    yield f"retry: {RECONNECT_MILLISECONDS}\n\n"
+    stopping = asyncio.ensure_future(process.wait_stopping())
+    waker = process.waker
+    name = stream_name(reader.workflow_id, reader.key)
+    try:
+        with waker.notices.streams.of(name) as written, waker.endings.of(f"={reader.workflow_id}") as ended:
+            # What was written between the first read and these two is found at once.
+            exists, quiet, pause = True, 0.0, 0.001
+            while exists and not stopping.done():
+                batch, reader.batch = reader.batch, []
+                for row in batch:
+                    if row["value"] == CLOSED and row["serialization"] == "portable_json":
+                        yield _end(reader, closed=True)
+                        return
+                    value = stored_value(row, VALUE_BYTES).model_dump(mode="json")
+                    yield sse_event(
+                        "value", str(row["offset"]), json.dumps({"offset": row["offset"], **value})
+                    )
+                    reader.offset = row["offset"] + 1
+                if not batch and reader.status in TERMINAL:
+                    yield _end(reader, closed=False)
+                    return
+                if not batch:
+                    quiet += await _woken(stopping, written, ended, pause or FALLBACK_SECONDS)
+                    if quiet >= HEARTBEAT_SECONDS:
+                        quiet = 0.0
+                        yield ": still here\n\n"
+                # Before the read: what is written after it is heard.
+                written.restart()
+                ended.restart()
+                try:
+                    exists, pause = await reader.read(), 0.0
+                except DatabaseUnavailable:
+                    pause, reader.status = OUTAGE_SECONDS, ""
+    finally:
+        stopping.cancel()
+
+
+def _value(row: dict[str, Any]) -> str:
+    data = {"offset": row["offset"], **stored_value(row, VALUE_BYTES).model_dump(mode="json")}
+    return sse_event("value", str(row["offset"]), json.dumps(data))
+
+
+def _end(reader: Reader, *, closed: bool) -> str:
+    data = {"closed": closed, "status": reader.status, "length": reader.offset}
+    return sse_event("end", f"{max(0, reader.offset - 1)}-end", json.dumps(data))
+
+
+async def _woken(stopping: asyncio.Future[None], written: Ends, ended: Ends, seconds: float) -> float:
+    """How long it took until something happened, or the time was over."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    waiting = [asyncio.ensure_future(ends.wait(1, seconds)) for ends in (written, ended)]
+    try:
+        await asyncio.wait({stopping, *waiting}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
+    return loop.time() - began

@@ -1,0 +1,233 @@
+"""Starting work: once a key, on a queue of ours, for the application that owns the workflow."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dbos import DBOSClient, EnqueueOptions, WorkflowStatus
+from fastapi import Request
+from pydantic import BaseModel
+from starlette.responses import JSONResponse, Response
+
+from holdfast.api.context import process_of
+from holdfast.api.models import TERMINAL, Accepted, Finished
+from holdfast.api.problems import request_id_of
+from holdfast.api.views import error_text, shown
+from holdfast.durable import child_workflows
+from holdfast.durable.names import QUEUE_OF, ROLE_OF
+from holdfast.errors import DatabaseUnavailable, IdempotencyConflict
+from holdfast.observability import tracing
+from holdfast.settings import Settings
+
+if TYPE_CHECKING:
+    from holdfast.process.process import Process
+
+logger = logging.getLogger("holdfast.api")
+
+WAIT_SECONDS = 600.0
+WAIT_OUTAGE_SECONDS = 30.0
+LOOK_SECONDS = 0.5
+"""The net under the notice of an end, and how a child is waited for, whose end only its parent hears of."""
+
+
+@dataclass(frozen=True)
+class Children:
+    """Workflows that are stored with their parent: their durable name, and the JSON arguments of each.
+
+    They begin without waiting for the parent, which finds them there.
+    """
+
+    workflow_name: str
+    args: Sequence[tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A workflow to start: its durable name, its JSON arguments, and a readable prefix for its id."""
+
+    workflow_name: str
+    args: tuple[Any, ...]
+    prefix: str
+    class_name: str | None = None
+    instance_name: str | None = None
+    children: Children | None = None
+
+
+def fingerprint(request: Request, body: BaseModel) -> str:
+    """What an Idempotency-Key stands for: address and body as sent, whatever its spacing and order."""
+    sent = [request.method, request.url.path, body.model_dump(mode="json", exclude_unset=True)]
+    return hashlib.sha256(json.dumps(sent, sort_keys=True).encode()).hexdigest()
+
+
+async def claim(
+    request: Request, body: BaseModel, prefix: str, key: str | None, *, workflows: int = 1
+) -> str:
+    """The workflow id for this request: a new one, or the one that the key stands for.
+
+    The id follows from the key, so a crash between claim and enqueue heals when the request is
+    repeated. Raises `IdempotencyConflict` when the key came with another body before, `BacklogFull` when
+    the work would be new and too much of it is unfinished.
+    """
+    await request.app.state.admission.admit(key, workflows)
+    if key is None:
+        return f"{prefix}-{uuid.uuid4().hex}"
+    workflow_id = f"{prefix}-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
+    return await claim_key(request, body, key, workflow_id)
+
+
+async def claim_key(request: Request, body: BaseModel, key: str, workflow_id: str) -> str:
+    """The workflow that the key stands for: this one, unless it is known for another.
+
+    Raises `IdempotencyConflict` when the key came with another address or body before.
+    """
+    mark = fingerprint(request, body)
+    gateway = process_of(request).gateway
+    rows = await gateway.ops("claim_request", key=key, fingerprint=mark, workflow_id=workflow_id)
+    if rows[0]["fingerprint"] != mark:
+        raise IdempotencyConflict
+    return str(rows[0]["workflow_id"])
+
+
+async def submit(request: Request, work: Work, body: BaseModel, key: str | None) -> Accepted:
+    """Enqueue `work`, or find what the key already started. Raises `DatabaseUnavailable`."""
+    process = process_of(request)
+    workflows = 1 + (len(work.children.args) if work.children else 0)
+    workflow_id = await claim(request, body, work.prefix, key, workflows=workflows)
+    gateway = process.gateway
+    await gateway.call(
+        gateway.enqueue,
+        enqueue_options(process.settings, work, workflow_id),
+        work.args,
+        children_params(process.settings, work.children, workflow_id),
+    )
+    status = "ENQUEUED"
+    if key is not None:
+        # A repeated key may stand for a workflow that ran long ago, which stays as it is.
+        row = await gateway.call(find, gateway.client, process.settings.application_names, workflow_id)
+        status = "ENQUEUED" if row is None else row.status
+    logger.info(
+        "workflow submitted: %s",
+        work.workflow_name,
+        extra={
+            "action": "workflow.submitted",
+            "workflow_id": workflow_id,
+            "workflow_name": work.workflow_name,
+            "request_id": request_id_of(request.scope),
+        },
+    )
+    return Accepted.model_validate({"workflow_id": workflow_id, "status": status})
+
+
+def enqueue_options(settings: Settings, work: Work, workflow_id: str) -> EnqueueOptions:
+    """Everything an enqueue must name: left out, the row waits for ever under the wrong owner."""
+    role = ROLE_OF[work.workflow_name]
+    options: EnqueueOptions = {
+        "workflow_name": work.workflow_name,
+        "queue_name": QUEUE_OF[work.workflow_name],
+        "application_name": settings.application_name(role),
+        # Without a version only executors of the latest one take the row, which strands it after a roll back.
+        "app_version": settings.version_name(role),
+        "workflow_id": workflow_id,
+    }
+    # Here, not where the enqueue runs: that is another thread, which has no context.
+    if (trace_context := tracing.context()) is not None:
+        options["otel_context"] = trace_context
+    if work.class_name is not None:
+        options["class_name"] = work.class_name
+    if work.instance_name is not None:
+        options["instance_name"] = work.instance_name
+    return options
+
+
+def children_params(settings: Settings, given: Children | None, parent_id: str) -> dict[str, Any] | None:
+    """What stores them (`child_workflows.statement_params`); their ids are the parent's, numbered from 0."""
+    if given is None:
+        return None
+    return child_workflows.statement_params(
+        settings,
+        {f"{parent_id}-{index}": args for index, args in enumerate(given.args)},
+        name=given.workflow_name,
+        queue_name=QUEUE_OF[given.workflow_name],
+        role=ROLE_OF[given.workflow_name],
+        parent_id=parent_id,
+        enqueued_by=None,
+        attributes=tracing.attributes(),
+    )
+
+
+def find(
+    client: DBOSClient, applications: list[str], workflow_id: str, *, payload: bool = False
+) -> WorkflowStatus | None:
+    """One stored workflow, with input and output only on demand. Blocks."""
+    rows = client.list_workflows(
+        workflow_ids=[workflow_id],
+        application_name=applications,
+        load_input=payload,
+        load_output=payload,
+        limit=1,
+    )
+    return rows[0] if rows else None
+
+
+async def answer(
+    request: Request, accepted: Accepted, *, wait: bool, location: str | None = None
+) -> Response:
+    """200 with the report when `wait` sees the end, else 202 with a Location."""
+    ended = await outcome(request, accepted.workflow_id) if wait else None
+    if ended is not None:
+        report = Finished(
+            workflow_id=ended.workflow_id,
+            status=ended.status,
+            report=shown(ended.output)[0],
+            error=error_text(ended.error),
+        )
+        return JSONResponse(report.model_dump(mode="json"))
+    location = location or f"/workflows/{accepted.workflow_id}"
+    return JSONResponse(accepted.model_dump(mode="json"), 202, headers={"Location": location})
+
+
+async def outcome(request: Request, workflow_id: str, seconds: float | None = None) -> WorkflowStatus | None:
+    """The ended workflow; None when waiting ends first: by the limit, a long outage, or a drain.
+
+    A None changes nothing for the work itself: it is stored and goes on here or elsewhere.
+    """
+    waiters = request.app.state.waiters
+    if not waiters.take():
+        return None
+    process = process_of(request)
+    stopping = asyncio.ensure_future(process.wait_stopping())
+    try:
+        return await _ended(process, workflow_id, WAIT_SECONDS if seconds is None else seconds, stopping)
+    finally:
+        stopping.cancel()
+        waiters.give_back()
+
+
+async def _ended(
+    process: Process, workflow_id: str, seconds: float, stopping: asyncio.Future[None]
+) -> WorkflowStatus | None:
+    gateway, applications = process.gateway, process.settings.application_names
+    began = answered = time.monotonic()
+    with process.waker.endings.of(f"={workflow_id}") as ends:
+        while not process.stopping and (left := began + seconds - time.monotonic()) > 0:
+            ends.restart()
+            try:
+                row = await gateway.call(find, gateway.client, applications, workflow_id)
+                if row is not None and row.status in TERMINAL:
+                    return await gateway.call(find, gateway.client, applications, workflow_id, payload=True)
+                answered = time.monotonic()
+            except DatabaseUnavailable:
+                if time.monotonic() - answered > WAIT_OUTAGE_SECONDS:
+                    return None
+            heard = asyncio.ensure_future(ends.wait(1, min(LOOK_SECONDS, left)))
+            await asyncio.wait({heard, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            heard.cancel()
+    return None

@@ -1,0 +1,331 @@
+"""The audit: the recovery invariants, checked in the database. ``holdfast verify`` shows them.
+
+Each check is a function from an :class:`Audit` to a :class:`Finding`. What was promised to whom, and when
+ticks were allowed to be missing, the database cannot say: a journal of the fault run adds it. Invariants
+8 and 9 are about metrics and logs: ``holdfast/audit/evidence.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from holdfast.audit import promises
+from holdfast.audit.findings import Finding, counted, found, some
+from holdfast.audit.journal import Journal
+from holdfast.audit.ticks import unexcused
+from holdfast.integers import decimal_string
+from holdfast.postgres.database import Connection, Row, query
+from holdfast.settings import STANDSTILL_SECONDS, Settings
+
+_CHUNK = 5000
+_RESULT_DIGITS = 4000
+_UNFINISHED = ("ENQUEUED", "PENDING", "DELAYED")
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """Names of the workflows that the invariants speak of, and the schedule's grid."""
+
+    batch: str
+    sequence: str
+    number: str
+    tick: str
+    purges: list[str]
+    poison: str
+    scopes: list[str]
+    listing: str
+    page: str
+    tick_seconds: int
+
+
+@dataclass
+class Audit:
+    """What the checks look at. ``idle``: all work is expected to have ended.
+
+    ``settle_seconds``: how long a fault may take to heal before its traces count.
+    """
+
+    connection: Connection
+    settings: Settings
+    subjects: Subjects
+    journal: Journal | None = None
+    idle: bool = False
+    settle_seconds: float = 20.0
+
+    def rows(self, name: str, /, **params: Any) -> list[Row]:
+        """A named statement's rows. Raises ``psycopg2.Error``."""
+        return query(self.connection, name, **params)
+
+    def row(self, name: str, /, **params: Any) -> Row:
+        """The only row of a named statement."""
+        return self.rows(name, **params)[0]
+
+    def until(self, check: Callable[[], list[str]]) -> list[str]:
+        """Troubles that do not go away by themselves within ``settle_seconds``."""
+        deadline = time.monotonic() + self.settle_seconds
+        while (troubles := check()) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        return troubles
+
+
+def run(audit: Audit) -> list[Finding]:
+    """Checks invariants 1 to 7 in their order. Raises ``psycopg2.Error``."""
+    # Heals first: the others then look at what lasts.
+    homeless = nothing_is_homeless(audit)
+    findings = [homeless if check is nothing_is_homeless else check(audit) for check in CHECKS]
+    return sorted(findings, key=lambda finding: finding["invariant"])
+
+
+def accepted_is_terminal(audit: Audit) -> Finding:
+    """1: what was accepted exists once and ends."""
+    keys = audit.row("audit_requests")
+    batches = audit.rows("audit_batches", batch=audit.subjects.batch)
+    details = counted({"idempotency keys share a workflow with another": keys["shared"]})
+    details += some(
+        batches, "incomplete batches", lambda b: f"{b['workflow_id']} ({b['succeeded']} of {b['wanted']})"
+    )
+    figures = {"idempotency_keys": keys["keys"], "claimed_never_enqueued": keys["without_workflow"]}
+    if audit.journal is not None:
+        others = _not_succeeded(audit, audit.journal)
+        lost = [row for row in others if row["status"] is None]
+        stuck = [row for row in others if row["status"] in _UNFINISHED]
+        failed = [
+            row
+            for row in others
+            if row["status"] in ("ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
+            and row["workflow_name"] != audit.subjects.poison
+        ]
+        for rows, what in (
+            (lost, "accepted workflows do not exist"),
+            (stuck, "accepted workflows have not ended"),
+            (failed, "accepted workflows failed"),
+        ):
+            details += some(rows, what, lambda row: f"{row['workflow_id']} {row['status'] or ''}".strip())
+        details += counted({"requests without an answer were never settled": audit.journal.unresolved})
+        figures |= {"accepted": len(audit.journal.accepted), "lost": len(lost), "stuck": len(stuck)}
+        figures |= {"failed": len(failed), **audit.journal.outcomes}
+    return found(1, "every accepted request exists exactly once and ends", details, **figures)
+
+
+def _not_succeeded(audit: Audit, journal: Journal) -> list[Row]:
+    """Accepted work that is not SUCCESS; unfinished work has a while to end when all should be idle."""
+    others: list[Row] = []
+
+    def unfinished() -> list[str]:
+        others[:] = [
+            row
+            for ids in _chunks(sorted(journal.accepted))
+            for row in audit.rows("audit_accepted", workflow_ids=ids)
+        ]
+        return [row["workflow_id"] for row in others if row["status"] in _UNFINISHED]
+
+    audit.until(unfinished) if audit.idle else unfinished()
+    return others
+
+
+def recorded_once(audit: Audit) -> Finding:
+    """2: one output a step, one effect a number."""
+    steps = audit.row("audit_steps")
+    effects = audit.row("audit_effects", number=audit.subjects.number, sequence=audit.subjects.sequence)
+    scopes = audit.rows("audit_scope_steps", names=audit.subjects.scopes)
+    listings = audit.rows("audit_listings", listing=audit.subjects.listing, page=audit.subjects.page)
+    details = counted(
+        {
+            "steps recorded twice": steps["doubled"],
+            "numbers with more than one effect": effects["doubled"],
+            "numbers without their effect": effects["missing"],
+            "numbers without exactly one recorded computation": effects["steps_wrong"],
+            "effects of unknown workflows": effects["without_workflow"],
+            "effects that differ from the recorded result": audit.row("audit_effect_contents")["different"],
+        }
+    )
+    details += some(
+        scopes,
+        "scope workflows with other than one output a step",
+        lambda row: f"{row['workflow_id']} ({row['recorded']} of {row['wanted']})",
+    )
+    details += some(
+        listings,
+        "bucket listings that their pages do not add up to",
+        lambda row: (
+            f"{row['workflow_id']} ({row['pages']} of {row['wanted']} pages, "
+            f"{row['keys']} of {row['told']} keys)"
+        ),
+    )
+    return found(
+        2,
+        "each step is recorded once, each number has one effect",
+        details,
+        steps=steps["steps"],
+        numbers=effects["numbers"],
+        effects=effects["effects"],
+        doubled=steps["doubled"] + effects["doubled"],
+    )
+
+
+def _fibonacci(n: int) -> int:
+    """F(n) by the audit's own fast doubling: a result is not judged by the code that made it."""
+    a, b = 0, 1
+    for bit in f"{n:b}":
+        even, odd = a * (2 * b - a), a * a + b * b
+        a, b = (odd, even + odd) if bit == "1" else (even, odd)
+    return a
+
+
+def results_are_right(audit: Audit) -> Finding:
+    """3: every result equals fast doubling."""
+    rows = audit.rows("audit_results", number=audit.subjects.number, sequence=audit.subjects.sequence)
+    right: dict[int, tuple[Any, ...]] = {}
+    for n in {row["wanted"] for row in rows} - {None}:  # None: an input that can't be read
+        text = decimal_string(_fibonacci(n))
+        whole = text if len(text) <= _RESULT_DIGITS else None
+        right[n] = (n, hashlib.sha256(text.encode("ascii")).hexdigest(), whole, len(text))
+    columns = ("n", "sha256", "result", "digits")
+    wrong = [row for row in rows if tuple(row[c] for c in columns) != right.get(row["wanted"])]
+    details = some(wrong, "wrong results", lambda row: f"F({row['wanted']}) in {row['example']}")
+    results = sum(row["results"] for row in rows)
+    return found(3, "every Fibonacci result equals fast doubling", details, results=results, n=len(right))
+
+
+def ticks_cover_the_grid(audit: Audit) -> Finding:
+    """4: a tick every 5 seconds; gaps only while no worker was there, or in declared downtime."""
+    figures: dict[str, Any] = {}
+    # Two workers may record two ticks in the other order, and a start catches up a moment later.
+    details = audit.until(lambda: _ticks(audit, figures))
+    text = "ticks cover the 5-second grid without gap or double outside downtime"
+    return found(4, text, details, **figures)
+
+
+def _ticks(audit: Audit, figures: dict[str, Any]) -> list[str]:
+    seconds = audit.subjects.tick_seconds
+    tick = timedelta(seconds=seconds)
+    pulses = audit.row("audit_pulses", tick_seconds=seconds)
+    doubles = audit.row("audit_pulse_doubles", tick=audit.subjects.tick)
+    gaps = audit.rows("audit_pulse_gaps", tick_seconds=seconds)
+    missing = [gap["first"] + tick * i for gap in gaps for i in range(gap["missed"])]
+    due = unexcused(
+        missing,
+        workers=[(row["begun"], row["ended"]) for row in audit.rows("audit_presence", role="worker")],
+        downtimes=audit.journal.downtimes if audit.journal else [],
+        tick=tick,
+        window=timedelta(seconds=audit.settings.pulse_catch_up_seconds),
+    )
+    details = counted(
+        {
+            "ticks off the grid": pulses["off_grid"],
+            "ticks doubled": doubles["doubled"],
+            "ticks that ended without a row": doubles["without_row"],
+        }
+    )
+    details += some(due, "ticks missing though a worker was there or started in time", _clock)
+    told = audit.row("pulse_health", late_seconds=audit.settings.pulse_late_seconds)
+    settled = audit.row(
+        "audit_settled_ticks", tick_seconds=seconds, first=told["first_tick"], until=told["settled_until"]
+    )
+    if settled["whole"] and told["missed"] != settled["not_run"]:
+        details.append(f"/metrics counts {told['missed']} missed ticks, the grid shows {settled['not_run']}")
+    figures |= {"ticks": pulses["ticks"], "skipped": pulses["skipped"], "missing": len(missing)}
+    figures |= {"unexcused": len(due), "max_lateness_seconds": round(pulses["max_lateness_seconds"], 3)}
+    return details
+
+
+def nothing_is_homeless(audit: Audit) -> Finding:
+    """5: no running work under an executor that is not live; nobody silent; nothing stranded."""
+
+    def troubles() -> list[str]:
+        homeless = audit.rows("audit_homeless")
+        silent = audit.rows("audit_silent", lease_seconds=audit.settings.lease_seconds)
+        who = some(
+            silent, "executors silent beyond their lease, not declared dead", lambda r: r["executor_id"]
+        )
+        what = "running workflows of executors that are not live"
+        where = some(homeless, what, lambda row: f"{row['workflow_id']} of {row['executor_id']}")
+        trials = audit.rows("audit_standstill", seconds=STANDSTILL_SECONDS)
+        still = some(
+            trials,
+            f"executors that a trial has kept from other work for {STANDSTILL_SECONDS:.0f} s",
+            lambda row: f"{row['executor_id']} by {row['workflow_id']}",
+        )
+        return where + who + still + (_backlog(audit) if audit.idle else [])
+
+    details = audit.until(troubles)
+    for row in audit.rows("stranded", lease_seconds=audit.settings.lease_seconds):
+        where = f"version {row['application_version']} of {row['application']}"
+        details.append(
+            f"{row['workflows']} {row['status']} workflows are stranded in {where}: `holdfast stranded`"
+        )
+    moves = {
+        row["kind"]: {k: v for k, v in row.items() if k != "kind"} for row in audit.rows("audit_handovers")
+    }
+    backlog = sum(row["workflows"] for row in audit.rows("audit_unfinished"))
+    return found(5, "no work stays with an executor that is gone", details, backlog=backlog, moves=moves)
+
+
+def _backlog(audit: Audit) -> list[str]:
+    # A tick is due every 5 s, so one or two of them may be under way at any time; a purge may last.
+    scheduled = (audit.subjects.tick, *audit.subjects.purges)
+    rows = [row for row in audit.rows("audit_unfinished") if row["workflow_name"] not in scheduled]
+    return [
+        f"{row['workflows']} {row['workflow_name']} {row['status']}, {row['oldest_age_seconds']:.0f} s old"
+        for row in rows
+    ]
+
+
+def only_poison_is_parked(audit: Audit) -> Finding:
+    """6: parked is what killed its process as often as the limit, nothing else."""
+    limit = audit.settings.crash_limit
+    parked = audit.rows("audit_parked")
+    healthy = [row for row in parked if row["workflow_name"] != audit.subjects.poison]
+    other = [row for row in parked if row["crashes"] != limit]
+    over = audit.rows("audit_over_limit", crash_limit=limit)
+
+    def told(row: Row) -> str:
+        return f"{row['workflow_id']} after {row['crashes']}"
+
+    details = some(healthy, "healthy workflows are parked", told)
+    details += some(other, f"workflows parked after other than {limit} crashes", told)
+    details += some(over, f"workflows not parked after {limit} crashes", told)
+    measured = audit.journal.throughputs if audit.journal else []
+    slow, figures = promises.throughput_beside_poison(measured, crash_limit=limit)
+    text = f"poison is parked after {limit} crashes, nothing else is, and healthy work goes on beside it"
+    return found(6, text, details + slow, parked=len(parked), **figures)
+
+
+def stops_leave_nothing(audit: Audit) -> Finding:
+    """7: drained executors left no work; a journal's stops exited 0 in time, its ends left no child."""
+    row = audit.row("audit_drained")
+    grace = audit.settings.stop_grace_seconds
+    exits = audit.journal.exits if audit.journal else []
+    bad = [entry for entry in exits if entry["code"] != 0 or entry["seconds"] > grace]
+    details = counted({"drained executors left running work": row["with_work"]})
+    details += some(
+        bad, "stops were not orderly", lambda e: f"{e['who']}: {e['code']} after {e['seconds']:.1f} s"
+    )
+    left, figures = promises.children_of_the_ended(audit.journal.children if audit.journal else [])
+    text = "a stop leaves nothing behind, and no child outlives its parent"
+    return found(7, text, details + left, drained=row["drained"], observed=len(exits), **figures)
+
+
+CHECKS: list[Callable[[Audit], Finding]] = [
+    accepted_is_terminal,
+    recorded_once,
+    results_are_right,
+    ticks_cover_the_grid,
+    nothing_is_homeless,
+    only_poison_is_parked,
+    stops_leave_nothing,
+]
+
+
+def _clock(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _chunks(ids: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(ids), _CHUNK):
+        yield ids[start : start + _CHUNK]

@@ -1,0 +1,200 @@
+"""Invariants 8 and 9: what metrics and logs show. The others are the database's, see runtime/audit.py."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from holdfast.audit.checks import Audit
+from holdfast.audit.findings import Finding, counted, found, some
+from holdfast.audit.journal import Journal
+
+_TRIES = 5
+ANSWER_SECONDS = 2.0
+"""How long a 503 may take while the database is away."""
+_SHORTEST_SECRET = 8
+
+
+def scrape(row: dict[str, Any]) -> str | None:
+    """``/metrics`` of a registered executor; None when this host does not reach it."""
+    host = "127.0.0.1" if row["hostname"] == socket.gethostname() else row["hostname"]
+    try:
+        answer = httpx.get(f"http://{host}:{row['port']}/metrics", timeout=3.0)
+    except httpx.HTTPError:
+        return None
+    return answer.text if answer.status_code == 200 else None
+
+
+def samples(text: str, name: str) -> dict[tuple[str, ...], float]:
+    """Values of one metric by the values of its labels, in the labels' alphabetical order."""
+    return {
+        tuple(sample.labels[label] for label in sorted(sample.labels)): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == name
+    }
+
+
+def no_server_error(audit: Audit, journal: Journal | None) -> Finding:
+    """8: no 500; while the database was down, 503 with Retry-After in time, and liveness 200."""
+    errors: dict[str, int] = {}
+    requests, reached = 0.0, 0
+    for row in audit.rows("audit_live"):
+        if row["role"] != "api" or (text := scrape(row)) is None:
+            continue
+        reached += 1
+        for (_, route, status), value in samples(text, "holdfast_http_requests_total").items():
+            requests += value
+            if status.startswith("5") and status != "503" and value:
+                errors[f"{route} {status}"] = errors.get(f"{route} {status}", 0) + int(value)
+    details = some(
+        list(errors.items()), "routes answered with a server error", lambda e: f"{e[0]}, {e[1]} times"
+    )
+    figures: dict[str, Any] = {"requests": int(requests), "apis_reached": reached}
+    if journal is not None:
+        details += counted({"requests of the journal got a 500": journal.server_errors})
+        bad = [probe for probe in journal.probes if not _right_while_down(probe)]
+        details += some(
+            bad,
+            "wrong answers while the database was down",
+            lambda p: f"{p['path']} {p['status']} in {p['seconds']:.2f} s",
+        )
+        figures["probes_while_down"] = len(journal.probes)
+    return found(8, "no request is answered with a 500", details, **figures)
+
+
+def _right_while_down(probe: dict[str, Any]) -> bool:
+    if probe["path"] == "/livez":
+        return bool(probe["status"] == 200)
+    in_time = probe["seconds"] <= ANSWER_SECONDS
+    return bool(probe["status"] == 503 and in_time and (probe["retry_after"] or probe["path"] == "/readyz"))
+
+
+def counters_agree(audit: Audit) -> Finding:
+    """9, first half: counters of processes equal the database's rows.
+
+    What a process took from others is compared for all that live; what it finished and ran, for those
+    that never lost work themselves. Of one that is older than the last purge's limit, rows are missing.
+    """
+    different: list[str] = []
+    compared = reached = 0
+    for _ in range(_TRIES):
+        different, compared, reached = [], 0, 0
+        for row in audit.rows("audit_live"):
+            if row["state"] != "live" or row["purged"] or (text := scrape(row)) is None:
+                continue
+            reached += 1
+            for what, told, known in _counted(audit, row, text):
+                compared += 1
+                if told != known:
+                    different.append(f"{row['executor_id']} {what}: {told:g} counted, {known} stored")
+        if not different:
+            break
+        time.sleep(1.0)  # a workflow is counted a moment before it is stored
+    details = some(different, "counters differ from the database")
+    return found(9, "counters equal the database", details, compared=compared, executors_reached=reached)
+
+
+def _counted(audit: Audit, row: dict[str, Any], text: str) -> Iterator[tuple[str, float, int]]:
+    """What a process counted and what the database says, each with what it is about."""
+    executor: dict[str, Any] = {"executor_id": row["executor_id"]}
+
+    def pairs(told: dict[str, float], rows: list[dict[str, Any]]) -> Iterator[tuple[str, float, int]]:
+        known = {str(r["what"]): int(r["number"]) for r in rows}
+        for what in sorted(told.keys() | known):
+            yield what, told.get(what, 0), known.get(what, 0)
+
+    def by_label(name: str, *, success: bool = False) -> dict[str, float]:
+        # Labels in alphabetical order: status stands before workflow_name, and after step_name.
+        found = samples(text, name).items()
+        return {
+            next(label for label in labels if label != "SUCCESS"): value
+            for labels, value in found
+            if not success or "SUCCESS" in labels
+        }
+
+    for name, statement in (
+        ("holdfast_takeovers_total", "audit_taken_over_by"),
+        ("holdfast_takeover_workflows_total", "audit_released_by"),
+    ):
+        for what, told, known in pairs(by_label(name), audit.rows(statement, **executor)):
+            # A commit whose answer was lost with the database is stored and not counted, never the reverse.
+            yield what, max(told, known), known
+    if row["lost_work"]:
+        return
+    executor["since_ms"] = int(row["started_at"].timestamp() * 1000) - 86_400_000
+    completed = by_label("holdfast_workflows_completed_total", success=True)
+    # A plain workflow of DBOS's has no counter, and one that has starts at 0.
+    ended = [r for r in audit.rows("audit_completed_by", **executor) if r["what"] in completed]
+    yield from pairs(completed, ended)
+    steps = by_label("holdfast_step_duration_seconds_count", success=True)
+    tolerance_ms = int(audit.settings.clock_tolerance_seconds * 1000)
+    stored = audit.rows("audit_steps_by", **executor, tolerance_ms=tolerance_ms)
+    rows = [r for r in stored if r["what"] in steps]
+    for what, told, known in pairs(steps, rows):
+        # A body may run and not be recorded (its workflow was cancelled meanwhile), never the reverse.
+        yield what, min(told, known), known
+
+
+def logs_are_clean(lines: Iterable[str], secrets: Iterable[str], *, plain: Iterable[str] = ()) -> Finding:
+    """9, second half: every line is a JSON object and none holds a secret. ``plain`` need not be JSON."""
+    hidden = [secret for secret in secrets if len(secret) >= _SHORTEST_SECRET]
+    total, broken, leaking = 0, [], 0
+    for line in lines:
+        if not line.strip():
+            continue
+        total += 1
+        leaking += any(secret in line for secret in hidden)
+        try:
+            whole = isinstance(json.loads(line), dict)
+        except ValueError:
+            whole = False
+        if not whole:
+            broken.append(repr(line[:80]))
+    for line in plain:
+        total += 1
+        leaking += any(secret in line for secret in hidden)
+    details = some(broken, "log lines are not JSON") + counted({"log lines hold a secret": leaking})
+    return found(9, "logs are JSON without secrets", details, lines=total, secrets_looked_for=len(hidden))
+
+
+def joined(first: Finding, second: Finding) -> Finding:
+    """Two findings about one invariant as one."""
+    text = f"{first['text']}; {second['text']}"
+    figures = {**first["figures"], **second["figures"]}
+    return found(first["invariant"], text, first["details"] + second["details"], **figures)
+
+
+def lines_of(paths: Iterable[Path]) -> Iterator[str]:
+    """Lines of the files, and of the ``.jsonl`` files in the directories."""
+    for path in paths:
+        for file in sorted(path.glob("*.jsonl")) if path.is_dir() else [path]:
+            with file.open(encoding="utf-8", errors="replace") as stream:
+                yield from stream
+
+
+def secrets_of(paths: Iterable[Path]) -> set[str]:
+    """Secret values of the files, and of all files below the directories. Verifiers are no secrets."""
+    values: set[str] = set()
+    for path in paths:
+        files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+        for file in files:
+            if file.suffix != ".scram":
+                values |= secrets_in(file.read_text("utf-8"))
+    return values
+
+
+def secrets_in(text: str) -> set[str]:
+    """The passwords of a password file, the secret of a credentials file, or the lines of any other."""
+    found = {
+        line.split(":")[4] if line.count(":") == 4 else line for line in text.splitlines() if line.strip()
+    }
+    keys = {line.rpartition(" = ")[2] for line in found if line.startswith("aws_secret_access_key = ")}
+    return keys | {line for line in found if not line.startswith(("[", "aws_"))}

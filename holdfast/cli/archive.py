@@ -1,0 +1,168 @@
+"""A backup's file: written whole or not at all, and read whole before anybody rests on it.
+
+It is an archive of ``pg_dump`` (custom format). Its table of contents stands at its beginning, so that a
+file which was cut off still lists well: only reading all of it tells. That also counts what it holds.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+from dbos._migration import get_dbos_migrations
+
+from holdfast.installations.embedded import NativeError
+from holdfast.installations.postgres_tools import PostgresTools, ToolError
+
+UNFINISHED = ("ENQUEUED", "PENDING", "DELAYED")
+_MAGIC = b"PGDMP"
+_NEWER = "restore it into PostgreSQL of that version or a newer one"
+# What is counted or compared, by its table; None: that the table is there is enough.
+_COLUMNS = {
+    "dbos.workflow_status": "status",
+    "dbos.dbos_migrations": "version",
+    "ops.migrations": "name",
+    "ops.executors": None,
+}
+
+
+class ArchiveError(NativeError):
+    """This file cannot be written as a backup, or be restored."""
+
+
+@dataclass
+class Contents:
+    """What an archive holds."""
+
+    server_version: str = ""
+    begun_at: str = ""
+    """When ``pg_dump`` was started, in UTC."""
+    values: dict[str, Counter[str]] = field(default_factory=dict)
+
+    @property
+    def workflows(self) -> dict[str, int]:
+        """Number of workflows by status."""
+        return dict(sorted(self.values["dbos.workflow_status"].items()))
+
+    @property
+    def unfinished(self) -> int:
+        """Number of workflows that go on after a restore."""
+        return sum(count for status, count in self.workflows.items() if status in UNFINISHED)
+
+    def check(self, server_version_num: int) -> None:
+        """Raises `ArchiveError` when this program, or a server of that version, is too old for it."""
+        made, here = int(self.server_version.partition(".")[0] or 0), server_version_num // 10_000
+        if made > here:
+            raise ArchiveError(f"the backup was made with PostgreSQL {made}, this server is {here}: {_NEWER}")
+        folder = resources.files("holdfast.postgres.sql") / "migrations"
+        unknown = set(self.values["ops.migrations"]) - {file.name for file in folder.iterdir()}
+        ours = len(get_dbos_migrations("dbos", True))
+        if unknown or max(map(int, self.values["dbos.dbos_migrations"]), default=0) > ours:
+            what = f" (it knows no {min(unknown)})" if unknown else ""
+            raise ArchiveError(
+                f"the backup was made by a newer Holdfast than this one{what}: update it first"
+            )
+
+
+@contextmanager
+def written(file: Path, *, force: bool) -> Iterator[Path]:
+    """An empty file to fill, readable for its owner alone, that takes its name at the context's end.
+
+    By then all of it is on the disk; left by an exception, it is gone. Raises `ArchiveError` when the name
+    is taken (unless ``force``) or the file cannot be written.
+    """
+    if file.is_dir() or (file.exists() and not force):
+        raise ArchiveError(f"{file} exists{'' if file.is_dir() else '; --force replaces it'}")
+    partial = file.with_name(f".{file.name}.{secrets.token_hex(4)}.partial")
+    try:
+        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except OSError as error:
+        raise ArchiveError(f"cannot write in {file.parent}: {error.strerror}") from None
+    try:
+        yield partial
+        _sync(partial)
+        _publish(partial, file, force=force)
+        _sync(file.parent)
+    except OSError as error:
+        raise ArchiveError(f"{file} was not written: {error.strerror}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _publish(partial: Path, file: Path, *, force: bool) -> None:
+    if force:
+        partial.replace(file)
+    else:
+        try:
+            os.link(partial, file)  # unlike a rename it never replaces what somebody else put there
+        except FileExistsError:
+            raise ArchiveError(f"{file} exists by now; --force replaces it") from None
+        except OSError:  # a file system without links
+            partial.replace(file)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def examine(tools: PostgresTools, file: Path) -> Contents:
+    """Reads all of an archive and tells what it holds. Raises `ArchiveError`, ``OSError``."""
+    with file.open("rb", buffering=0) as archive:  # what is read here moves where the program reads
+        if archive.read(len(_MAGIC)) != _MAGIC:
+            raise ArchiveError(f"{file} is no backup: it is not an archive of pg_dump")
+        archive.seek(0)
+        try:
+            with tools.run("pg_restore", "--verbose", "--file=-", stdin=archive) as reader:
+                assert reader.stdout is not None
+                contents = _contents(reader.stdout)
+        except ToolError as error:
+            if "unsupported version" in str(error):
+                raise ArchiveError(f"{file} was made with a newer PostgreSQL ({error}): {_NEWER}") from None
+            raise ArchiveError(f"{file} cannot be read to its end: {error}") from None
+    if missing := sorted(_COLUMNS.keys() - contents.values.keys()):
+        raise ArchiveError(f"{file} is no backup of Holdfast: it has no {missing[0]}")
+    return contents
+
+
+def _contents(script: Iterable[bytes]) -> Contents:
+    """Reads the SQL that an archive stands for; the rows of a table stand one a line, tab-separated."""
+    told = Contents()
+    lines = iter(script)
+    for line in lines:
+        if line.startswith(b"COPY ") and line.endswith(b" FROM stdin;\n"):
+            table, _, rest = line[5:].decode("utf-8").partition(" (")
+            rows = _rows(lines)
+            if table in _COLUMNS:
+                names = [name.strip('"') for name in rest.partition(")")[0].split(", ")]
+                column = _COLUMNS[table]
+                index = 0 if column is None else names.index(column)
+                told.values[table] = Counter(
+                    row.split(b"\t", index + 1)[index].rstrip(b"\n").decode("utf-8") for row in rows
+                )
+            else:
+                for _ in rows:
+                    pass
+        elif line.startswith(b"-- Dumped from database version "):
+            told.server_version = (
+                line.decode("utf-8").removeprefix("-- Dumped from database version ").strip()
+            )
+        elif line.startswith(b"-- Started on "):
+            told.begun_at = line.decode("utf-8").removeprefix("-- Started on ").strip()
+    return told
+
+
+def _rows(lines: Iterator[bytes]) -> Iterator[bytes]:
+    for line in lines:
+        if line == b"\\.\n":
+            return
+        yield line

@@ -1,0 +1,226 @@
+"""Commands that look into the database: ``verify``, ``handovers``, ``stranded``, ``adopt``.
+
+On the host of a Compose project they run inside its ``api`` container; ``verify`` then adds what the
+containers logged.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from holdfast.audit import checks as audit
+from holdfast.audit import evidence
+from holdfast.audit.findings import Finding
+from holdfast.audit.journal import Journal
+from holdfast.audit.showcase import SUBJECTS
+from holdfast.cli.shown import JsonOption, console, plain_errors, show, table
+from holdfast.installations import installation
+from holdfast.postgres.database import Connection, connect, query
+from holdfast.recovery.adoption import move
+from holdfast.settings import Settings
+
+# Services whose names begin so: their lines are ours. PostgreSQL's own are of its format, and only searched
+# for secrets.
+OUR_SERVICES = ("api", "worker", "secrets")
+_STATEMENT_SECONDS = 120.0
+
+
+@contextmanager
+def database() -> Iterator[tuple[Settings, Connection]]:
+    """Settings and a connection, closed at the end. Raises ``psycopg2.Error``, ``NothingRunsError``."""
+    settings = installation.settings()
+    connection = connect(settings, purpose="holdfast/cli", statement_timeout_seconds=_STATEMENT_SECONDS)
+    try:
+        yield settings, connection
+    finally:
+        connection.close()
+
+
+def verify(
+    *,
+    journal: Annotated[
+        Path | None, typer.Option(help="journal of a fault run, JSON lines; - is standard input")
+    ] = None,
+    idle: Annotated[bool, typer.Option("--idle", help="all work is expected to have ended")] = False,
+    settle: Annotated[float, typer.Option(help="seconds that a fault may take to heal")] = 20.0,
+    logs: Annotated[
+        list[Path] | None, typer.Option(help="log files or directories [default: those of the native stack]")
+    ] = None,
+    secrets: Annotated[
+        list[Path] | None, typer.Option(help="files or directories with secrets that no log may hold")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check the invariants of recovery; exit code 0 only if all hold."""
+    with plain_errors():
+        text = None
+        if journal is not None:
+            text = sys.stdin.read() if str(journal) == "-" else journal.read_text("utf-8")
+        findings = findings_here(text, idle=idle, settle=settle, logs=logs, secrets=secrets)
+        holds = all(finding["ok"] for finding in findings)
+        show({"ok": holds, "findings": findings}, as_json=as_json, human=lambda: show_findings(findings))
+        raise typer.Exit(0 if holds else 1)
+
+
+def findings_here(
+    journal: str | None = None,
+    *,
+    idle: bool = False,
+    settle: float = 20.0,
+    logs: list[Path] | None = None,
+    secrets: list[Path] | None = None,
+) -> list[Finding]:
+    """All findings about what runs here, wherever its database is."""
+    kind = installation.kind()
+    if kind == "compose":
+        options = ["--settle", str(settle), *(["--idle"] if idle else [])]
+        given = ["--journal", "-"] if journal is not None else []
+        findings: list[Finding] = installation.inside_json("verify", *options, *given, stdin=journal)[
+            "findings"
+        ]
+        clean = _compose_logs()
+        return [evidence.joined(f, clean) if f["invariant"] == 9 else f for f in findings]
+    read = Journal.read(journal.splitlines()) if journal is not None else None
+    if kind == "native":
+        logs = logs or [installation.native_home() / "logs"]
+        secrets = secrets or [installation.native_home() / "secrets"]
+    with database() as (settings, connection):
+        it = audit.Audit(connection, settings, SUBJECTS, read, idle=idle, settle_seconds=settle)
+        findings = [*audit.run(it), evidence.no_server_error(it, read), evidence.counters_agree(it)]
+    if logs:
+        clean = evidence.logs_are_clean(evidence.lines_of(logs), evidence.secrets_of(secrets or []))
+        findings[-1] = evidence.joined(findings[-1], clean)
+    return findings
+
+
+def _compose_logs() -> Finding:
+    secrets: set[str] = set()
+    for service in ("api", "worker"):
+        done = installation.compose("exec", "-T", service, "sh", "-c", "cat /run/holdfast/*")
+        secrets |= evidence.secrets_in(done.stdout)
+    log = ("logs", "--no-color", "--no-log-prefix")
+    # An override may have added workers of another name.
+    services = installation.compose("ps", "--all", "--services").stdout.split()
+    ours_only = [name for name in services if name.startswith(OUR_SERVICES)]
+    ours = installation.compose(*log, *ours_only).stdout.splitlines()
+    others = installation.compose(*log, "postgres", "migrate").stdout.splitlines()
+    return evidence.logs_are_clean(ours, secrets, plain=others)
+
+
+def show_findings(findings: list[Finding]) -> None:
+    """One line an invariant, its figures, and what is wrong below it."""
+    for finding in findings:
+        mark = "[green]holds[/]" if finding["ok"] else "[red bold]BROKEN[/]"
+        console.print(f"{finding['invariant']} {mark} {escape(finding['text'])}")
+        figures = {k: v for k, v in finding["figures"].items() if not isinstance(v, dict)}
+        if figures:
+            told = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in figures.items())
+            console.print(f"    [dim]{escape(told)}[/]")
+        for detail in finding["details"]:
+            console.print(f"    [red]{escape(str(detail))}[/]")
+    broken = [str(finding["invariant"]) for finding in findings if not finding["ok"]]
+    console.print("[red]broken: " + ", ".join(broken) + "[/]" if broken else "[green]all invariants hold[/]")
+
+
+def handovers(
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
+    from_executor: Annotated[str | None, typer.Option(help="only what left this executor")] = None,
+    after: Annotated[int, typer.Option(hidden=True)] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """List work that left an executor unfinished, newest first, and how long nobody had it."""
+    with plain_errors():
+        data = {"handovers": recent_handovers(limit, from_executor, after)}
+        columns = ["workflow", "kind", "reason", "from", "to", "seconds"]
+
+        def rows() -> Any:
+            told = []
+            for h in data["handovers"]:
+                seconds = h["seconds_from_loss_to_claim"]
+                gap = None if seconds is None else f"{seconds:.2f}"
+                told.append(
+                    [h["workflow_id"], h["kind"], h["reason"], h["from_executor"], h["to_executor"], gap]
+                )
+            return table(f"{len(told)} moves", columns, told)
+
+        show(data, as_json=as_json, human=rows)
+
+
+def recent_handovers(limit: int, from_executor: str | None = None, after: int = 0) -> list[dict[str, Any]]:
+    """Rows of the handover ledger, newest first."""
+    if installation.kind() == "compose":
+        options = ["--limit", str(limit), "--after", str(after)]
+        if from_executor:
+            options += ["--from-executor", from_executor]
+        rows: list[dict[str, Any]] = installation.inside_json("handovers", *options)["handovers"]
+        return rows
+    with database() as (_, connection):
+        return query(connection, "recent_handovers", limit=limit, from_executor=from_executor, after=after)
+
+
+def stranded(as_json: JsonOption = False) -> None:
+    """List unfinished work of versions that nobody runs; exit code 1 if there is any."""
+    with plain_errors():
+        _elsewhere("stranded", as_json=as_json)
+        with database() as (settings, connection):
+            rows = query(connection, "stranded", lease_seconds=settings.lease_seconds)
+        show({"stranded": rows}, as_json=as_json, human=lambda: _stranded_table(rows))
+        raise typer.Exit(1 if rows else 0)
+
+
+def adopt(
+    application: Annotated[str, typer.Option(help="for example holdfast-worker")],
+    from_version: Annotated[str, typer.Option(help="the version that nobody runs any more")],
+    to_version: Annotated[str, typer.Option(help="the version that is to continue its work")],
+    yes: Annotated[bool, typer.Option("--yes", help="do it; without it, only show what would move")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Give stranded work to another version, under its own ids.
+
+    You say with this that the code of the new version can continue it: same steps in the same order.
+    Only work that no live executor could run moves, and only to a version that one runs. The exit code is 1
+    where nothing moved, and without --yes.
+    """
+    with plain_errors():
+        words = ["--application", application, "--from-version", from_version, "--to-version", to_version]
+        _elsewhere("adopt", *words, *(["--yes"] if yes else []), as_json=as_json)
+        with database() as (settings, connection):
+            if not yes:
+                rows = [
+                    row
+                    for row in query(connection, "stranded", lease_seconds=settings.lease_seconds)
+                    if (row["application"], row["application_version"]) == (application, from_version)
+                ]
+                show({"stranded": rows}, as_json=as_json, human=lambda: _stranded_table(rows))
+                print("nothing was moved; --yes moves it", file=sys.stderr)
+                raise typer.Exit(1)
+            living = [row for row in query(connection, "list_executors") if row["ended_at"] is None]
+            run = {(row["application"], row["application_version"]) for row in living}
+            if (application, to_version) not in run:
+                raise installation.NothingRunsError(
+                    f"no executor of {application} runs {to_version}: nothing was moved"
+                )
+            moved = move(connection, application, from_version, to_version)
+        data = {"adopted": [row["workflow_id"] for row in moved]}
+        show(data, as_json=as_json, human=lambda: f"{len(moved)} workflows go on in {to_version}")
+        raise typer.Exit(0 if moved else 1)
+
+
+def _stranded_table(rows: list[dict[str, Any]]) -> Any:
+    columns = ["application", "version", "status", "workflows"]
+    cells = [[r["application"], r["application_version"], r["status"], r["workflows"]] for r in rows]
+    return table("stranded work" if rows else "nothing is stranded", columns, cells)
+
+
+def _elsewhere(*words: str, as_json: bool) -> None:
+    """Ends with the same command's exit code inside the api container, if the database is only there."""
+    if installation.kind() == "compose":
+        done = installation.inside(*words, *(["--json"] if as_json else []))
+        raise typer.Exit(installation.pass_on(done))

@@ -1,0 +1,95 @@
+"""``holdfast``: the command line. Every command has ``--json``; exit code 0 only if what was asked holds."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+
+import typer
+
+from holdfast.cli import backup, bucket, checks, messages, retention, watch, work
+from holdfast.cli.shown import JsonOption, plain_errors, show
+from holdfast.installations.embedded import ROOT
+from holdfast.installations.installation import NothingRunsError, admin_token, kind, url
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help=(
+        "Durable work that survives its processes. Talks to the API over HTTP (--url or HOLDFAST_URL). "
+        "verify, handovers, stranded and adopt need the database: inside a container they find it by the "
+        "environment, beside a native stack by .holdfast/native.json (another directory: HOLDFAST_HOME), and "
+        "beside a Compose project they run in its api container. backup and restore run PostgreSQL's own "
+        "programs beside its server."
+    ),
+)
+
+COMMANDS: list[Callable[..., None]] = [
+    *(work.submit, work.start, bucket.bucket, watch.watch, work.executors, work.drain, work.crash),
+    *(messages.send, messages.events, messages.stream),
+    *(checks.verify, checks.handovers, checks.stranded, checks.adopt, retention.purge),
+    *(backup.backup, backup.restore),
+]
+for command in COMMANDS:
+    app.command()(command)
+
+
+@app.command()
+def up(as_json: JsonOption = False) -> None:
+    """Start everything, as `make up`: in containers, or else as plain processes."""
+    with plain_errors():
+        _make("up", quiet=as_json)
+        data = {"backend": kind(), "url": url()}
+        show(data, as_json=as_json, human=lambda: None)
+
+
+@app.command()
+def down(as_json: JsonOption = False) -> None:
+    """End what `up` started; the data stays."""
+    with plain_errors():
+        _make("down", quiet=as_json)
+        show({"status": "down"}, as_json=as_json, human=lambda: None)
+
+
+@app.command()
+def token(as_json: JsonOption = False) -> None:
+    """Print the admin token, which orders need as `Authorization: Bearer ...`."""
+    with plain_errors():
+        found = admin_token()
+        if not found:
+            raise NothingRunsError(
+                "no admin token is known here: `holdfast up`, or HOLDFAST_ADMIN_TOKEN_FILE"
+            )
+        show({"token": found}, as_json=as_json, human=lambda: print(found))
+
+
+@app.command()
+def demo(
+    as_json: JsonOption = False,
+) -> None:
+    """Kill a worker, pause another, restart the API under work, and show that nothing is lost."""
+    with plain_errors():
+        from holdfast.cli.demo import Demo
+
+        told = Demo(quiet=as_json).run()
+        show(told, as_json=as_json, human=lambda: None)
+        raise typer.Exit(0 if told["ok"] else 1)
+
+
+def _make(target: str, *, quiet: bool) -> None:
+    if not (ROOT / "Makefile").exists():
+        raise NothingRunsError("there is no Makefile here: start and end Holdfast from its checkout")
+    output = subprocess.DEVNULL if quiet else None
+    done = subprocess.run(["make", "--no-print-directory", target], cwd=ROOT, stdout=output, check=False)
+    if done.returncode:
+        raise typer.Exit(done.returncode)
+
+
+def main() -> None:
+    """Entry point of ``python -m holdfast.cli.main``."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""``holdfast purge``: deletes what ended long ago, over HTTP, and follows it to its end."""
+
+from __future__ import annotations
+
+import re
+import time
+from contextlib import nullcontext
+from typing import Annotated, Any
+
+import httpx
+import typer
+
+from holdfast.cli.shown import Api, JsonOption, Refused, UrlOption, console, plain_errors, show, table
+from holdfast.cli.work import TERMINAL
+from holdfast.retention import tally
+
+_LOOK_SECONDS = 0.3
+_STEPS_SHOWN = 1000
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+_AGE = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)\s*([smhd]?)")
+_TABLES = {
+    "pulses": "pulses",
+    "idempotency_keys": "idempotency keys",
+    "handovers": "hand overs",
+    "executors": "executors",
+}
+
+
+def seconds_of(text: str) -> float:
+    """An age such as ``7d``, ``12h``, ``90m`` or ``3600`` in seconds. Raises ``typer.BadParameter``."""
+    match = _AGE.fullmatch(text.strip())
+    if match is None:
+        raise typer.BadParameter("--older-than: a number with s, m, h or d behind it, for example 7d")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def purge(
+    *,
+    older_than: Annotated[
+        str | None, typer.Option(help="age of what goes: 7d, 12h; at least 3h [default: the setting]")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="count what would go, delete nothing")] = False,
+    timeout: Annotated[float, typer.Option(help="longest wait, in seconds")] = 3600.0,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete workflows that ended long ago, old pulses, executors and keys; never anything unfinished.
+
+    A worker does it, a little at a time. Interrupted, it goes on there. Exit code 0 only if it is done.
+    """
+    with plain_errors():
+        body: dict[str, Any] = {"dry_run": dry_run}
+        if older_than is not None:
+            body["older_than_seconds"] = seconds_of(older_than)
+        result = _to_the_end(Api(url), body, timeout=timeout, quiet=as_json)
+        show(result, as_json=as_json, human=lambda: _told(result))
+        raise typer.Exit(0 if result["ok"] else 1)
+
+
+def _to_the_end(api: Api, body: dict[str, Any], *, timeout: float, quiet: bool) -> dict[str, Any]:
+    """Purge after purge until one is complete: one ends early where its worker drains."""
+    deadline = time.monotonic() + timeout
+    runs: list[dict[str, Any]] = []
+    word = "would go" if body["dry_run"] else "deleted"
+    status = nullcontext() if quiet else console.status("waiting for a worker")
+    with status as line:
+        while True:
+            workflow_id = api.post("/purge", body)["workflow_id"]
+            before = 0 if body["dry_run"] else sum(run["deleted"] for run in runs)
+            seen = steps = 0
+            while True:
+                found, new, note = _look(api, workflow_id, steps)
+                steps += len(new)
+                seen += sum(_workflows_in(step) for step in new)
+                if line is not None:
+                    line.update(f"{workflow_id}: {before + seen:,} workflows {word}{note}")
+                status_now = found.get("status")
+                if (status_now in TERMINAL and len(new) < _STEPS_SHOWN) or time.monotonic() > deadline:
+                    break
+                time.sleep(_LOOK_SECONDS)
+            report = found.get("output") if status_now == "SUCCESS" else None
+            if report is None:
+                return {
+                    "ok": False,
+                    "workflow_id": workflow_id,
+                    "status": status_now,
+                    "error": found.get("error"),
+                    **_sum(runs),
+                }
+            runs.append(report)
+            if report["complete"] or time.monotonic() > deadline:
+                whole = report if body["dry_run"] else {**report, **_sum(runs)}
+                return {"ok": report["complete"], "workflow_id": workflow_id, "status": status_now, **whole}
+
+
+def _look(api: Api, workflow_id: str, offset: int) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
+    """The workflow, its steps since the last look, and why there is nothing, if so."""
+    try:
+        found = api.get(f"/workflows/{workflow_id}")
+        steps = api.get(f"/workflows/{workflow_id}/steps", limit=_STEPS_SHOWN, offset=offset)["steps"]
+        return found, steps, ""
+    except httpx.TransportError:
+        return {}, [], " (API away)"
+    except Refused as error:
+        if error.status != 503:
+            raise
+        return {}, [], " (database away)"
+
+
+def _workflows_in(step: dict[str, Any]) -> int:
+    output = step["output"]
+    return int(output["rows"]) if step["name"] == "retention.workflows" and isinstance(output, dict) else 0
+
+
+def _sum(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """What several runs deleted together."""
+    workflows: tally.Tally = {}
+    for run in runs:
+        tally.add(workflows, run["workflows"])
+    counts = {name: sum(run[name] for run in runs) for name in ("deleted", *_TABLES)}
+    return {**counts, "workflows": workflows}
+
+
+def _told(result: dict[str, Any]) -> Any:
+    if result["status"] != "SUCCESS":
+        told = result["error"] or "it goes on; look again with `holdfast purge`"
+        return f"{result['workflow_id']}: {result['status'] or 'unknown'}, {told}"
+    rows = [
+        [name, status, f"{number:,}"]
+        for name, by_status in sorted(result["workflows"].items())
+        for status, number in sorted(by_status.items())
+    ]
+    rows += [[told, None, f"{result[name]:,}"] for name, told in _TABLES.items() if result[name]]
+    word = "would go" if result["dry_run"] else "deleted"
+    end = "" if result["complete"] else ", and it ended early"
+    title = f"{result['deleted']:,} workflows {word} that ended before {result['cutoff']}{end}"
+    return table(title, ["what", "status", "rows"], rows)

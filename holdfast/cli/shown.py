@@ -1,0 +1,169 @@
+"""What every command shares: its ``--json``, its way to the API, its errors in one line."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import httpx
+import psycopg2
+import typer
+from pydantic import ValidationError
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from holdfast.installations.embedded import NativeError
+from holdfast.installations.installation import NothingRunsError, admin_token, url
+
+console = Console(highlight=False)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON document and nothing else")]
+KeyOption = Annotated[str | None, typer.Option(help="Idempotency-Key [default: a random one]")]
+WaitOption = Annotated[bool, typer.Option("--wait", help="wait for the end; exit code 1 unless SUCCESS")]
+TimeoutOption = Annotated[float, typer.Option(help="longest wait, in seconds")]
+UrlOption = Annotated[
+    str | None,
+    typer.Option("--url", envvar="HOLDFAST_URL", help="the API [default: the running one, else port 8000]"),
+]
+
+
+# The API sends a comment every 10 s where nothing happens.
+_STREAM_TIMEOUT_SECONDS = 25.0
+
+
+class Refused(Exception):  # noqa: N818 - what the API said, not a fault of ours
+    """The API's answer to a request that it did not accept."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Api:
+    """The API over HTTP. Raises `Refused` for an answer that is no success.
+
+    The admin token is sent once the API asks for it: with orders, and with everything where
+    HOLDFAST_REQUIRE_TOKEN is true.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        self.address = (address or url()).rstrip("/")
+        # A kept connection may be one to a process that is gone.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        self._client = httpx.Client(base_url=self.address, timeout=10.0, trust_env=False, limits=limits)
+
+    def get(self, path: str, **query: Any) -> Any:
+        """The JSON of a GET."""
+        return self._json(self._send("GET", path, params=query))
+
+    def post(self, path: str, body: Any = None, *, key: str | None = None) -> Any:
+        """The JSON of a POST, with an Idempotency-Key where one is given."""
+        headers = {"Idempotency-Key": key} if key else {}
+        return self._json(self._send("POST", path, json=body, headers=headers))
+
+    def events(self, path: str, *, seconds: float, **query: Any) -> Iterator[tuple[str, Any]]:
+        """Kind and data of each server-sent event, until the stream ends or the time is over.
+
+        Raises `httpx.TransportError` where it breaks off.
+        """
+        deadline = time.monotonic() + seconds
+        with self._client.stream("GET", path, params=query, timeout=_STREAM_TIMEOUT_SECONDS) as answer:
+            if answer.status_code == 401 and self._learn_token():
+                yield from self.events(path, seconds=seconds, **query)
+                return
+            if not answer.is_success:
+                answer.read()
+                self._json(answer)
+            kind = ""
+            for line in answer.iter_lines():
+                name, _, text = line.partition(": ")
+                if name == "event":
+                    kind = text
+                elif name == "data":
+                    yield kind, json.loads(text)
+                if time.monotonic() > deadline:
+                    return
+
+    def text(self, path: str) -> str:
+        """The body of a GET."""
+        answer = self._send("GET", path)
+        if answer.is_error:
+            raise Refused(answer.status_code, f"{path} answered {answer.status_code}")
+        return answer.text
+
+    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        answer = self._client.request(method, path, **options)
+        if answer.status_code == 401 and self._learn_token():
+            answer = self._client.request(method, path, **options)
+        return answer
+
+    def _learn_token(self) -> bool:
+        """Whether there is an admin token that was not sent yet; from now on it is."""
+        token = None if "Authorization" in self._client.headers else admin_token(self.address)
+        if token:
+            self._client.headers["Authorization"] = f"Bearer {token}"
+        return bool(token)
+
+    def _json(self, answer: httpx.Response) -> Any:
+        if answer.is_success:
+            return answer.json()
+        try:
+            problem = answer.json()
+            message = str(problem.get("detail") or problem.get("title"))
+        except (ValueError, AttributeError):
+            message = answer.text[:200]
+        raise Refused(answer.status_code, f"{answer.status_code}: {message}")
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Turns what a person has to change into one line on standard error and exit code 1."""
+    try:
+        yield
+    except httpx.TransportError as error:
+        trouble = f"the API does not answer ({error}); is it up? `holdfast up` starts it"
+    except (Refused, NothingRunsError, NativeError) as error:
+        trouble = str(error)
+    except OSError as error:
+        trouble = f"{error.filename}: {error.strerror}"
+    except psycopg2.Error as error:
+        trouble = f"PostgreSQL: {str(error).strip()}"
+    except ValidationError as error:
+        trouble = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors())
+    except KeyboardInterrupt:
+        trouble = "interrupted"
+    else:
+        return
+    print(f"holdfast: {trouble}", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+def show(data: Any, *, as_json: bool, human: Callable[[], Any]) -> None:
+    """The data as JSON, or what ``human`` returns, printed (None: it printed itself)."""
+    if as_json:
+        print(json.dumps(data, indent=2, default=str, ensure_ascii=False))
+    elif (shown := human()) is not None:
+        # What workflows return is theirs: no markup in it.
+        console.print(shown, markup=False)
+
+
+def table(title: str, columns: list[str], rows: list[list[Any]]) -> Group:
+    """A plain table; None is shown as a dash."""
+    made = Table(box=None, pad_edge=False, header_style="bold", show_header=bool(rows))
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    for row in rows:
+        cells = (cell if isinstance(cell, Text) else Text("–" if cell is None else str(cell)) for cell in row)  # noqa: RUF001
+        made.add_row(*cells)
+    # Not the table's own title, which wraps where a short table ends.
+    return Group(Text(title, style="italic"), made)
+
+
+def age(seconds: float | None) -> str | None:
+    """Seconds as a person reads them."""
+    return None if seconds is None else f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,160 @@
+"""``holdfast watch``: the console's picture in a terminal: lanes, takeovers, queues, pulses, batches."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from holdfast.cli.shown import Api, JsonOption, Refused, UrlOption, age, console, plain_errors, show, table
+
+WINDOW_SECONDS = 60.0
+WIDTH = 60
+MOVES = 6
+BATCHES = 5
+
+_LEVELS = " ▁▂▃▄▅▆▇█"
+_SHAPES = {"live": "●", "draining": "◐", "drained": "○", "dead": "✖"}
+_COLOURS = {"live": "green", "draining": "yellow", "drained": "yellow", "dead": "red"}
+
+
+def watch(
+    once: Annotated[bool, typer.Option("--once", help="show it once and end")] = False,
+    every: Annotated[float, typer.Option(min=0.2, help="seconds between two looks")] = 1.0,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show executors with what they run, takeovers, queues and batches, live until Ctrl-C."""
+    with plain_errors():
+        api = Api(url)
+        if once or as_json:
+            data = overview(api)
+            show(data, as_json=as_json, human=lambda: picture(data))
+            return
+        last: dict[str, Any] | None = None
+        with Live(console=console, refresh_per_second=4, transient=False) as live:
+            while True:
+                try:
+                    last = overview(api)
+                    live.update(picture(last))
+                except (httpx.TransportError, Refused) as error:
+                    # What was seen stays in view, as the page does it.
+                    trouble = Text(f"waiting for {api.address}: {error}", style="bold red")
+                    live.update(Group(trouble, *([picture(last)] if last else [])))
+                time.sleep(every)
+
+
+def overview(api: Api) -> dict[str, Any]:
+    """The console's snapshot of the last minute, and the latest batches with their progress."""
+    data: dict[str, Any] = api.get("/console/snapshot")
+    since = data["now"] - WINDOW_SECONDS
+    batches = []
+    newest = api.get("/workflows", name="fibonacci.batch", limit=BATCHES) if data["database"]["up"] else {}
+    for row in newest.get("workflows", []):
+        batch = api.get(f"/fibonacci/batches/{row['workflow_id']}")
+        batches.append({name: batch[name] for name in ("workflow_id", "status", "completed", "total")})
+    recent = {
+        "executors": [e for e in data["executors"] if e["ended_at"] is None or e["ended_at"] > since],
+        "bars": [bar for bar in data["bars"] if bar["ended_at"] is None or bar["ended_at"] > since],
+        "moves": [move for move in data["moves"] if move["released_at"] > since],
+        "pulses": [pulse for pulse in data["pulses"] if pulse["scheduled_at"] > since],
+    }
+    kept = ("now", "database", "queues", "counts", "last_takeover")
+    return {**{name: data[name] for name in kept}, **recent, "batches": batches}
+
+
+def picture(data: dict[str, Any]) -> Group:
+    """All of it as rich shows it."""
+    parts: list[Any] = [_sentence(data), "", _lanes(data), ""]
+    moves = [
+        [
+            f"{data['now'] - m['released_at']:.0f} s ago",
+            m["kind"],
+            m["reason"],
+            m["workflow_id"],
+            m["from"],
+            m["to"],
+        ]
+        for m in sorted(data["moves"], key=lambda move: -move["released_at"])[:MOVES]
+    ]
+    if moves:
+        parts += [table("latest moves", ["when", "kind", "reason", "workflow", "from", "to"], moves), ""]
+    queues = [[q["queue"], q["depth"], age(q["oldest_age_seconds"])] for q in data["queues"] if q["depth"]]
+    parts += [table("waiting" if queues else "nothing waits", ["queue", "workflows", "oldest"], queues), ""]
+    batches = [[b["workflow_id"], b["status"], f"{b['completed']} / {b['total']}"] for b in data["batches"]]
+    return Group(*parts, table("latest batches", ["batch", "status", "done"], batches))
+
+
+def _sentence(data: dict[str, Any]) -> Text:
+    counts, last = data["counts"], data["last_takeover"]
+    if not data["database"]["up"]:
+        away = data["now"] - data["database"]["since"]
+        return Text(
+            f"PostgreSQL has been away for {away:.0f} s; these are its last known figures.", "bold red"
+        )
+    workers = sum(e["role"] == "worker" and e["state"] == "live" for e in data["executors"])
+    told = f"Workers live: {workers}. Workflows running: {counts['running']}, waiting: {counts['queued']}."
+    if last:
+        ago = data["now"] - last["at"]
+        told += f" Last takeover {ago:.0f} s ago: {last['workflows']} in {last['seconds']:.2f} s."
+    for name in ("orphaned", "stranded", "parked"):
+        if counts[name]:
+            told += f" {counts[name]} {name}."
+    trouble = not workers or counts["orphaned"] or counts["stranded"] or counts["parked"]
+    return Text(told, style="bold yellow" if trouble else "bold")
+
+
+def _lanes(data: dict[str, Any]) -> Any:
+    rows: list[list[Any]] = []
+    for executor in sorted(data["executors"], key=lambda e: (e["role"] != "worker", e["started_at"])):
+        state, ended = executor["state"], executor["ended_at"]
+        mine = [bar for bar in data["bars"] if bar["executor_id"] == executor["executor_id"]]
+        beat = age(max(0.0, data["now"] - executor["heartbeat_at"])) if ended is None else None
+        fate = (
+            f"{executor['reason']}, by {executor['taken_over_by']}"
+            if executor["taken_over_by"]
+            else executor["reason"]
+        )
+        rows.append(
+            [
+                executor["executor_id"],
+                Text(f"{_SHAPES[state]} {state}", style=_COLOURS[state]),
+                beat,
+                f"{executor['in_flight']} / {executor['slots']}"
+                if executor["slots"]
+                else executor["in_flight"],
+                lane(mine, data["now"], mark=_SHAPES[state] if ended else None, ended_at=ended),
+                fate,
+            ]
+        )
+    pulses = "".join(
+        {"run": "|", "skipped": "·", "missed": "·"}[p["status"]]
+        for p in sorted(data["pulses"], key=lambda pulse: pulse["scheduled_at"])
+    )
+    rows.append(["pulse every 5 s", None, None, None, pulses, None])
+    columns = ["executor", "state", "beat", "in flight", f"last {WINDOW_SECONDS:.0f} s", "reason"]
+    return table(f"{len(rows) - 1} executors", columns, rows)
+
+
+def lane(
+    bars: list[dict[str, Any]], now: float, *, mark: str | None = None, ended_at: float | None = None
+) -> str:
+    """How much ran at once, a character a second (eight at most are told apart), and ``mark`` at the end."""
+    step = WINDOW_SECONDS / WIDTH
+    text = []
+    for place in range(WIDTH):
+        begin = now - WINDOW_SECONDS + place * step
+        if mark and ended_at is not None and begin <= ended_at < begin + step:
+            text.append(mark)
+            continue
+        busy = sum(
+            bar["started_at"] < begin + step and (bar["ended_at"] is None or bar["ended_at"] >= begin)
+            for bar in bars
+        )
+        text.append(_LEVELS[min(busy, len(_LEVELS) - 1)])
+    return "".join(text)

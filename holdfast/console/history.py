@@ -1,0 +1,189 @@
+"""What the page shows, kept up to date from rows: attempts of workflows (bars), moves between executors.
+
+No I/O: rows come in as `holdfast/console/sql/console.sql` returns them, items go out as the page gets them.
+Times are seconds since 1970 on the database's clock; columns that end in ``_ms`` are milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from holdfast.console.bars import Bars, Collection, Item, More, Row, key_of
+
+_OUTCOME = {
+    "PENDING": "running",
+    "SUCCESS": "success",
+    "ERROR": "error",
+    "CANCELLED": "cancelled",
+    "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "parked",
+    # Given back to its queue; the move that says how and why comes right after.
+    "ENQUEUED": "handed_over",
+    "DELAYED": "handed_over",
+}
+_MOVED = {"takeover": "lost", "orphan": "lost", "adoption": "lost", "handover": "handed_over"}
+
+
+class History:
+    """Bars and moves within a window, the newest `bar_limit` and `move_limit` of them."""
+
+    def __init__(self, *, window_seconds: float, bar_limit: int, move_limit: int) -> None:
+        self.window_seconds = window_seconds
+        self.bar_limit = bar_limit
+        self.move_limit = move_limit
+        self.bars = Bars()
+        self.moves = Collection("id")
+        self.more = More()
+        self.floor = 0.0
+        """Attempts that began up to here are bars, or counted."""
+
+    # --- rows in ---------------------------------------------------------------------------
+
+    def attempts(self, rows: Iterable[Row], inputs: dict[str, str], now: float) -> None:
+        """Present or final attempts, in any order; `inputs` holds what their labels need."""
+        for row in sorted(rows, key=lambda row: row["started_ms"] or 0):
+            self._attempt(row, inputs.get(row["workflow_id"]), now)
+
+    def _attempt(self, row: Row, inputs: str | None, now: float) -> None:
+        workflow_id, outcome = row["workflow_id"], _OUTCOME.get(row["status"], "handed_over")
+        ended_at = _seconds(row["ended_ms"])
+        if row["started_ms"] is None:
+            # It gave its start away: cancelled, parked, or back in a queue.
+            for key in self.bars.open_keys(workflow_id):
+                self.bars.close(key, outcome, now if ended_at is None else ended_at)
+            return
+        started_at = row["started_ms"] / 1000
+        key = key_of(row)
+        if key not in self.bars.items:
+            too_old = outcome != "running" and self._too_old(started_at, ended_at, now)
+            if too_old or row["executor_id"] is None:
+                return
+            for other in self.bars.open_keys(workflow_id):
+                self.bars.close(other, "lost", started_at)
+            self.bars.add(
+                row,
+                executor_id=row["executor_id"],
+                queue=row["queue"],
+                attempt=row["attempts"],
+                inputs=inputs,
+            )
+        if outcome != "running":
+            ended_at = now if ended_at is None else ended_at
+        elif self.bars.items[key]["outcome"] != "running":
+            return  # an older look than the one that ended it
+        self.bars.update(key, outcome=outcome, ended_at=ended_at)
+
+    def vanished(self, workflow_ids: Iterable[str]) -> None:
+        """These workflows were deleted."""
+        for workflow_id in workflow_ids:
+            for key in self.bars.keys(workflow_id):
+                self.bars.drop(key)
+
+    def moved(self, rows: Iterable[Row], inputs: dict[str, str], now: float) -> None:
+        """Moves, oldest first. Each ends the attempt that it took away, known before or not."""
+        for row in rows:
+            self.moves.put(move(row))
+            if row["started_ms"] is None:
+                # Nobody wrote down when it began: only an attempt that was seen can be ended.
+                for key in self.bars.open_keys(row["workflow_id"]):
+                    if self.bars.items[key]["executor_id"] == row["from_executor"]:
+                        self.bars.close(key, _MOVED[row["kind"]], row["lost_at"])
+                continue
+            key = key_of(row)
+            if key not in self.bars.items:
+                if row["lost_at"] < now - self.window_seconds:
+                    continue
+                self.bars.add(
+                    row,
+                    executor_id=row["from_executor"],
+                    queue=None,
+                    attempt=row["attempt"],
+                    inputs=inputs.get(row["workflow_id"]),
+                )
+            parked = row["status"] == "MAX_RECOVERY_ATTEMPTS_EXCEEDED" and row["claimed_at"] is None
+            self.bars.close(key, "parked" if parked else _MOVED[row["kind"]], row["lost_at"])
+
+    def counted(self, rows: Iterable[Row], before: float) -> None:
+        """Attempts that began before that moment and were too many to be read one by one."""
+        for row in rows:
+            self.more.count(row["executor_id"], row["bucket"], row["workflows"])
+        self.floor = max(self.floor, before - 0.001)
+
+    # --- bounds ----------------------------------------------------------------------------
+
+    def trim(self, now: float) -> None:
+        """Forgets what left the window, and counts what is too much to show."""
+        horizon = now - self.window_seconds
+        bars = self.bars.items
+        for key in [
+            k for k, bar in bars.items() if bar["ended_at"] is not None and bar["ended_at"] < horizon
+        ]:
+            self.bars.drop(key)
+        over = len(bars) - self.bar_limit
+        if over > 0:
+            # Those that ended go first, then those that run for the longest.
+            order = sorted(bars.values(), key=lambda bar: (bar["ended_at"] is None, bar["started_at"]))
+            for bar in order[:over]:
+                self.bars.drop(bar["key"])
+                self.more.count(bar["executor_id"], bar["started_at"], 1)
+                if bar["ended_at"] is not None:
+                    self.floor = max(self.floor, bar["started_at"])
+        moves = sorted(self.moves.items.values(), key=lambda item: int(item["id"]))
+        for item in moves[: max(0, len(moves) - self.move_limit)]:
+            self.moves.drop(item["id"])
+        for item in moves:
+            if item["released_at"] < horizon:
+                self.moves.drop(item["id"])
+        self.more.forget(horizon)
+
+    def open_moves(self) -> list[int]:
+        """Ids of moves whose workflow waits for its next executor."""
+        return [int(item["id"]) for item in self.moves.items.values() if item["claimed_at"] is None]
+
+    # --- out -------------------------------------------------------------------------------
+
+    def last_takeover(self) -> Item | None:
+        """The newest takeover within the window; None when there was none."""
+        taken = [item for item in self.moves.items.values() if item["kind"] == "takeover"]
+        if not taken:
+            return None
+        last = max(taken, key=lambda item: (item["released_at"], int(item["id"])))
+        group = [item for item in taken if item["from"] == last["from"]]
+        claimers = [item["to"] for item in group if item["to"] is not None]
+        done_at = max(
+            item["released_at"] if item["claimed_at"] is None else item["claimed_at"] for item in group
+        )
+        return {
+            "at": done_at,
+            "seconds": _round(done_at - min(item["lost_at"] for item in group)),
+            "workflows": len({item["workflow_id"] for item in group}),
+            "from": last["from"],
+            "by": max(set(claimers), key=claimers.count) if claimers else last["released_by"],
+        }
+
+    def _too_old(self, started_at: float, ended_at: float | None, now: float) -> bool:
+        return started_at <= self.floor or (ended_at or now) < now - self.window_seconds
+
+
+def move(row: Row) -> Item:
+    """A row of `console_moves` as the page gets it."""
+    return {
+        "id": str(row["handover_id"]),
+        "workflow_id": row["workflow_id"],
+        "kind": row["kind"],
+        "reason": row["reason"],
+        "from": row["from_executor"],
+        "to": row["to_executor"],
+        "released_by": row["released_by"],
+        "lost_at": _round(row["lost_at"]),
+        "released_at": _round(row["released_at"]),
+        "claimed_at": _round(row["claimed_at"]),
+    }
+
+
+def _seconds(milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
+
+
+def _round(seconds: Any) -> Any:
+    return None if seconds is None else round(seconds, 3)

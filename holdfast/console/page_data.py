@@ -1,0 +1,170 @@
+"""The page's figures beside the timeline: executors, pulses, queues and counts."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from holdfast.console.bars import Collection, Item, Row
+from holdfast.durable.names import PULSE_SECONDS
+
+EXECUTOR_LIMIT = 200
+COUNT_SECONDS = 1.0
+BEAT_SECONDS = 1.9
+"""A heartbeat alone is worth a change only when it is this much newer."""
+MISSED_SECONDS = 10.0
+CAUGHT_UP_SECONDS = 70.0
+"""A hole among the pulses may still be filled by a worker that starts."""
+HISTORY_POINTS = 900
+
+
+class Figures:
+    """Executors at every look; pulses, queues and counts once a second, rarer where counting is slow."""
+
+    def __init__(
+        self, ask: Callable[..., Awaitable[list[Row]]], window_seconds: float, lease_seconds: float
+    ) -> None:
+        self._ask = ask
+        self._lease_seconds = lease_seconds
+        self._window_seconds = window_seconds
+        self.read_at: float | None = None
+        """The database's time of the last look that was whole."""
+        self.executors = Collection("executor_id")
+        self.pulses = Collection("scheduled_at")
+        self.queues = Collection("queue")
+        self.history: deque[list[Any]] = deque(maxlen=HISTORY_POINTS)
+        self.counts = dict.fromkeys(("running", "queued", "parked", "stranded", "orphaned"), 0)
+        self._new_points: list[list[Any]] = []
+        self._told_counts: dict[str, int] | None = None
+        self._count_at = 0.0
+        self._pulses_read_at = 0.0
+
+    async def read(self, executors: list[Row], now: float) -> None:
+        """Takes the executors' rows, and asks for the rest when it is time."""
+        self._set_executors(executors)
+        if time.monotonic() >= self._count_at:
+            began = time.monotonic()
+            await self._read_pulses(now)
+            await self._read_counts(now)
+            cost = time.monotonic() - began
+            # A backlog of a million takes a while to count: then it is counted less often.
+            self._count_at = began + max(COUNT_SECONDS, 10 * cost)
+        self.read_at = now
+
+    def document(self) -> dict[str, Any]:
+        """What a snapshot says about them."""
+        return {
+            "executors": list(self.executors.items.values()),
+            "pulses": sorted(self.pulses.items.values(), key=lambda item: item["scheduled_at"]),
+            "queues": list(self.queues.items.values()),
+            "queue_history": list(self.history),
+            "counts": self.counts,
+        }
+
+    def take(self) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+        """What changed and what is gone since the last call."""
+        executors, executors_gone = self.executors.take()
+        pulses, _ = self.pulses.take()
+        queues, queues_gone = self.queues.take()
+        points, self._new_points = self._new_points, []
+        change: dict[str, Any] = {
+            "executors": executors,
+            "pulses": pulses,
+            "queues": queues,
+            "queue_history": points,
+        }
+        if self._told_counts != self.counts:
+            change["counts"] = self._told_counts = self.counts
+        return change, {"executors": executors_gone, "queues": queues_gone}
+
+    # --- executors -------------------------------------------------------------------------
+
+    def _set_executors(self, rows: list[Row]) -> None:
+        shown: list[Item] = []
+        for row in rows[:EXECUTOR_LIMIT]:
+            if row["executor_id"] is None:
+                continue
+            item = {
+                name: round(value, 3) if isinstance(value, float) else value
+                for name, value in row.items()
+                if name != "now"
+            }
+            before = self.executors.items.get(row["executor_id"])
+            if before is not None and 0 <= item["heartbeat_at"] - before["heartbeat_at"] < BEAT_SECONDS:
+                beat = before["heartbeat_at"]
+                item = before if {**item, "heartbeat_at": beat} == before else item
+            shown.append(item)
+        self.executors.keep(shown)
+
+    # --- pulses ----------------------------------------------------------------------------
+
+    async def _read_pulses(self, now: float) -> None:
+        since = max(now - self._window_seconds, self._pulses_read_at - CAUGHT_UP_SECONDS)
+        rows = await self._ask("console_pulses", since=since)
+        begins = not self.history and self._pulses_read_at == 0
+        self._pulses_read_at = now
+        seen = {}
+        for row in rows:
+            lateness = row["lateness_seconds"]
+            seen[row["scheduled_at"]] = {
+                "scheduled_at": row["scheduled_at"],
+                "status": row["status"],
+                "lateness_seconds": None if lateness is None else round(lateness, 3),
+                "executor_id": row["executor_id"],
+            }
+        for item in seen.values():
+            self.pulses.put(item)
+        for tick in self._missing(now):
+            self.pulses.put(
+                {"scheduled_at": tick, "status": "missed", "lateness_seconds": None, "executor_id": None}
+            )
+        for key in [key for key in self.pulses.items if key < now - self._window_seconds]:
+            self.pulses.drop(key)
+        if begins:
+            # What was recorded while nobody looked: the depth of the Fibonacci queue at each pulse.
+            for row in reversed(rows):
+                self.history.append([round(row["started_at"], 3), row["queue_depth"], None])
+
+    def _missing(self, now: float) -> list[float]:
+        """Ticks of the grid after the first known one that should have come and did not."""
+        known = {key for key, item in self.pulses.items.items() if item["status"] != "missed"}
+        if not known:
+            return []
+        tick = min(known)
+        missing: list[float] = []
+        while tick < now - MISSED_SECONDS and len(missing) < 1000:
+            if tick not in known and tick > now - self._window_seconds:
+                missing.append(tick)
+            tick += PULSE_SECONDS
+        return missing
+
+    # --- queues and counts -----------------------------------------------------------------
+
+    async def _read_counts(self, now: float) -> None:
+        rows = await self._ask("console_unfinished", lease_seconds=self._lease_seconds)
+        other = (await self._ask("console_counts", lease_seconds=self._lease_seconds))[0]
+        queues: dict[str, Item] = {}
+        for row in rows:
+            if row["status"] != "ENQUEUED" or not row["queue"]:
+                continue
+            item = queues.setdefault(
+                row["queue"], {"queue": row["queue"], "depth": 0, "oldest_age_seconds": 0.0}
+            )
+            item["depth"] += row["workflows"]
+            age = max(0.0, round(row["oldest_age_seconds"], 1))
+            item["oldest_age_seconds"] = max(item["oldest_age_seconds"], age)
+        self.queues.keep(queues.values())
+        queued = sum(item["depth"] for item in queues.values())
+        oldest = max((item["oldest_age_seconds"] for item in queues.values()), default=0.0)
+        self.counts = {
+            "running": sum(row["workflows"] for row in rows if row["status"] == "PENDING"),
+            "queued": queued,
+            "parked": other["parked"],
+            "stranded": sum(row["workflows"] for row in rows if row["stranded"]),
+            "orphaned": other["orphaned"],
+        }
+        point = [round(now, 3), queued, oldest]
+        self.history.append(point)
+        self._new_points.append(point)

@@ -1,0 +1,92 @@
+"""A workflow's page: the family it belongs to, its attempts and moves, and what may be done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from holdfast.console.bars import Row
+from holdfast.console.history import History, move
+from holdfast.console.labels import label
+from holdfast.durable.names import QUEUE_OF
+from holdfast.errors import UnknownWorkflow
+
+NODE_LIMIT = 500
+_ENDED = ("SUCCESS", "ERROR", "CANCELLED")
+_EVER = 1e12
+
+
+async def read_tree(ask: Callable[..., Awaitable[list[Row]]], workflow_id: str) -> dict[str, Any]:
+    """What a workflow's page needs beside its steps. Raises ``UnknownWorkflow``, ``DatabaseUnavailable``."""
+    roots = await ask("console_root", workflow_id=workflow_id)
+    if not roots:
+        raise UnknownWorkflow
+    root_id, now = roots[0]["root_id"], roots[0]["now"]
+    rows = await ask("console_tree", workflow_id=root_id, limit=NODE_LIMIT + 1)
+    truncated = len(rows) > NODE_LIMIT
+    nodes = rows[:NODE_LIMIT]
+    mine = [row for row in rows if row["workflow_id"] == workflow_id]
+    if not mine:  # too far down in a large family
+        mine = (await ask("console_tree", workflow_id=workflow_id, limit=1))[:1]
+        nodes += mine
+    if not mine:
+        raise UnknownWorkflow
+    moves = await ask("console_moves_of", workflow_id=workflow_id)
+    history = History(window_seconds=_EVER, bar_limit=NODE_LIMIT, move_limit=NODE_LIMIT)
+    inputs = {workflow_id: mine[0]["inputs"] or ""}
+    history.attempts(mine, inputs, now)
+    history.moved(moves, inputs, now)
+    attempts = sorted(history.bars.items.values(), key=lambda bar: bar["started_at"])
+    states = await ask("console_states", executor_ids=_executors(nodes, moves))
+    known = {row["executor_id"]: row["state"] for row in states}
+    stranded = (await ask("console_stranded", workflow_id=workflow_id))[0]["stranded"]
+    return {
+        "now": now,
+        "workflow_id": workflow_id,
+        "root_id": root_id,
+        "truncated": truncated,
+        "nodes": [_node(row) for row in nodes],
+        "attempts": attempts,
+        "moves": [move(row) for row in moves],
+        "executors": known,
+        "actions": _actions(mine[0], stranded=stranded),
+    }
+
+
+def _executors(nodes: list[Row], moves: list[Row]) -> list[str]:
+    ids = {row["executor_id"] for row in nodes}
+    ids |= {row[name] for row in moves for name in ("from_executor", "to_executor")}
+    return sorted(executor_id for executor_id in ids if executor_id)[: 2 * NODE_LIMIT]
+
+
+def _node(row: Row) -> dict[str, Any]:
+    columns = (
+        "workflow_id",
+        "parent_workflow_id",
+        "name",
+        "status",
+        "executor_id",
+        "queue",
+        "application",
+        "version",
+        "attempts",
+    )
+    times = {"created_at": "created_ms", "started_at": "started_ms", "ended_at": "ended_ms"}
+    return {
+        **{name: row[name] for name in columns},
+        "label": label(row["name"], row["instance_name"], row["inputs"]),
+        **{name: None if row[column] is None else row[column] / 1000 for name, column in times.items()},
+    }
+
+
+def _actions(row: Row, *, stranded: bool) -> dict[str, str | None]:
+    """For each order: None where it is allowed, else why not."""
+    status, known = row["status"], row["name"] in QUEUE_OF
+    foreign = None if known else f"This release does not know workflows named {row['name']}."
+    resumable = status in ("CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
+    return {
+        "cancel": f"It has ended with {status}." if status in _ENDED else None,
+        "resume": foreign if resumable else f"It is {status}; only cancelled and parked ones can be resumed.",
+        "fork": foreign,
+        "adopt": None if stranded else "Its version is run by a live executor, or it has ended.",
+    }

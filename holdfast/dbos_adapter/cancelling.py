@@ -1,0 +1,165 @@
+"""Tells an execution of this process that its workflow was cancelled, or is otherwise no longer its own.
+
+A NOTIFY only says that a workflow was cancelled. Whether that meant the execution that runs here, or an
+earlier one before a resume, is read from the workflow's row: an execution owns its workflow while the row is
+PENDING under the token of its claim (``owner_xid``).
+
+Private to DBOS 3.4.0 and used here: ``dbos._context.current_owner_xid`` (test_round_trips.py).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from dbos._context import current_owner_xid
+
+from holdfast.postgres.database import Connection, query
+
+log = logging.getLogger("holdfast.cancelling")
+
+CANCELLED_CHANNEL = "holdfast_cancelled"
+
+# A workflow that goes on elsewhere without a cancel sends no notification: this poll finds its execution.
+_READ_ALL_SECONDS = 10.0
+# A notification may arrive between the commit of a claim and the registration of its execution.
+_REMEMBER_SECONDS = 10.0
+
+
+class Cancellation:
+    """Whether an execution lost its workflow, to a cancel or otherwise. Thread-safe."""
+
+    def __init__(self, workflow_id: str = "", owner_xid: str | None = None) -> None:
+        self.workflow_id = workflow_id
+        self.owner_xid = owner_xid
+        self._lock = threading.Lock()
+        self._cancelled = False
+        self._ends: list[Callable[[], object]] = []
+
+    def set(self) -> None:
+        """It was."""
+        with self._lock:
+            self._cancelled = True
+            ends, self._ends = self._ends, []
+        for end in ends:
+            try:
+                end()
+            except Exception:  # the others are called all the same
+                log.exception("the end of an execution failed", extra={"action": "cancel.end"})
+
+    @property
+    def is_set(self) -> bool:
+        """Whether it was."""
+        return self._cancelled
+
+    def add(self, end: Callable[[], object]) -> None:
+        """Has ``end`` called once it is cancelled, or immediately if it is already."""
+        with self._lock:
+            now = self._cancelled
+            if not now:
+                self._ends.append(end)
+        if now:
+            end()
+
+    @contextmanager
+    def ending(self, end: Callable[[], object]) -> Iterator[None]:
+        """Inside, ``end`` is called once it is cancelled, or at once if it is already."""
+        self.add(end)
+        try:
+            yield
+        finally:
+            with self._lock:
+                if end in self._ends:
+                    self._ends.remove(end)
+
+
+class Cancellations:
+    """The executions of this process that are watched for the loss of their workflow. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._of: dict[str, list[Cancellation]] = {}
+        self._doubtful: set[str] = set()
+        self._noticed: dict[str, float] = {}
+        self._all_read_at = 0.0
+
+    @contextmanager
+    def of(self, workflow_id: str) -> Iterator[Cancellation]:
+        """Watches the execution that calls this. Enter before its first step: what came earlier, the check at
+        that step sees."""
+        made = self.watch(workflow_id, current_owner_xid(workflow_id))
+        try:
+            yield made
+        finally:
+            self.forget(made)
+
+    def watch(self, workflow_id: str, owner_xid: str | None) -> Cancellation:
+        """Watches one execution, until `forget`. Without a token only the row's status counts."""
+        made = Cancellation(workflow_id, owner_xid)
+        with self._lock:
+            self._of.setdefault(workflow_id, []).append(made)
+            if workflow_id in self._noticed:
+                self._doubtful.add(workflow_id)
+        return made
+
+    def forget(self, made: Cancellation) -> None:
+        """Ends the watch."""
+        with self._lock:
+            watches = self._of[made.workflow_id]
+            watches.remove(made)
+            if not watches:
+                del self._of[made.workflow_id]
+                self._doubtful.discard(made.workflow_id)
+
+    def cancelled(self, workflow_id: str) -> None:
+        """A notification: that workflow was cancelled. `check` reads which of its executions that meant."""
+        now = time.monotonic()
+        with self._lock:
+            if workflow_id in self._of:
+                self._doubtful.add(workflow_id)
+            self._noticed.pop(workflow_id, None)
+            self._noticed[workflow_id] = now
+            for noticed, at in list(self._noticed.items()):
+                if now - at < _REMEMBER_SECONDS:
+                    break
+                del self._noticed[noticed]
+
+    def watched(self) -> list[Cancellation]:
+        """All that are watched."""
+        with self._lock:
+            return [one for watches in self._of.values() for one in watches]
+
+    def check(self, connection: Connection, *, now: bool = False) -> None:
+        """Reads the rows of those whose workflow was cancelled at some time, and ends those that lost theirs.
+
+        From time to time, and with ``now``, it reads those of all: a notification may have been missed.
+        """
+        at = time.monotonic()
+        now = now or at - self._all_read_at >= _READ_ALL_SECONDS
+        if now:
+            self._all_read_at = at
+        executions = self._doubtful_ones(all_of_them=now)
+        if executions:
+            rows = query(
+                connection,
+                "lost_executions",
+                workflow_ids=[one.workflow_id for one in executions],
+                owner_xids=[one.owner_xid for one in executions],
+            )
+            self.lost((row["workflow_id"], row["owner_xid"]) for row in rows)
+
+    def _doubtful_ones(self, *, all_of_them: bool) -> list[Cancellation]:
+        with self._lock:
+            ids, self._doubtful = list(self._of) if all_of_them else list(self._doubtful), set()
+            return [one for workflow_id in ids for one in self._of.get(workflow_id, ())]
+
+    def lost(self, executions: Iterable[tuple[str, str | None]]) -> None:
+        """These (id and token) no longer own their workflows."""
+        gone = set(executions)
+        with self._lock:
+            found = [one for id_, token in gone for one in self._of.get(id_, ()) if one.owner_xid == token]
+        for one in found:
+            one.set()

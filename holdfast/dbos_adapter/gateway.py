@@ -1,0 +1,146 @@
+"""How HTTP handlers reach PostgreSQL: clients that fail fast, not DBOS's patient retries."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
+
+import psycopg2
+import sqlalchemy as sa
+from dbos import DBOSClient, EnqueueOptions
+
+from holdfast.dbos_adapter.round_trips import POOL_OPTIONS
+from holdfast.dbos_adapter.schema import sqlalchemy_url
+from holdfast.dbos_adapter.serializer import json_serializer
+from holdfast.errors import DatabaseUnavailable
+from holdfast.postgres import budget
+from holdfast.postgres.database import METRICS_USER, OpsPool, Row, sql
+from holdfast.postgres.outage import is_outage
+from holdfast.postgres.sessions import SESSION_OPTIONS
+from holdfast.settings import Settings
+
+log = logging.getLogger("holdfast.gateway")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# PostgreSQL that answers, but slowly (200 ms more a round trip make an enqueue last 2 s), is worth a
+# longer wait than one that is away; the heartbeat tells the two apart.
+_SLOW_SECONDS = 8.0
+_LATE_BEAT_SECONDS = 0.5
+_LOOK_SECONDS = 0.1
+
+
+class Gateway:
+    """A lazy DBOS client and named ops statements, each call bounded in time.
+
+    ``database_up`` says whether the executor's heartbeat goes through: while it does not, calls
+    fail at once instead of queueing up behind each other. ``beat_age_seconds`` is the time since the
+    last one that did.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        purpose: str,
+        database_up: Callable[[], bool],
+        beat_age_seconds: Callable[[], float],
+    ) -> None:
+        self._timeout_seconds = settings.database_timeout_seconds
+        self._latest_beat_seconds = settings.heartbeat_seconds + _LATE_BEAT_SECONDS
+        self._database_up = database_up
+        self._beat_age_seconds = beat_age_seconds
+        self._threads = ThreadPoolExecutor(max_workers=2 * budget.CLIENT, thread_name_prefix="gateway")
+        self._engine = sa.create_engine(
+            sqlalchemy_url(settings.database_url),
+            pool_size=budget.CLIENT,
+            max_overflow=0,
+            pool_timeout=self._timeout_seconds,
+            **POOL_OPTIONS,
+            connect_args={
+                "application_name": f"{purpose}/client",
+                **SESSION_OPTIONS,
+                "connect_timeout": 2,
+                "options": f"-c statement_timeout={int(self._timeout_seconds * 1000)}",
+            },
+        )
+        self.client = DBOSClient(
+            system_database_engine=self._engine,
+            serializer=json_serializer(),
+            lazy=True,
+            retry_connection_errors=False,
+        )
+        self.pool = OpsPool(
+            settings, purpose=f"{purpose}/ops", size=budget.REQUESTS, wait_seconds=self._timeout_seconds
+        )
+        # Only reads, and only what /metrics shows: a role of its own may do nothing else.
+        self.figures = OpsPool(
+            settings,
+            purpose=f"{purpose}/figures",
+            size=budget.FIGURES,
+            wait_seconds=self._timeout_seconds,
+            user=METRICS_USER,
+        )
+
+    def enqueue(
+        self, options: EnqueueOptions, args: tuple[Any, ...], children: dict[str, Any] | None = None
+    ) -> None:
+        """Stores a workflow, and some children with it (`children.statement_params`), or nothing. Blocks.
+
+        One that exists already stays as it is. Raises what SQLAlchemy raises.
+        """
+        with self._engine.begin() as connection:
+            self.client.enqueue_in_transaction(connection, options, *args)
+            if children is not None:
+                connection.exec_driver_sql(sql("enqueue_children"), children)
+
+    async def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs a blocking function that talks to PostgreSQL, in a thread.
+
+        Raises ``DatabaseUnavailable`` when PostgreSQL is away or does not answer within
+        ``database_timeout_seconds`` (8 s while heartbeats go through: it is slow, then); the thread
+        ends by its own statement timeout.
+        """
+        if not self._database_up():
+            raise DatabaseUnavailable
+        loop = asyncio.get_running_loop()
+        work = loop.run_in_executor(self._threads, partial(function, *args, **kwargs))
+        try:
+            await self._patience(work)
+            return await work
+        except sa.exc.TimeoutError as error:
+            raise DatabaseUnavailable from error
+        except (psycopg2.Error, sa.exc.DBAPIError) as error:
+            if is_outage(error):
+                raise DatabaseUnavailable from error
+            raise
+
+    async def _patience(self, work: asyncio.Future[T]) -> None:
+        """Returns once the work is done; raises ``DatabaseUnavailable`` when it is not worth the wait."""
+        loop = asyncio.get_running_loop()
+        began, pause = loop.time(), self._timeout_seconds
+        try:
+            while not (await asyncio.wait({work}, timeout=pause))[0]:
+                waited = loop.time() - began
+                if waited >= _SLOW_SECONDS or self._beat_age_seconds() > self._latest_beat_seconds:
+                    raise DatabaseUnavailable
+                pause = _LOOK_SECONDS
+        finally:
+            work.cancel()  # does nothing to one that is done
+
+    async def ops(self, statement: str, /, **params: Any) -> list[Row]:
+        """Runs a named ops statement; raises ``DatabaseUnavailable`` as :meth:`call` does."""
+        return await self.call(self.pool.run, statement, **params)
+
+    def close(self) -> None:
+        """Closes every connection."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.client.destroy()
+        self._engine.dispose()
+        self.pool.close()
+        self.figures.close()

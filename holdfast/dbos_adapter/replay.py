@@ -1,0 +1,225 @@
+"""What a workflow's earlier execution recorded, read ahead: a replay costs one statement for many steps.
+
+DBOS 3.4.0 asks for each recorded step by itself. Here the first record that is found says that the
+execution replays. From then on one statement reads the records that follow, bounded in rows and in bytes;
+each is dropped as it is used. A record never changes, and only the execution that owns the workflow writes
+new ones, so what was read stays true. What is not in the page (a gap, or a step asked for twice) is asked
+for by itself: a page is never taken as proof that something is absent. A first execution finds no record,
+and costs what it did before.
+
+Private to DBOS 3.4.0 and replaced here: ``PostgresSystemDatabase``'s methods that `install` names, which are
+all that read a step's record.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dbos._context import get_local_dbos_context
+from dbos._error import DBOSUnexpectedStepError, DBOSWorkflowCancelledError
+from dbos._serialization import deserialize_value
+
+from holdfast.dbos_adapter.histories import GET_RESULT, histories_of
+from holdfast.dbos_adapter.retries import patiently
+from holdfast.dbos_adapter.round_trips import original, replace, sessions_of
+from holdfast.postgres.database import Row
+from holdfast.postgres.sessions import Sessions
+
+PAGE_ROWS = 1000
+PAGE_BYTES = 1_000_000
+"""Of results and errors, as they are stored; a record that is larger is a page of its own."""
+
+
+def install() -> None:
+    """Replaces them for every application of this process. Idempotent; see `round_trips.install`."""
+    replace(
+        check_operation_execution,
+        _check_operation_execution_txn,
+        get_checkpoint_name,
+        patch,
+        deprecate_patch,
+        check_workflow_result,
+        record_get_result,
+    )
+
+
+def _owner(workflow_id: str) -> str | None:
+    """The token of the execution that asks; None where a child asks for its parent's record."""
+    context = get_local_dbos_context()
+    return context.owner_xid if context is not None and context.workflow_id == workflow_id else None
+
+
+def _status_checked(db: Any, workflow_id: str, rows: list[Row]) -> list[Row]:
+    assert rows, f"Error: Workflow {workflow_id} does not exist"
+    if rows[0]["status"] == "CANCELLED":
+        histories_of(db).forget(workflow_id)
+        raise DBOSWorkflowCancelledError(f"Workflow {workflow_id} is cancelled. Aborting function.")
+    return rows
+
+
+def _read_ahead(db: Any, sessions: Sessions, workflow_id: str, function_id: int) -> Row | None:
+    """The record from the page, which is read first where it ends before; None if it is not there.
+
+    The record stays in the page.
+    """
+    known = histories_of(db).get(workflow_id, _owner(workflow_id))
+    if known is None:
+        return None
+    if function_id > known.last and known.ahead:
+        # One reads, the others of the same workflow wait for what it brings.
+        with known.reading:
+            if function_id > known.last and known.ahead:
+                rows = patiently(sessions.run)(
+                    "read_steps_ahead",
+                    workflow_id=workflow_id,
+                    function_id=function_id,
+                    page_rows=PAGE_ROWS,
+                    page_bytes=PAGE_BYTES,
+                )
+                known.fill(_status_checked(db, workflow_id, rows), function_id)
+    return known.rows.get(function_id) if known.fresh() else None
+
+
+def _look(db: Any, sessions: Sessions, workflow_id: str, function_id: int) -> Row | None:
+    """The record by itself."""
+    owner = _owner(workflow_id)
+    rows = patiently(sessions.run)("look_at_step", workflow_id=workflow_id, function_id=function_id)
+    (row,) = _status_checked(db, workflow_id, rows)
+    if row["function_name"] is None:
+        return None
+    histories = histories_of(db)
+    if (known := histories.get(workflow_id, owner)) and function_id <= known.last:
+        known.asked()
+    else:
+        histories.begin(workflow_id, owner)
+    return row
+
+
+def _used(db: Any, workflow_id: str, function_id: int) -> None:
+    if known := histories_of(db).get(workflow_id, _owner(workflow_id)):
+        known.rows.pop(function_id, None)
+
+
+def _named(workflow_id: str, function_id: int, function_name: str, row: Row) -> Row:
+    if row["function_name"] != function_name:
+        raise DBOSUnexpectedStepError(
+            workflow_id=workflow_id,
+            step_id=function_id,
+            expected_name=function_name,
+            recorded_name=row["function_name"],
+        )
+    names = ("output", "error", "serialization", "child_workflow_id", "child_shard_key")
+    return {name: row[name] for name in names}
+
+
+# --- in the place of DBOS's methods -----------------------------------------------------------------
+
+
+def check_operation_execution(
+    db: Any, workflow_id: str, function_id: int, function_name: str, *, owner_key: str | None = None
+) -> Any:
+    """What is recorded of a step, None if nothing is. Raises `DBOSWorkflowCancelledError`, and
+    `DBOSUnexpectedStepError` when another step is recorded in its place.
+    """
+    sessions = sessions_of(db)
+    if sessions is None or owner_key is not None:
+        return original(db, "check_operation_execution")(
+            workflow_id, function_id, function_name, owner_key=owner_key
+        )
+    row = _read_ahead(db, sessions, workflow_id, function_id)
+    if row is None:
+        row = _look(db, sessions, workflow_id, function_id)
+    _used(db, workflow_id, function_id)
+    return None if row is None else _named(workflow_id, function_id, function_name, row)
+
+
+def _check_operation_execution_txn(
+    db: Any, workflow_id: str, function_id: int, function_name: str, conn: Any
+) -> Any:
+    """The same inside a transaction, which sends nothing if its first statement is spared."""
+    sessions = sessions_of(db)
+    row = None if sessions is None else _read_ahead(db, sessions, workflow_id, function_id)
+    if row is not None:
+        _used(db, workflow_id, function_id)
+        return _named(workflow_id, function_id, function_name, row)
+    found = original(db, "_check_operation_execution_txn")(workflow_id, function_id, function_name, conn)
+    if sessions is not None and found is not None:
+        histories_of(db).begin(workflow_id, _owner(workflow_id))
+    return found
+
+
+def get_checkpoint_name(db: Any, *, workflow_id: str, function_id: int) -> str | None:
+    """The name of the step that is recorded there. The step itself may be asked for next."""
+    sessions = sessions_of(db)
+    row = None if sessions is None else _read_ahead(db, sessions, workflow_id, function_id)
+    name: str | None = (
+        row["function_name"]
+        if row is not None
+        else original(db, "get_checkpoint_name")(workflow_id=workflow_id, function_id=function_id)
+    )
+    return name
+
+
+def patch(db: Any, *, workflow_id: str, function_id: int, patch_name: str) -> bool:
+    """Whether the workflow goes the new way; recorded where it comes first."""
+    return _patched("patch", db, workflow_id, function_id, patch_name)
+
+
+def deprecate_patch(db: Any, *, workflow_id: str, function_id: int, patch_name: str) -> bool:
+    """Whether the patch is recorded there."""
+    return _patched("deprecate_patch", db, workflow_id, function_id, patch_name)
+
+
+def _patched(method: str, db: Any, workflow_id: str, function_id: int, patch_name: str) -> bool:
+    sessions = sessions_of(db)
+    row = None if sessions is None else _read_ahead(db, sessions, workflow_id, function_id)
+    if row is not None:
+        return bool(row["function_name"] == patch_name)
+    answer: bool = original(db, method)(
+        workflow_id=workflow_id, function_id=function_id, patch_name=patch_name
+    )
+    return answer
+
+
+def check_workflow_result(db: Any, workflow_id: str, *, fail_if_missing: bool = False) -> Any:
+    """The result that the waiting workflow recorded before, else whether there is one yet."""
+    if (row := _result(db, workflow_id)) is not None:
+        return deserialize_value(row["output"], row["serialization"], db.serializer)
+    return original(db, "check_workflow_result")(workflow_id, fail_if_missing=fail_if_missing)
+
+
+def _result(db: Any, workflow_id: str) -> Row | None:
+    context = get_local_dbos_context()
+    if sessions_of(db) is None or context is None or not context.is_workflow():
+        return None
+    # A child that is called rather than started is waited for in its own context.
+    for waiting in (context.workflow_id, context.parent_workflow_id):
+        known = histories_of(db).get(waiting, _owner(waiting))
+        if known is not None and known.fresh() and (row := known.results.get(workflow_id)) is not None:
+            return row
+    return None
+
+
+def record_get_result(  # noqa: PLR0917 - as DBOS calls it
+    db: Any,
+    result_workflow_id: str,
+    output: str | None,
+    error: str | None,
+    serialization: str | None,
+    ctx: Any = None,
+    *,
+    started_at_epoch_ms: int,
+) -> None:
+    """Records it. A record that is there already stays as it is, and is not written again."""
+    context = ctx or get_local_dbos_context()
+    if sessions_of(db) is not None and context is not None and (ctx is not None or context.is_workflow()):
+        function_id = context.function_id + (ctx is None)
+        known = histories_of(db).get(context.workflow_id, context.owner_xid)
+        row = known and known.rows.get(function_id)
+        if row and (row["function_name"], row["child_workflow_id"]) == (GET_RESULT, result_workflow_id):
+            _used(db, context.workflow_id, function_id)
+            context.function_id = function_id
+            return
+    original(db, "record_get_result")(
+        result_workflow_id, output, error, serialization, ctx, started_at_epoch_ms=started_at_epoch_ms
+    )

@@ -1,0 +1,299 @@
+"""Schedules: ticks on the database's clock, one answer about each of them, and what is made up for.
+
+DBOS fires ticks in each process of an application. Here the database decides what becomes of a tick
+(``ops.fire_tick``: sql/migrations/009_schedules.sql), and a thread of each worker accounts for ticks that no
+process fired.
+
+Private to DBOS 3.4.0 and used here, each held by a contract test: the scheduler's
+``_enqueue_scheduled_workflow`` and the time it reads, a system database's ``init_workflow``, and the
+registry's ``workflow_info_map``.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable, Set
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
+from itertools import islice, takewhile
+from typing import Any
+
+import dbos._scheduler
+from dbos import DBOS
+from dbos._dbos import _get_or_create_dbos_registry
+from dbos._error import DBOSException
+
+from holdfast.dbos_adapter.cron import tick_id, ticks_after
+from holdfast.dbos_adapter.retries import patiently
+from holdfast.postgres.database import OpsPool, Row
+from holdfast.postgres.outage import is_outage
+
+log = logging.getLogger("holdfast.schedules")
+
+AT_MOST = 1000
+"""Ticks of one schedule that are caught up together."""
+COUNTED_AT_MOST = 10_000
+"""Ticks of one gap that are counted as missed."""
+
+_EVERY_SECONDS = 5.0
+# DBOS fires a tick up to 10 s late, so that processes do not all fire at the same moment.
+_IN_TIME = timedelta(seconds=15)
+_SECOND = timedelta(seconds=1)
+
+_catching_up = threading.local()
+
+
+class _FiringDatabase:
+    """A system database that stores a scheduled workflow by the rules of its schedule."""
+
+    def __init__(self, sys_db: Any, scheduled_at: datetime) -> None:
+        self._sys_db, self._scheduled_at = sys_db, scheduled_at
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sys_db, name)
+
+    def init_workflow(self, status: dict[str, Any], **options: Any) -> Any:
+        sessions = vars(self._sys_db).get("sessions")
+        if sessions is None or status["shard_key"] is not None:
+            return self._sys_db.init_workflow(status, **options)
+        tick, schedule = status["workflow_uuid"], status["schedule_name"]
+        [row] = patiently(sessions.run)(
+            "fire_tick",
+            tick_id=tick,
+            schedule=schedule,
+            scheduled_at=self._scheduled_at,
+            workflow_name=status["name"],
+            workflow_class=status["class_name"],
+            queue=status["queue_name"],
+            application=status["application_name"],
+            version=status["app_version"],
+            arguments=status["inputs"],
+        )
+        if row["outcome"] == "skipped":
+            log.info("tick %s skipped: a run is unfinished", tick, extra={"action": "schedule.skipped"})
+            if tick.startswith(f"sched-{schedule}-trigger-"):
+                raise DBOSException(f"schedule {schedule} starts no run beside one that is unfinished")
+        return status["status"], False
+
+
+def guard_schedule(
+    database_now: Callable[[], datetime],
+    *,
+    early_seconds: float,
+    late_seconds: float,
+    before_tick: Callable[[], object] = lambda: None,
+) -> None:
+    """Computes ticks on the database's clock, and fires them by the rules of their schedules.
+
+    DBOS computes ticks from the local clock and sleeps until the next: after a step of an hour, back to
+    the right time too, it would schedule nothing for that hour. So ticks are dropped while the local clock is
+    far from the database's. And a process that was paused fires every tick it missed, however many: late ones
+    are dropped, and left to `Accounting`. ``database_now`` must not depend on the local wall clock.
+    """
+    current: Any = dbos._scheduler._enqueue_scheduled_workflow
+    original = getattr(current, "unguarded", current)
+
+    class DatabaseTime(datetime):
+        """The class as ``dbos._scheduler`` sees it: only what time it is differs."""
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]  # a plain one
+            return database_now().astimezone(tz)
+
+    def enqueue(sys_db: Any, workflow_name: str, scheduled_at: datetime, *args: Any, **kwargs: Any) -> None:
+        now = database_now()
+        late, off = now - scheduled_at, datetime.now(UTC) - now
+        too_late = late > timedelta(seconds=late_seconds) and not getattr(_catching_up, "now", False)
+        if (
+            late >= timedelta(seconds=-early_seconds)
+            and not too_late
+            and abs(off.total_seconds()) <= early_seconds
+        ):
+            before_tick()
+            original(_FiringDatabase(sys_db, scheduled_at), workflow_name, scheduled_at, *args, **kwargs)
+            return
+        log.error(
+            "tick %s not scheduled: %.1f s late, the local clock %.1f s from the database's",
+            scheduled_at.isoformat(),
+            late.total_seconds(),
+            off.total_seconds(),
+            extra={"action": "schedule.dropped"},
+        )
+
+    enqueue.unguarded = original  # type: ignore[attr-defined]
+    dbos._scheduler._enqueue_scheduled_workflow = enqueue
+    dbos._scheduler.datetime = DatabaseTime  # type: ignore[attr-defined]  # it imports it
+
+
+def is_workflow(name: str) -> bool:
+    """Whether this process has a workflow of that name."""
+    return name in _get_or_create_dbos_registry().workflow_info_map
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of the ticks of a schedule that are due."""
+
+    catch_up: list[datetime]
+    missed: int
+    until: datetime
+    """All ticks up to here are accounted for."""
+
+
+def decide(
+    due: list[datetime],
+    known: Set[datetime],
+    *,
+    since: datetime,
+    now: datetime,
+    rule: str,
+    window: timedelta,
+) -> Decision:
+    """Judges the ticks that are due after `since`, in order; `known` are those that were fired.
+
+    `rule` and `window` are the schedule's: ``none``, ``once`` (the latest of all that are due), or ``all``
+    (of the window).
+    """
+    until = due[-1] if due else since
+    missing = [tick for tick in due if tick not in known]
+    catch_up: list[datetime] = []
+    if rule == "once":
+        # Where a later one was fired, that was the run: other processes may be doing this right now.
+        catch_up = [until] if until in missing else []
+    elif rule == "all":
+        catch_up = [tick for tick in missing if now - tick <= window][-AT_MOST:]
+    elif young := [tick for tick in missing if now - tick <= _IN_TIME]:
+        # Another process may still fire it.
+        until = max((tick for tick in due if tick < young[0]), default=since)
+        missing = [tick for tick in missing if tick < young[0]]
+    return Decision(catch_up, len(missing) - len(catch_up), until)
+
+
+class Accounting:
+    """A thread that catches up and counts the ticks that no process fired, every few seconds.
+
+    Any number of processes may do so at the same time: a tick's id is its time, so catching up is idempotent,
+    and only one of them moves on what is accounted for.
+    """
+
+    def __init__(
+        self, ops: OpsPool, application: str, *, is_allowed: Callable[[], bool] = lambda: True
+    ) -> None:
+        """`is_allowed`: whether this process may fire ticks now."""
+        self._ops = ops
+        self._application = application
+        self._is_allowed = is_allowed
+        self._told: dict[str, str] = {}
+        """What was logged last of schedules that could not be accounted for."""
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="schedules", daemon=True)
+
+    def start(self) -> None:
+        """Accounts at once, and from then on."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread; what it does is waited for at most a second."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(1.0)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                if self._is_allowed():
+                    self.account()
+            except Exception as error:
+                # The next pass does it again; an outage of PostgreSQL is reported by the lease.
+                log.warning(
+                    "schedules not accounted for: %s", str(error).strip(), extra={"action": "schedule.failed"}
+                )
+            self._stopping.wait(_EVERY_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311
+
+    def account(self) -> None:
+        """One pass over the schedules of the application that have ticks to account for.
+
+        A schedule that fails (DBOS creates one whose time never comes, too) holds up no other.
+        """
+        for row in self._ops.run("due_schedules", application=self._application):
+            name = row["schedule_name"]
+            try:
+                self._account(row)
+                self._told.pop(name, None)
+            except Exception as error:
+                if is_outage(error):
+                    raise
+                said = str(error).strip() or type(error).__name__
+                if self._told.get(name) != said:
+                    self._told[name] = said
+                    log.warning(
+                        "schedule %s not accounted for: %s", name, said, extra={"action": "schedule.failed"}
+                    )
+
+    def _account(self, row: Row) -> None:
+        name, cron, zone, since = row["schedule_name"], row["cron"], row["time_zone"], row["accounted_until"]
+        # In UTC from here on: between times of one zone Python computes and compares by the wall clock.
+        ids = {tick_id(name, tick): tick.astimezone(UTC) for tick in due_ticks(cron, zone, since, row["now"])}
+        due = list(ids.values())
+        fired = self._ops.run("known_ticks", tick_ids=list(ids)) if due else []
+        decision = decide(
+            due,
+            {ids[each["tick_id"]] for each in fired},
+            since=since,
+            now=row["now"],
+            rule=row["catch_up"],
+            window=timedelta(seconds=row["catch_up_seconds"] or 0),
+        )
+        if decision.catch_up:
+            self._catch_up(name, decision.catch_up)
+        next_tick = next(ticks_after(cron, zone, decision.until)).astimezone(UTC)
+        if (decision.until, next_tick) == (since, row["next_tick_at"]):
+            return
+        moved = self._ops.run(
+            "account_ticks",
+            schedule=name,
+            accounted_until=since,
+            until=decision.until,
+            next_tick_at=next_tick,
+            missed=decision.missed,
+        )
+        if moved and decision.missed:
+            log.warning(
+                "schedule %s: %d ticks did not run",
+                name,
+                decision.missed,
+                extra={"action": "schedule.missed"},
+            )
+
+    def _catch_up(self, name: str, ticks: list[datetime]) -> None:
+        _catching_up.now = True
+        try:
+            started = DBOS.backfill_schedule(name, ticks[0] - _SECOND, ticks[-1] + _SECOND)
+        finally:
+            _catching_up.now = False
+        log.info(
+            "schedule %s: caught up on ticks %s to %s (%d)",
+            name,
+            ticks[0].isoformat(),
+            ticks[-1].isoformat(),
+            len(started),
+            extra={"action": "schedule.caught_up"},
+        )
+
+
+def due_ticks(cron: str, time_zone: str | None, since: datetime, now: datetime) -> list[datetime]:
+    """The ticks after `since` until now, in the zone; of more than `COUNTED_AT_MOST` both ends."""
+    since, now = since.astimezone(UTC), now.astimezone(UTC)
+
+    def some(start: datetime) -> list[datetime]:
+        times = takewhile(lambda tick: tick.astimezone(UTC) <= now, ticks_after(cron, time_zone, start))
+        return list(islice(times, COUNTED_AT_MOST // 2))
+
+    oldest = some(since)
+    if len(oldest) < COUNTED_AT_MOST // 2:
+        return oldest
+    # As many take about as long again.
+    last = oldest[-1].astimezone(UTC)
+    return oldest + some(max(last, now - (last - since)))

@@ -1,0 +1,299 @@
+"""The slots of queues: an execution holds one from its claim until its end, or until its cancel.
+
+DBOS counts an execution against ``worker_concurrency`` once its thread or task has begun. What was claimed
+and has not begun is forgotten at the next poll of the queue, so a burst of work exceeded every limit. Here an
+execution counts from its dispatch on. That happens in the queue's thread, before the thread polls again.
+
+An execution that has lost its workflow (a cancel, a passed deadline, a resume elsewhere) gives its slot back
+when its code has ended, at the latest after `GRACE_SECONDS`: Python code in a thread cannot be interrupted.
+From then on its thread is *abandoned*: DBOS records nothing of what it still does, it counts for no limit and
+no drain waits for it. A process with too many abandoned threads is replaced (`Slots.limit_abandoned`).
+
+Private to DBOS 3.4.0 and used here, with contract tests: ``dbos._core.ActiveWorkflowById``,
+``dbos._core._execute_workflow_wthread``, ``dbos._core._execute_workflow_async`` and
+``dbos._queue.execute_dequeued_workflow``.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import dbos._core
+import dbos._queue
+from dbos._core import ActiveWorkflowById
+
+from holdfast.dbos_adapter.cancelling import Cancellation, Cancellations
+
+log = logging.getLogger("holdfast.slots")
+
+GRACE_SECONDS = 0.3
+"""How long the code of an execution that lost its workflow may take to end before its slot is freed."""
+
+Bucket = tuple[str | None, str | None]
+
+
+class Execution:
+    """One run of a workflow in this process; also the entry that DBOS releases, once or several times."""
+
+    def __init__(self, slots: Slots, watch: Cancellation, bucket: Bucket) -> None:
+        self.watch = watch
+        self.bucket = bucket
+        self.home: Bucket | None = None
+        """Where it counts as well: a suspect's home queue."""
+        self.holds_slot = True
+        self.over = False
+        self._slots = slots
+
+    @property
+    def workflow_id(self) -> str:
+        """Of its workflow."""
+        return self.watch.workflow_id
+
+    @property
+    def lost(self) -> bool:
+        """Whether it lost its workflow."""
+        return self.watch.is_set
+
+    def count_at(self, home_queue: str) -> None:
+        """Has a suspect count for its home queue as well, as long as it holds its slot."""
+        self._slots.count_at(self, home_queue)
+
+    def release(self) -> None:
+        """Its code has ended. Idempotent."""
+        self._slots.end(self)
+
+
+_current: ContextVar[Execution | None] = ContextVar("holdfast_execution", default=None)
+
+
+class Slots(ActiveWorkflowById):
+    """DBOS's set of running executions, which also knows what was dispatched and what was abandoned.
+
+    ``on_free`` is called with the name of a queue whenever one of its slots becomes free. Thread-safe.
+    """
+
+    def __init__(self, cancellations: Cancellations, *, on_free: Callable[[str], object]) -> None:
+        super().__init__()
+        self._cancellations = cancellations
+        self._on_free = on_free
+        self._executions: dict[str, list[Execution]] = {}
+        self._held: Counter[Bucket] = Counter()
+        self._lost: dict[Execution, float] = {}
+        self._abandoned: dict[Execution, float] = {}
+        self._limit: int | None = None
+        self._on_too_many: Callable[[int], object] = lambda _: None
+        self.admit: Callable[[Any, Any, Execution | None], bool] = lambda *_: True
+        """Whether a claim may start, which it may wait for (`Homes.admit`)."""
+
+    # --- what DBOS calls -------------------------------------------------------------------
+
+    def add(  # type: ignore[override]  # the entry is ours
+        self, key: str, queue_name: str | None = None, queue_partition_key: str | None = None
+    ) -> Execution:
+        """Called by DBOS where an execution begins: the one that was reserved for it."""
+        current = _current.get()
+        if current is not None and current.workflow_id == key and not current.over:
+            return current
+        return self.reserve(key, None, queue_name, queue_partition_key)
+
+    def activeList(self) -> list[str]:  # noqa: N802 - DBOS's name
+        """Ids of the workflows that were dispatched here or run here, without those that were abandoned."""
+        with self._lock:
+            return [id_ for id_, found in self._executions.items() if any(one.holds_slot for one in found)]
+
+    def count_for_queue(self, queue_name: str) -> int:
+        """How many slots of a queue are taken in this process."""
+        with self._lock:
+            return sum(count for bucket, count in self._held.items() if bucket[0] == queue_name)
+
+    def count_for_partition(self, queue_name: str, queue_partition_key: str | None) -> int:
+        """The same of one partition of a queue."""
+        with self._lock:
+            return self._held[queue_name, queue_partition_key]
+
+    # --- an execution's life ---------------------------------------------------------------
+
+    def reserve(
+        self, workflow_id: str, owner_xid: str | None, queue_name: str | None, partition: str | None
+    ) -> Execution:
+        """Takes a slot for an execution, or returns that execution where it has one already."""
+        with self._lock:
+            for one in self._executions.get(workflow_id, ()):
+                if owner_xid is not None and one.watch.owner_xid == owner_xid:
+                    return one
+            execution = Execution(
+                self, self._cancellations.watch(workflow_id, owner_xid), (queue_name, partition)
+            )
+            self._executions.setdefault(workflow_id, []).append(execution)
+            self._held[execution.bucket] += 1
+        execution.watch.add(lambda: self._lose(execution))
+        return execution
+
+    def count_at(self, execution: Execution, home_queue: str) -> None:
+        """See `Execution.count_at`."""
+        with self._lock:
+            if execution.holds_slot and execution.home is None:
+                execution.home = (home_queue, execution.bucket[1])
+                self._held[execution.home] += 1
+
+    def end(self, execution: Execution) -> None:
+        """Its code has ended: frees its slot, if that is still taken. Idempotent."""
+        with self._lock:
+            if execution.over:
+                return
+            execution.over = True
+            executions = self._executions[execution.workflow_id]
+            executions.remove(execution)
+            if not executions:
+                del self._executions[execution.workflow_id]
+            self._lost.pop(execution, None)
+            abandoned_at = self._abandoned.pop(execution, None)
+            left = len(self._abandoned)
+            freed = self._free(execution)
+        self._cancellations.forget(execution.watch)
+        if freed:
+            self._tell(execution)
+        if abandoned_at is not None:
+            log.info(
+                "an abandoned thread has ended after %.1f s; %d are left",
+                time.monotonic() - abandoned_at,
+                left,
+                extra={"action": "thread.ended", "workflow_id": execution.workflow_id},
+            )
+
+    def _lose(self, execution: Execution) -> None:
+        with self._lock:
+            if not execution.over and execution.holds_slot:
+                self._lost[execution] = time.monotonic()
+
+    def _free(self, execution: Execution) -> bool:
+        if not execution.holds_slot:
+            return False
+        execution.holds_slot = False
+        for bucket in (execution.bucket, execution.home):
+            if bucket is not None:
+                self._held[bucket] -= 1
+                if not self._held[bucket]:
+                    del self._held[bucket]
+        return True
+
+    def _tell(self, execution: Execution) -> None:
+        for bucket in (execution.bucket, execution.home):
+            if bucket is not None and bucket[0] is not None:
+                self._on_free(bucket[0])
+
+    # --- abandoned threads -----------------------------------------------------------------
+
+    @property
+    def abandoned(self) -> list[str]:
+        """Ids of the workflows whose slot is free and whose code still runs here, once for each execution."""
+        with self._lock:
+            return sorted(one.workflow_id for one in self._abandoned)
+
+    def executing(self) -> list[str]:
+        """Ids of all workflows whose code runs or is about to run here, abandoned ones included."""
+        with self._lock:
+            return list(self._executions)
+
+    def limit_abandoned(self, limit: int, on_too_many: Callable[[int], object]) -> None:
+        """Has ``on_too_many`` called once, with their number, when more than ``limit`` are abandoned."""
+        self._limit, self._on_too_many = limit, on_too_many
+
+    def free_lost(self) -> None:
+        """Frees the slots of executions that lost their workflow and did not end within the grace period.
+
+        To be called several times a second.
+        """
+        now = time.monotonic()
+        with self._lock:
+            due = [one for one, lost_at in self._lost.items() if now - lost_at >= GRACE_SECONDS]
+            for one in due:
+                del self._lost[one]
+                self._free(one)
+                self._abandoned[one] = now
+            count = len(self._abandoned)
+            limit = self._limit
+            too_many = limit is not None and count > limit
+            if too_many:
+                self._limit = None
+        for one in due:
+            self._tell(one)
+            log.warning(
+                "the slot is free, but the code of the cancelled workflow still runs: %d abandoned threads",
+                count,
+                extra={"action": "thread.abandoned", "workflow_id": one.workflow_id},
+            )
+        if too_many:
+            self._on_too_many(count)
+
+
+def _slots(instance: Any) -> Slots | None:
+    slots = instance._active_workflows_set
+    return slots if isinstance(slots, Slots) else None
+
+
+@contextmanager
+def _running(instance: Any, status: Any, context: Any) -> Iterator[None]:
+    """One execution, from the start of its thread or task to its end, whatever comes before its code."""
+    if (slots := _slots(instance)) is None:
+        yield
+        return
+    execution = slots.reserve(
+        status["workflow_uuid"],
+        context.owner_xid,
+        status.get("queue_name"),
+        status.get("queue_partition_key"),
+    )
+    token = _current.set(execution)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+        execution.release()
+
+
+def install() -> None:
+    """Has every execution counted by the `Slots` of its application, from its dispatch on. Idempotent."""
+    core: Any = dbos._core
+    queue: Any = dbos._queue
+    thread, task, dispatch = (
+        core._execute_workflow_wthread,
+        core._execute_workflow_async,
+        queue.execute_dequeued_workflow,
+    )
+    if hasattr(thread, "without_slots"):
+        return
+
+    def in_thread(instance: Any, status: Any, func: Any, context: Any, *args: Any) -> Any:
+        with _running(instance, status, context):
+            return thread(instance, status, func, context, *args)
+
+    async def as_task(instance: Any, status: Any, func: Any, context: Any, *args: Any) -> Any:
+        with _running(instance, status, context):
+            return await task(instance, status, func, context, *args)
+
+    def dispatched(instance: Any, status: Any, owner_xid: str) -> Any:
+        slots = _slots(instance)
+        if slots is None or status["status"] != "PENDING":  # DBOS runs nothing else
+            return dispatch(instance, status, owner_xid)
+        execution = slots.reserve(
+            status["workflow_uuid"], owner_xid, status.get("queue_name"), status.get("queue_partition_key")
+        )
+        try:
+            if slots.admit(instance._sys_db, status, execution):
+                return dispatch(instance, status, owner_xid)
+        except BaseException:
+            execution.release()
+            raise
+        execution.release()
+        return None
+
+    in_thread.without_slots = thread  # type: ignore[attr-defined]
+    core._execute_workflow_wthread, core._execute_workflow_async = in_thread, as_task
+    queue.execute_dequeued_workflow = dispatched

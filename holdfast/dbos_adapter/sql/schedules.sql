@@ -1,0 +1,46 @@
+-- Schedules: their rules, their ticks, and what became of each (holdfast/dbos_adapter/schedules.py).
+
+-- name: fire_tick
+SELECT ops.fire_tick(%(tick_id)s, %(schedule)s, %(scheduled_at)s, %(workflow_name)s, %(workflow_class)s, %(queue)s,
+                     %(application)s, %(version)s, %(arguments)s) AS outcome
+
+-- name: set_schedule_rules
+-- Stored before DBOS knows the schedule: its first tick goes by them already.
+INSERT INTO ops.schedules AS s (schedule_name, overlap, catch_up, catch_up_seconds)
+VALUES (%(schedule)s, %(overlap)s, %(catch_up)s, %(catch_up_seconds)s)
+ON CONFLICT (schedule_name) DO UPDATE
+SET overlap = excluded.overlap, catch_up = excluded.catch_up, catch_up_seconds = excluded.catch_up_seconds
+
+-- name: due_schedules
+-- Schedules that may have a tick to account for.
+SELECT d.schedule_name, d.schedule AS cron, d.cron_timezone AS time_zone, s.catch_up, s.catch_up_seconds,
+       s.accounted_until, s.next_tick_at, clock_timestamp() AS now
+FROM dbos.workflow_schedules d JOIN ops.schedules s USING (schedule_name)
+WHERE d.status = 'ACTIVE' AND (d.application_name = %(application)s OR d.application_name IS NULL)
+  AND (s.next_tick_at IS NULL OR s.next_tick_at <= clock_timestamp())
+
+-- name: known_ticks
+-- Which of these ticks were fired: started, waiting or skipped.
+SELECT g.tick_id FROM unnest(%(tick_ids)s::text[]) AS g (tick_id)
+WHERE EXISTS (SELECT FROM dbos.workflow_status w WHERE w.workflow_uuid = g.tick_id)
+   OR EXISTS (SELECT FROM ops.skipped_ticks t WHERE t.tick_id = g.tick_id)
+
+-- name: account_ticks
+-- Moves on what is accounted for, unless another process did meanwhile.
+UPDATE ops.schedules SET accounted_until = %(until)s, next_tick_at = %(next_tick_at)s, missed = missed + %(missed)s
+WHERE schedule_name = %(schedule)s AND accounted_until = %(accounted_until)s
+RETURNING schedule_name
+
+-- name: schedule_figures
+SELECT schedule_name, missed, skipped,
+       extract(epoch FROM clock_timestamp() - last_tick_at)::float8 AS last_tick_age_seconds,
+       extract(epoch FROM next_tick_at - clock_timestamp())::float8 AS next_tick_seconds
+FROM ops.schedules ORDER BY 1
+
+-- name: schedules
+SELECT d.schedule_name AS name, d.workflow_name AS workflow, d.schedule AS cron,
+       coalesce(d.cron_timezone, 'UTC') AS time_zone, s.overlap, s.catch_up, s.catch_up_seconds,
+       d.status <> 'ACTIVE' AS paused, s.last_tick_at, s.next_tick_at, s.missed, s.skipped,
+       (SELECT count(*) FROM dbos.workflow_status w
+        WHERE w.schedule_name = d.schedule_name AND w.status IN ('ENQUEUED', 'PENDING', 'DELAYED')) AS unfinished
+FROM dbos.workflow_schedules d JOIN ops.schedules s USING (schedule_name) ORDER BY 1

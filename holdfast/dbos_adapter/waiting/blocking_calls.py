@@ -1,0 +1,226 @@
+"""DBOS's calls that block a workflow: told as waits, and ended by a cancel or a release.
+
+Those for the end of other workflows are in `holdfast.dbos_adapter.waiting.awaited`.
+
+Private to DBOS 3.4.0 and replaced here, for a system database that has an attribute ``waits``: methods of
+``PostgresSystemDatabase``, ``_get_result`` of two handles, ``invoke_step`` and ``EnterDBOSWorkflow``, and
+what ``dbos._dbos`` knows as ``time`` and ``asyncio``. tests/integration/test_waits.py holds them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import dbos._core
+import dbos._dbos
+from dbos._context import get_local_dbos_context
+from dbos._core import WorkflowHandleAsyncTask, WorkflowHandleFuture
+from dbos._sys_db_postgres import PostgresSystemDatabase
+
+from holdfast.dbos_adapter.waiting import awaited
+from holdfast.dbos_adapter.waiting.awaited import original
+from holdfast.dbos_adapter.waiting.wait import LAUNCHED, Kind, Wait, wait_in, waits_of
+from holdfast.dbos_adapter.waiting.waits import Waits
+
+
+def install() -> None:
+    """Replaces them for every application of this process. Idempotent."""
+    kind: Any = PostgresSystemDatabase
+    if hasattr(kind, "deaf"):
+        return
+    replacements = (
+        awaited.await_workflow_result,
+        awaited.await_workflow_result_async,
+        awaited.await_first_workflow_id,
+        awaited.await_first_workflow_id_async,
+        recv_setup,
+        get_event_setup,
+        register_stream_listener,
+        unregister_stream_listener,
+        awaited.record_get_result,
+    )
+    kind.deaf = {method.__name__: getattr(kind, method.__name__) for method in replacements}
+    for method in replacements:
+        setattr(kind, method.__name__, method)
+    WorkflowHandleFuture._get_result = awaited.until_future(WorkflowHandleFuture._get_result)  # type: ignore[method-assign]
+    WorkflowHandleAsyncTask._get_result = awaited.until_task(WorkflowHandleAsyncTask._get_result)  # type: ignore[method-assign]
+    dbos._core.invoke_step = _telling_step(dbos._core.invoke_step)
+    awaited.tell_direct_children()
+    dbos._dbos.time = _Time()  # type: ignore[attr-defined, assignment]
+    dbos._dbos.asyncio = _Asyncio()  # type: ignore[attr-defined, assignment]
+
+
+# --- messages, events, streams ----------------------------------------------------------------------
+
+
+def _telling(wait: Wait | None) -> None:
+    """Lets the wait of an event of DBOS's be one of the workflow's."""
+    if wait is None:
+        return
+    event: Any = wait.event
+
+    def here(timeout: float | None = None) -> bool:
+        if not event.is_set():
+            try:
+                wait.begin()
+                wait.block(timeout)
+            finally:
+                wait.end()
+        return bool(event.is_set())
+
+    async def here_async(timeout: float) -> bool:  # noqa: ASYNC109 - as DBOS calls it
+        if not event.is_set():
+            try:
+                wait.begin()
+                await wait.block_async(timeout)
+            finally:
+                await wait.end_async()
+        return bool(event.is_set())
+
+    event.wait, event.wait_async = here, here_async
+
+
+def recv_setup(  # noqa: PLR0917 - as DBOS calls it
+    db: Any,
+    workflow_uuid: str,
+    function_id: int,
+    timeout_function_id: int,
+    topic: str | None,
+    timeout_seconds: float = 60,
+) -> Any:
+    """As DBOS's."""
+    found = original(db, "recv_setup")(
+        workflow_uuid, function_id, timeout_function_id, topic, timeout_seconds
+    )
+    _tell_event(db, found, "message", topic)
+    return found
+
+
+def get_event_setup(
+    db: Any, target_uuid: str, key: str, timeout_seconds: float = 60, caller_ctx: Any = None
+) -> Any:
+    """As DBOS's."""
+    found = original(db, "get_event_setup")(target_uuid, key, timeout_seconds, caller_ctx)
+    _tell_event(db, found, "event", f"{target_uuid}/{key}", is_step=caller_ctx is None)
+    return found
+
+
+def _tell_event(db: Any, found: Any, kind: Kind, subject: str | None, *, is_step: bool = False) -> None:
+    waits, ctx = waits_of(db), get_local_dbos_context()
+    if waits is None or found[0] or ctx is None or not ctx.workflow_id:
+        return
+    # DBOS gives these calls a context as it gives one to a step.
+    owner_xid = None if is_step else ctx.owner_xid
+    _telling(waits.wait(ctx.workflow_id, owner_xid, kind, subject, seconds=found[2], event=found[1]))
+
+
+def register_stream_listener(db: Any, workflow_uuid: str, key: str) -> Any:
+    """As DBOS's; the end of the workflow that writes the stream wakes the reader too."""
+    event, payload = original(db, "register_stream_listener")(workflow_uuid, key)
+    if (waits := waits_of(db)) is not None:
+        _telling(wait_in(waits, "stream", f"{workflow_uuid}/{key}", event=event))
+        event.told = db.endings.told([workflow_uuid], event.set)
+        event.told.__enter__()
+    return event, payload
+
+
+def unregister_stream_listener(db: Any, payload: str, event: Any) -> None:
+    """As DBOS's."""
+    if (told := vars(event).get("told")) is not None:
+        told.__exit__(None, None, None)
+    original(db, "unregister_stream_listener")(payload, event)
+
+
+# --- sleeps -----------------------------------------------------------------------------------------
+
+
+class _Time:
+    """The time module as ``dbos._dbos`` sees it: a workflow's sleep is a wait."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+    @staticmethod
+    def sleep(seconds: float) -> None:
+        """As ``time.sleep``."""
+        wait = LAUNCHED.waits and wait_in(LAUNCHED.waits, "sleep", seconds=seconds)
+        if not wait:
+            time.sleep(seconds)
+            return
+        ends = time.monotonic() + seconds
+        try:
+            wait.begin()
+            while (left := ends - time.monotonic()) > 0:
+                wait.block(left)
+        finally:
+            wait.end()
+
+
+class _Asyncio:
+    """The asyncio module as ``dbos._dbos`` sees it."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    @staticmethod
+    async def sleep(seconds: float) -> None:
+        """As ``asyncio.sleep``."""
+        wait = LAUNCHED.waits and wait_in(LAUNCHED.waits, "sleep", seconds=seconds)
+        if not wait:
+            await asyncio.sleep(seconds)
+            return
+        ends = time.monotonic() + seconds
+        try:
+            wait.begin()
+            while (left := ends - time.monotonic()) > 0:
+                await wait.block_async(left)
+        finally:
+            await wait.end_async()
+
+
+# --- steps ------------------------------------------------------------------------------------------
+
+
+def _telling_step(theirs: Callable[..., Any]) -> Callable[..., Any]:
+    """While a step's body runs its workflow does not only wait, whatever waits beside it."""
+
+    def invoke_step(instance: Any, step_ctx: Any, func: Any, args: Any, kwargs: Any, **options: Any) -> Any:
+        waits = waits_of(instance._sys_db)
+        if waits is not None:
+            func = _running(waits, (step_ctx.workflow_id, step_ctx.owner_xid), func)
+        return theirs(instance, step_ctx, func, args, kwargs, **options)
+
+    return invoke_step
+
+
+def _running(waits: Waits, key: tuple[str, str], func: Any) -> Any:
+    if inspect.iscoroutinefunction(func):
+
+        @wraps(func)
+        async def body_async(*args: Any, **kwargs: Any) -> Any:
+            run = waits.step_begins(key)
+            try:
+                if run is not None:
+                    await waits.withdraw_async(run)
+                return await func(*args, **kwargs)
+            finally:
+                waits.step_ends(key)
+
+        return body_async
+
+    @wraps(func)
+    def body(*args: Any, **kwargs: Any) -> Any:
+        run = waits.step_begins(key)
+        try:
+            if run is not None:
+                waits.withdraw(run)
+            return func(*args, **kwargs)
+        finally:
+            waits.step_ends(key)
+
+    return body

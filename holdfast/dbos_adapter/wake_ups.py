@@ -1,0 +1,220 @@
+"""Waking DBOS's queue threads instead of polling fast.
+
+DBOS's queue thread sleeps on a stop event between two polls. Here it gets one that can also be rung:
+by a NOTIFY that a trigger sends when work waits, and when a workflow ends here and frees its place.
+Polling every few seconds stays as the net. What is private to DBOS 3.4.0 and used here has contract
+tests: ``dbos._queue.queue_worker_thread``.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import dbos._queue
+import psycopg2
+
+from holdfast.dbos_adapter.cancelling import CANCELLED_CHANNEL, Cancellations
+from holdfast.dbos_adapter.slots import Slots
+from holdfast.dbos_adapter.waiting.ending import Endings
+from holdfast.dbos_adapter.waiting.notices import CHANNELS, Notices
+from holdfast.postgres.database import Connection, Trouble, connect, wait_readable
+from holdfast.postgres.outage import REACH
+from holdfast.settings import Settings
+
+log = logging.getLogger("holdfast.waking")
+
+QUEUE_CHANNEL = "holdfast_queue"
+DONE_CHANNEL = "holdfast_done"
+
+
+class _Bell(threading.Event):
+    """Stands in for the stop event of one queue thread; ringing ends its wait early."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        super().__init__()
+        self._stop_event = stop
+        self.open = threading.Event()
+        self.open.set()
+        self.polls = 0
+        self.waiting = False
+
+    def is_set(self) -> bool:
+        return self._stop_event.is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.polls += 1
+        self.waiting = True
+        try:
+            return self._wait(timeout)
+        finally:
+            self.waiting = False
+
+    def _wait(self, timeout: float | None) -> bool:
+        if not self._stop_event.is_set():
+            super().wait(timeout)
+        while not self._stop_event.is_set() and not self.open.wait(0.1):
+            pass
+        self.clear()
+        return self._stop_event.is_set()
+
+
+class Waker:
+    """The bells of this process's queues, and who waits for the end of workflows."""
+
+    def __init__(self) -> None:
+        self.cancellations = Cancellations()
+        self.endings = Endings()
+        self.notices = Notices()
+        self.slots = Slots(self.cancellations, on_free=self.ring)
+        self._bells: dict[str, _Bell] = {}
+        self._only: str | None = None
+        self._only_since = 0.0
+        self._lock = threading.Lock()
+
+    def install(self) -> None:
+        """Lets DBOS's queue threads wait on bells. Call before ``DBOS.launch``, once a process."""
+        original = dbos._queue.queue_worker_thread
+
+        def with_bell(stop_event: threading.Event, instance: Any, queue: Any) -> None:
+            bell = _Bell(stop_event)
+            # What waited before this thread did rang for nobody: it looks at once, not after a poll's time.
+            bell.set()
+            with self._lock:
+                self._bells[queue.name] = bell
+                if self._only not in (None, queue.name):
+                    bell.open.clear()
+            try:
+                original(bell, instance, queue)
+            finally:
+                bell.waiting = True  # it claims nothing more
+
+        dbos._queue.queue_worker_thread = with_bell  # type: ignore[assignment]  # its names differ
+
+    @contextmanager
+    def only(self, queue_name: str) -> Iterator[None]:
+        """Inside, no other queue of this process claims anything; a claim under way still ends."""
+        with self._lock:
+            self._only = queue_name
+            self._only_since = time.monotonic()
+            for name, bell in self._bells.items():
+                if name != queue_name:
+                    bell.open.clear()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._only = None
+                for bell in self._bells.values():
+                    bell.open.set()
+
+    def stopping(self, queue_name: str) -> bool:
+        """Whether that queue of this process was told to stop."""
+        bell = self._bells.get(queue_name)
+        return bell is not None and bell.is_set()
+
+    def polls(self, queue_name: str) -> int:
+        """How many polls of that queue of this process have begun."""
+        bell = self._bells.get(queue_name)
+        return 0 if bell is None else bell.polls
+
+    def settled(self, queue_name: str, polls: int) -> bool:
+        """Whether all that the first ``polls`` polls of that queue claimed was dispatched."""
+        bell = self._bells.get(queue_name)
+        return bell is None or bell.waiting or bell.polls > polls
+
+    def closed(self, queue_name: str) -> bool:
+        """Whether that queue of this process stands still for another one's sake, see `only`."""
+        bell = self._bells.get(queue_name)
+        return bell is not None and not bell.open.is_set()
+
+    @property
+    def closed_seconds(self) -> float:
+        """How long all queues but one have been closed for that one's sake, 0 where they are open."""
+        return 0.0 if self._only is None else time.monotonic() - self._only_since
+
+    def ring(self, queue_name: str) -> None:
+        """Makes the queue look for work now; unknown queues are somebody else's."""
+        if bell := self._bells.get(queue_name):
+            bell.set()
+
+    def ring_all(self) -> None:
+        """Makes every queue look, and every waiting parent check: after missed notices, and at a stop."""
+        with self._lock:
+            bells = list(self._bells.values())
+        for bell in bells:
+            bell.set()
+        self.endings.ended_perhaps()
+        self.notices.streams.ended_perhaps()
+
+
+class Listener:
+    """A thread that turns PostgreSQL's notices into bells."""
+
+    def __init__(self, settings: Settings, waker: Waker, *, purpose: str) -> None:
+        self._settings = settings
+        self._waker = waker
+        self._purpose = purpose
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="listener", daemon=True)
+        self._trouble = Trouble(log, "listener lost its session", action="listener.lost")
+
+    def start(self) -> None:
+        """Starts to listen; reconnects by itself."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stops listening within a fraction of a second; waits a second at most."""
+        self._stop.set()
+        self._thread.join(timeout=1)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                connection = connect(self._settings, purpose=self._purpose)
+                try:
+                    with connection.cursor() as cursor:
+                        ours = (QUEUE_CHANNEL, DONE_CHANNEL, CANCELLED_CHANNEL)
+                        cursor.execute("; ".join(f"LISTEN {channel}" for channel in (*ours, *CHANNELS)))
+                    self._waker.cancellations.check(connection, now=True)
+                    self._waker.notices.check(connection, now=True)
+                    self._trouble.over()
+                    REACH.returned()
+                    self._waker.endings.heard = True
+                    self._waker.ring_all()
+                    self._listen(connection)
+                finally:
+                    self._waker.endings.heard = False
+                    connection.close()
+            except psycopg2.Error as error:
+                REACH.lost()
+                self._trouble.met(error)
+                self._stop.wait(random.uniform(0.05, 0.15))  # noqa: S311
+            except Exception:
+                # Such as an event loop that closes while its parent is woken.
+                log.exception("listener goes on after an error", extra={"action": "listener.failed"})
+                self._stop.wait(0.1)
+
+    def _listen(self, connection: Connection) -> None:
+        while not self._stop.is_set():
+            self._waker.notices.check(connection)
+            self._waker.cancellations.check(connection)
+            self._waker.slots.free_lost()
+            if not wait_readable(connection, 0.2):
+                continue
+            connection.poll()
+            while connection.notifies:
+                notice = connection.notifies.pop(0)
+                if notice.channel == QUEUE_CHANNEL:
+                    self._waker.ring(notice.payload)
+                elif notice.channel == DONE_CHANNEL:
+                    self._waker.endings.notice(notice.payload)
+                elif notice.channel == CANCELLED_CHANNEL:
+                    self._waker.cancellations.cancelled(notice.payload)
+                else:
+                    self._waker.notices.heard(notice.channel, notice.payload)

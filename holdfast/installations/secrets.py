@@ -1,0 +1,148 @@
+"""Random secrets, made once: ``python -m holdfast.installations.secrets [ROOT]``.
+
+Each consumer has a directory of its own (in Compose a volume) and sees no other's:
+
+=============  =====================================================================================
+``postgres/``  ``superuser`` (the password), ``ROLE.scram``: verifiers, of no use for logging in
+``migrate/``   ``pgpass``
+``api/``       ``pgpass``, ``admin_token``, ``upstream_credential``
+``worker/``    ``pgpass``, ``s3_credentials`` (who may list)
+``s3/``        ``s3.json``: whom the S3 server of Compose's profile s3 knows
+``seed/``      ``s3_credentials`` (who may also write)
+``grafana/``   ``admin_password``
+=============  =====================================================================================
+
+Running it again changes nothing. What is missing (an interrupted first run, a deleted volume) is made
+again, and the verifiers follow the passwords, so that the directories agree after every complete run.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import sys
+import tempfile
+from pathlib import Path
+
+CONSUMERS = {
+    "migrate": ("holdfast_migrator",),
+    "api": ("holdfast_api", "holdfast_metrics"),
+    "worker": ("holdfast_worker",),
+}
+TOKENS = ("admin_token", "upstream_credential")
+# For the users of other images, so readable for all: who may read is decided by who mounts the volume.
+FOREIGN = ("postgres/superuser", "grafana/admin_password")
+# Who may do what on the S3 server, and where the credentials lie: an access key is the identity's name.
+S3_IDENTITIES = {
+    "worker": ("holdfast-worker", ["List", "Read"]),
+    "seed": ("holdfast-seed", ["Admin", "List", "Read", "Write"]),
+}
+_S3_FILE = "[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n"
+_ITERATIONS = 4096
+
+
+def make_secrets(root: Path) -> list[Path]:
+    """Make what is missing below ``root`` and return the files that were written. Idempotent.
+
+    Raises ``OSError`` when a directory cannot be written.
+    """
+    written: list[Path] = []
+
+    def write(path: Path, text: str, mode: int) -> None:
+        _write_whole(path, text, mode)
+        written.append(path)
+
+    for directory in ("postgres", "grafana", "s3", "seed", *CONSUMERS):
+        (root / directory).mkdir(parents=True, exist_ok=True)
+    for consumer, roles in CONSUMERS.items():
+        passfile = root / consumer / "pgpass"
+        known = _read_passfile(passfile)
+        passwords = {role: known.get(role) or secrets.token_hex(24) for role in roles}
+        if passwords != known:
+            # libpq ignores a password file that others may read.
+            write(passfile, "".join(f"*:*:*:{role}:{word}\n" for role, word in passwords.items()), 0o600)
+        for role, password in passwords.items():
+            verifier = root / "postgres" / f"{role}.scram"
+            if not _matches(password, _read(verifier)):
+                write(verifier, _scram(password, secrets.token_bytes(16)) + "\n", 0o444)
+    for name in TOKENS:
+        if not _read(root / "api" / name):
+            write(root / "api" / name, secrets.token_urlsafe(32) + "\n", 0o600)
+    identities = []
+    for directory, (name, actions) in S3_IDENTITIES.items():
+        file = root / directory / "s3_credentials"
+        if not _read(file):
+            write(file, _S3_FILE.format(name, secrets.token_urlsafe(30)), 0o600)
+        keys = {"accessKey": name, "secretKey": _read(file).rpartition(" = ")[2]}
+        identities.append({"name": name, "credentials": [keys], "actions": actions})
+    known_to_s3 = json.dumps({"identities": identities}, indent=1)
+    if _read(root / "s3" / "s3.json") != known_to_s3:
+        write(root / "s3" / "s3.json", f"{known_to_s3}\n", 0o600)
+    for name in FOREIGN:
+        if not _read(root / name):
+            write(root / name, secrets.token_hex(24) + "\n", 0o444)
+    return written
+
+
+def _scram(password: str, salt: bytes) -> str:
+    """The verifier that PostgreSQL stores for a password of plain ASCII (RFC 5803)."""
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode("ascii"), salt, _ITERATIONS)
+    client_key = hmac.digest(salted, b"Client Key", "sha256")
+    server_key = hmac.digest(salted, b"Server Key", "sha256")
+    stored_key = hashlib.sha256(client_key).digest()
+    in_base64 = [base64.b64encode(part).decode("ascii") for part in (salt, stored_key, server_key)]
+    return f"SCRAM-SHA-256${_ITERATIONS}:{in_base64[0]}${in_base64[1]}:{in_base64[2]}"
+
+
+def _matches(password: str, verifier: str) -> bool:
+    parts = verifier.replace("$", ":").split(":")
+    return len(parts) == 5 and hmac.compare_digest(_scram(password, base64.b64decode(parts[2])), verifier)
+
+
+def _read_passfile(path: Path) -> dict[str, str]:
+    lines = [line.split(":") for line in _read(path).splitlines()]
+    return {parts[3]: parts[4] for parts in lines if len(parts) == 5}
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return ""
+
+
+def _write_whole(path: Path, text: str, mode: int) -> None:
+    """Write so that a reader, and a run after a crash, sees either nothing or all of it."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+            os.fchmod(file.fileno(), mode)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def main() -> None:
+    """Make the secrets below the given directory and say which, never what."""
+    from holdfast.settings import Settings
+
+    root = Path(sys.argv[1] if len(sys.argv) > 1 else "/secrets")
+    # The API judges it too, but its restart policy would start it again for ever while `up --wait` waits.
+    refusal = Settings(admin_token_file=root / "api" / "admin_token").refusal
+    if refusal is not None:
+        sys.exit(refusal)
+    written = make_secrets(root)
+    names = ", ".join(str(path.relative_to(root)) for path in written)
+    print(f'{{"level": "INFO", "logger": "secrets", "message": "{names or "all there already"}"}}')
+
+
+if __name__ == "__main__":
+    main()

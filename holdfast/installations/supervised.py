@@ -1,0 +1,146 @@
+"""One process that the native runner keeps alive, and how processes are told from their pids' later users."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from holdfast.installations.embedded import ROOT, die_with_parent
+from holdfast.recovery.watchdog_child import MARK, end_programs
+
+_BACKOFF_SECONDS = (0.1, 10.0)
+_SETTLED_SECONDS = 10.0
+"""A child that lived this long starts again at once, as under Docker's restart policy."""
+_LOG_LIMIT_BYTES = 20_000_000
+
+
+def say(name: str, line: str) -> None:
+    """Print a line of a process; a terminal that is gone is nothing to stop for."""
+    with suppress(OSError):
+        print(f"{name:9} | {line}", flush=True)
+
+
+def start_ticks(pid: int) -> int | None:
+    """When the process began, in clock ticks since boot: tells it from a later one with its pid.
+
+    None for a process that is gone or a zombie.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def is_alive(pid: int, started: int | None = None) -> bool:
+    """Whether the process runs and, when ``started`` is given, is still the one that began then."""
+    ticks = start_ticks(pid) if pid > 0 else None
+    return ticks is not None and started in (None, ticks)
+
+
+@dataclass
+class Child:
+    """One process that is kept running."""
+
+    name: str
+    module: str
+    port: int
+    environment: dict[str, str]
+    log: Path
+    host: str = "127.0.0.1"
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    start_again_at: float = 0.0
+    backoff_seconds: float = _BACKOFF_SECONDS[0]
+    failures: int = 0
+    _mark: str = ""
+    _shown: IO[bytes] | None = field(default=None, repr=False)
+
+    def begin_log(self) -> None:
+        """Put the log of an earlier run aside."""
+        if self.log.exists():
+            self.log.replace(self.log.with_suffix(".1.jsonl"))
+
+    def start(self) -> None:
+        """Start it; its log is appended to."""
+        self._mark = f"{os.getpid()}-{secrets.token_hex(8)}"
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", self.module],
+                cwd=ROOT,
+                env={**self.environment, MARK: self._mark},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C in the terminal is for the supervisor alone
+                preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509 - one thread
+            )
+        self.started_at = time.monotonic()
+
+    def tend(self) -> str | None:
+        """Start it again when it has ended and its pause is over; a sentence when something happened."""
+        now = time.monotonic()
+        if self.process is None:
+            if now < self.start_again_at:
+                return None
+            self.start()
+            return f"{self.name} started again (pid {self.pid})"
+        code = self.process.poll()
+        if code is None:
+            return None
+        if now - self.started_at >= _SETTLED_SECONDS:
+            self.backoff_seconds = _BACKOFF_SECONDS[0]
+        # Its watchdog does so too, unless both were killed.
+        end_programs(self._mark, leader=None, spare=frozenset())
+        pause = self.backoff_seconds
+        self.backoff_seconds = min(pause * 2, _BACKOFF_SECONDS[1])
+        self.start_again_at = now + pause
+        self.failures += code != 0
+        self.process = None
+        how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+        return f"{self.name} ended {how}; starting it again in {pause:g} s"
+
+    def signal(self, signum: int) -> None:
+        """Send a signal if it runs."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signum)
+
+    @property
+    def pid(self) -> int | None:
+        """The pid while it runs."""
+        return self.process.pid if self.process is not None and self.process.poll() is None else None
+
+    def is_ready(self) -> bool:
+        """Whether ``/readyz`` answers 200."""
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=2)
+        try:
+            connection.request("GET", "/readyz")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def follow(self, show: bool) -> None:
+        """Print what was logged since the last call, each line with the name, and keep the file small."""
+        if show:
+            self._shown = self._shown or self.log.open("rb")
+            for line in self._shown.readlines():
+                say(self.name, line.decode("utf-8", "replace").rstrip())
+        with suppress(OSError):
+            if self.log.stat().st_size > _LOG_LIMIT_BYTES:
+                # The child appends, so it goes on at the start of the emptied file.
+                shutil.copyfile(self.log, self.log.with_suffix(".1.jsonl"))
+                os.truncate(self.log, 0)
+                if self._shown is not None:
+                    self._shown.seek(0)

@@ -1,0 +1,305 @@
+"""The supervisor of ``make native``: starts, watches, restarts and ends the processes of one Holdfast.
+
+It has one thread (children ask the kernel to be told of their parent's death, and that goes by thread)
+and one loop: reap, restart, follow the logs, sleep a moment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from holdfast.installations.embedded import ROOT, Cluster, NativeError, free_port, last_line
+from holdfast.installations.hold import is_held
+from holdfast.installations.secrets import make_secrets
+from holdfast.installations.supervised import Child, is_alive, say, start_ticks
+from holdfast.settings import get_settings
+
+_TICK_SECONDS = 0.05
+_FAILURES_AT_START = 3
+
+
+def read_state(home: Path) -> dict[str, Any]:
+    """What ``native.json`` of this directory says; empty when there is none."""
+    try:
+        loaded = json.loads((home / "native.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return loaded if isinstance(loaded, dict) else {}
+
+
+# What the API reads that the first start makes, unless somebody names another file; empty names none.
+_MADE = {"HOLDFAST_CREDENTIAL_FILE": "upstream_credential", "HOLDFAST_ADMIN_TOKEN_FILE": "admin_token"}
+
+
+class Supervisor:
+    """The processes of one directory, from secrets to the last exit."""
+
+    def __init__(self, home: Path, workers: int, port: int, *, quiet: bool = False) -> None:
+        if workers < 1:
+            raise NativeError("at least one worker")
+        self.home = home
+        self.quiet = quiet
+        self.stopping = False
+        self.ready = False
+        self.held = False
+        self._go_on_at = 0.0
+        self._server_again_at = 0.0
+        # The API and the workers read the same environment: what they would refuse is refused here, at once.
+        self.settings = get_settings()
+        self.secrets = home / "secrets"
+        self.logs = home / "logs"
+        token = self.settings.admin_token_file or self.secrets / "api" / "admin_token"
+        judged = self.settings.model_copy(update={"publish_address": None, "admin_token_file": token})
+        if judged.refusal is not None:
+            raise NativeError(judged.refusal)
+        # Before the ports are looked at: an API that was left behind may still be letting go of its own.
+        self._end_left_overs()
+        try:
+            api_port = free_port(port)
+        except OSError as error:
+            raise NativeError(
+                f"port {port} on 127.0.0.1 is taken ({error.strerror}); free it or choose another: "
+                "HOLDFAST_API_PORT=8100 make native"
+            ) from None
+        self.cluster = Cluster(home, self.secrets)
+        self.api = self._child("api", "api", api_port)
+        self.workers = [
+            self._child(f"worker-{n}", "worker", self._worker_port(n)) for n in range(1, workers + 1)
+        ]
+
+    @property
+    def children(self) -> list[Child]:
+        """The API first, then the workers."""
+        return [self.api, *self.workers]
+
+    def run(self) -> int:
+        """Start everything, keep it running until SIGINT or SIGTERM, end it in order; the exit code."""
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(signum, self._on_signal)
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self._write_state()
+        try:
+            self._prepare()
+            if not self.stopping:
+                for child in self.children:
+                    child.begin_log()
+                    child.start()
+                self._write_state()
+            while not self.stopping:
+                self._tend()
+                time.sleep(_TICK_SECONDS)
+        finally:
+            self._stop()
+        return 0
+
+    def _on_signal(self, _signum: int, _frame: FrameType | None) -> None:
+        self.stopping = True
+
+    def _prepare(self) -> None:
+        self.secrets.mkdir(mode=0o700, exist_ok=True)
+        make_secrets(self.secrets)
+        self.cluster.prepare()
+        self.cluster.start()
+        self.cluster.apply_roles()
+        self._say(f"PostgreSQL on 127.0.0.1:{self.cluster.port}, data in {self.cluster.data}")
+        for child in self.children:
+            child.environment["HOLDFAST_DATABASE_PORT"] = str(self.cluster.port)
+        self._migrate()
+
+    def _migrate(self) -> None:
+        environment = self._environment("holdfast_migrator", self.secrets / "migrate" / "pgpass")
+        log = self.logs / "migrate.log"
+        dbos = Path(sys.executable).with_name("dbos")
+        path = f"{dbos.parent}{os.pathsep}{environment.get('PATH', '')}"  # database.migrate calls `python`
+        with log.open("wb") as output:
+            command = [str(dbos), "migrate"]
+            done = subprocess.run(
+                command,
+                cwd=ROOT,
+                env={**environment, "PATH": path},
+                stdout=output,
+                stderr=output,
+                check=False,
+            )
+        if done.returncode != 0:
+            raise NativeError(f"`dbos migrate` failed: {last_line(log)} (all of it: {log})")
+
+    def _tend(self) -> None:
+        if is_held(self.home) != self.held:
+            self._go_on() if self.held else self._hold()
+        for child in [] if self.held else self.children:
+            happened = child.tend()
+            if happened:
+                self._say(happened)
+                self._write_state()
+            if not self.ready and child.failures >= _FAILURES_AT_START:
+                raise NativeError(
+                    f"{child.name} does not start: {last_line(child.log)} (all of it: {child.log})"
+                )
+            child.follow(show=not self.quiet)
+        server = self.cluster.process
+        if server is not None and server.poll() is not None and time.monotonic() >= self._server_again_at:
+            self._say(f"PostgreSQL ended with {server.returncode}; starting it again")
+            self.cluster.launch()
+            self._server_again_at = time.monotonic() + 1.0
+            self._write_state()
+        if self.held or self.ready:
+            return
+        if all(child.pid and child.is_ready() for child in self.children):
+            self.ready = True
+            self._write_state()
+            self._say(f"ready at {self._api_url} with {len(self.workers)} workers; Ctrl-C drains and ends it")
+
+    def _hold(self) -> None:
+        """End the API and the workers; PostgreSQL stays, for whoever asked for it."""
+        self._say("told to hold still: only PostgreSQL goes on")
+        self.ready = False
+        self._drain()
+        self.held = True
+        self._write_state()
+
+    def _go_on(self) -> None:
+        if time.monotonic() < self._go_on_at:
+            return
+        try:
+            self._migrate()  # the database may be one of an older version now
+        except NativeError as error:  # PostgreSQL is starting again, say
+            self._say(f"{error}; trying again")
+            self._go_on_at = time.monotonic() + 1.0
+            return
+        self.held = False
+        self._say("going on")
+        for child in self.children:
+            child.start()
+        self._write_state()
+
+    def _stop(self) -> None:
+        self.stopping = True
+        self._drain()
+        self.cluster.stop()
+        (self.home / "native.json").unlink(missing_ok=True)
+        self._say("ended")
+
+    def _drain(self) -> None:
+        if any(child.pid for child in self.children):
+            self._say("draining")
+        for child in self.children:
+            child.signal(signal.SIGTERM)
+            child.signal(signal.SIGCONT)  # a paused one gets to hear it
+        deadline = time.monotonic() + self.settings.stop_grace_seconds
+        while any(child.pid for child in self.children):
+            for child in self.children:
+                child.follow(show=not self.quiet)
+                if time.monotonic() > deadline and child.pid:
+                    self._say(
+                        f"{child.name} did not end within {self.settings.stop_grace_seconds:g} s: killing it"
+                    )
+                    child.signal(signal.SIGKILL)
+            time.sleep(_TICK_SECONDS)
+        for child in self.children:
+            child.follow(show=not self.quiet)
+
+    def _end_left_overs(self) -> None:
+        """End what a supervisor that was killed left behind, before its place is taken."""
+        state = read_state(self.home)
+        left = [
+            (int(entry["pid"]), entry["started"])
+            for entry in [*state.get("workers", []), *([state["api"]] if "api" in state else [])]
+            if entry.get("pid") and is_alive(int(entry["pid"]), entry["started"])
+        ]
+        if not left:
+            return
+        self._say(f"an earlier run was killed; ending what it left behind (pids {[pid for pid, _ in left]})")
+        deadline = time.monotonic() + self.settings.stop_grace_seconds
+        for signum in (signal.SIGCONT, signal.SIGTERM):
+            for pid, _ in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signum)
+        while left := [entry for entry in left if is_alive(*entry)]:
+            if time.monotonic() > deadline:
+                for pid, _ in left:
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(_TICK_SECONDS)
+
+    def _child(self, name: str, role: str, port: int) -> Child:
+        environment = self._environment(f"holdfast_{role}", self.secrets / role / "pgpass")
+        environment[f"HOLDFAST_{role.upper()}_PORT"] = str(port)
+        if role == "api":
+            for variable, file in _MADE.items():
+                environment[variable] = environment.get(variable) or str(self.secrets / "api" / file)
+        log = self.logs / f"{name}.jsonl"
+        return Child(name, f"services.{role}", port, environment, log, self._host)
+
+    @property
+    def _host(self) -> str:
+        """Where this machine reaches what listens on the chosen address."""
+        host = self.settings.bind_host
+        return "127.0.0.1" if host in ("", "0.0.0.0", "::") else host  # noqa: S104
+
+    def _worker_port(self, number: int) -> int:
+        with suppress(OSError):
+            return free_port(self.settings.worker_port + number - 1)
+        return free_port()
+
+    def _environment(self, user: str, passfile: Path) -> dict[str, str]:
+        # Compose publishes; here a process is reached where it listens.
+        kept = {name: value for name, value in os.environ.items() if name != "HOLDFAST_PUBLISH_ADDRESS"}
+        return {
+            **kept,
+            "PYTHONUNBUFFERED": "1",
+            "HOLDFAST_DATABASE_HOST": "127.0.0.1",
+            "HOLDFAST_DATABASE_PORT": str(self.cluster.port),
+            "HOLDFAST_DATABASE_NAME": "holdfast",
+            "HOLDFAST_DATABASE_USER": user,
+            "HOLDFAST_DATABASE_PASSFILE": str(passfile),
+        }
+
+    @property
+    def _api_url(self) -> str:
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self.api.port}"
+
+    def _write_state(self) -> None:
+        def told(child: Child) -> dict[str, Any]:
+            pid = child.pid
+            return {
+                "pid": pid,
+                "started": start_ticks(pid) if pid else None,
+                "port": child.port,
+                "log": str(child.log),
+            }
+
+        server = self.cluster.process
+        state = {
+            "pid": os.getpid(),
+            "started": start_ticks(os.getpid()),
+            "ready": self.ready,
+            "held": self.held,
+            "stop_grace_seconds": self.settings.stop_grace_seconds,
+            "api_url": self._api_url,
+            "api": told(self.api),
+            "workers": [told(child) for child in self.workers],
+            "postgres": {
+                "pid": server.pid if server else None,
+                "port": self.cluster.port,
+                "database": "holdfast",
+                "data": str(self.cluster.data),
+            },
+            "admin_token_file": self.api.environment["HOLDFAST_ADMIN_TOKEN_FILE"],
+            "passfiles": {role: str(self.secrets / role / "pgpass") for role in ("migrate", "api", "worker")},
+        }
+        new = self.home / "native.json.new"
+        new.write_text(json.dumps(state, indent=1), "utf-8")
+        new.replace(self.home / "native.json")
+
+    def _say(self, sentence: str) -> None:
+        say("native", sentence)

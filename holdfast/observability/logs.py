@@ -1,0 +1,110 @@
+"""Logs: one JSON object a line on standard output, for our code, DBOS and uvicorn alike."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+from dbos import DBOS
+from pythonjsonlogger.json import JsonFormatter
+
+from holdfast.observability import tracing
+from holdfast.observability.redaction import without_values
+from holdfast.settings import Settings
+
+_PROBES = ("/livez", "/readyz", "/metrics")
+# What DBOS's own filter puts on its records, under our names.
+_RENAMED = {"operationUUID": "workflow_id", "executorID": "executor_id"}
+
+
+class _Context(logging.Filter):
+    """Adds who and what a line is about, where it is known."""
+
+    def __init__(self, role: str, executor_id: str) -> None:
+        super().__init__()
+        self._role = role
+        self._executor_id = executor_id
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.role = self._role
+        record.executor_id = self._executor_id
+        for theirs, ours in _RENAMED.items():
+            if theirs in record.__dict__:
+                record.__dict__.setdefault(ours, record.__dict__.pop(theirs))
+        for noise in ("applicationID", "applicationVersion", "color_message", "traceId"):
+            record.__dict__.pop(noise, None)
+        record.__dict__.update(tracing.ids())
+        if "workflow_id" not in record.__dict__:
+            try:
+                workflow_id = DBOS.workflow_id
+            except Exception:  # no DBOS yet, or none any more
+                workflow_id = None
+            if workflow_id:
+                record.workflow_id = workflow_id
+        return True
+
+
+class _Formatter(JsonFormatter):
+    """Leaves out what PostgreSQL quotes of rows and statements, whoever logs the error."""
+
+    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        for name in ("message", "exc_info", "stack_info"):
+            if isinstance(text := log_data.get(name), str):
+                log_data[name] = without_values(text)
+        return log_data
+
+
+class _Access(logging.Filter):
+    """Keeps health checks and scrapes out of the access log, and whatever stands behind a question mark."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                arg.partition("?")[0] if isinstance(arg, str) and arg.startswith("/") else arg
+                for arg in record.args
+            )
+        return not any(f" {probe}" in record.getMessage() for probe in _PROBES)
+
+
+def configure(settings: Settings, *, role: str, executor_id: str) -> None:
+    """Sends every logger of the process through one JSON formatter, each line once. Idempotent."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        _Formatter(
+            "{asctime}{levelname}{name}{message}",
+            style="{",
+            rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
+            defaults={"action": "log"},
+            json_ensure_ascii=False,
+        )
+    )
+    handler.addFilter(_Context(role, executor_id))
+    formatter = handler.formatter
+    if formatter is not None:
+        formatter.default_time_format = "%Y-%m-%dT%H:%M:%S"
+        formatter.default_msec_format = "%s.%03dZ"
+        formatter.converter = __import__("time").gmtime
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(settings.log_level)
+    # DBOS adds a console handler of its own where it finds none.
+    dbos_logger = logging.getLogger("dbos")
+    dbos_logger.handlers[:] = [handler]
+    dbos_logger.propagate = False
+    dbos_logger.setLevel(settings.log_level)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(logging.NOTSET)
+    access = logging.getLogger("uvicorn.access")
+    access.filters[:] = [_Access()]
+
+
+def flush() -> None:
+    """Writes out what is buffered, before a process ends without Python's own shutdown."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+    sys.stdout.flush()
+    sys.stderr.flush()

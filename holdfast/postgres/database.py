@@ -1,0 +1,260 @@
+"""Our own way to PostgreSQL: psycopg2 connections that notice a dead peer, and statements by name."""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+import select
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from importlib import resources
+from typing import Any, Protocol, cast
+
+import psycopg2
+import psycopg2.extensions
+import psycopg2.extras
+
+from holdfast.postgres.outage import REACH, is_outage, is_read_only, sqlstate
+from holdfast.settings import Settings
+
+log = logging.getLogger("holdfast.database")
+
+Row = dict[str, Any]
+
+
+class HasSocket(Protocol):
+    """A connection of either driver."""
+
+    def fileno(self) -> int:
+        """Its socket."""
+
+
+Connection = psycopg2.extensions.connection
+
+# A peer that vanished without a FIN (pulled cable, paused host) is noticed in about 5 s: three
+# keepalives a second apart after 2 s of silence, and no more than 4 s for unacknowledged data.
+CONNECT_OPTIONS: dict[str, Any] = {
+    # A server that accepts no writes is as good as away: of several hosts the one that does is found, and a
+    # session on a standby would fail at its first write.
+    "target_session_attrs": "read-write",
+    # No Kerberos: nobody here uses it, and looking for its credentials costs every connection time. A
+    # process crashed once inside libpq's connect, while several threads reconnected at once; krb5, which
+    # this keeps out, is the part of it known for that.
+    "gssencmode": "disable",
+    "connect_timeout": 3,
+    "keepalives": 1,
+    "keepalives_idle": 2,
+    "keepalives_interval": 1,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 4000,
+}
+
+METRICS_USER = "holdfast_metrics"
+"""The role that reads figures, and nothing else (postgres/roles.sql, sql/grants.sql)."""
+
+_NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
+
+
+def connect(
+    settings: Settings, *, purpose: str, statement_timeout_seconds: float = 5.0, user: str | None = None
+) -> Connection:
+    """An autocommit connection that returns rows as dicts.
+
+    ``purpose`` ends up in ``pg_stat_activity.application_name``; ``user`` is who logs in, the process's own
+    role if None. Raises ``psycopg2.OperationalError`` when PostgreSQL can't be reached within 3 s, or
+    accepts no writes.
+    """
+    milliseconds = int(statement_timeout_seconds * 1000)
+    # The metrics' role is read-only itself (postgres/roles.sql).
+    login: dict[str, Any] = {"user": user, "target_session_attrs": "primary"} if user else {}
+    try:
+        connection = psycopg2.connect(
+            settings.database_url,
+            application_name=purpose[:63],
+            options=f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
+            " -c idle_in_transaction_session_timeout=10000",
+            cursor_factory=psycopg2.extras.RealDictCursor,
+            **{**CONNECT_OPTIONS, **login},
+        )
+    except psycopg2.OperationalError:
+        REACH.failed()
+        raise
+    connection.autocommit = True
+    REACH.opened()
+    return cast(Connection, connection)
+
+
+def wait_readable(connection: HasSocket, seconds: float) -> bool:
+    """Whether the server says something (a notice, the session's end) within that time.
+
+    With ``poll``: ``select`` fails from the 1024th open file on. Raises ``psycopg2.InterfaceError``
+    for a closed connection.
+    """
+    waiting = select.poll()
+    waiting.register(connection, select.POLLIN)
+    return bool(waiting.poll(seconds * 1000))
+
+
+@cache
+def _statements() -> dict[str, str]:
+    found: dict[str, str] = {}
+    folders = [folder / "sql" for folder in resources.files("holdfast").iterdir()]
+    files = [file for folder in folders if folder.is_dir() for file in folder.iterdir()]
+    for file in files:
+        if not file.name.endswith(".sql"):
+            continue
+        parts = _NAME.split(file.read_text("utf-8"))[1:]
+        for name, text in zip(parts[::2], parts[1::2], strict=True):
+            if name in found:
+                raise ValueError(f"two statements are named {name}")
+            found[name] = text.strip()
+    return found
+
+
+def sql(name: str) -> str:
+    """The statement of that name from the ``sql`` folders; raises ``KeyError`` for an unknown one."""
+    return _statements()[name]
+
+
+def query(connection: Connection, name: str, /, **params: Any) -> list[Row]:
+    """Runs a named statement and returns its rows (none for a statement without a result)."""
+    with connection.cursor() as cursor:
+        cursor.execute(sql(name), params)
+        return [dict(row) for row in cursor.fetchall()] if cursor.description else []
+
+
+@contextmanager
+def transaction(connection: Connection) -> Iterator[Connection]:
+    """Groups statements of an autocommit connection into one transaction."""
+    with connection.cursor() as cursor:
+        cursor.execute("BEGIN")
+        try:
+            yield connection
+        except BaseException:
+            if not connection.closed:
+                cursor.execute("ROLLBACK")
+            raise
+        cursor.execute("COMMIT")
+
+
+class Trouble:
+    """Tells of a lost session once, then every ten seconds until it is over: retries come ten a second."""
+
+    EVERY_SECONDS = 10.0
+
+    def __init__(self, logger: logging.Logger, text: str, *, action: str) -> None:
+        self._logger = logger
+        self._text = text
+        self._action = action
+        self._since: float | None = None
+        self._told_at = 0.0
+        self.reason: str | None = None
+        """What is the matter, in a word or two, where the last failure says so."""
+
+    def met(self, error: BaseException) -> None:
+        """One more failure."""
+        self.reason = "read-only" if is_read_only(error) else None
+        now = time.monotonic()
+        if self._since is not None and now - self._told_at < self.EVERY_SECONDS:
+            return
+        self._since = self._since or now
+        self._told_at = now
+        self._logger.warning(
+            "%s, trying again: %s", self._text, str(error).strip(), extra={"action": self._action}
+        )
+
+    def over(self) -> None:
+        """It works; says how long it did not."""
+        self.reason = None
+        if self._since is not None:
+            seconds = time.monotonic() - self._since
+            self._since = None
+            self._logger.info(
+                "%s: over after %.1f s", self._text, seconds, extra={"action": f"{self._action}.over"}
+            )
+
+
+class OpsPool:
+    """A few connections for short named statements from many threads.
+
+    At most ``size`` at once; a caller that finds none free waits at most ``wait_seconds`` and then
+    gets ``psycopg2.OperationalError``. A connection that failed is thrown away.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        purpose: str,
+        size: int = 4,
+        wait_seconds: float = 1.0,
+        user: str | None = None,
+    ) -> None:
+        self._settings = settings
+        self._user = user
+        self._purpose = purpose
+        self._wait_seconds = wait_seconds
+        self._free: list[Connection] = []
+        self._places = threading.BoundedSemaphore(size)
+        self._lock = threading.Lock()
+
+    def run(self, name: str, /, **params: Any) -> list[Row]:
+        """Runs a named statement; raises ``psycopg2.Error``."""
+        if not self._places.acquire(timeout=self._wait_seconds):
+            raise psycopg2.OperationalError("no free connection for ops statements")
+        try:
+            with self._lock:
+                idle = self._free.pop() if self._free else None
+            if idle is not None:
+                try:
+                    return self._use(idle, name, params)
+                except psycopg2.Error as error:
+                    # A connection that idled through an outage is dead without knowing it: one fresh try.
+                    if not (idle.closed and is_outage(error)):
+                        raise
+            fresh = connect(
+                self._settings,
+                purpose=self._purpose,
+                statement_timeout_seconds=self._settings.database_timeout_seconds,
+                user=self._user,
+            )
+            return self._use(fresh, name, params)
+        finally:
+            self._places.release()
+
+    def run_all(self, statements: Mapping[str, dict[str, Any]]) -> dict[str, list[Row]]:
+        """Runs several named statements, one after the other; the rows of each."""
+        return {name: self.run(name, **params) for name, params in statements.items()}
+
+    def run_patiently(self, name: str, /, **params: Any) -> list[Row]:
+        """The same for durable code: waits for PostgreSQL as long as it is away, as DBOS itself does."""
+        while True:
+            try:
+                return self.run(name, **params)
+            except psycopg2.Error as error:
+                if not is_outage(error):
+                    raise
+                REACH.wait_for_return(random.uniform(0.3, 0.7))  # noqa: S311
+
+    def _use(self, connection: Connection, name: str, params: dict[str, Any]) -> list[Row]:
+        try:
+            return query(connection, name, **params)
+        except psycopg2.Error as error:
+            # A session that only reads never writes again after a failover; elsewhere one may.
+            if is_read_only(error) or (is_outage(error) and sqlstate(error) is None):
+                connection.close()
+            raise
+        finally:
+            if not connection.closed:
+                with self._lock:
+                    self._free.append(connection)
+
+    def close(self) -> None:
+        """Closes the free connections."""
+        with self._lock:
+            while self._free:
+                self._free.pop().close()

@@ -1,0 +1,77 @@
+"""What every HTTP server of ours refuses before anything else looks at a request. Pure ASGI."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from holdfast.origin import is_foreign, is_known_host
+
+UNKNOWN_HOST = (
+    "This server does not go by the name in the Host header. Use its address, or add the name to "
+    "HOLDFAST_ALLOWED_HOSTS."
+)
+FOREIGN = "A page of another origin sent this, and such requests are not served. Open Holdfast's own page."
+
+# The names of Compose's services, by which Prometheus calls them.
+SERVICE_NAMES = frozenset({"api", "worker"})
+
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+}
+"""On every answer, unless the answer has its own: data is not embedded, framed, guessed at or kept."""
+
+Refuse = Callable[[Scope, int, str, str], Response]
+"""Makes the answer: scope, status, kind, what to do."""
+
+
+class Guard:
+    """Answers 421 to a name that is not ours and 403 to what a page of another origin sent."""
+
+    def __init__(self, app: ASGIApp, names: frozenset[str], refuse: Refuse | None = None) -> None:
+        self.app = app
+        self.names = names | SERVICE_NAMES
+        self.refuse = refuse or plain_refusal
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; anything but HTTP passes through."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def secured(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        refusal = self._refusal(scope)
+        await (refusal or self.app)(scope, receive, secured)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        if not is_known_host(host, self.names):
+            return self.refuse(scope, 421, "unknown-host", UNKNOWN_HOST)
+        fetched = (headers.get(f"sec-fetch-{part}") for part in ("site", "mode", "dest"))
+        if is_foreign(scope["method"], host, headers.get("origin"), *fetched):
+            return self.refuse(scope, 403, "foreign-page", FOREIGN)
+        return None
+
+
+def plain_refusal(scope: Scope, status: int, kind: str, detail: str) -> Response:
+    """A problem document without what only the API knows."""
+    del scope
+    document = {"type": f"urn:holdfast:problem:{kind}", "status": status, "detail": detail}
+    return Response(json.dumps(document), status, media_type="application/problem+json")

@@ -1,0 +1,213 @@
+"""Who is alive: executors and their two-signal lease. What peers make of it is in ``sweep``.
+
+An executor gives two signs of life on a session of its own: a session-level advisory lock, which
+the kernel ends together with the process, and a heartbeat on the database's clock, which ends when
+the process hangs or the network is cut.
+
+What this relies on: PostgreSQL ends the session of a dead socket at once (TCP keepalives and
+``tcp_user_timeout`` bound the half-open case), and the database's clock does not jump by a lease.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+
+import psycopg2
+
+from holdfast.identity import Identity
+from holdfast.postgres.database import Connection, Trouble, connect, query, transaction, wait_readable
+from holdfast.settings import Settings
+
+log = logging.getLogger("holdfast.executors")
+
+
+class Lease:
+    """Keeps an executor alive in the eyes of its peers, from a thread that only waits and beats.
+
+    ``on_fenced`` is called once, from that thread, when the executor's row says that it is dead;
+    ``on_desired`` with every new desired state (``draining`` or ``crashed``). ``in_flight`` tells
+    how many workflows run here. ``on_session`` is called with the socket of each lease session, and with
+    None before it is closed.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        identity: Identity,
+        *,
+        on_fenced: Callable[[], None],
+        on_desired: Callable[[str], None],
+        in_flight: Callable[[], int],
+        on_session: Callable[[int | None], None] = lambda _: None,
+    ) -> None:
+        self._settings = settings
+        self._identity = identity
+        self._on_session = on_session
+        self._on_fenced = on_fenced
+        self._on_desired = on_desired
+        self._in_flight = in_flight
+        self._connection: Connection | None = None
+        self._lock_key = 0
+        self._held = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
+        self._trouble = Trouble(log, "lease session lost", action="lease.lost")
+        self.state = "live"
+        # Set before this executor signs itself off: then a missing row is its own doing.
+        self.leaving = False
+        self.clock_difference_seconds = 0.0
+        # Monotonic times: the current session's begin (none while there is no session), the last beat.
+        self._session_since: float | None = None
+        self.last_beat = time.monotonic()
+        # The database's clock (epoch seconds) at a monotonic time.
+        self.database_clock = (time.time(), self.last_beat)
+
+    def start(self) -> None:
+        """Registers the executor together with its lock and starts to beat. Raises ``psycopg2.Error``."""
+        connection = self._open()
+        with transaction(connection):
+            row = query(
+                connection,
+                "register_executor",
+                **self._identity.registered(),
+            )[0]
+            self._lock_key = row["lock_key"]
+            self._held = bool(query(connection, "take_lock", lock_key=self._lock_key)[0]["held"])
+            before = time.time()
+            row = query(connection, "database_uptime")[0]
+            # Before the first beat, too, nothing may rest on a wrong clock.
+            self._set_clock(before, row["database_time"])
+        # A database that came up just now has shaken off everyone's sessions, not only ours.
+        self.last_beat = time.monotonic()
+        self._session_since = self.last_beat - row["seconds"]
+        self._connection = connection
+        self._on_session(connection.fileno())
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stops the beat and closes the session, which frees the lock; takes a second at most."""
+        self._stop.set()
+        self._thread.join(timeout=1)
+        # While the thread waits for a frozen PostgreSQL's answer, psycopg2's `close` would wait with it.
+        if self._connection is not None and not self._thread.is_alive():
+            self._on_session(None)
+            self._connection.close()
+
+    @property
+    def database_up(self) -> bool:
+        """Whether PostgreSQL is within reach, as far as the beats know: what requests ask before they try.
+
+        A lost session tells at once. A late beat may be a busy machine's, so it gets time: until then
+        a request that PostgreSQL does not answer ends by its own limit.
+        """
+        silence = time.monotonic() - self.last_beat
+        return self._session_since is not None and silence < self._break_seconds
+
+    @property
+    def outage(self) -> str | None:
+        """What the last failed heartbeat says of PostgreSQL in a word, None where it says nothing of it."""
+        return self._trouble.reason
+
+    @property
+    def settled_seconds(self) -> float:
+        """How long the database has answered this executor without a break: zero right after one.
+
+        A stalled database, a cut network and a pause of this process all look like everyone else's
+        silence from here, so nobody is judged before this reaches the lease.
+        """
+        now = time.monotonic()
+        if self._session_since is None or now - self.last_beat > self._break_seconds:
+            return 0.0
+        return now - self._session_since
+
+    @property
+    def _break_seconds(self) -> float:
+        return 2 * self._settings.heartbeat_seconds + 0.5
+
+    def _open(self) -> Connection:
+        return connect(
+            self._settings,
+            purpose=self._identity.purpose("lease"),
+            statement_timeout_seconds=max(1.0, self._settings.lease_seconds / 2),
+        )
+
+    def _run(self) -> None:
+        has_beaten = True  # the first session registered this executor
+        while not self._stop.is_set():
+            try:
+                if self._connection is None:
+                    has_beaten = False
+                    self._connection = self._open()
+                    self._on_session(self._connection.fileno())
+                    self._session_since = time.monotonic()
+                    self._held = False
+                self._beat(self._connection)
+                has_beaten = True
+                self._trouble.over()
+                self._wait_for_beat(self._connection)
+            except psycopg2.Error as error:
+                if self._stop.is_set():
+                    return
+                self._trouble.met(error)
+                if self._connection is not None:
+                    self._on_session(None)
+                    self._connection.close()
+                    self._connection = None
+                    self._session_since = None
+                    if has_beaten:
+                        continue  # the first try comes at once: peers wait only two looks
+                # So too after a session that let no beat through. A server that only reads answers at once.
+                self._stop.wait(random.uniform(0.05, 0.15) * (4 if self.outage else 1))  # noqa: S311
+            except Exception:
+                # A living executor whose lease thread ended would be taken over and never learn it.
+                log.exception("lease goes on after an error", extra={"action": "lease.failed"})
+                self._stop.wait(0.1)
+
+    def _beat(self, connection: Connection) -> None:
+        if not self._held:
+            # The old session may linger until PostgreSQL notices its end; then the next beat takes it.
+            self._held = bool(query(connection, "take_lock", lock_key=self._lock_key)[0]["held"])
+        before = time.time()
+        rows = query(
+            connection,
+            "beat",
+            executor_id=self._identity.executor_id,
+            in_flight=self._in_flight(),
+            state=self.state,
+        )
+        if not rows:
+            self._stop.set()
+            if self.leaving:
+                return
+            log.error("declared dead by a peer, stopping at once", extra={"action": "executor.fenced"})
+            self._on_fenced()
+            return
+        self._set_clock(before, rows[0]["database_time"])
+        now = time.monotonic()
+        if now - self.last_beat > self._break_seconds:
+            self._session_since = now
+        self.last_beat = now
+        if rows[0]["desired_state"] != "live":
+            self._on_desired(rows[0]["desired_state"])
+
+    def _set_clock(self, asked_at: float, database_time: float) -> None:
+        self.clock_difference_seconds = (asked_at + time.time()) / 2 - database_time
+        self.database_clock = (database_time, time.monotonic())
+
+    def _wait_for_beat(self, connection: Connection) -> None:
+        """Waits for the next beat; raises ``psycopg2.Error`` as soon as the server closes the session."""
+        seconds = self._settings.heartbeat_seconds if self._held else 0.1
+        deadline = time.monotonic() + seconds
+        while not self._stop.is_set():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return
+            # An idle session says nothing unless it ends: readable means notice or end of file.
+            if wait_readable(connection, min(left, 0.5)):
+                connection.poll()
+                if connection.closed:
+                    raise psycopg2.OperationalError("the lease session was ended")

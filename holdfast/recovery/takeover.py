@@ -1,0 +1,214 @@
+"""Giving the unfinished work of an executor back to the queues: after its death, or at its drain."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, Self
+
+import psycopg2
+
+from holdfast.identity import Identity
+from holdfast.postgres.database import Connection, Row, connect, query, transaction
+from holdfast.recovery.blame import InFlight, Verdict, judge
+from holdfast.settings import Settings
+
+log = logging.getLogger("holdfast.takeover")
+
+Kind = Literal["takeover", "handover", "orphan"]
+
+
+@dataclass(frozen=True)
+class Lost:
+    """An executor whose work is released, of any application and version, and which queues were its own."""
+
+    executor_id: str
+    application: str
+    version: str
+    suspects_queue: str
+    trials_queue: str
+    leaf_queues: Collection[str]
+
+    @classmethod
+    def of(cls, row: Row, judge: Identity) -> Self:
+        """As it registered. Older code names no queues: the judge's own are taken where they are of the same
+        application; all queues of another one then count as parents' queues.
+        """
+        names = {key: row[key] for key in ("executor_id", "application", "version")}
+        queues: dict[str, Any] = {key: row[key] for key in _QUEUES}
+        if row["leaf_queues"] is None:
+            same = row["application"] == judge.application
+            queues = {key: getattr(judge, key) if same else "" for key in _QUEUES}
+        return cls(**names, **queues)
+
+
+_QUEUES = ("suspects_queue", "trials_queue", "leaf_queues")
+
+
+def release(
+    connection: Connection,
+    identity: Identity,
+    lost: Lost | Identity,
+    *,
+    kind: Kind,
+    reason: str,
+    crash_limit: int,
+    lost_at: datetime | None = None,
+    died: bool = False,
+    delay_seconds: float = 0.0,
+    only_waiting: bool = False,
+    only: Collection[str] | None = None,
+) -> list[Verdict]:
+    """Gives the unfinished work of an executor back to the queues; returns what happened to each.
+
+    Runs inside the caller's transaction. With ``only_waiting`` only workflows that wait go, with ``only``
+    only those with these ids; ``died`` counts a crash for those to blame, which are claimed again only after
+    ``delay_seconds``. The work keeps its application and
+    version, and only their code goes on with it. ``identity`` is the caller's.
+    """
+    executor_id = lost.executor_id
+    rows = query(
+        connection,
+        "unfinished_work",
+        executor_id=executor_id,
+        application=lost.application,
+        version=lost.version,
+        only=None if only is None else list(only),
+        only_waiting=only_waiting,
+    )
+    verdicts = judge(
+        [InFlight(**row) for row in rows],
+        died=died,
+        crash_limit=crash_limit,
+        suspects_queue=lost.suspects_queue,
+        trials_queue=lost.trials_queue,
+        leaf_queues=lost.leaf_queues,
+    )
+    if not verdicts:
+        return []
+    counted = [v for v in verdicts if v.counted]
+    if counted:
+        query(
+            connection,
+            "count_crashes",
+            workflow_ids=[v.work.workflow_id for v in counted],
+            crashes=[v.crashes for v in counted],
+            steps=[v.work.steps_recorded for v in counted],
+            queues=[v.work.home_queue or v.work.queue_name for v in counted],
+            parked=[v.action == "park" for v in counted],
+        )
+    _record(
+        connection, verdicts, executor_id=executor_id, by=identity, kind=kind, reason=reason, lost_at=lost_at
+    )
+    parked = [v.work.workflow_id for v in verdicts if v.action == "park"]
+    if parked:
+        query(connection, "park_work", workflow_ids=parked, executor_id=executor_id)
+        log.error("parked %s", ", ".join(parked), extra={"action": "workflow.parked", "workflow_ids": parked})
+    released = [v for v in verdicts if v.action != "park"]
+    if waiting := [v.work.workflow_id for v in released if v.work.waits]:
+        query(connection, "keep_waits", workflow_ids=waiting)
+    query(
+        connection,
+        "release_work",
+        executor_id=executor_id,
+        workflow_ids=[v.work.workflow_id for v in released],
+        queues=[v.queue_name for v in released],
+    )
+    if delay_seconds:
+        again = [v.work.workflow_id for v in released if v.counted]
+        query(connection, "delay_work", workflow_ids=again, seconds=delay_seconds)
+    return verdicts
+
+
+def _record(
+    connection: Connection, verdicts: list[Verdict], *, executor_id: str, by: Identity, **fields: Any
+) -> None:
+    query(
+        connection,
+        "record_handovers",
+        workflow_ids=[v.work.workflow_id for v in verdicts],
+        workflow_names=[v.work.name for v in verdicts],
+        executor_id=executor_id,
+        by=by.executor_id,
+        **fields,
+    )
+
+
+@dataclass(frozen=True)
+class HandedOver:
+    """What a draining executor gave back, and which workflows still run here as the database has it."""
+
+    verdicts: list[Verdict]
+    left: frozenset[str]
+
+
+def hand_over(
+    settings: Settings, identity: Identity, *, only_waiting: bool, drain_seconds: float = 0.0
+) -> HandedOver | None:
+    """A draining executor's own work back to the queues; None when the database did not let it.
+
+    Without ``only_waiting`` all that is left goes, and the executor signs off in the same transaction,
+    with how long it drained.
+    """
+    try:
+        connection = connect(settings, purpose=identity.purpose("drain"))
+        try:
+            with transaction(connection):
+                verdicts = release(
+                    connection,
+                    identity,
+                    identity,
+                    kind="handover",
+                    reason="drain",
+                    crash_limit=settings.crash_limit,
+                    only_waiting=only_waiting,
+                )
+                left = query(
+                    connection,
+                    "own_work",
+                    executor_id=identity.executor_id,
+                    application=identity.application,
+                    version=identity.version,
+                )
+                if not only_waiting:
+                    query(
+                        connection,
+                        "leave",
+                        executor_id=identity.executor_id,
+                        reason="drained",
+                        drain_seconds=drain_seconds,
+                    )
+        finally:
+            connection.close()
+    except psycopg2.Error as error:
+        # Peers then take the work over by the lease.
+        log.warning("hand over failed: %s", str(error).strip(), extra={"action": "executor.hand_over_failed"})
+        return None
+    return HandedOver(verdicts, frozenset(row["workflow_id"] for row in left))
+
+
+def give_back(
+    settings: Settings, identity: Identity, workflow_id: str, *, reason: str, only_waiting: bool = False
+) -> bool:
+    """One claim of this executor's back to its queue, with ``only_waiting`` if it only waits; whether it is.
+
+    Raises ``psycopg2.Error``.
+    """
+    connection = connect(settings, purpose=identity.purpose("trial"))
+    try:
+        with transaction(connection):
+            verdicts = release(
+                connection,
+                identity,
+                identity,
+                kind="handover",
+                reason=reason,
+                crash_limit=settings.crash_limit,
+                only_waiting=only_waiting,
+                only={workflow_id},
+            )
+        return bool(verdicts)
+    finally:
+        connection.close()

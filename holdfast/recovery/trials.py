@@ -1,0 +1,172 @@
+"""Trials: the last run of a suspect before it is parked, alone in its process, so that a death is proof.
+
+Who claims from the trials queue closes its other queues, waits until nothing else runs here, records that,
+and starts what it claimed; the queues open when that run is over. Where the others take long the claim is
+given back for a while: a suspect that waits does no harm, queues that stand still do. Each such wait is
+twice as long as the one before, so a trial comes whenever what runs beside it ends at all.
+
+Private to DBOS 3.4.0 and used here, with contract tests: ``dbos._queue.execute_dequeued_workflow``.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import dbos._queue
+import psycopg2
+
+from holdfast.dbos_adapter.wake_ups import Waker
+from holdfast.identity import Identity
+from holdfast.postgres.database import OpsPool
+from holdfast.recovery.takeover import give_back
+from holdfast.settings import Settings
+
+log = logging.getLogger("holdfast.trials")
+
+_LOOK_SECONDS = 0.2
+_PAUSE_FACTOR = 3
+
+
+class Trials:
+    """Runs what this process claims from its trials queue alone.
+
+    ``active`` returns the ids of what runs here, ``executing`` also those of abandoned threads (`Slots`).
+    ``on_postponed`` is called after a trial was given back: an abandoned thread may never end.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        identity: Identity,
+        waker: Waker,
+        *,
+        ops: OpsPool,
+        active: Callable[[], Iterable[str]],
+        executing: Callable[[], Iterable[str]],
+        on_postponed: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._settings = settings
+        self._identity = identity
+        self._waker = waker
+        self._ops = ops
+        self._active = active
+        self._executing = executing
+        self._on_postponed = on_postponed
+        self._first_wait_seconds = max(1.0, settings.drain_seconds)
+        self._wait_seconds = self._first_wait_seconds
+        self.held: tuple[str, ...] = ()
+        """What was claimed here and has not started yet."""
+
+    def install(self) -> None:
+        """Lets DBOS start through here what it claimed for a trial. Call before its launch, once."""
+        module: Any = dbos._queue
+        original = module.execute_dequeued_workflow
+
+        def execute(instance: Any, status: Any, owner_xid: str) -> Any:
+            if status["queue_name"] != self._identity.trials_queue:
+                return original(instance, status, owner_xid)
+            return self._hold(
+                status["workflow_uuid"],
+                owner_xid,
+                admit=lambda: self._waker.slots.admit(instance._sys_db, status, None),
+                start=lambda: original(instance, status, owner_xid),
+            )
+
+        module.execute_dequeued_workflow = execute
+
+    def _hold(
+        self, workflow_id: str, owner_xid: str, *, admit: Callable[[], bool], start: Callable[[], Any]
+    ) -> None:
+        """One trial, in the thread of the trials queue, which claims nothing more meanwhile."""
+        fields = {"workflow_id": workflow_id}
+        self.held = (workflow_id,)
+        try:
+            if not admit():  # before the other queues close: its home queue may be busy elsewhere for hours
+                return
+            with self._waker.only(self._identity.trials_queue):
+                if self._alone(workflow_id, owner_xid):
+                    log.warning("on trial, alone", extra={"action": "trial.started", **fields})
+                    start()
+                    self.held = ()
+                    self._wait_seconds = self._first_wait_seconds
+                    while not self._stopping and self._runs_here(workflow_id):
+                        time.sleep(_LOOK_SECONDS)
+                    return
+                if self._stopping:
+                    return  # the drain hands it over
+                self._give_back(workflow_id)
+                self._on_postponed()
+        finally:
+            self.held = ()
+        self._pause(_PAUSE_FACTOR * self._wait_seconds)
+        self._wait_seconds *= 2
+
+    def _give_back(self, workflow_id: str) -> None:
+        try:
+            give_back(self._settings, self._identity, workflow_id, reason="not alone")
+        except psycopg2.Error as error:
+            # It never started here, so the sweep releases it after a lease.
+            log.warning("cannot give it back: %s", str(error).strip(), extra={"action": "trial.failed"})
+            return
+        log.warning(
+            "given back: others still ran here after %.0f s",
+            self._wait_seconds,
+            extra={"action": "trial.postponed", "workflow_id": workflow_id},
+        )
+
+    @property
+    def _stopping(self) -> bool:
+        return self._waker.stopping(self._identity.trials_queue)
+
+    def _alone(self, workflow_id: str, owner_xid: str) -> bool:
+        """Waits until nothing else runs here, and records that; false when it took too long, or at a stop."""
+        deadline = time.monotonic() + self._wait_seconds
+        looks = 0
+        while not self._stopping:
+            # A claim that was under way when the queues closed shows at the second look.
+            looks = looks + 1 if self._company(workflow_id) == [] else 0
+            if looks >= 2 and self._recorded(workflow_id, owner_xid):
+                return True
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_LOOK_SECONDS)
+        return False
+
+    def _recorded(self, workflow_id: str, owner_xid: str) -> bool:
+        """Whether the database knows that this trial starts: without that, no death in it would park."""
+        try:
+            self._ops.run("start_trial", workflow_id=workflow_id, owner_xid=owner_xid)
+        except psycopg2.Error:
+            return False
+        return True
+
+    def _company(self, workflow_id: str) -> list[str] | None:
+        """What else runs here, what only waits left out; None while the database does not tell."""
+        rows = self._rows()
+        if rows is None:
+            return None
+        # Both accounts: what was cancelled or lost may still execute here, and kill.
+        return sorted({*self._executing(), *rows} - {w for w, waits in rows.items() if waits} - {workflow_id})
+
+    def _runs_here(self, workflow_id: str) -> bool:
+        rows = self._rows()
+        return rows is None or workflow_id in rows or workflow_id in self._active()
+
+    def _rows(self) -> dict[str, bool] | None:
+        """Ids of what is recorded as running here, with whether it only waits."""
+        me = self._identity
+        try:
+            rows = self._ops.run(
+                "own_work", executor_id=me.executor_id, application=me.application, version=me.version
+            )
+        except psycopg2.Error:
+            return None
+        return {row["workflow_id"]: row["waits"] for row in rows}
+
+    def _pause(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not self._stopping:
+            time.sleep(_LOOK_SECONDS)

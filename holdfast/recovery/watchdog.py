@@ -1,0 +1,168 @@
+"""A child process that kills this one when its interpreter is blocked by C code that keeps its lock.
+
+A blocked process can do nothing for itself: no thread runs, so no heartbeat, no fencing and no signal
+handler. `watchdog_child` has the rules by which the child acts; it needs no database.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from holdfast.identity import Identity
+from holdfast.recovery import watchdog_child
+from holdfast.settings import Settings
+
+log = logging.getLogger("holdfast.watchdog")
+
+_CHILD_FILE = Path(watchdog_child.__file__)
+_PARENTS_DECISION = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
+_FIRST_PAUSE_SECONDS, _LAST_PAUSE_SECONDS = 0.1, 5.0
+
+
+def mark_process() -> str:
+    """Puts a mark into this process's environment, which all that it starts inherits; returns the mark.
+
+    One that the supervisor gave is kept: a process has that from its start, and so have its forks. It begins
+    with the parent's pid, so that a worker inside a worker's step gets another one.
+    """
+    parent = f"{os.getppid()}-"
+    if not os.environ.get(watchdog_child.MARK, "").startswith(parent):
+        os.environ[watchdog_child.MARK] = parent + secrets.token_hex(8)
+    return os.environ[watchdog_child.MARK]
+
+
+def _is_debugged() -> bool:
+    """Whether a debugger that suspends all threads may do so now.
+
+    pydevd (debugpy, PyCharm) does, and it is imported when it is attached. pdb stops its own thread alone. A
+    trace function says nothing: coverage sets one.
+    """
+    monitoring = getattr(sys, "monitoring", None)  # from Python 3.12 on
+    return "pydevd" in sys.modules or (
+        monitoring is not None and monitoring.get_tool(monitoring.DEBUGGER_ID) is not None
+    )
+
+
+class Watchdog:
+    """Keeps one child process, pings it from a thread, and starts another one where it has ended."""
+
+    def __init__(self, settings: Settings, identity: Identity) -> None:
+        self._period_seconds = settings.heartbeat_seconds / 4
+        limits = (settings.blocked_seconds, settings.lease_seconds + settings.heartbeat_seconds / 2)
+        self._arguments = [
+            *(str(number) for number in (*limits, self._period_seconds)),
+            identity.role,
+            identity.executor_id,
+        ]
+        self._lock = threading.Lock()
+        self._session: int | None = None
+        self._channel: socket.socket | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+
+    def start(self) -> None:
+        """Starts the child and the pings. Raises ``OSError`` where no process can be started."""
+        if os.getpid() == 1:
+            log.warning(
+                "this process is PID 1 of its container, so its watchdog cannot kill it when its interpreter"
+                " is blocked: run the container with an init (docker run --init; in Compose init: true)",
+                extra={"action": "watchdog.powerless"},
+            )
+        self._start_child()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Lets the child end what this process started and did not end, then itself; idempotent."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=1)
+        with self._lock, suppress(OSError):
+            if self._channel is not None:
+                self._channel.send(watchdog_child.END)
+        self._end_child()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the child, while there is one."""
+        return self._child.pid if self._child is not None else None
+
+    def watch(self, session: int | None) -> None:
+        """The socket of the lease session, which the child closes when this process is blocked.
+
+        Call with None before the session is closed: its number may be another file's afterwards.
+        """
+        with self._lock:
+            self._session = session
+            with suppress(OSError):  # the pings find it out, and start another child
+                self._tell_session()
+
+    def _tell_session(self) -> None:
+        if self._channel is None:
+            return
+        if self._session is None:
+            self._channel.send(watchdog_child.NO_SESSION)
+        else:
+            socket.send_fds(self._channel, [watchdog_child.SESSION], [self._session])
+
+    def _run(self) -> None:
+        pause_seconds = _FIRST_PAUSE_SECONDS
+        while not self._stop.wait(self._period_seconds):
+            try:
+                if self._channel is None:
+                    self._start_child()
+                assert self._channel is not None
+                self._channel.send(watchdog_child.DEBUGGED if _is_debugged() else watchdog_child.PING)
+                pause_seconds = max(_FIRST_PAUSE_SECONDS, pause_seconds * 0.9)
+            except BlockingIOError:
+                pass  # the child stands still, which proves nothing of this process
+            except OSError as error:
+                log.warning("watchdog lost: %s; starting another", error, extra={"action": "watchdog.lost"})
+                self._end_child()
+                self._stop.wait(pause_seconds)
+                pause_seconds = min(pause_seconds * 2, _LAST_PAUSE_SECONDS)
+
+    def _start_child(self) -> None:
+        ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        own = (str(theirs.fileno()), str(os.getpid()))
+        # -I and -S: nothing but the standard library. Its stdout is our log, where a traceback has no place.
+        command = [sys.executable, "-I", "-S", str(_CHILD_FILE), *own, *self._arguments]
+        # Inherited by the child: a signal to the group is the parent's business, and the child ends after it.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENTS_DECISION)
+        try:
+            with theirs:
+                child = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=(theirs.fileno(),)
+                )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        with self._lock:
+            self._channel, self._child = ours, child
+            with suppress(OSError):
+                self._tell_session()
+
+    def _end_child(self) -> None:
+        with self._lock:
+            channel, self._channel = self._channel, None
+            child, self._child = self._child, None
+        if channel is not None:
+            channel.close()
+        if child is not None:
+            try:
+                child.wait(1)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()

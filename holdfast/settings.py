@@ -1,0 +1,312 @@
+"""One frozen settings object: environment variables (prefix ``HOLDFAST_``) and ``dbos-config.yaml``.
+
+Database URL and base name come from ``dbos-config.yaml`` alone, the file that the ``dbos`` command
+reads too, so that nothing is said twice. Passwords stay in files (``?passfile=`` in the URL).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from holdfast.origin import host_name, is_loopback
+
+Role = Literal["api", "worker"]
+
+LEAST_RETENTION_SECONDS = 10_800
+"""Younger rows are not folded into the counters yet (two hours and ten minutes), and clients still retry."""
+MAX_RETENTION_SECONDS = 100 * 366 * 86_400
+
+STANDSTILL_SECONDS = 60.0
+"""A process whose queues a trial has kept closed for so long is unready: it takes no other work."""
+
+SWEEP_JITTER = 0.2
+"""By this share a pause between two looks at the peers is longer or shorter, so that sweepers do not meet."""
+_LEAST_LATENESS_SECONDS = 0.1
+
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+class Settings(BaseSettings):
+    """Every option of a Holdfast process. Times are seconds, sizes bytes.
+
+    Raises ``pydantic.ValidationError`` when a value is out of range or two values contradict each
+    other (a beat slower than its lease, a drain longer than its grace).
+    """
+
+    # Empty means the default, as .env.example says it: a file's path would become the working directory.
+    model_config = SettingsConfigDict(
+        env_prefix="HOLDFAST_", env_ignore_empty=True, frozen=True, extra="ignore"
+    )
+
+    config_file: Path = Field(Path("dbos-config.yaml"), description="the file shared with the dbos command")
+    application_version: str = Field(
+        "2", pattern=r"^[\w.-]{1,40}$", description="which stored workflows this code can continue"
+    )
+
+    modules: str = Field(
+        "",
+        pattern=r"^(\s*[A-Za-z_][\w.]*\s*(,|$))*$",
+        description="modules of your own, comma-separated: docs/start/your-own-workflow.md",
+    )
+
+    bind_host: str = Field("127.0.0.1", description="address the HTTP server listens on")
+    api_port: int = Field(8000, ge=0, le=65535, description="HTTP port of the API")
+    worker_port: int = Field(
+        8001, ge=0, le=65535, description="HTTP port of a worker: livez, readyz, metrics"
+    )
+    publish_address: str | None = Field(
+        None, description="where a container's API is published (Compose says it); none: bind_host is judged"
+    )
+    allowed_hosts: str = Field(
+        "", description="more names, comma-separated, by which the API may be called (Host header)"
+    )
+
+    max_body_bytes: int = Field(1_048_576, ge=1024, description="request bodies above it get 413")
+    rate_limit: float = Field(
+        500.0, ge=0, description="requests a second that one client may send for long; 0: any number"
+    )
+    rate_burst: int = Field(1000, ge=1, description="requests that one client may send at once")
+    queue_limit: int = Field(
+        100_000, ge=0, description="unfinished workflows from which on new work gets 503; 0: no limit"
+    )
+
+    heartbeat_seconds: float = Field(1.0, gt=0, description="time between two heartbeats")
+    lease_seconds: float = Field(5.0, gt=0, description="silence after which an executor counts as dead")
+    sweep_seconds: float = Field(0.25, gt=0, description="time between two looks at the peers")
+    second_look_seconds: float = Field(
+        0.15, ge=0.15, description="a lock must be missing on two looks this far apart"
+    )
+    crash_limit: int = Field(5, ge=2, description="crashes after which a workflow is parked")
+    clock_tolerance_seconds: float = Field(
+        2.0, gt=0, description="difference from the database's clock that makes a process unready"
+    )
+
+    drain_seconds: float = Field(20.0, ge=0, description="how long a drain waits for running steps")
+    stop_grace_seconds: float = Field(30.0, gt=0, description="time from SIGTERM to SIGKILL")
+    abandoned_threads_limit: int = Field(
+        16, ge=0, description="threads of cancelled workflows above which a process is replaced"
+    )
+    database_wait_seconds: float = Field(60.0, ge=0, description="how long a start waits for PostgreSQL")
+    database_timeout_seconds: float = Field(1.5, gt=0, description="longest wait of a request for PostgreSQL")
+    database_pool_size: int = Field(6, ge=2, description="connections of DBOS's own pool in one process")
+
+    cpu_slots: int = Field(0, ge=0, description="child processes for CPU work; 0: the container's CPU quota")
+    fibonacci_worker_concurrency: int = Field(
+        0, ge=0, description="Fibonacci workflows one worker claims; 0: its CPU slots plus one"
+    )
+    fibonacci_max_n: int = Field(34, ge=0, le=40, description="largest n of the recursive method")
+    fibonacci_max_count: int = Field(1000, ge=1, description="largest batch")
+
+    credential_file: Path | None = Field(None, description="the secret that the credential cache serves")
+    credential_ttl_seconds: float = Field(60.0, gt=0, description="age at which a cached credential expires")
+    credential_fetch_seconds: float = Field(0.2, ge=0, description="delay of the credential's source")
+
+    s3_endpoint: str = Field(
+        "",
+        pattern=r"^(https?://[^\s/?#@]+(/[^\s?#]*)?)?$",
+        description="the S3 server whose buckets are listed (http://127.0.0.1:8333); empty: AWS",
+    )
+    s3_region: str = Field("us-east-1", pattern=r"^[a-z0-9-]{1,40}$", description="its region")
+    s3_credentials_file: Path | None = Field(
+        None, description="an AWS credentials file, profile default; none: wherever boto3 looks"
+    )
+    s3_timeout_seconds: float = Field(10.0, gt=0, le=120, description="longest wait for its answer")
+    s3_max_pages: int = Field(1000, ge=1, le=10_000, description="pages that one listing has at most")
+
+    pulse_catch_up_seconds: float = Field(
+        60.0,
+        ge=0,
+        le=3600,
+        description="missed pulses at most this old are caught up; older ones are gaps",
+    )
+
+    retention_seconds: float = Field(
+        7 * 86_400.0,
+        ge=0,
+        le=MAX_RETENTION_SECONDS,
+        description="age at which finished workflows and old rows are deleted, at least 3 h; 0: never",
+    )
+    retention_parked_seconds: float = Field(
+        0.0,
+        ge=0,
+        le=MAX_RETENTION_SECONDS,
+        description="the same for parked workflows, which a person should look at; 0: never",
+    )
+
+    otlp_endpoint: str = Field(
+        "",
+        pattern=r"^(https?://[^\s/?#@]+(/[^\s?#]*)?)?$",
+        description="where traces go (OTLP over HTTP, for example http://collector:4318); empty: nowhere",
+    )
+
+    admin_token_file: Path | None = Field(
+        None, description="the token that orders (drain, cancel, shutdown, ...) must carry; none: no orders"
+    )
+    require_token: bool = Field(False, description="demands the admin token for every call, reading included")
+    chaos: bool = Field(False, description="allows POST /executors/{id}/crash")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="lowest level logged")
+
+    @model_validator(mode="after")
+    def _times_fit_together(self) -> Self:
+        if self.lateness_seconds < _LEAST_LATENESS_SECONDS:
+            least = 2 * (self.heartbeat_seconds + _LEAST_LATENESS_SECONDS) + self.longest_pause_seconds
+            raise ValueError(
+                f"HOLDFAST_LEASE_SECONDS ({self.lease_seconds:g}) must be at least {least:g}: twice "
+                f"HOLDFAST_HEARTBEAT_SECONDS ({self.heartbeat_seconds:g}), the longest pause between two "
+                f"looks ({self.longest_pause_seconds:g}: HOLDFAST_SWEEP_SECONDS and a fifth, or "
+                f"HOLDFAST_SECOND_LOOK_SECONDS) and {2 * _LEAST_LATENESS_SECONDS:g} s, or an executor cannot "
+                "tell its peers' deaths from a break of its own"
+            )
+        if self.drain_seconds + 5 > self.stop_grace_seconds:
+            raise ValueError(
+                f"HOLDFAST_STOP_GRACE_SECONDS ({self.stop_grace_seconds:g}) must exceed "
+                f"HOLDFAST_DRAIN_SECONDS ({self.drain_seconds:g}) by at least 5 s, or a drain ends in SIGKILL"
+            )
+        if 0 < self.retention_seconds < LEAST_RETENTION_SECONDS:
+            raise ValueError(
+                f"HOLDFAST_RETENTION_SECONDS ({self.retention_seconds:g}) must be 0, or at least "
+                f"{LEAST_RETENTION_SECONDS} s: counters count younger rows, and clients repeat their requests"
+            )
+        if 0 < self.retention_parked_seconds < self.retention_seconds:
+            raise ValueError(
+                f"HOLDFAST_RETENTION_PARKED_SECONDS ({self.retention_parked_seconds:g}) must be 0, or at "
+                f"least HOLDFAST_RETENTION_SECONDS ({self.retention_seconds:g}): parked work is kept longer"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _hosts_are_names(self) -> Self:
+        for name in filter(None, (name.strip() for name in self.allowed_hosts.split(","))):
+            if host_name(name) is None:
+                raise ValueError(f"HOLDFAST_ALLOWED_HOSTS: {name!r} is no host name; separate them by commas")
+        return self
+
+    @cached_property
+    def _dbos_config(self) -> dict[str, Any]:
+        text = self.config_file.read_text(encoding="utf-8")
+        # The dbos command replaces ${NAME} as text and knows no defaults; so do we.
+        expanded = _VARIABLE.sub(lambda m: os.environ.get(m[1], ""), text)
+        loaded = yaml.safe_load(expanded)
+        if not isinstance(loaded, dict) or "name" not in loaded or "system_database_url" not in loaded:
+            raise ValueError(f"{self.config_file} must set name and system_database_url")
+        return loaded
+
+    @property
+    def database_url(self) -> str:
+        """libpq URL of the one database, without a password in it. It may name several hosts."""
+        return _with_every_port(str(self._dbos_config["system_database_url"]))
+
+    def application_name(self, role: Role) -> str:
+        """DBOS application of a role: base name plus role, for example ``holdfast-worker``."""
+        return f"{self._dbos_config['name']}-{role}"
+
+    @property
+    def application_names(self) -> list[str]:
+        """Both applications, for listings that span them."""
+        return [self.application_name("api"), self.application_name("worker")]
+
+    def version_name(self, role: Role) -> str:
+        """Version of a role's application; DBOS wants names that differ between applications."""
+        return f"{role}-{self.application_version}"
+
+    @property
+    def module_names(self) -> list[str]:
+        """Modules of your own, in the order given."""
+        return [name for part in self.modules.split(",") if (name := part.strip())]
+
+    @property
+    def host_names(self) -> frozenset[str]:
+        """Names, besides ``localhost`` and addresses, by which the HTTP servers may be called."""
+        given = (*self.allowed_hosts.split(","), self.publish_address or "", self.bind_host)
+        return frozenset(name for one in given if (name := host_name(one)))
+
+    @property
+    def refusal(self) -> str | None:
+        """Why an API that is set up like this must not start; None when it may.
+
+        Judged is the published address: inside a container, a process listens on all interfaces.
+        """
+        if self.require_token:
+            if self.admin_token_file is None:
+                return "HOLDFAST_REQUIRE_TOKEN=true needs HOLDFAST_ADMIN_TOKEN_FILE, a file with a token."
+            return None
+        name, address = "HOLDFAST_PUBLISH_ADDRESS", self.publish_address
+        if not address:
+            name, address = "HOLDFAST_BIND_HOST", self.bind_host
+        if is_loopback(address):
+            return None
+        return (
+            f"{name}={address} lets others than this machine reach the API, where they would read and start "
+            "work without a token. Set HOLDFAST_REQUIRE_TOKEN=true, which demands the admin token for every "
+            f"call, or keep to this machine with {name}=127.0.0.1."
+        )
+
+    @property
+    def longest_pause_seconds(self) -> float:
+        """Longest pause between two looks at the peers."""
+        return max((1 + SWEEP_JITTER) * self.sweep_seconds, self.second_look_seconds)
+
+    @property
+    def lateness_seconds(self) -> float:
+        """How late own beats and looks may be and still count as on time: half of what the lease leaves."""
+        return (self.lease_seconds - 2 * self.heartbeat_seconds - self.longest_pause_seconds) / 2
+
+    @property
+    def blocked_seconds(self) -> float:
+        """Silence of an interpreter after which it counts as blocked: before its heartbeat can be late."""
+        return self.lease_seconds - 2 * self.heartbeat_seconds
+
+    @property
+    def slots(self) -> int:
+        """Child processes for CPU work, at least one."""
+        return self.cpu_slots or available_cpus()
+
+    @property
+    def pulse_late_seconds(self) -> float:
+        """A tick that starts later than this records itself as skipped."""
+        return self.pulse_catch_up_seconds + 5
+
+    @property
+    def fibonacci_claims(self) -> int:
+        """Fibonacci workflows that one worker holds at once: its slots plus one ready to go on."""
+        return self.fibonacci_worker_concurrency or self.slots + 1
+
+
+def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Whole CPUs for this process: its affinity, cut by the cgroup's quota (v2 or v1), at least 1."""
+    cpus = len(os.sched_getaffinity(0))
+    for quota_files in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
+        try:
+            quota, period = " ".join((cgroup / file).read_text("ascii") for file in quota_files).split()
+            if quota not in ("max", "-1"):
+                return max(1, min(cpus, int(quota) // int(period)))
+        except (OSError, ValueError):
+            continue
+    return cpus
+
+
+@lru_cache
+def get_settings() -> Settings:
+    """The process's settings, read once."""
+    return Settings()
+
+
+def _with_every_port(url: str) -> str:
+    """Several hosts share the port behind the last one, which to libpq is that one's only."""
+    parts = urlsplit(url)
+    user, at, listed = parts.netloc.rpartition("@")
+    hosts = listed.split(",")
+    port = re.search(r":\d+$", hosts[-1])
+    if len(hosts) == 1 or port is None:
+        return url
+    hosts = [host if re.search(r":\d+$", host) else host + port[0] for host in hosts]
+    return parts._replace(netloc=user + at + ",".join(hosts)).geturl()

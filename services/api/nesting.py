@@ -1,0 +1,71 @@
+"""Root → child → grandchild, called directly or through queues; every answer names its parents."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from dbos import DBOS, SetWorkflowID
+
+from holdfast.durable import names
+from holdfast.durable.measure import measured, timed_step
+from holdfast.durable.resources import resources
+from holdfast.observability import tracing
+
+log = logging.getLogger("holdfast.nesting")
+
+
+def _answer(level: str, parents: list[str], below: dict[str, Any] | None) -> dict[str, Any]:
+    log.info(
+        "%s below %s", level, parents or "nobody", extra={"action": "nesting.entered", "parents": parents}
+    )
+    return {
+        "level": level,
+        "workflow_id": DBOS.workflow_id,
+        "parents": parents,
+        "executor_id": resources().executor_id,
+        "below": below,
+    }
+
+
+@DBOS.step(name="nesting.touch")
+def touch(level: str) -> str:
+    """A step on every level, so that each has something recorded."""
+    with timed_step("nesting.touch"):
+        return level
+
+
+@DBOS.workflow(name=names.NESTED_GRANDCHILD, max_recovery_attempts=None)
+def grandchild(parents: list[str], queued: bool) -> dict[str, Any]:  # noqa: ARG001  stored with the others' shape
+    """The lowest level."""
+    with measured(names.NESTED_GRANDCHILD):
+        touch("grandchild")
+        return _answer("grandchild", parents, None)
+
+
+@DBOS.workflow(name=names.NESTED_CHILD, max_recovery_attempts=None)
+def child(parents: list[str], queued: bool) -> dict[str, Any]:
+    """The middle level."""
+    with measured(names.NESTED_CHILD):
+        touch("child")
+        below = _start(grandchild, names.NESTED_GRANDCHILD_QUEUE, "grandchild", parents, queued)
+        return _answer("child", parents, below)
+
+
+@DBOS.workflow(name=names.NESTED_ROOT, max_recovery_attempts=None)
+def root(queued: bool) -> dict[str, Any]:
+    """The top: its answer holds the answers of all levels."""
+    with measured(names.NESTED_ROOT):
+        touch("root")
+        below = _start(child, names.NESTED_CHILD_QUEUE, "child", [], queued)
+        return _answer("root", [], below)
+
+
+def _start(workflow: Any, queue: str, level: str, parents: list[str], queued: bool) -> dict[str, Any]:
+    workflow_id = str(DBOS.workflow_id)
+    parents = [*parents, workflow_id]
+    with SetWorkflowID(f"{workflow_id}-{level}"), tracing.propagated():
+        if not queued:
+            return workflow(parents, queued)  # type: ignore[no-any-return]
+        handle = DBOS.enqueue_workflow(queue, workflow, parents, queued)
+    return handle.get_result()  # type: ignore[no-any-return]

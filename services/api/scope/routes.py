@@ -1,0 +1,68 @@
+"""Class, instance and function scope: what of an object survives a restart."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Depends, Request
+from starlette.responses import Response
+
+from holdfast.api.context import accepting
+from holdfast.api.feature import Feature
+from holdfast.api.models import Accepted, Finished, IdempotencyKey
+from holdfast.api.problems import documented
+from holdfast.api.submit import Work, answer, submit
+from holdfast.durable.names import CLASS_SCOPE, FUNCTION_SCOPE, INSTANCE_NAMES, INSTANCE_SCOPE
+from holdfast.errors import UnknownInstance
+from services.api.scope.models import InstanceName, ScopeRequest
+
+router = APIRouter(
+    tags=["scope"],
+    dependencies=[Depends(accepting)],
+    responses={
+        200: {"model": Finished, "description": "`wait` was true and the workflow has ended"},
+        202: {"model": Accepted, "description": "accepted; Location says where to look"},
+        **documented(400, 408, 409, 413, 415, 422, 500, 503),
+    },
+)
+
+ScopeBody = Annotated[ScopeRequest, Body(default_factory=ScopeRequest)]
+
+
+async def _start(request: Request, work: Work, body: ScopeRequest, key: str | None) -> Response:
+    return await answer(request, await submit(request, work, body, key), wait=body.wait)
+
+
+@router.post("/scope/class", status_code=202)
+async def class_scope(request: Request, body: ScopeBody, idempotency_key: IdempotencyKey = None) -> Response:
+    """Start the class-scope workflow: steps that count on an instance, a class, a module and durably."""
+    work = Work(CLASS_SCOPE, (body.steps, body.step_seconds), "class-scope", class_name="ClassScope")
+    return await _start(request, work, body, idempotency_key)
+
+
+@router.post("/scope/instance/{name}", status_code=202, responses=documented(404))
+async def instance_scope(
+    request: Request,
+    name: InstanceName,
+    body: ScopeBody,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Start the same on a configured instance, `alpha` or `beta`."""
+    # A name nobody configured would be stored and then stay PENDING for ever.
+    if name not in INSTANCE_NAMES:
+        raise UnknownInstance
+    arguments = (body.steps, body.step_seconds)
+    work = Work(INSTANCE_SCOPE, arguments, f"instance-scope-{name}", "InstanceScope", name)
+    return await _start(request, work, body, idempotency_key)
+
+
+@router.post("/scope/function", status_code=202)
+async def function_scope(
+    request: Request, body: ScopeBody, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """Start the same on a module-level counter."""
+    work = Work(FUNCTION_SCOPE, (body.steps, body.step_seconds), "function-scope")
+    return await _start(request, work, body, idempotency_key)
+
+
+FEATURE = Feature(router)

@@ -1,0 +1,88 @@
+"""User pages, the credential cache of this process, and nested workflows."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Depends, Request
+from starlette.responses import Response
+
+from holdfast.api.access import CONTROL, REFUSALS
+from holdfast.api.context import accepting, process_of
+from holdfast.api.feature import Feature
+from holdfast.api.models import Accepted, Finished, IdempotencyKey
+from holdfast.api.problems import documented
+from holdfast.api.submit import Work, answer, submit
+from holdfast.durable.names import NESTED_ROOT, USERS_PROCESS
+from holdfast.errors import CredentialUnavailable
+from services.api.users import workflows as users
+from services.api.users.credentials import CachedCredential
+from services.api.users.models import Cache, NestedRequest, UsersRequest
+
+router = APIRouter()
+
+STARTED = {
+    200: {"model": Finished, "description": "`wait` was true and the workflow has ended"},
+    202: {"model": Accepted, "description": "accepted; Location says where to look"},
+    **documented(400, 408, 409, 413, 415, 422, 500, 503),
+}
+
+
+@router.post(
+    "/users/pages", status_code=202, tags=["users"], dependencies=[Depends(accepting)], responses=STARTED
+)
+async def process_users(
+    request: Request,
+    body: Annotated[UsersRequest, Body(default_factory=UsersRequest)],
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Process pages of users in nested workflows whose steps use the cached credential."""
+    work = Work(USERS_PROCESS, (body.pages, body.page_size), "users")
+    return await answer(request, await submit(request, work, body, idempotency_key), wait=body.wait)
+
+
+@router.post(
+    "/nested", status_code=202, tags=["nested"], dependencies=[Depends(accepting)], responses=STARTED
+)
+async def nested(
+    request: Request,
+    body: Annotated[NestedRequest, Body(default_factory=NestedRequest)],
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Start root, child and grandchild, called directly or queued."""
+    work = Work(NESTED_ROOT, (body.queued,), "nested")
+    return await answer(request, await submit(request, work, body, idempotency_key), wait=body.wait)
+
+
+@router.get("/cache", tags=["users"], responses=documented(500, 503))
+async def show_cache(request: Request) -> Cache:
+    """Hits, misses, age, expiry and fingerprint of this process's cache; never the secret."""
+    return _snapshot(request, _cache())
+
+
+@router.delete(
+    "/cache",
+    tags=["users"],
+    dependencies=CONTROL,
+    responses=REFUSALS | documented(400, 408, 413, 415, 422, 500, 503),
+)
+async def invalidate_cache(request: Request) -> Cache:
+    """Forget the cached credential; the next use fetches it anew."""
+    cache = _cache()
+    cache.invalidate()
+    return _snapshot(request, cache)
+
+
+def _cache() -> CachedCredential:
+    cache = users.cache()
+    if cache is None:
+        raise CredentialUnavailable("This process has no credential cache yet. Try again shortly.")
+    return cache
+
+
+def _snapshot(request: Request, cache: CachedCredential) -> Cache:
+    return Cache(executor_id=process_of(request).executor_id, pid=os.getpid(), **cache.snapshot())
+
+
+FEATURE = Feature(router)

@@ -1,0 +1,105 @@
+"""User pages processed with a cached credential: process scope, which ends with the process.
+
+The secret is used inside a step and never returned from one: workflows and steps record what they
+return, so only the fingerprint leaves a step.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Any, get_args
+
+from dbos import DBOS, SetWorkflowID
+
+from holdfast.durable import names
+from holdfast.durable.measure import measured, timed_step
+from holdfast.durable.resources import resources
+from holdfast.errors import CredentialUnavailable
+from holdfast.observability import tracing
+from holdfast.settings import Settings
+from services.api.users.credentials import CachedCredential, Use
+from services.api.users.metrics import CREDENTIAL_REQUESTS, CREDENTIAL_SECONDS
+
+_cache: CachedCredential | None = None
+
+
+def open_cache(settings: Settings) -> CachedCredential:
+    """Makes the process's cache; the application's lifespan calls it and :func:`close_cache`."""
+    global _cache  # noqa: PLW0603
+    fallback = secrets.token_urlsafe(24)
+
+    def fetch() -> str:
+        begun = time.perf_counter()
+        time.sleep(settings.credential_fetch_seconds)
+        try:
+            if settings.credential_file is None:
+                return fallback
+            return settings.credential_file.read_text(encoding="utf-8").strip()
+        finally:
+            CREDENTIAL_SECONDS.observe(time.perf_counter() - begun)
+
+    def count(result: Use) -> None:
+        CREDENTIAL_REQUESTS.labels(result=result).inc()
+
+    for result in get_args(Use):
+        CREDENTIAL_REQUESTS.labels(result=result)
+    _cache = CachedCredential(
+        fetch, ttl_seconds=settings.credential_ttl_seconds, clock=time.monotonic, on_use=count
+    )
+    return _cache
+
+
+def close_cache() -> None:
+    """Forgets the credential."""
+    global _cache  # noqa: PLW0603
+    if _cache is not None:
+        _cache.invalidate()
+    _cache = None
+
+
+def cache() -> CachedCredential | None:
+    """The process's cache, None outside the API's life."""
+    return _cache
+
+
+@DBOS.step(name="users.process_one")
+def process_one(page: int, user: int) -> dict[str, Any]:
+    """Processes one user with the credential; returns who did it and with which fingerprint."""
+    with timed_step("users.process_one"):
+        if _cache is None:
+            raise CredentialUnavailable
+        credential = _cache.get()
+        return {
+            "page": page,
+            "user": user,
+            "credential": credential.fingerprint,
+            "executor_id": resources().executor_id,
+        }
+
+
+@DBOS.workflow(name=names.USERS_PAGE, max_recovery_attempts=None)
+def process_page(page: int, page_size: int) -> list[dict[str, Any]]:
+    """One page of users, each a step."""
+    with measured(names.USERS_PAGE):
+        return [process_one(page, page * page_size + i) for i in range(page_size)]
+
+
+@DBOS.workflow(name=names.USERS_PROCESS, max_recovery_attempts=None)
+def process_users(pages: int, page_size: int) -> dict[str, Any]:
+    """All pages, each a nested workflow on its queue, and what the cache of this process did meanwhile."""
+    with measured(names.USERS_PROCESS):
+        workflow_id = DBOS.workflow_id
+        handles = []
+        for page in range(pages):
+            with SetWorkflowID(f"{workflow_id}-page-{page}"), tracing.propagated():
+                handles.append(DBOS.enqueue_workflow(names.USER_PAGES_QUEUE, process_page, page, page_size))
+        users = [user for handle in handles for user in handle.get_result()]
+        return {
+            "workflow_id": workflow_id,
+            "pages": pages,
+            "users": users,
+            "finished_by": resources().executor_id,
+            "fingerprints": sorted({user["credential"] for user in users}),
+            "cache": _cache.snapshot() if _cache is not None else None,
+        }

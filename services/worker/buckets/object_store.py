@@ -1,0 +1,165 @@
+"""The S3 client of this process, and what its failures mean.
+
+Built once a process, at its first use, and kept in no workflow, step or instance: a client holds sockets,
+locks and credentials, none of which can be stored (tests/integration/test_buckets.py shows what happens).
+boto3 alone retries nothing here: the steps do, where it is seen and survives the process.
+"""
+
+from __future__ import annotations
+
+import configparser
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from holdfast.errors import BucketMissing, ObjectStoreError, ObjectStoreRefused, ObjectStoreUnavailable
+from holdfast.settings import Settings
+
+CONNECT_SECONDS = 3.0
+_CONNECTIONS = 16
+
+_BUSY = {
+    "SlowDown",
+    "ServiceUnavailable",
+    "InternalError",
+    "RequestTimeout",
+    "Throttling",
+    "RequestLimitExceeded",
+}
+
+_KEYS = ("aws_access_key_id", "aws_secret_access_key")
+
+_client: Any = None
+_building = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Objects in the server's order, each with its size in bytes; ``more``: others come after them."""
+
+    objects: list[tuple[str, int]]
+    more: bool
+
+
+def client(settings: Settings) -> Any:
+    """The process's client; threads may share it."""
+    global _client  # noqa: PLW0603
+    with _building:
+        if _client is None:
+            _client = _build(settings)
+        return _client
+
+
+def close() -> None:
+    """Lets the client go; the next use builds another."""
+    global _client  # noqa: PLW0603
+    with _building:
+        if _client is not None:
+            _client.close()
+        _client = None
+
+
+def _build(settings: Settings) -> Any:
+    # Costs time and memory that only who lists buckets pays.
+    import boto3
+    from botocore.config import Config
+
+    return boto3.Session().client(
+        "s3",
+        **_credentials(settings.s3_credentials_file),
+        endpoint_url=settings.s3_endpoint or None,
+        region_name=settings.s3_region,
+        config=Config(
+            connect_timeout=CONNECT_SECONDS,
+            read_timeout=settings.s3_timeout_seconds,
+            retries={"total_max_attempts": 1},
+            max_pool_connections=_CONNECTIONS,
+            # Buckets as host names need a wildcard in DNS, which only AWS has for certain.
+            s3={"addressing_style": "path" if settings.s3_endpoint else "auto"},
+        ),
+    )
+
+
+def _credentials(file: Path | None) -> dict[str, str]:
+    """Those of the file, which win over all of boto3's own places. Raises ``ObjectStoreRefused``."""
+    if file is None:
+        return {}
+    read = configparser.ConfigParser(interpolation=None)
+    try:
+        read.read_string(file.read_text("utf-8"))
+        found = {name: read["default"][name] for name in _KEYS}
+    except (OSError, ValueError, KeyError, configparser.Error) as error:
+        raise ObjectStoreRefused(
+            f"HOLDFAST_S3_CREDENTIALS_FILE holds no credentials ({type(error).__name__}). It needs a section "
+            f"[default] with {' and '.join(_KEYS)}."
+        ) from None
+    token = read["default"].get("aws_session_token")
+    return {**found, **({"aws_session_token": token} if token else {})}
+
+
+def list_objects(settings: Settings, bucket: str, prefix: str, start_after: str, limit: int) -> Listed:
+    """At most ``limit`` (1,000 on most servers) objects after a key. Blocks.
+
+    Raises ``BucketMissing``, ``ObjectStoreRefused``, ``ObjectStoreUnavailable`` (worth a retry),
+    ``ObjectStoreError``.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    given = {"Bucket": bucket, "MaxKeys": limit}
+    given |= {"Prefix": prefix} if prefix else {}
+    given |= {"StartAfter": start_after} if start_after else {}
+    try:
+        answer = client(settings).list_objects_v2(**given)
+    except ClientError as error:
+        raise _refusal(error.response, bucket) from error
+    except (BotoCoreError, OSError) as error:
+        raise _failure(error, settings) from error
+    objects = [(found["Key"], int(found.get("Size", 0))) for found in answer.get("Contents", [])]
+    return Listed(objects, bool(answer.get("IsTruncated")))
+
+
+def _refusal(response: dict[str, Any], bucket: str) -> ObjectStoreError:
+    """What the server's answer means. Only its code is told on: its text may quote what was signed."""
+    code = str(response.get("Error", {}).get("Code", "unknown"))[:60]
+    status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    told = f"(HTTP {status}, {code})"
+    if status >= 500 or status == 429 or code in _BUSY:
+        return ObjectStoreUnavailable(f"The S3 server cannot answer at the moment {told}. Try again later.")
+    if status == 403 or code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied"):
+        return ObjectStoreRefused(
+            f"The S3 server refuses to list bucket {bucket} {told}. Check HOLDFAST_S3_CREDENTIALS_FILE and "
+            "what these credentials may do."
+        )
+    if status == 404 or code == "NoSuchBucket":
+        return BucketMissing(f"There is no bucket {bucket} on the S3 server {told}. Check its name.")
+    return ObjectStoreError(
+        f"The S3 server cannot list bucket {bucket} {told}. Check HOLDFAST_S3_ENDPOINT "
+        "and HOLDFAST_S3_REGION."
+    )
+
+
+def _failure(error: Exception, settings: Settings) -> ObjectStoreError:
+    """What it means that no answer came, or none that can be read."""
+    from botocore import exceptions
+    from botocore.parsers import ResponseParserError
+
+    kind = type(error).__name__
+    if isinstance(error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
+        return ObjectStoreRefused(
+            "There are no credentials for the S3 server. Set HOLDFAST_S3_CREDENTIALS_FILE to a file that has "
+            "them, and restart the workers."
+        )
+    # Every other failure of the way there and back: refused, reset, timed out, cut short, not XML.
+    passing = (
+        exceptions.HTTPClientError,
+        exceptions.ConnectionError,
+        exceptions.IncompleteReadError,
+        exceptions.ResponseStreamingError,
+    )
+    if isinstance(error, (*passing, ResponseParserError, OSError)):
+        where = settings.s3_endpoint or "AWS"
+        return ObjectStoreUnavailable(
+            f"The S3 server does not answer at {where} ({kind}). Check HOLDFAST_S3_ENDPOINT and that it runs."
+        )
+    return ObjectStoreError(f"The S3 client cannot do this ({kind}). Check the HOLDFAST_S3_ settings.")

@@ -1,0 +1,68 @@
+"""Fills a bucket to list: ``python -m services.worker.buckets.seed_bucket NAME``.
+
+The one-shot of Compose's profile s3.
+
+1,200 small objects in ten folders, always the same; what is there already stays.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from holdfast.settings import get_settings
+from services.worker.buckets import object_store
+
+OBJECTS = {f"{number % 10}/{number:05}": number % 1000 for number in range(1200)}
+"""Their sizes in bytes, by key."""
+_PATIENCE_SECONDS = 60.0
+
+
+def main() -> None:
+    """Fill the bucket and say so in one line of JSON; exit code 1 when the server does not take it."""
+    bucket = sys.argv[1]
+    client = object_store.client(get_settings())
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            written = _fill(client, bucket)
+            break
+        except (BotoCoreError, ClientError) as error:
+            # It answers before it has room for objects.
+            if time.monotonic() > deadline:
+                _say("ERROR", f"cannot fill bucket {bucket}: {type(error).__name__}")
+                sys.exit(1)
+            time.sleep(1)
+    _say("INFO", f"bucket {bucket} holds {len(OBJECTS)} objects, {written} of them new")
+
+
+def _fill(client: Any, bucket: str) -> int:
+    try:
+        client.create_bucket(Bucket=bucket)
+    except ClientError as error:
+        if "BucketAlready" not in str(error):
+            raise
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+    there = {found["Key"] for page in pages for found in page.get("Contents", [])}
+    missing = [key for key in OBJECTS if key not in there]
+    with ThreadPoolExecutor(8) as threads:
+        puts = [
+            threads.submit(client.put_object, Bucket=bucket, Key=key, Body=b"x" * OBJECTS[key])
+            for key in missing
+        ]
+        for put in puts:
+            put.result()
+    return len(missing)
+
+
+def _say(level: str, message: str) -> None:
+    print(json.dumps({"level": level, "logger": "seed_bucket", "message": message}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""The Fibonacci queue: a batch enqueues one workflow a number; each computes in a child process, then
+writes one effect. A sequence does so number by number, in one workflow.
+
+Plain recursion is the load on purpose. The compute step is killed with its child when its workflow is
+cancelled, and retries when its child dies, so that a killed child costs an attempt and not the workflow.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from typing import Any, TypedDict
+
+from dbos import DBOS
+from dbos._error import DBOSWorkflowCancelledError
+
+from holdfast.dbos_adapter.cancelling import Cancellation
+from holdfast.durable import child_workflows, names
+from holdfast.durable.measure import measured, timed_step
+from holdfast.durable.resources import resources
+from holdfast.errors import CpuCancelled, CpuChildDied, CpuError, CpuPoolClosed
+from holdfast.observability import tracing
+from services.worker.fibonacci.rule import Method, summary
+
+CHILD_DEATHS_LIMIT = 5
+
+
+class Number(TypedDict):
+    """One computed number: ``result`` is decimal, None when it has more than 4,000 digits."""
+
+    n: int
+    method: str
+    result: str | None
+    digits: int
+    sha256: str
+    short: str
+    executor_id: str
+    pid: int
+    attempts: int
+    started_at: str
+    seconds: float
+
+
+class BatchFailedError(Exception):
+    """Some numbers of a batch have no result; the message says which and why."""
+
+
+def _child_died(error: BaseException) -> bool:
+    return isinstance(error, CpuChildDied)
+
+
+@DBOS.step(
+    name="fibonacci.compute",
+    retries_allowed=True,
+    max_attempts=CHILD_DEATHS_LIMIT,
+    interval_seconds=0.1,
+    backoff_rate=2.0,
+    should_retry=_child_died,
+)
+def compute(n: int, method: Method, cancellation: Cancellation) -> Number:
+    """Computes F(n) in a child process; raises ``CpuError`` when the fifth child has died over it.
+
+    Not async, and so are the workflows around it: each wait for PostgreSQL would be two hops between
+    threads, which cost more than the statement.
+    """
+    pool = resources().pool
+    if pool is None:
+        raise RuntimeError("this process has no CPU pool: Fibonacci numbers belong on a worker")
+    with timed_step("fibonacci.compute"):
+        started_at = datetime.now(UTC).isoformat()
+        status = DBOS.step_status
+        attempt = (status.current_attempt or 0) + 1 if status else 1
+        try:
+            done = pool.run_sync(summary, n, method, cancellation=cancellation)
+        except (CpuCancelled, CpuPoolClosed) as left:
+            # Recorded nowhere: a workflow that is resumed computes again, and so does who takes it over from
+            # a process that stops, handed over or not.
+            raise DBOSWorkflowCancelledError(str(left)) from left
+        except CpuChildDied as death:
+            if attempt < CHILD_DEATHS_LIMIT:
+                raise
+            # DBOS's own error for the last attempt would only count retries, not say what failed.
+            raise CpuError(
+                f"{attempt} child processes died computing F({n}). The last one: {death}"
+            ) from death
+        return Number(
+            **done.value,
+            executor_id=resources().executor_id,
+            pid=done.pid,
+            attempts=attempt,
+            started_at=started_at,
+            seconds=round(done.seconds, 6),
+        )
+
+
+@DBOS.workflow(name=names.FIBONACCI_NUMBER, max_recovery_attempts=None)
+def number(n: int, method: Method) -> Number:
+    """Computes one number, then writes its effect once."""
+    with measured(names.FIBONACCI_NUMBER), _cancellation() as cancellation:
+        return _number(n, method, "effect", cancellation)
+
+
+@DBOS.workflow(name=names.FIBONACCI_SEQUENCE, max_recovery_attempts=None)
+def sequence(numbers: list[int], method: Method) -> dict[str, Any]:
+    """Computes each number after the former's result, with the same two steps, and one effect each.
+
+    Ends at the first number that cannot be computed, with its ``CpuError``.
+    """
+    with measured(names.FIBONACCI_SEQUENCE), _cancellation() as cancellation:
+        results = [_number(n, method, str(index), cancellation) for index, n in enumerate(numbers)]
+        return {"total": len(results), "results": results}
+
+
+def _cancellation() -> AbstractContextManager[Cancellation]:
+    return resources().waker.cancellations.of(str(DBOS.workflow_id))
+
+
+def _number(n: int, method: Method, effect: str, cancellation: Cancellation) -> Number:
+    result = compute(n, method, cancellation)
+    ledger = resources().ledger
+    if ledger is None:
+        raise RuntimeError("this process has no effect ledger: Fibonacci numbers belong on a worker")
+    ledger.record(effect, executor_id=resources().executor_id, n=n, sha256=result["sha256"])
+    return result
+
+
+@DBOS.step(name="fibonacci.enqueue")
+async def enqueue(numbers: dict[str, int], method: Method, attributes: dict[str, object] | None) -> list[str]:
+    """Enqueues one workflow a number, by its id; those that exist are left alone. Returns the ids."""
+    with timed_step("fibonacci.enqueue"):
+        await child_workflows.enqueue_missing(
+            names.FIBONACCI_NUMBER,
+            {workflow_id: (n, method) for workflow_id, n in numbers.items()},
+            queue_name=names.FIBONACCI_QUEUE,
+            role=names.ROLE_OF[names.FIBONACCI_NUMBER],
+            attributes=attributes,
+        )
+        return list(numbers)
+
+
+@DBOS.step(name="fibonacci.collect")
+async def collect(workflow_ids: list[str]) -> list[dict[str, Any]]:
+    """Reads the children's results back, in the order asked for; a failed one has ``error`` instead."""
+    with timed_step("fibonacci.collect"):
+        statuses = {
+            status.workflow_id: status
+            for status in await DBOS.list_workflows_async(
+                workflow_ids=workflow_ids, load_input=False, load_output=True
+            )
+        }
+        collected: list[dict[str, Any]] = []
+        for workflow_id in workflow_ids:
+            status = statuses.get(workflow_id)
+            if status is not None and status.status == "SUCCESS" and isinstance(status.output, dict):
+                collected.append(status.output)
+                continue
+            # A result that can't be read (PickleRefused) comes as the text that is stored.
+            why = f"{status.status}: {status.error or 'unreadable'}" if status is not None else "missing"
+            collected.append({"workflow_id": workflow_id, "error": why})
+        return collected
+
+
+@DBOS.workflow(name=names.FIBONACCI_BATCH, max_recovery_attempts=None)
+async def batch(numbers: list[int], method: Method) -> dict[str, Any]:
+    """Enqueues every number at once, and collects them in order.
+
+    Raises ``BatchFailedError`` when a number ended without a result. Waiting is not recorded, so a batch
+    that is carried on elsewhere simply waits there.
+    """
+    with measured(names.FIBONACCI_BATCH):
+        batch_id = str(DBOS.workflow_id)
+        by_id = {f"{batch_id}-{index}": n for index, n in enumerate(numbers)}
+        ids = await enqueue(by_id, method, tracing.attributes())
+        # In a fork from a later step they are the original's.
+        await child_workflows.until_unfinished(ids[-1].rpartition("-")[0])
+        results = await collect(ids)
+        failed = [r for r in results if "error" in r]
+        if failed:
+            first = f"{failed[0]['workflow_id']} {failed[0]['error']}"
+            raise BatchFailedError(f"{len(failed)} of {len(results)} numbers have no result, first {first}")
+        return {"total": len(results), "results": results}

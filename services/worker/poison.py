@@ -1,0 +1,29 @@
+"""A workflow that kills its process: the test of the parking. It runs only where chaos is allowed."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from dbos import DBOS
+
+from holdfast.durable import names
+from holdfast.durable.measure import measured, timed_step
+from holdfast.durable.resources import resources
+from holdfast.errors import ChaosDisabled
+
+
+@DBOS.step(name="chaos.kill_process")
+def kill_process() -> None:
+    """Ends this process with SIGKILL; raises ``ChaosDisabled`` where chaos is off."""
+    with timed_step("chaos.kill_process"):
+        if not resources().settings.chaos:
+            raise ChaosDisabled
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@DBOS.workflow(name=names.POISON, max_recovery_attempts=None)
+def poison() -> None:
+    """Poison: whoever runs it dies."""
+    with measured(names.POISON):
+        kill_process()

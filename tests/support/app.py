@@ -1,0 +1,8 @@
+"""The API's HTTP application as the api container has it: with the showcase's features."""
+
+from functools import partial
+
+from holdfast.api.app import create_app as _create_app
+from services.features import FEATURES
+
+create_app = partial(_create_app, features=FEATURES)
