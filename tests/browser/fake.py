@@ -23,7 +23,7 @@ from starlette.routing import Route
 from holdfast.installations.embedded import free_port
 from tests.browser.fake_world import WINDOW_SECONDS, Item, World, crowd, iso, lived
 
-STATIC = Path(__file__).resolve().parents[2] / "services" / "console" / "static"
+STATIC = Path(__file__).resolve().parents[2] / "holdfast" / "console" / "static"
 TOKEN = "open-sesame"
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "

@@ -40,6 +40,7 @@ from holdfast.postgres.database import query, transaction
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched
 from tests.support.executors import Peer, claim, handovers, insert, unfinished, workflow
+from tests.support.sources import source_files
 
 _QUEUES = ("contract-q", "contract-parents")
 _gates: dict[str, threading.Event] = {}
@@ -124,7 +125,7 @@ def test_the_migrations_are_counted_as_the_database_counts_them(database: Databa
 def test_every_private_name_in_use_is_known_here() -> None:
     """A new use of a private name needs a contract test: add it here and below."""
     used: set[str] = set()
-    for file in (ROOT / "services").rglob("*.py"):
+    for file in source_files():
         text = file.read_text("utf-8")
         used |= set(re.findall(r"\bdbos\._\w+(?:\.\w+)?", text))
         used |= {f"DBOS().{name}" for name in re.findall(r"self\._dbos\.(\w+)", text)}

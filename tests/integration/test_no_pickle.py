@@ -33,6 +33,7 @@ from tests.support.api_server import serving
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched, worker_process
 from tests.support.executors import Peer, insert, workflow
+from tests.support.sources import source_files
 
 QUEUE = "pickle-q"
 _SERIALIZATION = "dbos._serialization is not what holdfast/dbos_adapter/serializer.py replaces"
@@ -396,7 +397,7 @@ def test_dbos_pickles_in_one_place_only() -> None:
 def test_nothing_of_ours_has_another_serializer() -> None:
     """Whoever makes a client, an application or a datasource gives it the one that refuses pickles."""
     makers = 0
-    for file in (ROOT / "services").rglob("*.py"):
+    for file in source_files():
         text = file.read_text("utf-8")
         if file.name != "serializer.py":
             assert not re.search(r"DBOS\w*Serializer\b", text), f"{file.name}: use json_serializer()"

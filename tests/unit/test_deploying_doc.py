@@ -20,7 +20,7 @@ ROLES_SQL = (ROOT / "postgres" / "roles.sql").read_text("utf-8")
 def test_every_variable_is_known() -> None:
     stack = (ROOT / "deploy" / "swarm" / "stack.yaml").read_text("utf-8")
     known = {variable(name) for name in Settings.model_fields} | COMPOSE_ONLY
-    command_line = (ROOT / "services" / "cli" / "installation.py").read_text("utf-8")
+    command_line = (ROOT / "holdfast" / "installations" / "installation.py").read_text("utf-8")
     known |= set(re.findall(r"HOLDFAST_[A-Z_]+", stack + ROLES_SQL + command_line))
     named = set(re.findall(r"HOLDFAST_[A-Z_]+", TEXT))
     assert len(named) > 10 and named <= known
@@ -29,7 +29,10 @@ def test_every_variable_is_known() -> None:
 def test_every_file_is_there() -> None:
     # Made by a command of the document itself.
     made = {"deploy/kubernetes/secrets", "deploy/kubernetes/secrets/postgres"}
-    paths = set(re.findall(r"(?<![\w/])((?:deploy|docs|postgres|services|tests)/[\w./-]*\w)", TEXT)) - made
+    paths = (
+        set(re.findall(r"(?<![\w/])((?:deploy|docs|holdfast|postgres|services|tests)/[\w./-]*\w)", TEXT))
+        - made
+    )
     paths |= {f"docs/operate/{link}" for link in re.findall(r"\]\(([\w./-]+\.md)\)", TEXT)}
     assert len(paths) > 8
     assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []

@@ -35,7 +35,7 @@ def port() -> Iterator[int]:
 
 
 def _check(*arguments: object) -> int:
-    command = [sys.executable, "-IS", str(ROOT / "services" / "cli" / "healthcheck.py"), *map(str, arguments)]
+    command = [sys.executable, "-IS", str(ROOT / "holdfast" / "cli" / "healthcheck.py"), *map(str, arguments)]
     return subprocess.run(command, timeout=20).returncode
 
 

@@ -10,11 +10,11 @@ import pytest
 from holdfast.process.process import Process
 from holdfast.settings import Settings
 from services.composition import Worker
+from tests.support.sources import source_files
 
 ROOT = Path(__file__).resolve().parents[2]
-SERVICES = ROOT / "services"
 # What runs in containers; the command line is the operator's and may know its machine.
-ROOMS = ["domain", "workflows", "runtime", "api", "worker", "console"]
+OPERATORS = ("holdfast/cli/", "holdfast/installations/", "holdfast/audit/")
 
 
 def test_two_hosts_of_one_name_with_equal_pids_are_two_executors(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,7 +30,7 @@ def test_two_hosts_of_one_name_with_equal_pids_are_two_executors(monkeypatch: py
 def test_no_statement_decides_by_a_host_or_a_pid_of_ours() -> None:
     """Both are there to be shown; `pid` of pg_stat_activity and pg_locks is PostgreSQL's own."""
     found = 0
-    for file in SERVICES.rglob("*.sql"):
+    for file in source_files("*.sql"):
         for statement in re.split(r"^-- name:", file.read_text("utf-8"), flags=re.MULTILINE):
             found += "hostname" in statement
             condition = statement.partition("WHERE")[2]
@@ -41,11 +41,19 @@ def test_no_statement_decides_by_a_host_or_a_pid_of_ours() -> None:
 
 KNOWN = {
     # Themselves; a watchdog its own parent.
-    r"os\.kill\(": {"runtime/process.py", "runtime/watchdog_child.py", "workflows/poison.py"},
+    r"os\.kill\(": {
+        "holdfast/process/process.py",
+        "holdfast/recovery/watchdog_child.py",
+        "services/worker/poison.py",
+    },
     # Its own score; its parent's state.
-    r"/proc/": {"runtime/cpu_child.py", "runtime/step_child.py", "runtime/watchdog_child.py"},
+    r"/proc/": {
+        "holdfast/compute/cpu_child.py",
+        "holdfast/compute/step_child.py",
+        "holdfast/recovery/watchdog_child.py",
+    },
     r"/sys/": set(),
-    r"gethostname": {"runtime/process.py"},  # to be shown
+    r"gethostname": {"holdfast/process/process.py"},  # to be shown
     r"\btempfile\b|/tmp\b": set(),
     r"AF_UNIX|flock|lockf": set(),
 }
@@ -54,7 +62,8 @@ KNOWN = {
 
 @pytest.mark.parametrize("pattern", KNOWN)
 def test_whatever_reaches_into_the_machine_reaches_itself_alone(pattern: str) -> None:
-    files = [file for room in ROOMS for file in (SERVICES / room).rglob("*.py")]
+    files = {str(file.relative_to(ROOT)): file.read_text("utf-8") for file in source_files()}
+    files = {name: text for name, text in files.items() if not name.startswith(OPERATORS)}
     assert len(files) > 50
-    uses = {str(file.relative_to(SERVICES)) for file in files if re.search(pattern, file.read_text("utf-8"))}
+    uses = {name for name, text in files.items() if re.search(pattern, text)}
     assert uses == KNOWN[pattern]

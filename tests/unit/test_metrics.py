@@ -19,6 +19,7 @@ from holdfast.durable.measure import measured
 from holdfast.installations.embedded import ROOT
 from holdfast.observability import database_metrics, metrics
 from services import composition
+from tests.support.sources import source_files
 
 _ROWS: dict[str, list[dict[str, Any]]] = {
     "unfinished_by_status": [
@@ -187,7 +188,7 @@ def test_an_execution_counts_as_the_database_has_it(raised: BaseException, statu
 def test_every_step_is_measured_and_known() -> None:
     """Each step's body runs under the name that is stored, and that name is shown from the start."""
     decorated, timed = set(), set()
-    for file in (ROOT / "services" / "workflows").glob("*.py"):
+    for file in source_files():
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             if not isinstance(node, ast.Call):
                 continue

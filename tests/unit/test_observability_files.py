@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from tests.support.dashboards import DASHBOARDS, DATASOURCE_UID, Panel, expressions, load, panels
+from tests.support.sources import source_files
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "observability" / "prometheus"
@@ -120,7 +121,7 @@ def test_runbooks_name_settings_and_log_actions_that_exist() -> None:
     example = (ROOT / ".env.example").read_text("utf-8")
     for name in set(re.findall(r"HOLDFAST_[A-Z_]+", RUNBOOKS)):
         assert f"# {name}=" in example, name
-    code = "".join(path.read_text("utf-8") for path in (ROOT / "services").rglob("*.py"))
+    code = "".join(path.read_text("utf-8") for path in source_files())
     for action in set(re.findall(r"`((?:executor|takeover|sweep)\.[a-z_]+)`", RUNBOOKS)):
         assert f'"{action}"' in code, action
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from holdfast.installations.embedded import ROOT
 
-_DOCS, _SERVICES = ROOT / "docs", ROOT / "services"
+_DOCS, _PRODUCT = ROOT / "docs", ROOT / "holdfast"
 
 
 def _imported(file: Path) -> set[str]:
@@ -23,8 +23,8 @@ def _imported(file: Path) -> set[str]:
 
 
 USERS = {
-    str(file.relative_to(_SERVICES))
-    for file in _SERVICES.rglob("*.py")
+    str(file.relative_to(_PRODUCT if file.is_relative_to(_PRODUCT) else ROOT))
+    for file in source_files()
     if any(re.match(r"dbos\..*\b_", name) for name in _imported(file))
 }
 
@@ -32,7 +32,7 @@ USERS = {
 def test_recovery_lists_the_modules() -> None:
     text = (_DOCS / "design" / "recovery.md").read_text("utf-8")
     paragraph = text.partition("## Private names of DBOS\n")[2].partition("\n#")[0]
-    assert "runtime/engine.py" in USERS
+    assert "process/engine.py" in USERS
     assert set(re.findall(r"`([\w/]+\.py)`", paragraph)) - {"tests/integration/test_contracts.py"} == USERS
 
 
