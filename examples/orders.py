@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from datetime import datetime
 
-from holdfast.durable.registry import Queue, Schedule, idempotency_key, register, step, workflow
+from holdfast import Queue, Schedule, idempotency_key, register, step, workflow
 
 # --- the rules -------------------------------------------------------------------------------
 

@@ -1,3 +1,46 @@
-"""Holdfast: durable workflows that survive their containers."""
+"""Holdfast: DBOS applications survive the death of their processes with PostgreSQL alone.
+
+The public names are those of ``__all__``. They load on first use, so that the version and the command line
+do not bring DBOS along.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from holdfast.durable.registry import (
+        Child,
+        Queue,
+        Schedule,
+        StepProcessDied,
+        StepTimeout,
+        Workflow,
+        idempotency_key,
+        patch_over,
+        patched,
+        register,
+        step,
+        workflow,
+    )
 
 __version__ = "0.1.0"
+__all__ = [
+    "Child",
+    "Queue",
+    "Schedule",
+    "StepProcessDied",
+    "StepTimeout",
+    "Workflow",
+    "idempotency_key",
+    "patch_over",
+    "patched",
+    "register",
+    "step",
+    "workflow",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module("holdfast.durable.registry"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

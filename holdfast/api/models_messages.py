@@ -7,8 +7,7 @@ from typing import Annotated, Any
 from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field
 
-from holdfast.api.models import StrictRequest
-from services.worker.buckets.models import KEY
+from holdfast.api.models import KEY, StrictRequest
 
 StreamKey = Annotated[str, Path(min_length=1, max_length=2000, pattern=KEY, description="key of a stream")]
 

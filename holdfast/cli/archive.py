@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
-from dbos._migration import get_dbos_migrations
-
+from holdfast.dbos_adapter.schema import dbos_migration_count
 from holdfast.installations.embedded import NativeError
 from holdfast.installations.postgres_tools import PostgresTools, ToolError
 
@@ -60,9 +59,9 @@ class Contents:
         made, here = int(self.server_version.partition(".")[0] or 0), server_version_num // 10_000
         if made > here:
             raise ArchiveError(f"the backup was made with PostgreSQL {made}, this server is {here}: {_NEWER}")
-        folder = resources.files("holdfast.postgres.sql") / "migrations"
+        folder = resources.files("holdfast.postgres") / "sql" / "migrations"
         unknown = set(self.values["ops.migrations"]) - {file.name for file in folder.iterdir()}
-        ours = len(get_dbos_migrations("dbos", True))
+        ours = dbos_migration_count()
         if unknown or max(map(int, self.values["dbos.dbos_migrations"]), default=0) > ours:
             what = f" (it knows no {min(unknown)})" if unknown else ""
             raise ArchiveError(

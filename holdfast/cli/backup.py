@@ -120,7 +120,7 @@ def load(tools: PostgresTools, file: Path, *, replace: bool) -> None:
     API and workers must be stopped. Raises ``ToolError``; then the database is as it was, except where the
     message says that this is not known.
     """
-    scripts = resources.files("holdfast.cli.sql")
+    scripts = resources.files("holdfast.cli") / "sql"
     options = ["--no-psqlrc", "--quiet", "--output=/dev/null", "-v", "ON_ERROR_STOP=1"]
     options += ["-v", f"replace={'on' if replace else 'off'}"]
     ending = False

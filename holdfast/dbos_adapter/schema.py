@@ -112,6 +112,11 @@ def lacking(connection: Connection) -> str | None:
     return missing[0] if missing else None
 
 
+def dbos_migration_count() -> int:
+    """How many migrations the installed DBOS has."""
+    return len(get_dbos_migrations("dbos", True))
+
+
 def _files() -> list[Traversable]:
     """Our migrations, in their order."""
     folder = resources.files("holdfast.postgres") / "sql" / "migrations"

@@ -16,7 +16,7 @@ from tests.support.database import Database
 
 _FILES = sorted(
     file.name
-    for file in (resources.files("holdfast.postgres.sql") / "migrations").iterdir()
+    for file in (resources.files("holdfast.postgres") / "sql" / "migrations").iterdir()
     if file.name.endswith(".sql")
 )
 

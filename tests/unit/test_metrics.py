@@ -19,6 +19,7 @@ from holdfast.durable.measure import measured
 from holdfast.installations.embedded import ROOT
 from holdfast.observability import database_metrics, metrics
 from services import composition
+from services.api.users import metrics as users_metrics
 from tests.support.sources import source_files
 
 _ROWS: dict[str, list[dict[str, Any]]] = {
@@ -100,7 +101,11 @@ def documented() -> dict[str, tuple[str, set[str]]]:
 
 
 def own() -> list[MetricWrapperBase]:
-    kept = {id(m): m for m in vars(metrics).values() if isinstance(m, MetricWrapperBase)}
+    kept = {
+        id(m): m
+        for m in (*vars(metrics).values(), *vars(users_metrics).values())
+        if isinstance(m, MetricWrapperBase)
+    }
     return list(kept.values())
 
 

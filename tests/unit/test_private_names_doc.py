@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from holdfast.installations.embedded import ROOT
+from tests.support.sources import source_files
 
 _DOCS, _PRODUCT = ROOT / "docs", ROOT / "holdfast"
 
@@ -36,10 +37,5 @@ def test_recovery_lists_the_modules() -> None:
     assert set(re.findall(r"`([\w/]+\.py)`", paragraph)) - {"tests/integration/test_contracts.py"} == USERS
 
 
-def test_architecture_names_their_rooms() -> None:
-    text = (_DOCS / "design" / "architecture.md").read_text("utf-8")
-    sentence = re.search(r"private names are used in ([^(]*)\(", text)
-    assert sentence
-    assert set(re.findall(r"`(\w+)`", sentence[1])) == {user.partition("/")[0] for user in USERS}
-    elsewhere = [user for user in USERS if not user.startswith("runtime/")]
-    assert len(elsewhere) == 2, "one module each"
+def test_only_the_product_uses_them() -> None:
+    assert [user for user in USERS if user.startswith("services/")] == []

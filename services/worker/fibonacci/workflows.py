@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, TypedDict
 
 from dbos import DBOS
-from dbos._error import DBOSWorkflowCancelledError
+from dbos import error as dbos_error
 
 from holdfast.dbos_adapter.cancelling import Cancellation
 from holdfast.durable import child_workflows, names
@@ -75,7 +75,7 @@ def compute(n: int, method: Method, cancellation: Cancellation) -> Number:
         except (CpuCancelled, CpuPoolClosed) as left:
             # Recorded nowhere: a workflow that is resumed computes again, and so does who takes it over from
             # a process that stops, handed over or not.
-            raise DBOSWorkflowCancelledError(str(left)) from left
+            raise dbos_error.DBOSWorkflowCancelledError(str(left)) from left
         except CpuChildDied as death:
             if attempt < CHILD_DEATHS_LIMIT:
                 raise
