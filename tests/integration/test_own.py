@@ -19,12 +19,15 @@ from tests.support.stack import ROOT, clean_environment
 
 MODULE = """
 import os
+import threading
 from dataclasses import dataclass
 from holdfast.durable.registry import Queue, Schedule, idempotency_key, register, step, workflow
 
 BODIES = []
 KEYS = []
 FAIL = [1]
+FIRST_ATTEMPT = threading.Event()
+LAST_ATTEMPT = threading.Event()
 
 
 class Refused(Exception):
@@ -80,6 +83,30 @@ def tired() -> str:
     raise OSError("carrier: 503")
 
 
+@step("t.overlap", attempts=2, wait_seconds=0)
+def overlap(first: bool) -> str:
+    KEYS.append(f"overlap {first}")
+    if KEYS.count(f"overlap {first}") == 1:
+        # The first workflow's first attempt fails while the other one's last runs, which began later.
+        if first:
+            FIRST_ATTEMPT.set()
+        assert (LAST_ATTEMPT if first else FIRST_ATTEMPT).wait(10)
+        raise OSError("try again")
+    if not first:
+        LAST_ATTEMPT.set()
+        while KEYS.count("overlap True") < 2 and LAST_ATTEMPT.is_set():
+            threading.Event().wait(0.01)
+    return "done"
+
+
+@workflow("t.overlapping")
+def overlapping(first: bool) -> str:
+    try:
+        return overlap(first)
+    finally:
+        LAST_ATTEMPT.clear()
+
+
 @workflow("t.give_up")
 def give_up() -> str:
     return tired()
@@ -112,7 +139,7 @@ def tick(at: str) -> str:
 
 register(
     Queue("t-buys", [buy]),
-    Queue("t-losts", [lost, odd, give_up], at_once_everywhere=2),
+    Queue("t-losts", [lost, odd, give_up, overlapping], at_once_everywhere=2),
     Queue("t-shops", [shop], parents=True),
     Queue("t-ticks", [tick]),
     schedules=[Schedule("t-every", tick, "* * * * * *")],
@@ -178,6 +205,10 @@ def test_a_worker_runs_it(database: Database, module: Any) -> None:
         failed = ended(outside, start("t.give_up"), "ERROR")
         assert (failed.error.name, str(failed.error)) == ("OSError", "carrier: 503")
         assert module().BODIES.count("tired") == 2
+
+        # Two workflows in the same step at the same time: each has its own attempts.
+        for overlapping in [start("t.overlapping", first) for first in (True, False)]:
+            assert ended(outside, overlapping).output == "done"
 
         assert ended(outside, start("t.shop", 3)).output == ["tuple"] * 3
         wrong = ended(outside, start("t.buy", "seven"), "ERROR")

@@ -296,16 +296,33 @@ def test_who_may_record_what(app: Launched, ours: bool) -> None:
     assert (step["output"], step["completed_at_epoch_ms"]) == ('{"x": 1}', 5)
 
 
-def test_a_record_waits_for_a_takeover_and_then_bounces(app: Launched) -> None:
+def _record_effect(app: Launched) -> None:
+    effect = {"effect_key": "w:effect", "executor_id": "zombie", "n": 1, "sha256": "0"}
+    step = {"function_id": 1, "function_name": "s", "output": "{}", "serialization": None}
+    where = {"workflow_uuid": "w", "owner_xid": "mine", "application": "holdfast-worker"}
+    if not app.engine.sessions.run("record_effect", **where, **step, **effect):
+        raise DBOSWorkflowConflictIDError("w")
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda app: app.dbos._sys_db.record_operation_result(_result("w"), owner_xid="mine"),
+        _record_effect,
+    ],
+    ids=["step", "effect"],
+)
+def test_a_record_waits_for_a_takeover_and_then_bounces(
+    app: Launched, write: Callable[[Launched], object]
+) -> None:
     """The owner changes in a transaction that is open when the record begins."""
-    db = app.dbos._sys_db
     insert(app.database, ["w"], status="PENDING", owner_xid="mine")
     connection = app.database.connect()
     found: list[BaseException] = []
 
     def record() -> None:
         try:
-            db.record_operation_result(_result("w"), owner_xid="mine")
+            write(app)
         except BaseException as error:
             found.append(error)
 
@@ -319,6 +336,7 @@ def test_a_record_waits_for_a_takeover_and_then_bounces(app: Launched) -> None:
     thread.join(30)
     assert [type(error) for error in found] == [DBOSWorkflowConflictIDError], found
     assert _steps(app.database, "w") == []
+    assert app.database.rows("SELECT * FROM ops.effects") == []
 
 
 def test_a_look_at_a_step(app: Launched) -> None:

@@ -32,6 +32,7 @@ from tests.support.executors import (
     insert,
     live_lease,
     record_steps,
+    wait_for,
     workflow,
 )
 
@@ -85,6 +86,34 @@ def test_rescued(database: Database, me: Peer, peer: Peer) -> None:
     ((reason, verdicts, seconds),) = me.takeovers
     assert (reason, len(verdicts)) == (LOCK_LOST, 2)
     assert seconds == pytest.approx(me.settings.second_look_seconds, abs=0.1)
+
+
+def test_a_workflow_that_ends_during_the_verdict_is_left_alone(
+    database: Database, me: Peer, peer: Peer
+) -> None:
+    """Its outcome is written, but not committed yet, when the sweep reads what the dead executor ran."""
+    peer.die()
+    assert me.round() == []
+    me.clock.move(me.settings.second_look_seconds + 0.001)
+    ending = database.admin()
+    with ending.cursor() as cursor, ThreadPoolExecutor(1) as threads:
+        cursor.execute(
+            "BEGIN; UPDATE dbos.workflow_status SET status = 'SUCCESS', owner_xid = NULL"
+            " WHERE workflow_uuid = 'w1'"
+        )
+        taken = threads.submit(me.round)
+        wait_until(lambda: database.one(_WAITING_FOR_LOCKS), "the sweep waits for the workflow's row")
+        cursor.execute("COMMIT")
+        assert taken.result(10) == [peer.id]
+    assert workflow(database, "w1")["status"] == "SUCCESS"
+    assert [row["workflow_id"] for row in handovers(database)] == ["w2"]
+    assert crashes(database) == {"w2": 1}
+    assert [verdict.work.workflow_id for verdict in me.takeovers[0][1]] == ["w2"]
+
+
+_WAITING_FOR_LOCKS = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+)
 
 
 def test_the_next_claim_closes_the_handover(database: Database, me: Peer, peer: Peer) -> None:
@@ -242,6 +271,8 @@ def test_lock_gone_silent_and_other_sessions_there_is_a_hang(
 ) -> None:
     """Its watchdog closed the lease session. It counts as a death, whichever application judges it."""
     me = Peer.start(database, f"{judge}-judge", application=f"holdfast-{judge}", version=f"{judge}-1")
+    peer.runs("nap")
+    wait_for(database, "nap")
     peer.connect("dbos")
     peer.lose_lock()
     assert me.two_looks() == []
@@ -259,6 +290,7 @@ def test_lock_gone_silent_and_other_sessions_there_is_a_hang(
         row = workflow(database, workflow_id)
         assert row["status"] == "DELAYED"
         assert LEASE_SECONDS - 5 < (row["delay_until_epoch_ms"] - now_ms) / 1000 <= LEASE_SECONDS
+    assert workflow(database, "nap")["status"] == "ENQUEUED", "what only waited did not hang"
 
 
 def test_a_pause_or_a_cut_network_counts_against_nobody(database: Database, me: Peer, peer: Peer) -> None:
@@ -838,17 +870,19 @@ def test_a_sweeper_whose_session_is_cut_in_the_middle(
     assert len(handovers(database, "w1")) == 1
 
 
+@pytest.mark.parametrize("held", [0, 1], ids=["one", "the-other"])  # whichever the sweep judges first
 def test_one_executor_that_cannot_be_taken_over_does_not_hold_up_the_others(
-    database: Database, peer: Peer, caplog: pytest.LogCaptureFixture
+    database: Database, me: Peer, held: int
 ) -> None:
     """An operator's open transaction holds a row of one dead executor; the other's work must go on."""
-    me = Peer.start(database, "worker-me")
-    other = Peer.start(database, "worker-other")
+    peers = [Peer.start(database, "worker-one"), Peer.start(database, "worker-two")]
+    peer, other = peers[held], peers[1 - held]
+    peer.runs("w1")
     other.runs("o1")
     blocker = database.admin()
     blocker.cursor().execute("BEGIN; SELECT FROM dbos.workflow_status WHERE workflow_uuid = 'w1' FOR UPDATE")
-    peer.silent()
-    other.silent()
+    for each in peers:
+        each.silent()
     connection = connect(me.settings, purpose="test", statement_timeout_seconds=0.3)
     with pytest.raises(psycopg2.errors.QueryCanceled):
         me.round(connection)

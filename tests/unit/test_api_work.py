@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -41,6 +42,7 @@ def process() -> FakeProcess:
 def client(process: FakeProcess) -> Iterator[TestClient]:
     with TestClient(create_app(process), raise_server_exceptions=False, headers=ADMIN) as client:  # type: ignore[arg-type]
         yield client
+        assert client.app.state.waiters.taken == 0, "however a wait ends, its place is free again"  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -358,6 +360,38 @@ def test_wait_outlasts_an_outage(client: TestClient, process: FakeProcess) -> No
     assert (response.status_code, response.json()["report"]) == (200, "report")
 
 
+def test_each_outage_has_the_whole_limit(
+    client: TestClient, process: FakeProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A short one late in a long wait does not end it."""
+    now, asked, call = 0.0, threading.Event(), process.gateway.call
+
+    async def counted(*args: Any, **options: Any) -> Any:
+        asked.set()
+        return await call(*args, **options)
+
+    def later(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        for _ in range(2):  # one may be under way
+            asked.clear()
+            assert asked.wait(10)
+
+    def fail_late(workflow_id: str) -> None:
+        later(submit.WAIT_OUTAGE_SECONDS + 1)
+        process.gateway.down = True
+        later(submit.WAIT_OUTAGE_SECONDS - 1)
+        process.gateway.client.rows[workflow_id].status = "SUCCESS"
+        process.gateway.down = False
+
+    monkeypatch.setattr(submit, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(submit, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(process.gateway, "call", counted)
+    thread = when_enqueued(process, fail_late)
+    assert client.post("/nested", json={"wait": True}).status_code == 200
+    thread.join()
+
+
 @pytest.mark.parametrize("limit", ["WAIT_OUTAGE_SECONDS", "WAIT_SECONDS"])
 def test_wait_gives_up_with_the_id(
     client: TestClient, process: FakeProcess, limit: str, monkeypatch: pytest.MonkeyPatch
@@ -372,6 +406,15 @@ def test_wait_gives_up_with_the_id(
     thread.join()
     assert response.status_code == 202
     assert response.json()["workflow_id"] == next(iter(process.gateway.client.rows))
+
+
+def test_a_wait_that_fails_frees_its_place(client: TestClient, process: FakeProcess) -> None:
+    def break_it(_: str) -> None:
+        process.gateway.broken = RuntimeError("test")
+
+    thread = when_enqueued(process, break_it)
+    assert client.post("/nested", json={"wait": True}).status_code == 500
+    thread.join()
 
 
 @pytest.mark.timing

@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 import random
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from holdfast.recovery import lease as lease_module
+from holdfast.recovery.lease import Lease
 from holdfast.recovery.sweep import HEARTBEAT_LATE, LOCK_LOST, Sweep
 from holdfast.settings import Settings
 from tests.support.executors import identity
@@ -125,6 +128,23 @@ def test_a_sweeper_that_is_well_judges(death: str) -> None:
         else:
             assert reason == HEARTBEAT_LATE
             assert at - begun < settings.lease_seconds + settings.longest_pause_seconds + 0.1
+
+
+@pytest.mark.parametrize(("pause", "settled"), [(0.0, True), (0.2, False)])
+def test_a_break_between_two_heartbeats_starts_the_settling_time_again(
+    pause: float, settled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What kept this executor's heartbeat may have kept everyone's."""
+    settings, now = Settings(), 1000.0
+    nothing: Any = lambda *_: 0  # noqa: E731
+    lease = Lease(settings, identity(ME), on_fenced=nothing, on_desired=nothing, in_flight=nothing)
+    lease._held, lease._session_since, lease.last_beat = True, 0.0, now
+    now += 2 * settings.heartbeat_seconds + 0.4 + pause
+    answer = [{"desired_state": "live", "database_time": 0.0}]
+    monkeypatch.setattr(lease_module, "query", lambda *_, **__: answer)
+    monkeypatch.setattr(lease_module, "time", SimpleNamespace(monotonic=lambda: now, time=lambda: now))
+    lease._beat(nothing)
+    assert (lease.settled_seconds >= settings.lease_seconds) is settled
 
 
 def test_a_silence_that_all_shared_is_nobodys_death() -> None:
