@@ -118,7 +118,7 @@ class ComposeStack(Stack):
         paused = self.docker("ps", "-q", "--filter", "status=paused", "--filter", self._label).split()
         if paused:
             self.docker("unpause", *paused, check=False)
-        self.compose("down", "--volumes", "--remove-orphans", "--timeout", "5")
+        self.compose("down", "--volumes", "--remove-orphans", "--timeout", "0")
         self._started = False
 
     @property
