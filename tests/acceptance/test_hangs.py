@@ -14,6 +14,8 @@ from tests.support.native_stack import NativeStack
 from tests.support.reporting import record
 from tests.support.stack import running_stack, wait_for
 
+pytestmark = pytest.mark.timing
+
 LIMIT = 4
 """The least at which a hog is requeued, a suspect, on trial, and parked."""
 LOST_SECONDS = 25.0
@@ -83,7 +85,6 @@ def counted(stack: NativeStack, seconds: float) -> float:
     return (finished(stack) - before) / (time.monotonic() - begun)
 
 
-@pytest.mark.timing
 def test_a_hog_beside_healthy_work(stack: NativeStack) -> None:
     earlier = parked(stack)
     with stream(stack):

@@ -18,6 +18,8 @@ import pytest
 from bench.compare import baseline, exchange
 from bench.compare.holdfast import Holdfast
 
+pytestmark = pytest.mark.timing
+
 TRIES = 3
 SHARE_OF_BOUND = 0.6
 """50 × fib(30) at once reached 0.8 and more of what the CPUs can do; one worker of two would reach 0.5."""
@@ -51,7 +53,6 @@ def least(holdfast: Holdfast) -> float:
     return exchange.seconds_a_job(where, 10, 100)
 
 
-@pytest.mark.timing
 def test_an_answer_does_not_wait_for_a_delayed_acknowledgement(holdfast: Holdfast) -> None:
     """A client that keeps its connection and asks in turn: 43 ms each while Nagle held back the bodies."""
     host = holdfast.running_stack.url.removeprefix("http://")
