@@ -15,7 +15,7 @@ from bench.compare.contender import TAKEOVER_N, Contender, Picked, check
 from bench.compare.processes import NotMeasured
 from bench.compare.servers import postgres_settings
 from holdfast import __version__
-from holdfast.api.models import TERMINAL
+from holdfast.statuses import TERMINAL
 from tests.support.native_stack import NativeStack
 from tests.support.stack import wait_for
 

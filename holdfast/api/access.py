@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from holdfast.api.context import process_of
 from holdfast.api.problems import documented, problem, refused, request_id_of
 from holdfast.errors import AdminTokenUnset, AdminTokenUnusable, HoldfastError, WrongAdminToken
+from holdfast.probe_paths import PROBE_PATHS
 from holdfast.settings import Settings
 
 log = logging.getLogger("holdfast.api")
@@ -39,7 +40,7 @@ _scheme = HTTPBearer(auto_error=False, description="the admin token, printed by 
 
 # Prometheus reads /metrics without a token: its own would have to be this one, with which it could do
 # anything. There are counts and names of workflows in it, no id, no payload.
-OPEN = re.compile(r"/(livez|readyz|metrics)?|/static/[^/]+|/docs|/console/workflows/[^/]+")
+OPEN = re.compile("|".join(PROBE_PATHS) + r"|/|/static/[^/]+|/docs|/console/workflows/[^/]+")
 """Addresses that never need the token: probes, figures, and the page's own files under each of its names."""
 
 

@@ -9,17 +9,12 @@ from fastapi import Header, Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from holdfast.settings import LEAST_RETENTION_SECONDS, MAX_RETENTION_SECONDS
+from holdfast.statuses import Status
 
 WORKFLOW_ID = r"^[A-Za-z0-9._:+-]{1,200}$"
 """Ids of ours, of children and of ticks (`sched-pulse-2026-11-22T12:38:00+00:00`)."""
 KEY = r"^[^\x00-\x1f\x7f]*$"
 NAME = r"^[A-Za-z0-9._-]{1,100}$"
-
-
-Status = Literal[
-    "DELAYED", "ENQUEUED", "PENDING", "SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
-]
-TERMINAL = frozenset({"SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"})
 
 WorkflowId = Annotated[str, Path(pattern=WORKFLOW_ID, description="id of a workflow")]
 ExecutorId = Annotated[str, Path(pattern=NAME, description="id of an executor")]

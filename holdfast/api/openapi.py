@@ -10,8 +10,8 @@ from fastapi.openapi.utils import get_openapi
 
 from holdfast.api.feature import Feature
 from holdfast.api.problems import MEDIA_TYPE, FieldError, Problem, documented
-from holdfast.api.rate import EXEMPT
 from holdfast.api.routes.user_workflows import describe
+from holdfast.probe_paths import PROBE_PATHS
 from holdfast.settings import Settings
 
 
@@ -46,7 +46,7 @@ def _document(app: FastAPI, features: Sequence[Feature]) -> dict[str, Any]:
         for operation in operations.values():
             for status, response in documented(*_refusals(path, settings)).items():
                 operation["responses"].setdefault(str(status), response)
-            if settings.require_token and path not in EXEMPT:
+            if settings.require_token and path not in PROBE_PATHS:
                 operation["security"] = [{"HTTPBearer": []}]
             for status, response in operation["responses"].items():
                 if status >= "400":
@@ -60,9 +60,9 @@ def _document(app: FastAPI, features: Sequence[Feature]) -> dict[str, Any]:
 def _refusals(path: str, settings: Settings) -> list[int]:
     """What any call may be answered before its route is found."""
     statuses = [403, 421]
-    if settings.rate_limit and path not in EXEMPT:
+    if settings.rate_limit and path not in PROBE_PATHS:
         statuses.append(429)
-    if settings.require_token and path not in EXEMPT:
+    if settings.require_token and path not in PROBE_PATHS:
         statuses.append(401)
     return statuses
 

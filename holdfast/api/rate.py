@@ -16,10 +16,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from holdfast.api.problems import problem
 from holdfast.origin import client_key
+from holdfast.probe_paths import PROBE_PATHS
 
 CLIENTS = 10_000
 """Buckets kept at most; the one that was used longest ago is forgotten, and so starts full again."""
-EXEMPT = frozenset({"/livez", "/readyz", "/metrics"})
 
 
 class Buckets:
@@ -58,7 +58,7 @@ class RateLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; anything but HTTP passes through."""
-        if scope["type"] == "http" and scope["path"] not in EXEMPT:
+        if scope["type"] == "http" and scope["path"] not in PROBE_PATHS:
             address = (scope.get("client") or ("unknown", 0))[0]
             wait = self.buckets.take(client_key(address))
             if wait:

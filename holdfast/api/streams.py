@@ -8,11 +8,11 @@ import re
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from holdfast.api.models import TERMINAL
 from holdfast.api.sse import HEARTBEAT_SECONDS, RECONNECT_MILLISECONDS, sse_event
 from holdfast.api.views import stored_value
 from holdfast.dbos_adapter.waiting.notices import stream_name
 from holdfast.errors import DatabaseUnavailable
+from holdfast.statuses import TERMINAL
 
 if TYPE_CHECKING:
     from holdfast.dbos_adapter.waiting.ending import Ends

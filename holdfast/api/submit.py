@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
 from holdfast.api.context import process_of
-from holdfast.api.models import TERMINAL, Accepted, Finished
+from holdfast.api.models import Accepted, Finished
 from holdfast.api.problems import request_id_of
 from holdfast.api.views import error_text, shown
 from holdfast.durable import child_workflows
@@ -26,6 +26,7 @@ from holdfast.durable.names import QUEUE_OF, ROLE_OF
 from holdfast.errors import DatabaseUnavailable, IdempotencyConflict
 from holdfast.observability import tracing
 from holdfast.settings import Settings
+from holdfast.statuses import TERMINAL
 
 if TYPE_CHECKING:
     from holdfast.process.process import Process

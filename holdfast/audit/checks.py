@@ -21,10 +21,10 @@ from holdfast.audit.ticks import unexcused
 from holdfast.integers import decimal_string
 from holdfast.postgres.database import Connection, Row, query
 from holdfast.settings import STANDSTILL_SECONDS, Settings
+from holdfast.statuses import PARKED, UNFINISHED
 
 _CHUNK = 5000
 _RESULT_DIGITS = 4000
-_UNFINISHED = ("ENQUEUED", "PENDING", "DELAYED")
 
 
 @dataclass(frozen=True)
@@ -93,12 +93,11 @@ def accepted_is_terminal(audit: Audit) -> Finding:
     if audit.journal is not None:
         others = _not_succeeded(audit, audit.journal)
         lost = [row for row in others if row["status"] is None]
-        stuck = [row for row in others if row["status"] in _UNFINISHED]
+        stuck = [row for row in others if row["status"] in UNFINISHED]
         failed = [
             row
             for row in others
-            if row["status"] in ("ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
-            and row["workflow_name"] != audit.subjects.poison
+            if row["status"] in ("ERROR", PARKED) and row["workflow_name"] != audit.subjects.poison
         ]
         for rows, what in (
             (lost, "accepted workflows do not exist"),
@@ -122,7 +121,7 @@ def _not_succeeded(audit: Audit, journal: Journal) -> list[Row]:
             for ids in _chunks(sorted(journal.accepted))
             for row in audit.rows("audit_accepted", workflow_ids=ids)
         ]
-        return [row["workflow_id"] for row in others if row["status"] in _UNFINISHED]
+        return [row["workflow_id"] for row in others if row["status"] in UNFINISHED]
 
     audit.until(unfinished) if audit.idle else unfinished()
     return others

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from holdfast import probe_paths
 from holdfast.audit.checks import Audit
 from holdfast.audit.findings import Finding, counted, found, some
 from holdfast.audit.journal import Journal
@@ -26,7 +27,7 @@ def scrape(row: dict[str, Any]) -> str | None:
     """``/metrics`` of a registered executor; None when this host does not reach it."""
     host = "127.0.0.1" if row["hostname"] == socket.gethostname() else row["hostname"]
     try:
-        answer = httpx.get(f"http://{host}:{row['port']}/metrics", timeout=3.0)
+        answer = httpx.get(f"http://{host}:{row['port']}{probe_paths.METRICS}", timeout=3.0)
     except httpx.HTTPError:
         return None
     return answer.text if answer.status_code == 200 else None
@@ -74,7 +75,9 @@ def _right_while_down(probe: dict[str, Any]) -> bool:
     if probe["path"] == "/livez":
         return bool(probe["status"] == 200)
     in_time = probe["seconds"] <= ANSWER_SECONDS
-    return bool(probe["status"] == 503 and in_time and (probe["retry_after"] or probe["path"] == "/readyz"))
+    return bool(
+        probe["status"] == 503 and in_time and (probe["retry_after"] or probe["path"] == probe_paths.READY)
+    )
 
 
 def counters_agree(audit: Audit) -> Finding:

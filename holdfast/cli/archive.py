@@ -18,8 +18,8 @@ from pathlib import Path
 from holdfast.dbos_adapter.schema import dbos_migration_count
 from holdfast.installations.embedded import NativeError
 from holdfast.installations.postgres_tools import PostgresTools, ToolError
+from holdfast.statuses import UNFINISHED
 
-UNFINISHED = ("ENQUEUED", "PENDING", "DELAYED")
 _MAGIC = b"PGDMP"
 _NEWER = "restore it into PostgreSQL of that version or a newer one"
 # What is counted or compared, by its table; None: that the table is there is enough.

@@ -16,9 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from holdfast.cli.checks import findings_here, recent_handovers, show_findings
 from holdfast.cli.shown import Api, Refused, console
-from holdfast.cli.work import TERMINAL
 from holdfast.installations.grip import Member, grip
 from holdfast.installations.installation import NothingRunsError, kind
+from holdfast.statuses import TERMINAL
 
 T = TypeVar("T")
 

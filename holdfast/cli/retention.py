@@ -11,8 +11,8 @@ import httpx
 import typer
 
 from holdfast.cli.shown import Api, JsonOption, Refused, UrlOption, console, plain_errors, show, table
-from holdfast.cli.work import TERMINAL
 from holdfast.retention import tally
+from holdfast.statuses import TERMINAL
 
 _LOOK_SECONDS = 0.3
 _STEPS_SHOWN = 1000

@@ -27,8 +27,8 @@ from holdfast.cli.shown import (
     table,
 )
 from holdfast.installations.installation import NothingRunsError
+from holdfast.statuses import TERMINAL
 
-TERMINAL = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 _LOOK_SECONDS = 0.2
 
 

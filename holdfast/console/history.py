@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from holdfast.console.bars import Bars, Collection, Item, More, Row, key_of
+from holdfast.statuses import PARKED, Status
 
-_OUTCOME = {
+_OUTCOME: dict[Status, str] = {
     "PENDING": "running",
     "SUCCESS": "success",
     "ERROR": "error",
@@ -100,7 +101,7 @@ class History:
                     attempt=row["attempt"],
                     inputs=inputs.get(row["workflow_id"]),
                 )
-            parked = row["status"] == "MAX_RECOVERY_ATTEMPTS_EXCEEDED" and row["claimed_at"] is None
+            parked = row["status"] == PARKED and row["claimed_at"] is None
             self.bars.close(key, "parked" if parked else _MOVED[row["kind"]], row["lost_at"])
 
     def counted(self, rows: Iterable[Row], before: float) -> None:

@@ -10,9 +10,9 @@ from holdfast.console.history import History, move
 from holdfast.console.labels import label
 from holdfast.durable.names import QUEUE_OF
 from holdfast.errors import UnknownWorkflow
+from holdfast.statuses import ENDED, RESUMABLE
 
 NODE_LIMIT = 500
-_ENDED = ("SUCCESS", "ERROR", "CANCELLED")
 _EVER = 1e12
 
 
@@ -83,9 +83,9 @@ def _actions(row: Row, *, stranded: bool) -> dict[str, str | None]:
     """For each order: None where it is allowed, else why not."""
     status, known = row["status"], row["name"] in QUEUE_OF
     foreign = None if known else f"This release does not know workflows named {row['name']}."
-    resumable = status in ("CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
+    resumable = status in RESUMABLE
     return {
-        "cancel": f"It has ended with {status}." if status in _ENDED else None,
+        "cancel": f"It has ended with {status}." if status in ENDED else None,
         "resume": foreign if resumable else f"It is {status}; only cancelled and parked ones can be resumed.",
         "fork": foreign,
         "adopt": None if stranded else "Its version is run by a live executor, or it has ended.",

@@ -30,6 +30,7 @@ from dbos._sys_db_postgres import PostgresSystemDatabase
 from sqlalchemy.orm import Session
 
 from holdfast.postgres.outage import REACH, is_outage, is_read_only, server_reads_only
+from holdfast.statuses import UNFINISHED
 
 RETRY_CAP_SECONDS = 1.0
 # The fallback for a notice that PostgreSQL is back, which three sessions of ours wait for all the time.
@@ -197,7 +198,7 @@ def _forked(db: Any, _originals: list[str], forks: list[str], *_: Any) -> bool:
 def _rewound(db: Any, workflow_id: str, *_: Any) -> bool:
     # Only a workflow that has ended can be rewound.
     (status,) = db.get_workflow_statuses([workflow_id]) or [None]
-    return status is not None and status["status"] in {"ENQUEUED", "PENDING", "DELAYED"}
+    return status is not None and status["status"] in UNFINISHED
 
 
 def _scheduled(db: Any, schedule: Any, *_: Any) -> bool:

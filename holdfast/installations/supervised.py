@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from holdfast import probe_paths
 from holdfast.installations.embedded import ROOT, die_with_parent
 from holdfast.recovery.watchdog_child import MARK, end_programs
 
@@ -124,7 +125,7 @@ class Child:
         """Whether ``/readyz`` answers 200."""
         connection = http.client.HTTPConnection(self.host, self.port, timeout=2)
         try:
-            connection.request("GET", "/readyz")
+            connection.request("GET", probe_paths.READY)
             return connection.getresponse().status == 200
         except (OSError, http.client.HTTPException):
             return False

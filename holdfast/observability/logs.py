@@ -11,9 +11,9 @@ from pythonjsonlogger.json import JsonFormatter
 
 from holdfast.observability import tracing
 from holdfast.observability.redaction import without_values
+from holdfast.probe_paths import PROBE_PATHS
 from holdfast.settings import Settings
 
-_PROBES = ("/livez", "/readyz", "/metrics")
 # What DBOS's own filter puts on its records, under our names.
 _RENAMED = {"operationUUID": "workflow_id", "executorID": "executor_id"}
 
@@ -64,7 +64,7 @@ class _Access(logging.Filter):
                 arg.partition("?")[0] if isinstance(arg, str) and arg.startswith("/") else arg
                 for arg in record.args
             )
-        return not any(f" {probe}" in record.getMessage() for probe in _PROBES)
+        return not any(f" {probe}" in record.getMessage() for probe in PROBE_PATHS)
 
 
 def configure(settings: Settings, *, role: str, executor_id: str) -> None:

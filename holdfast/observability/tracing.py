@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from dbos import DBOS, DBOSConfig, PropagateOtelContext
 
+from holdfast.probe_paths import PROBE_PATHS
 from holdfast.settings import Settings
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 log = logging.getLogger("holdfast.tracing")
-
-_PROBES = ("/livez", "/readyz", "/metrics")
 
 # A killed process loses what it has not sent: the SDK's own delay of 5 s would be most of a batch.
 _EXPORT_EVERY_SECONDS = 1.0
@@ -100,7 +99,7 @@ def fastapi_options() -> TelemetryConfig:
         "logs": False,
         "operation_spans": False,
         "auto_configure": False,
-        "exclude": lambda scope: scope["path"] in _PROBES,
+        "exclude": lambda scope: scope["path"] in PROBE_PATHS,
     }
 
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from holdfast import probe_paths
 from holdfast.observability import metrics
 from holdfast.process.process import Process
 
@@ -16,19 +17,21 @@ def router(process: Process) -> APIRouter:
     """``/livez``, ``/readyz`` and ``/metrics`` of a process."""
     routes = APIRouter(tags=["operations"])
 
-    @routes.get("/livez", summary="The process runs and its event loop turns")
+    @routes.get(probe_paths.LIVE, summary="The process runs and its event loop turns")
     async def livez() -> dict[str, str]:
         return {"status": "ok", "executor_id": process.executor_id}
 
     @routes.get(
-        "/readyz", summary="The process should get work", responses={503: {"description": "Not ready"}}
+        probe_paths.READY,
+        summary="The process should get work",
+        responses={503: {"description": "Not ready"}},
     )
     async def readyz() -> JSONResponse:
         ready, checks = process.ready()
         body = {"status": "ok" if ready else "unready", "executor_id": process.executor_id, "checks": checks}
         return JSONResponse(body, 200 if ready else 503, None if ready else {"Retry-After": "1"})
 
-    @routes.get("/metrics", summary="Prometheus metrics", response_class=Response)
+    @routes.get(probe_paths.METRICS, summary="Prometheus metrics", response_class=Response)
     def metrics_() -> Response:
         _measure(process)
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from holdfast.statuses import TERMINAL
 from tests.support.command import told
 from tests.support.native_stack import NativeStack
 from tests.support.object_server import Door, ObjectServer, door_to
 from tests.support.reporting import record
-from tests.support.stack import TERMINAL, running_stack, wait_for
+from tests.support.stack import running_stack, wait_for
 
 OBJECTS = {f"{number % 5}/{number:04}": number % 100 for number in range(480)}
 PAGES = 48

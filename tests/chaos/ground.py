@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 import httpx
 
+from holdfast.statuses import TERMINAL
 from tests.chaos.load import JournalFile, Load
-from tests.support.stack import TERMINAL, Member, NotNowError, Stack, wait_for
+from tests.support.stack import Member, NotNowError, Stack, wait_for
 
 T = TypeVar("T")
 GRACE_SECONDS = 20.0

@@ -14,12 +14,12 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
+from holdfast.statuses import TERMINAL
 from services.api.users import workflows as users
 from tests.support.api_server import Api, serving
 from tests.support.database import Database
 from tests.unit.api_fakes import FakeProcess
 
-STATES = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 EXECUTORS = {"worker-live-1": "live", "worker-draining-1": "draining", "worker-dead-1": "dead"}
 END_SECONDS = 0.05
 
@@ -107,7 +107,7 @@ def _fill(made: Ground) -> None:
             "INSERT INTO ops.pulses VALUES (%(at)s, 'w', 'e', %(at)s, 0.5, 'run', 0, 1)",
             at=f"2026-01-01T00:00:{second:02}Z",
         )
-    for state in STATES:
+    for state in TERMINAL:
         for path in ("/fibonacci/batches", "/scope/class"):
             started = made.api.http.post(path).json()["workflow_id"]
             made.workflows.append(started)

@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, tzinfo
 from importlib.metadata import version
-from typing import Any
+from typing import Any, get_args
 
 import dbos._core
 import dbos._datasource
@@ -37,6 +37,7 @@ from holdfast.durable import names
 from holdfast.installations.embedded import ROOT
 from holdfast.observability import tracing
 from holdfast.postgres.database import query, transaction
+from holdfast.statuses import TERMINAL, UNFINISHED, Status
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched
 from tests.support.executors import Peer, claim, handovers, insert, unfinished, workflow
@@ -340,9 +341,9 @@ def test_the_columns_and_statuses_our_sql_names() -> None:
     missing = columns - set(table.c.keys())
     assert not missing, f"workflow_status has no {missing}: look at holdfast/*/sql"
     statuses = {status.value for status in dbos._sys_db.WorkflowStatusString}
-    assert statuses == {
-        "PENDING", "SUCCESS", "ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED", "CANCELLED", "ENQUEUED", "DELAYED",
-    }, "a new status: is it terminal? Look at every list of statuses in holdfast/*/sql"  # fmt: skip
+    assert statuses == set(get_args(Status)) == {*UNFINISHED, *TERMINAL}, (
+        "a new status: is it terminal? Look at holdfast/statuses.py and the statuses in holdfast/*/sql"
+    )
 
 
 # --- stop events ------------------------------------------------------------------------------------

@@ -9,10 +9,11 @@ from typing import Any
 
 import httpx
 
+from holdfast.statuses import TERMINAL
 from tests.support.faults import check_effects
 from tests.support.reporting import record
 from tests.support.scenes import check_batch
-from tests.support.stack import TERMINAL, Stack, wait_for
+from tests.support.stack import Stack, wait_for
 
 SLOWEST_SECONDS = 2.0
 

@@ -21,9 +21,9 @@ from typing import Any, TypeVar
 import httpx
 
 from holdfast.installations.embedded import free_port
+from holdfast.statuses import TERMINAL
 
 ROOT = Path(__file__).resolve().parents[2]
-TERMINAL = {"SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"}
 
 T = TypeVar("T")
 

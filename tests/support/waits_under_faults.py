@@ -12,6 +12,7 @@ from typing import Any
 from dbos import DBOSClient, DBOSPortableJSONSerializer
 
 from holdfast.dbos_adapter.schema import sqlalchemy_url
+from holdfast.statuses import ENDED
 from tests.support import waiting_workflows as waiting
 from tests.support.native_stack import NativeStack
 from tests.support.stack import wait_for
@@ -137,7 +138,7 @@ class Round:
         deadline = time.monotonic() + seconds
         while True:
             found = {row["id"]: row for row in self.rows(statement, self.ids)}
-            if all(row["status"] in ("SUCCESS", "ERROR", "CANCELLED") for row in found.values()):
+            if all(row["status"] in ENDED for row in found.values()):
                 break
             if time.monotonic() > deadline:
                 break

@@ -12,8 +12,9 @@ from fastapi.testclient import TestClient
 
 from holdfast.api import admission as module
 from holdfast.api.admission import Admission
-from holdfast.api.rate import EXEMPT, Buckets
+from holdfast.api.rate import Buckets
 from holdfast.errors import BacklogFull, DatabaseUnavailable
+from holdfast.probe_paths import PROBE_PATHS
 from tests.support.app import create_app
 from tests.unit.api_fakes import FakeProcess
 
@@ -80,7 +81,7 @@ def test_too_many_requests_get_429_and_a_time() -> None:
         assert 1 <= int(refused.headers["retry-after"]) <= 2
         assert refused.json()["type"].endswith("too-many-requests")
         assert client.post("/nested").status_code == 429
-        for path in EXEMPT:
+        for path in PROBE_PATHS:
             assert client.get(path).status_code == 200, path
 
 

@@ -30,11 +30,10 @@ from holdfast.api.streams import CLOSED, LAST_OFFSET, Position, Reader, position
 from holdfast.api.submit import claim_key
 from holdfast.api.views import SHOWN_BYTES, event
 from holdfast.errors import Conflict, InvalidRequest, UnknownWorkflow
+from holdfast.statuses import ENDED
 
 router = APIRouter(tags=["workflows"])
 log = logging.getLogger("holdfast.api")
-
-ENDED = ("SUCCESS", "ERROR", "CANCELLED")
 
 
 @router.post(

@@ -36,12 +36,10 @@ from holdfast.durable.names import QUEUE_OF, ROLE_OF
 from holdfast.errors import Conflict, NotFound, UnknownWorkflow
 from holdfast.recovery.adoption import adopt
 from holdfast.settings import Role, Settings
+from holdfast.statuses import ENDED, RESUMABLE
 
 router = APIRouter(tags=["workflows"])
 log = logging.getLogger("holdfast.api")
-
-ENDED = ("SUCCESS", "ERROR", "CANCELLED")
-RESUMABLE = ("CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 
 
 @router.get("/workflows", responses=documented(422, 500, 503))

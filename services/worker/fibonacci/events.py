@@ -14,9 +14,9 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from holdfast.api.context import Places
-from holdfast.api.models import TERMINAL
 from holdfast.api.sse import HEARTBEAT_SECONDS, RECONNECT_MILLISECONDS, sse_event, woken
 from holdfast.errors import DatabaseUnavailable, HoldfastError
+from holdfast.statuses import TERMINAL
 from services.worker.fibonacci.batches import read_batch
 from services.worker.fibonacci.models import Batch, NumberResult
 

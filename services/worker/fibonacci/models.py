@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from holdfast.api.models import Accepted, Status, StrictRequest
+from holdfast.api.models import Accepted, StrictRequest
+from holdfast.statuses import Status
 from services.worker.fibonacci.rule import DOUBLING_LIMIT
 
 

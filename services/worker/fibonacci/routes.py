@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from holdfast.api.context import RETRY_SECONDS, accepting, process_of
 from holdfast.api.feature import Feature
-from holdfast.api.models import TERMINAL, IdempotencyKey, WorkflowId
+from holdfast.api.models import IdempotencyKey, WorkflowId
 from holdfast.api.openapi import kind_of
 from holdfast.api.problems import documented
 from holdfast.api.sse import BoundedStream
@@ -20,6 +20,7 @@ from holdfast.durable.names import FIBONACCI_BATCH, FIBONACCI_NUMBER, FIBONACCI_
 from holdfast.errors import InvalidRequest
 from holdfast.process.process import Process
 from holdfast.settings import Settings
+from holdfast.statuses import TERMINAL
 from services.worker.fibonacci.batches import read_batch
 from services.worker.fibonacci.events import Feeds, events, finished
 from services.worker.fibonacci.models import AcceptedBatch, Batch, BatchRequest
