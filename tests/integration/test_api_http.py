@@ -76,6 +76,14 @@ def test_fifty_posts_with_one_key(api: Api, database: Database) -> None:
     assert stored(database) == 1
 
 
+def test_a_batch_is_stored_with_its_numbers_or_not_at_all(
+    api: Api, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast.dbos_adapter.gateway.sql", lambda _: "SELECT 1/0")
+    assert api.http.post("/fibonacci/batches", json={"count": 3}).status_code == 500
+    assert stored(database) == 0
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_two_bodies_race_for_one_key(api: Api, database: Database, seed: int) -> None:
     def post(count: int) -> httpx.Response:

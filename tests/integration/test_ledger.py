@@ -33,6 +33,7 @@ class Scene:
     hold_after: set[str] = field(default_factory=set)
     held: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     go_on: threading.Event = field(default_factory=threading.Event)
+    went_on: list[str] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
 
 
@@ -52,6 +53,7 @@ def _effect() -> str:
         key = scene.ledger.record(
             "effect", executor_id=f"execution-{scene.executions[workflow_id]}", n=1, sha256="x"
         )
+        scene.went_on.append(workflow_id)
         if first and workflow_id in scene.hold_after:
             scene.held.release()
             scene.go_on.wait(20)
@@ -192,6 +194,17 @@ def test_a_zombie_that_comes_when_all_is_over(app: Launched) -> None:
     ends(app, "w", executions=2)
     assert workflow(app.database, "w") == before
     assert app.database.one("SELECT executor_id FROM ops.effects") == "execution-2"
+
+
+def test_a_zombie_that_comes_first_goes_no_further(app: Launched) -> None:
+    """What follows the effect would be done twice."""
+    _scene.hold_before.add("w")
+    start(app, "w")
+    assert _scene.held.acquire(timeout=10)
+    app.database.rows("UPDATE dbos.workflow_status SET owner_xid = 'another' WHERE workflow_uuid = 'w'")
+    _scene.go_on.set()
+    wait_until(lambda: _scene.ended == ["w"], "the zombie ends")
+    assert (_scene.went_on, effects(app)) == ([], [])
 
 
 def test_a_zombie_and_the_owner_at_the_same_moment(app: Launched) -> None:

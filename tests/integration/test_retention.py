@@ -334,13 +334,17 @@ def test_executors_that_are_gone_and_that_nobody_needs(
         database,
         *(("old", "drained", 8), ("older", "dead", 9), ("young", "dead", 6), ("alive", "live", None)),
         *(("draining", "draining", None), ("runs", "dead", 100), ("parked", "dead", 100)),
+        ("fenced-lately", "dead", 8),
+    )
+    database.rows(
+        "UPDATE ops.executors SET fenced_at = now() - interval '1 day' WHERE executor_id = 'fenced-lately'"
     )
     insert(database, ["w1"], status="PENDING", executor_id="runs")
     finished(database, ["w2"], 50, status=PARKED, executor_id="parked")
     monkeypatch.setattr("holdfast.retention.purger.BATCH", 1)
     assert purge(database).rows["purge_executors"] == 2
     left = {row["executor_id"] for row in database.rows("SELECT executor_id FROM ops.executors")}
-    assert left == {"young", "alive", "draining", "runs", "parked"}
+    assert left == {"young", "alive", "draining", "runs", "parked", "fenced-lately"}
 
 
 # --- dry runs -----------------------------------------------------------------------------------------

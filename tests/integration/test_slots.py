@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import Mock
 
 import dbos._core
 import pytest
 from dbos import DBOS, SetWorkflowID, SetWorkflowTimeout
 from sqlalchemy.exc import DBAPIError
 
+from holdfast.dbos_adapter import claims
 from holdfast.dbos_adapter.cancelling import Cancellations
 from holdfast.dbos_adapter.slots import GRACE_SECONDS, Execution, Slots
 from holdfast.dbos_adapter.wake_ups import Listener
@@ -243,6 +245,18 @@ def test_a_limit_of_all_executors_holds_between_two_versions(app: Launched, part
             claimed = list(executors.map(claim, ("one", "two")))
             assert sum(map(len, claimed)) == 1, claimed
             app.database.rows("UPDATE dbos.workflow_status SET status = 'CANCELLED'")
+
+
+def test_a_lock_that_cannot_be_released_ends_with_its_session(
+    app: Launched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the pool that session would keep everyone from the queue."""
+    turn = claims._Turn(app.dbos._sys_db, "everywhere", [])
+    locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 7032"
+    with turn._begin(None) as connection:
+        assert app.database.one(locks) == 1
+        monkeypatch.setattr(connection, "execute", Mock(side_effect=DBAPIError("unlock", None, Exception())))
+    wait_until(lambda: app.database.one(locks) == 0, "the lock is gone")
 
 
 def test_a_start_that_fails_frees_its_slot(app: Launched) -> None:

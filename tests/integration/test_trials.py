@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg2
@@ -141,6 +142,19 @@ def test_where_others_take_long_it_is_given_back_for_a_while(worker: _Worker) ->
     assert _seen["trial"] == set()
     assert worker.trials._wait_seconds == 1
     assert database.rows("SELECT * FROM ops.crashes") == []
+
+
+def test_a_trial_starts_after_two_looks_that_found_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A claim that was under way when the queues closed is not seen by the first."""
+    nothing: Any = SimpleNamespace(stopping=lambda _: False, trials_queue="trials")
+    settings: Any = SimpleNamespace(drain_seconds=20.0)
+    trials = Trials(settings, nothing, nothing, ops=nothing, active=list, executing=list)
+    looks = [[], ["late"], [], None, [], []]
+    monkeypatch.setattr("holdfast.recovery.trials._LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(trials, "_company", lambda _: looks.pop(0))
+    monkeypatch.setattr(trials, "_recorded", lambda *_: True)
+    assert trials._alone("trial", "token")
+    assert looks == []
 
 
 def test_a_trial_is_recorded_before_it_starts_and_not_before_it_is_alone(worker: _Worker) -> None:

@@ -21,7 +21,7 @@ from holdfast.postgres.database import Row, transaction
 from holdfast.recovery.takeover import give_back, release
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched
-from tests.support.executors import handovers, unfinished, workflow
+from tests.support.executors import handovers, insert, unfinished, workflow
 
 _QUEUE, _CHILDREN = "waits-test", "waits-test-children"
 _gates: dict[str, threading.Event] = {}
@@ -578,6 +578,19 @@ def test_rows_of_lost_executions_say_nothing(app: _App) -> None:
     app.waiting()
     app.database.rows("UPDATE ops.waits SET owner_xid = 'lost'")
     assert unfinished(app.database.connect(), app.app.identity)["w"]["waits"] is False
+
+
+def test_an_execution_that_lost_its_workflow_does_not_say_that_it_waits(database: Database) -> None:
+    """The row of the execution that has it stays."""
+    insert(database, ["w"], status="PENDING", owner_xid="owner")
+
+    def publish(owner_xid: str) -> bool:
+        wait = {"kinds": ["sleep"], "subjects": [None], "waited": [0.0], "seconds": [60.0]}
+        (row,) = database.run("publish_waits", workflow_ids=["w"], owners=[owner_xid], **wait)
+        return bool(row["published"])
+
+    assert [publish("owner"), publish("lost")] == [True, False]
+    assert database.one("SELECT owner_xid FROM ops.waits") == "owner"
 
 
 # --- without notices, without a database ---------------------------------------------------------------

@@ -7,6 +7,7 @@ from functools import partial
 from itertools import pairwise, takewhile
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -183,6 +184,17 @@ def test_the_second_of_an_hour_that_comes_twice_is_caught_up(monkeypatch: pytest
     alone = Tables(monkeypatch, since, datetime(2024, 10, 27, 1, 30, tzinfo=UTC), s="0 0 * * * *")
     Accounting(alone, "app").account()  # type: ignore[arg-type]
     assert alone.fired == [*hours[:2], "sched-s-2024-10-27T02:00:00+01:00"]
+
+
+def test_what_could_not_be_caught_up_is_caught_up_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts as accounted for only after it was fired."""
+    tables = Tables(monkeypatch, NOW - 5 * MINUTE, NOW, s="0 * * * * *")
+    with monkeypatch.context() as patch:
+        patch.setattr(schedules.DBOS, "backfill_schedule", Mock(side_effect=RuntimeError("test")))
+        Accounting(tables, "app").account()  # type: ignore[arg-type]
+    assert tables.moved == {}
+    Accounting(tables, "app").account()  # type: ignore[arg-type]
+    assert len(tables.fired) == 5
 
 
 def test_a_schedule_that_fails_holds_up_no_other(
