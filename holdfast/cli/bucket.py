@@ -19,7 +19,7 @@ from holdfast.cli.shown import (
     show,
     table,
 )
-from holdfast.cli.work import follow
+from holdfast.cli.waiting import follow
 
 
 def bucket(

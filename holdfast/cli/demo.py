@@ -9,13 +9,13 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-import httpx
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from holdfast.cli.checks import findings_here, recent_handovers, show_findings
-from holdfast.cli.shown import Api, Refused, console
+from holdfast.cli.shown import Api, console
+from holdfast.cli.waiting import looks
 from holdfast.installations.grip import Member, grip
 from holdfast.installations.installation import NothingRunsError, kind
 from holdfast.statuses import TERMINAL
@@ -225,15 +225,11 @@ class Demo:
                 mend(member)
 
     def _wait(self, condition: Callable[[], T | bool | None], seconds: float, what: str) -> T:
-        deadline = time.monotonic() + seconds
-        while True:
-            # The API may be away, or its database: that is part of the story.
-            with suppress(httpx.TransportError, Refused):
-                if value := condition():
-                    return value  # type: ignore[return-value]  # truthy, so it is no bool of a T
-            if time.monotonic() > deadline:
-                raise DemoFailed(f"waited {seconds:g} s in vain for {what}")
-            time.sleep(0.15)
+        # The API may be away, or its database: that is part of the story.
+        for value, _ in looks(lambda _: condition(), seconds=seconds):
+            if value:
+                return value  # type: ignore[return-value]  # truthy, so it is no bool of a T
+        raise DemoFailed(f"waited {seconds:g} s in vain for {what}")
 
 
 class _Look:

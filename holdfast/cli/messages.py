@@ -24,6 +24,7 @@ from holdfast.cli.shown import (
     show,
     table,
 )
+from holdfast.cli.waiting import why_away
 
 _RETRY_SECONDS = 0.5
 
@@ -101,11 +102,8 @@ def _follow(api: Api, path: str, offset: int, timeout: float) -> Iterator[tuple[
                 if kind == "end":
                     return
                 offset = data["offset"] + 1
-        except httpx.TransportError:
-            pass
-        except Refused as error:
-            if error.status not in (429, 503):
-                raise
+        except (httpx.TransportError, Refused) as error:
+            why_away(error)
         time.sleep(_RETRY_SECONDS)
 
 

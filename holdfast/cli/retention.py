@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Annotated, Any
 
-import httpx
 import typer
 
-from holdfast.cli.shown import Api, JsonOption, Refused, UrlOption, console, plain_errors, show, table
+from holdfast.cli.shown import Api, JsonOption, UrlOption, console, plain_errors, show, table
+from holdfast.cli.waiting import looks
 from holdfast.retention import tally
 from holdfast.statuses import TERMINAL
 
-_LOOK_SECONDS = 0.3
 _STEPS_SHOWN = 1000
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _AGE = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)\s*([smhd]?)")
@@ -67,17 +67,15 @@ def _to_the_end(api: Api, body: dict[str, Any], *, timeout: float, quiet: bool) 
         while True:
             workflow_id = api.post("/purge", body)["workflow_id"]
             before = 0 if body["dry_run"] else sum(run["deleted"] for run in runs)
-            seen = steps = 0
-            while True:
-                found, new, note = _look(api, workflow_id, steps)
-                steps += len(new)
-                seen += sum(_workflows_in(step) for step in new)
+
+            def tell(
+                workflows: int, note: str, start: str = f"{workflow_id}: ", before: int = before
+            ) -> None:
                 if line is not None:
-                    line.update(f"{workflow_id}: {before + seen:,} workflows {word}{note}")
-                status_now = found.get("status")
-                if (status_now in TERMINAL and len(new) < _STEPS_SHOWN) or time.monotonic() > deadline:
-                    break
-                time.sleep(_LOOK_SECONDS)
+                    line.update(f"{start}{before + workflows:,} workflows {word}{note and f' ({note})'}")
+
+            found = _followed(api, workflow_id, deadline - time.monotonic(), tell)
+            status_now = found.get("status")
             report = found.get("output") if status_now == "SUCCESS" else None
             if report is None:
                 return {
@@ -93,18 +91,24 @@ def _to_the_end(api: Api, body: dict[str, Any], *, timeout: float, quiet: bool) 
                 return {"ok": report["complete"], "workflow_id": workflow_id, "status": status_now, **whole}
 
 
-def _look(api: Api, workflow_id: str, offset: int) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
-    """The workflow, its steps since the last look, and why there is nothing, if so."""
-    try:
-        found = api.get(f"/workflows/{workflow_id}")
-        steps = api.get(f"/workflows/{workflow_id}/steps", limit=_STEPS_SHOWN, offset=offset)["steps"]
-        return found, steps, ""
-    except httpx.TransportError:
-        return {}, [], " (API away)"
-    except Refused as error:
-        if error.status != 503:
-            raise
-        return {}, [], " (database away)"
+def _followed(api: Api, workflow_id: str, seconds: float, tell: Callable[[int, str], None]) -> dict[str, Any]:
+    """One purge at its end or at the timeout; empty while it cannot be seen. ``tell`` counts what went."""
+    path = f"/workflows/{workflow_id}"
+    steps = workflows = 0
+
+    def look(_: float) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        found = api.get(path)
+        return found, api.get(f"{path}/steps", limit=_STEPS_SHOWN, offset=steps)["steps"]
+
+    found: dict[str, Any] = {}
+    for seen, note in looks(look, seconds=seconds):
+        found, new = seen or ({}, [])
+        steps += len(new)
+        workflows += sum(_workflows_in(step) for step in new)
+        tell(workflows, note)
+        if found.get("status") in TERMINAL and len(new) < _STEPS_SHOWN:
+            break
+    return found
 
 
 def _workflows_in(step: dict[str, Any]) -> int:

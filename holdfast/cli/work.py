@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import time
 import uuid
-from contextlib import nullcontext
 from typing import Annotated, Any
 
-import httpx
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from holdfast.cli.shown import (
     Api,
@@ -21,15 +17,12 @@ from holdfast.cli.shown import (
     UrlOption,
     WaitOption,
     age,
-    console,
     plain_errors,
     show,
     table,
 )
+from holdfast.cli.waiting import ended, follow
 from holdfast.installations.installation import NothingRunsError
-from holdfast.statuses import TERMINAL
-
-_LOOK_SECONDS = 0.2
 
 
 def submit(
@@ -94,58 +87,11 @@ def start(
         if not wait:
             show(accepted, as_json=as_json, human=lambda: f"accepted {accepted['workflow_id']}")
             return
-        ended = _ended(api, accepted["workflow_id"], timeout=timeout)
-        result = ended.get("output") if ended["status"] == "SUCCESS" else ended.get("error")
-        show(ended, as_json=as_json, human=lambda: f"{ended['workflow_id']}: {ended['status']}\n{result}")
-        raise typer.Exit(0 if ended["status"] == "SUCCESS" else 1)
-
-
-def _ended(api: Api, workflow_id: str, *, timeout: float) -> dict[str, Any]:
-    """The workflow at its end, or at the timeout; an API or a database that is away is waited for."""
-    deadline = time.monotonic() + timeout
-    found: dict[str, Any] = {"workflow_id": workflow_id, "status": "ENQUEUED"}
-    while found["status"] not in TERMINAL and (left := deadline - time.monotonic()) > 0:
-        try:
-            found = api.get(f"/workflows/{workflow_id}", wait=min(5.0, left))
-        except httpx.TransportError:
-            pass
-        except Refused as error:
-            if error.status not in (429, 503):
-                raise
-        # Also after an answer: an API that drains, or has no free place, does not wait.
-        if found["status"] not in TERMINAL:
-            time.sleep(_LOOK_SECONDS)
-    return found
-
-
-def follow(
-    api: Api, path: str, accepted: dict[str, Any], *, timeout: float, quiet: bool, total: str = "total"
-) -> dict[str, Any]:
-    """What was accepted, at its end or at the timeout; an API that is away is waited for.
-
-    ``total``: the member that says how many there are to be ``completed``.
-    """
-    work_id = accepted["workflow_id"]
-    deadline = time.monotonic() + timeout
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    seen: dict[str, Any] = {"completed": 0, **accepted}
-    with nullcontext() if quiet else Progress(*columns, console=console) as progress:
-        task = progress.add_task(work_id, total=None) if progress else None
-        while seen["status"] not in TERMINAL and time.monotonic() < deadline:
-            note = ""
-            try:
-                seen = api.get(path)
-            except httpx.TransportError:
-                note = " (API away)"
-            except Refused as error:
-                if error.status != 503:
-                    raise
-                note = " (database away)"
-            if progress and task is not None:
-                text = f"{work_id} {seen['status']}{note}"
-                progress.update(task, description=text, completed=seen["completed"], total=seen.get(total))
-            time.sleep(_LOOK_SECONDS)
-    return seen
+        finished = ended(api, accepted["workflow_id"], timeout=timeout)
+        result = finished.get("output") if finished["status"] == "SUCCESS" else finished.get("error")
+        text = f"{finished['workflow_id']}: {finished['status']}\n{result}"
+        show(finished, as_json=as_json, human=lambda: text)
+        raise typer.Exit(0 if finished["status"] == "SUCCESS" else 1)
 
 
 def _batch_text(batch: dict[str, Any]) -> str:

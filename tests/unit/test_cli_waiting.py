@@ -1,0 +1,55 @@
+"""The one loop in which commands wait: what it waits out, what it doesn't, and when it gives up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from holdfast.cli import waiting
+from holdfast.cli.shown import Refused
+from holdfast.cli.waiting import looks
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "_LOOK_SECONDS", 0.001)
+
+
+def answers(*given: str | Exception) -> Callable[[float], str]:
+    left = list(given)
+
+    def look(_: float) -> str:
+        answer = left.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return look
+
+
+def test_what_passes_is_waited_out_and_named() -> None:
+    away = httpx.ConnectError("refused"), Refused(503, "draining"), Refused(429, "too many")
+    seen = looks(answers(*away, "there"), seconds=60)
+    assert [next(seen) for _ in range(4)] == [
+        (None, "API away"),
+        (None, "database away"),
+        (None, "API busy"),
+        ("there", ""),
+    ]
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422, 500])
+def test_what_waiting_does_not_change_is_raised(status: int) -> None:
+    with pytest.raises(Refused) as refused:
+        list(looks(answers("first", Refused(status, "no")), seconds=60))
+    assert refused.value.status == status
+
+
+def test_there_is_one_look_whatever_the_timeout() -> None:
+    lefts: list[float] = []
+    assert len(list(looks(lefts.append, seconds=-1))) == 1
+    assert lefts == [0.0]
+    list(looks(lefts.append, seconds=0.05))
+    assert len(lefts) > 3 and 0 <= lefts[-1] < lefts[1] <= 0.05
