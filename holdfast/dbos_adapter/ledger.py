@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from dbos import DBOS, SQLAlchemyDatasource
+from dbos import error as dbos_error
 from dbos._context import current_owner_xid
-from dbos._error import DBOSWorkflowConflictIDError
 from dbos._serialization import serialize_value
 
 from holdfast.dbos_adapter.retries import patiently
@@ -82,6 +82,6 @@ class EffectLedger:
             **effect,
         )
         if not rows:
-            raise DBOSWorkflowConflictIDError(workflow_id)
+            raise dbos_error.DBOSWorkflowConflictIDError(workflow_id)
         recorded_with_its_effect(workflow_id, step_id)
         return effect_key

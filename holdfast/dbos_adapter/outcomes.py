@@ -34,7 +34,7 @@ from typing import Any, NoReturn
 import dbos._core
 import dbos._event_loop
 from dbos import PortableWorkflowError
-from dbos import error as dbos_errors
+from dbos import error as dbos_error
 from dbos._context import assert_current_dbos_context
 from dbos._event_loop import BackgroundEventLoop
 from dbos._serialization import serialization_for_type
@@ -64,10 +64,10 @@ def raise_outcome(error: BaseException) -> NoReturn:
         # As a generator does, and for the same reason: futures and coroutines cannot carry it.
         text = f"StopIteration was raised: {error_text(error)}"
         raise RuntimeError(text) from error  # noqa: TRY004
-    control = error.subgroup(dbos_errors.DBOSBaseException) if isinstance(error, BaseExceptionGroup) else None
+    control = error.subgroup(dbos_error.DBOSBaseException) if isinstance(error, BaseExceptionGroup) else None
     if control is not None:
         raise _first(control) from error
-    if not isinstance(error, Exception | dbos_errors.DBOSBaseException):
+    if not isinstance(error, Exception | dbos_error.DBOSBaseException):
         raise _outcome(error) from error
     raise error
 

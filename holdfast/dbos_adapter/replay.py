@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from dbos import error as dbos_error
 from dbos._context import get_local_dbos_context
-from dbos._error import DBOSUnexpectedStepError, DBOSWorkflowCancelledError
 from dbos._serialization import deserialize_value
 
 from holdfast.dbos_adapter.histories import GET_RESULT, histories_of
@@ -53,7 +53,9 @@ def _status_checked(db: Any, workflow_id: str, rows: list[Row]) -> list[Row]:
     assert rows, f"Error: Workflow {workflow_id} does not exist"
     if rows[0]["status"] == "CANCELLED":
         histories_of(db).forget(workflow_id)
-        raise DBOSWorkflowCancelledError(f"Workflow {workflow_id} is cancelled. Aborting function.")
+        raise dbos_error.DBOSWorkflowCancelledError(
+            f"Workflow {workflow_id} is cancelled. Aborting function."
+        )
     return rows
 
 
@@ -102,7 +104,7 @@ def _used(db: Any, workflow_id: str, function_id: int) -> None:
 
 def _named(workflow_id: str, function_id: int, function_name: str, row: Row) -> Row:
     if row["function_name"] != function_name:
-        raise DBOSUnexpectedStepError(
+        raise dbos_error.DBOSUnexpectedStepError(
             workflow_id=workflow_id,
             step_id=function_id,
             expected_name=function_name,

@@ -18,8 +18,8 @@ from typing import Any
 
 import psycopg
 import sqlalchemy as sa
+from dbos import error as dbos_error
 from dbos._context import current_owner_xid
-from dbos._error import DBOSStepNondeterminismError, DBOSWorkflowConflictIDError
 from dbos._sys_db_postgres import PostgresSystemDatabase
 
 from holdfast.dbos_adapter.claims import paused_homes
@@ -196,9 +196,9 @@ def record_operation_result(
         "record_step", **params, owner_xid=owner_xid, completed_at=completed_at, application=db.app_name
     )
     if not rows:
-        raise DBOSWorkflowConflictIDError(workflow_id)
+        raise dbos_error.DBOSWorkflowConflictIDError(workflow_id)
     if rows[0]["completed_at_epoch_ms"] != completed_at:
-        raise DBOSStepNondeterminismError(workflow_id, result["function_id"])
+        raise dbos_error.DBOSStepNondeterminismError(workflow_id, result["function_id"])
 
 
 def recorded_with_its_effect(workflow_id: str, function_id: int) -> None:

@@ -22,8 +22,8 @@ from typing import Any
 
 import dbos._scheduler
 from dbos import DBOS
+from dbos import error as dbos_error
 from dbos._dbos import _get_or_create_dbos_registry
-from dbos._error import DBOSException
 
 from holdfast.dbos_adapter.cron import tick_id, ticks_after
 from holdfast.dbos_adapter.retries import patiently
@@ -74,7 +74,9 @@ class _FiringDatabase:
         if row["outcome"] == "skipped":
             log.info("tick %s skipped: a run is unfinished", tick, extra={"action": "schedule.skipped"})
             if tick.startswith(f"sched-{schedule}-trigger-"):
-                raise DBOSException(f"schedule {schedule} starts no run beside one that is unfinished")
+                raise dbos_error.DBOSException(
+                    f"schedule {schedule} starts no run beside one that is unfinished"
+                )
         return status["status"], False
 
 

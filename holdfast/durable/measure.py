@@ -7,12 +7,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dbos import DBOS, error
+from dbos import DBOS
+from dbos import error as dbos_error
 
 from holdfast.observability import metrics, tracing
 
 # Cancelled, or carried on elsewhere: not an outcome of this execution. Any other error of DBOS's is one.
-_LEFT = (error.DBOSWorkflowCancelledError, error.DBOSWorkflowConflictIDError, asyncio.CancelledError)
+_LEFT = (
+    dbos_error.DBOSWorkflowCancelledError,
+    dbos_error.DBOSWorkflowConflictIDError,
+    asyncio.CancelledError,
+)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from itertools import chain
 from typing import Any, ParamSpec, TypeVar
 
 from dbos import DBOS
-from dbos import error as dbos_errors
+from dbos import error as dbos_error
 
 from holdfast.compute.step_child import become_step
 from holdfast.compute.step_processes import StepProcesses
@@ -142,7 +142,7 @@ def _run_apart(
             return processes.run(_run_here, call, timeout_seconds=timeout_seconds, cancellation=cancellation)
         except CpuCancelled as cancelled:
             # Recorded nowhere: resumed, the workflow runs the step again.
-            raise dbos_errors.DBOSWorkflowCancelledError(
+            raise dbos_error.DBOSWorkflowCancelledError(
                 f"Workflow {workflow_id} is cancelled."
             ) from cancelled
 

@@ -13,12 +13,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from dbos import DBOS
-from dbos._error import (
-    DBOSStepNondeterminismError,
-    DBOSUnexpectedStepError,
-    DBOSWorkflowCancelledError,
-    DBOSWorkflowConflictIDError,
-)
+from dbos import error as dbos_error
 
 from holdfast.dbos_adapter import replay, round_trips
 from holdfast.durable import child_workflows
@@ -283,14 +278,14 @@ def test_who_may_record_what(app: Launched, ours: bool) -> None:
     db = app.dbos._sys_db
     record = db.record_operation_result if ours else round_trips.original(db, "record_operation_result")
     insert(app.database, ["w"], status="PENDING", owner_xid="mine")
-    with pytest.raises(DBOSWorkflowConflictIDError):
+    with pytest.raises(dbos_error.DBOSWorkflowConflictIDError):
         record(_result("w"), owner_xid="another's")
-    with pytest.raises(DBOSWorkflowConflictIDError):
+    with pytest.raises(dbos_error.DBOSWorkflowConflictIDError):
         record(_result("unknown"), owner_xid="mine")
     assert _steps(app.database, "w") == []
     for _ in range(2):
         record(_result("w"), owner_xid="mine", completed_at_epoch_ms=5)
-    with pytest.raises(DBOSStepNondeterminismError):
+    with pytest.raises(dbos_error.DBOSStepNondeterminismError):
         record(_result("w", output='{"x": 2}'), owner_xid="mine", completed_at_epoch_ms=6)
     (step,) = _steps(app.database, "w")
     assert (step["output"], step["completed_at_epoch_ms"]) == ('{"x": 1}', 5)
@@ -301,7 +296,7 @@ def _record_effect(app: Launched) -> None:
     step = {"function_id": 1, "function_name": "s", "output": "{}", "serialization": None}
     where = {"workflow_uuid": "w", "owner_xid": "mine", "application": "holdfast-worker"}
     if not app.engine.sessions.run("record_effect", **where, **step, **effect):
-        raise DBOSWorkflowConflictIDError("w")
+        raise dbos_error.DBOSWorkflowConflictIDError("w")
 
 
 @pytest.mark.parametrize(
@@ -334,7 +329,7 @@ def test_a_record_waits_for_a_takeover_and_then_bounces(
         assert thread.is_alive(), "it did not wait for the open transaction"
         cursor.execute("COMMIT")
     thread.join(30)
-    assert [type(error) for error in found] == [DBOSWorkflowConflictIDError], found
+    assert [type(error) for error in found] == [dbos_error.DBOSWorkflowConflictIDError], found
     assert _steps(app.database, "w") == []
     assert app.database.rows("SELECT * FROM ops.effects") == []
 
@@ -347,10 +342,10 @@ def test_a_look_at_a_step(app: Launched) -> None:
     theirs = round_trips.original(db, "check_operation_execution")("w", 1, "a.step")
     assert db.check_operation_execution("w", 1, "a.step") == theirs
     assert theirs["output"] == '{"x": 1}'
-    with pytest.raises(DBOSUnexpectedStepError):
+    with pytest.raises(dbos_error.DBOSUnexpectedStepError):
         db.check_operation_execution("w", 1, "another.step")
     app.database.rows("UPDATE dbos.workflow_status SET status = 'CANCELLED'")
-    with pytest.raises(DBOSWorkflowCancelledError):
+    with pytest.raises(dbos_error.DBOSWorkflowCancelledError):
         db.check_operation_execution("w", 2, "a.step")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from dbos import DBOS
-from dbos._error import DBOSException
+from dbos import error as dbos_error
 
 from holdfast.dbos_adapter.cron import tick_id
 from holdfast.dbos_adapter.schedules import Accounting, guard_schedule
@@ -290,7 +290,7 @@ def test_a_tick_is_skipped_by_whatever_starts_it(worker: tuple[Launched, Resourc
     DBOS.backfill_schedule(EVERY, now - 3 * TICK - SECOND, now + SECOND)
     assert len(statuses(app.database)) == 1
     assert counts(app.database) == (0, 3)
-    with pytest.raises(DBOSException, match="beside one that is unfinished"):
+    with pytest.raises(dbos_error.DBOSException, match="beside one that is unfinished"):
         DBOS.trigger_schedule(EVERY)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytest
-from dbos import error
+from dbos import error as dbos_error
 from prometheus_client import REGISTRY
 from prometheus_client.core import Metric
 from prometheus_client.metrics import MetricWrapperBase
@@ -172,10 +172,10 @@ def test_counters_stand_at_zero_from_the_start(role: Any) -> None:
 @pytest.mark.parametrize(
     ("raised", "status"),
     [
-        (error.DBOSWorkflowCancelledError("cancelled"), "LEFT"),
-        (error.DBOSWorkflowConflictIDError("w"), "LEFT"),
-        (error.DBOSAwaitedWorkflowCancelledError("child"), "ERROR"),
-        (error.DBOSMaxStepRetriesExceeded("step", 3, []), "ERROR"),
+        (dbos_error.DBOSWorkflowCancelledError("cancelled"), "LEFT"),
+        (dbos_error.DBOSWorkflowConflictIDError("w"), "LEFT"),
+        (dbos_error.DBOSAwaitedWorkflowCancelledError("child"), "ERROR"),
+        (dbos_error.DBOSMaxStepRetriesExceeded("step", 3, []), "ERROR"),
         (ValueError("text"), "ERROR"),
     ],
 )

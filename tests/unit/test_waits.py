@@ -10,7 +10,7 @@ from typing import Any
 import psycopg2
 import pytest
 import sqlalchemy as sa
-from dbos._error import DBOSWorkflowCancelledError, DBOSWorkflowConflictIDError
+from dbos import error as dbos_error
 
 from holdfast.dbos_adapter.cancelling import Cancellations
 from holdfast.dbos_adapter.waiting.waits import Waits
@@ -138,7 +138,7 @@ def test_the_first_step_of_a_later_execution_withdraws_what_the_one_before_left(
     table.owner = "another"
     run = waits.step_begins(KEY)
     assert run is not None
-    with pytest.raises(DBOSWorkflowConflictIDError):
+    with pytest.raises(dbos_error.DBOSWorkflowConflictIDError):
         waits.withdraw(run)
 
 
@@ -163,7 +163,7 @@ def test_who_was_released_meanwhile_does_not_go_on(table: _Table, waits: Waits) 
     told(table)
     table.rows.clear()
     table.owner = None
-    with pytest.raises(DBOSWorkflowConflictIDError):
+    with pytest.raises(dbos_error.DBOSWorkflowConflictIDError):
         wait.end()
 
 
@@ -177,7 +177,10 @@ def test_a_row_that_somebody_deleted_costs_nothing(table: _Table, waits: Waits) 
 
 @pytest.mark.parametrize(
     ("status", "error"),
-    [("CANCELLED", DBOSWorkflowCancelledError), ("ENQUEUED", DBOSWorkflowConflictIDError)],
+    [
+        ("CANCELLED", dbos_error.DBOSWorkflowCancelledError),
+        ("ENQUEUED", dbos_error.DBOSWorkflowConflictIDError),
+    ],
 )
 def test_who_is_no_longer_the_owner_learns_it_when_it_is_told(
     table: _Table, waits: Waits, status: str, error: type[BaseException]
@@ -215,7 +218,7 @@ def test_work_in_a_suspects_place_is_given_back(table: _Table, waits: Waits, gon
     assert run is not None
     waits.withdraw(run)
     waits.step_ends(KEY)
-    with pytest.raises(DBOSWorkflowConflictIDError):
+    with pytest.raises(dbos_error.DBOSWorkflowConflictIDError):
         wait.block(5)
     assert gone == []
 
@@ -226,7 +229,7 @@ def test_a_step_that_waits_is_ended_by_a_cancel_and_not_told(table: _Table, wait
     threading.Event().wait(0.1)
     assert table.told == 0
     waits.cancellations.lost([("w", None)])
-    with pytest.raises(DBOSWorkflowCancelledError):
+    with pytest.raises(dbos_error.DBOSWorkflowCancelledError):
         wait.block(5)
     wait.end()
     assert not waits.cancellations.watched()

@@ -9,8 +9,8 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal
 
+from dbos import error as dbos_error
 from dbos._context import get_local_dbos_context
-from dbos._error import DBOSWorkflowCancelledError
 from dbos._utils import LoopAwareEvent
 
 if TYPE_CHECKING:
@@ -96,9 +96,9 @@ class Wait:
         self.interrupt(cancelled(self._workflow_id))
 
 
-def cancelled(workflow_id: str) -> DBOSWorkflowCancelledError:
+def cancelled(workflow_id: str) -> dbos_error.DBOSWorkflowCancelledError:
     """What a cancelled workflow's wait ends with: no `Exception`, so user code lets it pass."""
-    return DBOSWorkflowCancelledError(f"Workflow {workflow_id} is cancelled: it waits no more.")
+    return dbos_error.DBOSWorkflowCancelledError(f"Workflow {workflow_id} is cancelled: it waits no more.")
 
 
 class NoWait:

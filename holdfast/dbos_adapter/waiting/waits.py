@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import psycopg2
 import sqlalchemy as sa
-from dbos._error import DBOSWorkflowConflictIDError
+from dbos import error as dbos_error
 from dbos._utils import LoopAwareEvent
 
 from holdfast.dbos_adapter.cancelling import Cancellations
@@ -128,7 +128,7 @@ class Waits:
         with self._changed:
             found = [run for run in self._runs.values() if run.key[0] in workflow_ids]
         for run in found:
-            self._interrupt(run, DBOSWorkflowConflictIDError(run.key[0]))
+            self._interrupt(run, dbos_error.DBOSWorkflowConflictIDError(run.key[0]))
 
     # --- what the executions do ---------------------------------------------------------------
 
@@ -211,7 +211,7 @@ class Waits:
                 self._settle(run)
                 self._changed.notify_all()
         if not owned and raises:
-            raise DBOSWorkflowConflictIDError(run.key[0])
+            raise dbos_error.DBOSWorkflowConflictIDError(run.key[0])
 
     def withdraw_soon(self, run: Run) -> None:
         """As `withdraw`, in the thread that tells, and not waited for."""
@@ -323,7 +323,7 @@ class Waits:
             row = rows.get(run.key)
             if row is not None and not row["published"]:
                 # Its notice was missed, or came before the wait.
-                lost = DBOSWorkflowConflictIDError(run.key[0])
+                lost = dbos_error.DBOSWorkflowConflictIDError(run.key[0])
                 self._interrupt(run, cancelled(run.key[0]) if row["status"] == "CANCELLED" else lost)
 
     def _one_by_one(self, some: list[Run]) -> tuple[dict[Key, Row], set[Run]]:
@@ -372,7 +372,7 @@ class Waits:
         with self._changed:
             self._leaving.pop(run, None)
         if gone:
-            self._interrupt(run, DBOSWorkflowConflictIDError(run.key[0]))
+            self._interrupt(run, dbos_error.DBOSWorkflowConflictIDError(run.key[0]))
 
 
 def _left(wait: Wait, now: float) -> float | None:
