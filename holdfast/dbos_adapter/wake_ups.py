@@ -9,7 +9,6 @@ tests: ``dbos._queue.queue_worker_thread``.
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Iterator
@@ -17,14 +16,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import dbos._queue
-import psycopg2
 
 from holdfast.dbos_adapter.cancelling import CANCELLED_CHANNEL, Cancellations
 from holdfast.dbos_adapter.slots import Slots
 from holdfast.dbos_adapter.waiting.ending import Endings
 from holdfast.dbos_adapter.waiting.notices import CHANNELS, Notices
-from holdfast.postgres.database import Connection, Trouble, connect, wait_readable
+from holdfast.postgres.database import Connection, connect, wait_readable
 from holdfast.postgres.outage import REACH
+from holdfast.postgres.session_thread import SessionThread
 from holdfast.settings import Settings
 
 log = logging.getLogger("holdfast.waking")
@@ -157,64 +156,64 @@ class Listener:
     """A thread that turns PostgreSQL's notices into bells."""
 
     def __init__(self, settings: Settings, waker: Waker, *, purpose: str) -> None:
-        self._settings = settings
         self._waker = waker
-        self._purpose = purpose
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="listener", daemon=True)
-        self._trouble = Trouble(log, "listener lost its session", action="listener.lost")
+        self.session = SessionThread(
+            "listener",
+            connect=lambda: connect(settings, purpose=purpose),
+            work=self._listen,
+            log=log,
+            text="listener lost its session",
+            action="listener.lost",
+            opened=self._opened,
+            lost=REACH.lost,
+            closing=self._closing,
+        )
 
     def start(self) -> None:
         """Starts to listen; reconnects by itself."""
-        self._thread.start()
+        self.session.start()
 
     def stop(self) -> None:
         """Stops listening within a fraction of a second; waits a second at most."""
-        self._stop.set()
-        self._thread.join(timeout=1)
+        self.session.stop()
 
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                connection = connect(self._settings, purpose=self._purpose)
-                try:
-                    with connection.cursor() as cursor:
-                        ours = (QUEUE_CHANNEL, DONE_CHANNEL, CANCELLED_CHANNEL)
-                        cursor.execute("; ".join(f"LISTEN {channel}" for channel in (*ours, *CHANNELS)))
-                    self._waker.cancellations.check(connection, now=True)
-                    self._waker.notices.check(connection, now=True)
-                    self._trouble.over()
-                    REACH.returned()
-                    self._waker.endings.heard = True
-                    self._waker.ring_all()
-                    self._listen(connection)
-                finally:
-                    self._waker.endings.heard = False
-                    connection.close()
-            except psycopg2.Error as error:
-                REACH.lost()
-                self._trouble.met(error)
-                self._stop.wait(random.uniform(0.05, 0.15))  # noqa: S311
-            except Exception:
-                # Such as an event loop that closes while its parent is woken.
-                log.exception("listener goes on after an error", extra={"action": "listener.failed"})
-                self._stop.wait(0.1)
+    def _opened(self, connection: Connection) -> None:
+        with connection.cursor() as cursor:
+            ours = (QUEUE_CHANNEL, DONE_CHANNEL, CANCELLED_CHANNEL)
+            cursor.execute("; ".join(f"LISTEN {channel}" for channel in (*ours, *CHANNELS)))
+        self._waker.cancellations.check(connection, now=True)
+        self._waker.notices.check(connection, now=True)
+        self.session.works()
+        REACH.returned()
+        self._waker.endings.heard = True
+        self._waker.ring_all()
+
+    def _closing(self) -> None:
+        self._waker.endings.heard = False
 
     def _listen(self, connection: Connection) -> None:
-        while not self._stop.is_set():
-            self._waker.notices.check(connection)
-            self._waker.cancellations.check(connection)
-            self._waker.slots.free_lost()
-            if not wait_readable(connection, 0.2):
-                continue
-            connection.poll()
-            while connection.notifies:
-                notice = connection.notifies.pop(0)
-                if notice.channel == QUEUE_CHANNEL:
-                    self._waker.ring(notice.payload)
-                elif notice.channel == DONE_CHANNEL:
-                    self._waker.endings.notice(notice.payload)
-                elif notice.channel == CANCELLED_CHANNEL:
-                    self._waker.cancellations.cancelled(notice.payload)
-                else:
-                    self._waker.notices.heard(notice.channel, notice.payload)
+        try:
+            self._listen_a_while(connection)
+        except Exception:
+            # Such as an event loop that closes while its parent is woken. The notices after this one were not
+            # acted on; a new session looks at everything.
+            connection.close()
+            raise
+
+    def _listen_a_while(self, connection: Connection) -> None:
+        self._waker.notices.check(connection)
+        self._waker.cancellations.check(connection)
+        self._waker.slots.free_lost()
+        if not wait_readable(connection, 0.2):
+            return
+        connection.poll()
+        while connection.notifies:
+            notice = connection.notifies.pop(0)
+            if notice.channel == QUEUE_CHANNEL:
+                self._waker.ring(notice.payload)
+            elif notice.channel == DONE_CHANNEL:
+                self._waker.endings.notice(notice.payload)
+            elif notice.channel == CANCELLED_CHANNEL:
+                self._waker.cancellations.cancelled(notice.payload)
+            else:
+                self._waker.notices.heard(notice.channel, notice.payload)

@@ -11,15 +11,14 @@ What this relies on: PostgreSQL ends the session of a dead socket at once (TCP k
 from __future__ import annotations
 
 import logging
-import random
-import threading
 import time
 from collections.abc import Callable
 
 import psycopg2
 
 from holdfast.identity import Identity
-from holdfast.postgres.database import Connection, Trouble, connect, query, transaction, wait_readable
+from holdfast.postgres.database import Connection, connect, query, transaction, wait_readable
+from holdfast.postgres.session_thread import SessionThread, soon
 from holdfast.settings import Settings
 
 log = logging.getLogger("holdfast.executors")
@@ -50,12 +49,23 @@ class Lease:
         self._on_fenced = on_fenced
         self._on_desired = on_desired
         self._in_flight = in_flight
-        self._connection: Connection | None = None
         self._lock_key = 0
         self._held = False
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
-        self._trouble = Trouble(log, "lease session lost", action="lease.lost")
+        self.session = SessionThread(
+            "lease",
+            connect=self._open,
+            work=self._beat_and_wait,
+            log=log,
+            text="lease session lost",
+            action="lease.lost",
+            # A server that only reads answers at once.
+            pause=lambda: soon() * (4 if self.outage else 1),
+            # Peers wait only two looks. Not so after a session that let no beat through.
+            retry_at_once=True,
+            opened=self._opened,
+            lost=self._lost,
+            closing=lambda: on_session(None),
+        )
         self.state = "live"
         # Set before this executor signs itself off: then a missing row is its own doing.
         self.leaving = False
@@ -84,18 +94,12 @@ class Lease:
         # A database that came up just now has shaken off everyone's sessions, not only ours.
         self.last_beat = time.monotonic()
         self._session_since = self.last_beat - row["seconds"]
-        self._connection = connection
         self._on_session(connection.fileno())
-        self._thread.start()
+        self.session.start(connection)
 
     def stop(self) -> None:
         """Stops the beat and closes the session, which frees the lock; takes a second at most."""
-        self._stop.set()
-        self._thread.join(timeout=1)
-        # While the thread waits for a frozen PostgreSQL's answer, psycopg2's `close` would wait with it.
-        if self._connection is not None and not self._thread.is_alive():
-            self._on_session(None)
-            self._connection.close()
+        self.session.stop()
 
     @property
     def database_up(self) -> bool:
@@ -110,7 +114,7 @@ class Lease:
     @property
     def outage(self) -> str | None:
         """What the last failed heartbeat says of PostgreSQL in a word, None where it says nothing of it."""
-        return self._trouble.reason
+        return self.session.outage
 
     @property
     def settled_seconds(self) -> float:
@@ -135,37 +139,18 @@ class Lease:
             statement_timeout_seconds=max(1.0, self._settings.lease_seconds / 2),
         )
 
-    def _run(self) -> None:
-        has_beaten = True  # the first session registered this executor
-        while not self._stop.is_set():
-            try:
-                if self._connection is None:
-                    has_beaten = False
-                    self._connection = self._open()
-                    self._on_session(self._connection.fileno())
-                    self._session_since = time.monotonic()
-                    self._held = False
-                self._beat(self._connection)
-                has_beaten = True
-                self._trouble.over()
-                self._wait_for_beat(self._connection)
-            except psycopg2.Error as error:
-                if self._stop.is_set():
-                    return
-                self._trouble.met(error)
-                if self._connection is not None:
-                    self._on_session(None)
-                    self._connection.close()
-                    self._connection = None
-                    self._session_since = None
-                    if has_beaten:
-                        continue  # the first try comes at once: peers wait only two looks
-                # So too after a session that let no beat through. A server that only reads answers at once.
-                self._stop.wait(random.uniform(0.05, 0.15) * (4 if self.outage else 1))  # noqa: S311
-            except Exception:
-                # A living executor whose lease thread ended would be taken over and never learn it.
-                log.exception("lease goes on after an error", extra={"action": "lease.failed"})
-                self._stop.wait(0.1)
+    def _opened(self, connection: Connection) -> None:
+        self._on_session(connection.fileno())
+        self._session_since = time.monotonic()
+        self._held = False
+
+    def _lost(self) -> None:
+        self._session_since = None
+
+    def _beat_and_wait(self, connection: Connection) -> None:
+        self._beat(connection)
+        self.session.works()
+        self._wait_for_beat(connection)
 
     def _beat(self, connection: Connection) -> None:
         if not self._held:
@@ -180,7 +165,7 @@ class Lease:
             state=self.state,
         )
         if not rows:
-            self._stop.set()
+            self.session.stopping.set()
             if self.leaving:
                 return
             log.error("declared dead by a peer, stopping at once", extra={"action": "executor.fenced"})
@@ -202,7 +187,7 @@ class Lease:
         """Waits for the next beat; raises ``psycopg2.Error`` as soon as the server closes the session."""
         seconds = self._settings.heartbeat_seconds if self._held else 0.1
         deadline = time.monotonic() + seconds
-        while not self._stop.is_set():
+        while not self.session.stopping.is_set():
             left = deadline - time.monotonic()
             if left <= 0:
                 return

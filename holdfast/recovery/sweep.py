@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from dataclasses import dataclass
 import psycopg2
 
 from holdfast.identity import Identity
-from holdfast.postgres.database import Connection, Row, Trouble, connect, query, transaction
+from holdfast.postgres.database import Connection, Row, connect, query, transaction
+from holdfast.postgres.session_thread import SessionThread
 from holdfast.recovery.blame import Verdict
 from holdfast.recovery.strays import Strays
 from holdfast.recovery.takeover import Lost, release
@@ -71,37 +71,28 @@ class Sweep:
         self._looked_at: float | None = None
         self._judge_from = float("-inf")
         self._orphans_at = 0.0
-        self._connection: Connection | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="sweep", daemon=True)
-        self._trouble = Trouble(log, "sweep failed", action="sweep.failed")
+        self.session = SessionThread(
+            "sweep",
+            connect=lambda: connect(settings, purpose=identity.purpose("sweep")),
+            work=self._round_and_pause,
+            log=log,
+            text="sweep failed",
+            action="sweep.failed",
+            pause=self._pause_seconds,
+        )
 
     def start(self) -> None:
         """Starts to look."""
-        self._thread.start()
+        self.session.start()
 
     def stop(self) -> None:
         """Ends after the round under way; takes a second at most."""
-        self._stop.set()
-        self._thread.join(timeout=1)
-        # While the thread waits for a frozen PostgreSQL's answer, psycopg2's `close` would wait with it.
-        if self._connection is not None and not self._thread.is_alive():
-            self._connection.close()
+        self.session.stop()
 
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                if self._connection is None or self._connection.closed:
-                    self._connection = connect(self._settings, purpose=self._identity.purpose("sweep"))
-                self.round(self._connection)
-                self._trouble.over()
-            except psycopg2.Error as error:
-                self._trouble.met(error)
-                if self._connection is not None:
-                    self._connection.close()
-            except Exception:
-                log.exception("sweep goes on after an error", extra={"action": "sweep.failed"})
-            self._stop.wait(self._pause_seconds())
+    def _round_and_pause(self, connection: Connection) -> None:
+        self.round(connection)
+        self.session.works()
+        self.session.stopping.wait(self._pause_seconds())
 
     def _pause_seconds(self) -> float:
         if self._missing:

@@ -141,8 +141,7 @@ def test_an_executor_that_signed_off_is_not_fenced(database: Database) -> None:
     try:
         lease.leaving = True
         database.run("leave", executor_id="worker-leaving", reason="drained", drain_seconds=0.0)
-        lease._thread.join(3)
-        assert not lease._thread.is_alive()
+        assert lease.session.join(3)
         assert not fenced.is_set()
     finally:
         lease.stop()
@@ -363,8 +362,8 @@ def test_lease_and_sweep_stop_while_postgres_is_frozen(database: Database) -> No
         for thread in stops:
             thread.join(deadline - time.monotonic())
         ended = [not thread.is_alive() for thread in stops]
-        stuck = [part._thread.is_alive() for part in (lease, sweep)]
+        stuck = [not part.session.join(0) for part in (lease, sweep)]
     assert stuck == [True, True], "they did not wait for an answer"
     assert ended == [True, True]
     for part in (lease, sweep):
-        part._thread.join(5)
+        assert part.session.join(5)

@@ -936,8 +936,7 @@ def test_a_zombies_lease_calls_on_fenced_once(database: Database, me: Peer) -> N
     try:
         database.rows("UPDATE ops.executors SET state = 'dead' WHERE executor_id = 'worker-zombie'")
         assert fenced.acquire(timeout=2)
-        lease._thread.join(2)
-        assert not lease._thread.is_alive(), "a fenced executor must not beat on"
+        assert lease.session.join(2), "a fenced executor must not beat on"
         assert not fenced.acquire(blocking=False)
     finally:
         lease.stop()
@@ -1023,13 +1022,13 @@ def test_the_lease_does_not_hammer_a_database_that_only_reads(database: Database
     """A fail over left the address with a standby: sessions open and no beat goes through."""
     lease, _ = live_lease(database, "worker-owner")
     opened: list[float] = []
-    original = lease._open
+    original = lease.session._connect
 
     def counted() -> Connection:
         opened.append(time.monotonic())
         return original()
 
-    lease._open = counted  # type: ignore[method-assign]
+    lease.session._connect = counted
     lease.start()
     try:
         row = database.run("look")[0]

@@ -169,14 +169,14 @@ class World(RuleBasedStateMachine):
         if executor.lock_lost_at is not None:
             if self.now - executor.lock_lost_at < executor.reaction:
                 return
-            # As in Lease._run, when a session has ended.
-            lease._connection = lease._open()
+            # As its thread does when a session has ended.
+            lease.session.connection = lease._open()
+            lease._opened(lease.session.connection)
             lease._session_since = self.now
-            lease._held = False
         elif self.now - executor.beat_at < BEAT:
             return
-        assert lease._connection is not None
-        lease._beat(lease._connection)
+        assert lease.session.connection is not None
+        lease._beat(lease.session.connection)
         if executor.fenced:
             self.end(executor)
             return
@@ -265,7 +265,7 @@ class World(RuleBasedStateMachine):
         """The process is gone: the kernel closes its sockets."""
         executor.alive = False
         executor.hung_at = None
-        for connection in (executor.lease._connection, executor.sweep_connection):
+        for connection in (executor.lease.session.connection, executor.sweep_connection):
             if connection is not None:
                 connection.close()
         self.settle_locks()
@@ -332,7 +332,7 @@ class World(RuleBasedStateMachine):
             on_desired=lambda _: None,
             in_flight=lambda: 0,
         )
-        lease._thread = SimpleNamespace(start=lambda: None)  # type: ignore[assignment]
+        lease.session._thread = SimpleNamespace(start=lambda: None)  # type: ignore[assignment]
         lease.start()
         sweep = Sweep(
             self.configuration,

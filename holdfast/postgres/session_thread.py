@@ -1,0 +1,132 @@
+"""A thread that works on one database session of its own, and opens a new one whenever it is lost."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable
+
+import psycopg2
+
+from holdfast.postgres.database import Connection, Trouble
+
+
+def soon() -> float:
+    """Seconds to the next try: about ten tries a second, never in step with those of other processes."""
+    return random.uniform(0.05, 0.15)  # noqa: S311
+
+
+class SessionThread:
+    """Calls ``work`` with an open session, again and again, until it is stopped.
+
+    A database error from ``work`` loses the session: it is logged (``text``, ``action``), closed, and opened
+    again after ``pause()`` seconds. With ``retry_at_once`` the first try after a session that worked does not
+    wait. Every other error is logged and keeps the session. The hooks run in the thread: ``opened`` with each
+    new session, ``lost`` after each database error, ``closing`` before a session is closed.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        connect: Callable[[], Connection],
+        work: Callable[[Connection], None],
+        log: logging.Logger,
+        text: str,
+        action: str,
+        pause: Callable[[], float] = soon,
+        retry_at_once: bool = False,
+        opened: Callable[[Connection], None] = lambda _: None,
+        lost: Callable[[], None] = lambda: None,
+        closing: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._name = name
+        self._connect = connect
+        self._work = work
+        self._log = log
+        self._pause = pause
+        self._retry_at_once = retry_at_once
+        self._opened = opened
+        self._lost = lost
+        self._closing = closing
+        self._has_worked = False
+        self._trouble = Trouble(log, text, action=action)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.connection: Connection | None = None
+        self.stopping = threading.Event()
+        """Set by `stop`; ``work`` returns soon after, and may set it itself."""
+
+    def start(self, connection: Connection | None = None) -> None:
+        """Starts the thread, on a session that is open and has worked already, if there is one."""
+        self.connection = connection
+        self._has_worked = connection is not None
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread and its session; waits a second at most.
+
+        The thread itself closes the session: while it waits for a frozen PostgreSQL's answer, psycopg2's
+        `close` would wait with it.
+        """
+        self.stopping.set()
+        self._thread.join(timeout=1)
+
+    def join(self, seconds: float) -> bool:
+        """Whether the thread has ended, waited for so long at most."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    @property
+    def outage(self) -> str | None:
+        """What the last database error says of PostgreSQL in a word, None where it says nothing of it."""
+        return self._trouble.reason
+
+    def works(self) -> None:
+        """Called by ``work`` or ``opened``: the session did what it is for, so an outage is over."""
+        self._has_worked = True
+        self._trouble.over()
+
+    def _run(self) -> None:
+        while not self.stopping.is_set():
+            try:
+                self._work(self._open())
+            except psycopg2.Error as error:
+                if self.stopping.is_set():
+                    break
+                self._lose(error)
+            except Exception:
+                # Whatever depends on this thread would never learn that it ended.
+                self._log.exception(
+                    "%s goes on after an error", self._name, extra={"action": f"{self._name}.failed"}
+                )
+                self.stopping.wait(self._pause())
+        self._close()
+
+    def _open(self) -> Connection:
+        if self.connection is not None and self.connection.closed:
+            self._close()
+        if self.connection is None:
+            self._has_worked = False
+            self.connection = self._connect()
+            try:
+                self._opened(self.connection)
+            except Exception:
+                self._close()
+                raise
+        return self.connection
+
+    def _lose(self, error: psycopg2.Error) -> None:
+        self._lost()
+        self._trouble.met(error)
+        has_worked = self._has_worked and self.connection is not None
+        self._has_worked = False
+        self._close()
+        if not (has_worked and self._retry_at_once):
+            self.stopping.wait(self._pause())
+
+    def _close(self) -> None:
+        if self.connection is not None:
+            self._closing()
+            self.connection.close()
+            self.connection = None

@@ -1,0 +1,157 @@
+"""One database session for as long as a thread works: opened again when lost, and a bounded stop."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psycopg2
+import pytest
+
+from holdfast.postgres.session_thread import SessionThread
+
+log = logging.getLogger("test.session")
+
+
+class _Session:
+    """Stands in for a connection."""
+
+    def __init__(self) -> None:
+        self.closed = 0
+
+    def close(self) -> None:
+        self.closed = 1
+
+
+class _World:
+    """What a session thread did, in order; ``script`` says what each call of ``work`` does."""
+
+    def __init__(self, *script: str, retry_at_once: bool = False) -> None:
+        self.script = list(script)
+        self.told: list[str] = []
+        self.sessions: list[_Session] = []
+        self.down = False
+        self.done = threading.Event()
+        self.thread = SessionThread(
+            "part",
+            connect=self.connect,  # type: ignore[arg-type]
+            work=self.work,
+            log=log,
+            text="part lost its session",
+            action="part.lost",
+            pause=self.pause,
+            retry_at_once=retry_at_once,
+            opened=lambda _: self.told.append("opened"),
+            lost=lambda: self.told.append("lost"),
+            closing=lambda: self.told.append("closing"),
+        )
+
+    def connect(self) -> _Session:
+        if self.down:
+            self.down = False
+            raise psycopg2.OperationalError("no server")
+        self.sessions.append(_Session())
+        return self.sessions[-1]
+
+    def pause(self) -> float:
+        self.told.append("pause")
+        return 0.0
+
+    def work(self, connection: Any) -> None:
+        what = self.script.pop(0) if self.script else "end"
+        self.told.append(what)
+        if what == "works":
+            self.thread.works()
+        elif what == "fails":
+            raise psycopg2.OperationalError("gone")
+        elif what == "goes away":
+            self.down = True
+            raise psycopg2.OperationalError("gone")
+        elif what == "bug":
+            raise RuntimeError("a bug")
+        elif what == "closes":
+            connection.close()
+        else:
+            self.thread.stopping.set()
+            self.done.set()
+
+    def run(self) -> list[str]:
+        self.thread.start()
+        assert self.done.wait(5)
+        assert self.thread.join(5)
+        assert all(session.closed for session in self.sessions), "a session was left open"
+        return self.told
+
+
+@pytest.mark.parametrize(
+    ("script", "at_once", "told"),
+    [
+        (["works", "fails"], True, "opened works fails lost closing opened end closing"),
+        (["works", "fails"], False, "opened works fails lost closing pause opened end closing"),
+        (["fails"], True, "opened fails lost closing pause opened end closing"),
+        (["works", "goes away"], True, "opened works goes_away lost closing lost pause opened end closing"),
+        (
+            ["works", "fails", "fails"],
+            True,
+            "opened works fails lost closing opened fails lost closing pause opened end closing",
+        ),
+        (["bug", "works"], True, "opened bug pause works end closing"),
+        (["closes", "works"], True, "opened closes closing opened works end closing"),
+    ],
+)
+def test_a_lost_session_is_opened_again(script: list[str], at_once: bool, told: str) -> None:
+    """At once after one that worked, if so asked; a bug in the work keeps the session."""
+    found = _World(*script, retry_at_once=at_once).run()
+    assert [text.replace(" ", "_") for text in found] == told.split()
+
+
+def test_an_outage_is_told_once_and_when_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    _World("fails", "fails", "fails", "works", "works").run()
+    actions = [getattr(record, "action", None) for record in caplog.records]
+    assert actions == ["part.lost", "part.lost.over"]
+
+
+def test_a_bug_is_logged_under_its_own_action(caplog: pytest.LogCaptureFixture) -> None:
+    _World("bug").run()
+    assert [record.action for record in caplog.records] == ["part.failed"]  # type: ignore[attr-defined]
+
+
+def test_a_session_whose_opening_fails_is_closed() -> None:
+    world = _World("works")
+    refusals: list[Callable[[], None]] = [lambda: (_ for _ in ()).throw(RuntimeError("a bug"))]
+    world.thread._opened = lambda _: refusals.pop()() if refusals else None
+    world.run()
+    assert len(world.sessions) == 2
+
+
+def test_a_stop_waits_a_second_for_work_that_hangs_and_leaves_its_session_alone() -> None:
+    """As it does in a statement that a frozen server never answers, and psycopg2 could not close."""
+    world = _World()
+    thawed = threading.Event()
+    world.thread._work = lambda _: thawed.wait(10) and None
+    world.thread.start()
+    begun = time.monotonic()
+    world.thread.stop()
+    assert 0.9 < time.monotonic() - begun < 2
+    assert not world.sessions[0].closed
+    thawed.set()
+    assert world.thread.join(5)
+    assert world.sessions[0].closed
+
+
+def test_an_error_after_the_stop_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    world = _World()
+
+    def work(_: Any) -> None:
+        world.thread.stopping.set()
+        raise psycopg2.OperationalError("terminating connection")
+
+    world.thread._work = work
+    world.thread.start()
+    assert world.thread.join(5)
+    assert not caplog.records
+    assert world.told == ["opened", "closing"]
