@@ -18,8 +18,9 @@ from pydantic import ValidationError
 
 from holdfast.errors import ModuleWrong
 from holdfast.observability import logs, tracing
+from holdfast.process.application import Application
 from holdfast.process.http_protocol import HttpProtocol, allow_open_files
-from holdfast.process.process import Application, Process
+from holdfast.process.process import Process
 from holdfast.recovery.watchdog import mark_process
 from holdfast.settings import Settings, get_settings
 

@@ -109,7 +109,7 @@ def test_a_drain_waits_for_its_step(app: Launched) -> None:
     child = _called(app, "parent")
     wait_until(lambda: _waits(app) == ["w"], "its parent only waits")
     process = Process(app.database.settings(drain_seconds=10), Worker(), port=1)
-    process.identity, process._engine, process.state = app.identity, app.engine, "live"
+    process.identity, process.engine, process.state = app.identity, app.engine, "live"
     drain = threading.Thread(target=asyncio.run, args=[process.drain()])
     drain.start()
     wait_until(lambda: app.status("w") == "ENQUEUED", "its parent is handed over")

@@ -176,7 +176,7 @@ def draining_process(database: Database, **options: Any) -> tuple[Process, _Engi
     made = Process(settings, Worker(), port=1)
     peer = Peer.start(database, made.executor_id)
     engine = _Engine()
-    made._engine = engine  # type: ignore[assignment]
+    made.engine = engine  # type: ignore[assignment]
     made.state = "live"
     return made, engine, peer
 

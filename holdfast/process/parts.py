@@ -1,0 +1,205 @@
+"""What a process consists of: an ordered list of parts, each of which starts and stops.
+
+``PARTS`` is the order; docs/design/architecture.md quotes it. Parts start from first to
+last. They stop by the number of their ``stop_stage``: those of one stage together, one stage after the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import REGISTRY
+
+from holdfast.compute.cpu_pool import CpuPool
+from holdfast.dbos_adapter.ledger import EffectLedger
+from holdfast.dbos_adapter.schedules import guard_schedule
+from holdfast.dbos_adapter.schema import wait_until_prepared
+from holdfast.durable.resources import Resources, provide
+from holdfast.observability.database_metrics import DatabaseCollector
+from holdfast.postgres.database import Row
+from holdfast.process.engine import Engine
+from holdfast.recovery.versions import settle_latest
+
+if TYPE_CHECKING:
+    from holdfast.process.process import Process
+
+_DESTROY_SECONDS = 1.0
+
+
+def _nothing(_: Process) -> None:
+    """Of a part that needs no start, or ends with the process."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing that lives as long as the process. ``stop`` takes a second or so at most."""
+
+    name: str
+    start: Callable[[Process], None] = _nothing
+    stop: Callable[[Process], None] = _nothing
+    stop_stage: int | None = None
+
+
+def start_all(process: Process) -> None:
+    """In the order of ``PARTS``. Raises what a start raises."""
+    for part in PARTS:
+        part.start(process)
+
+
+def stop_all(process: Process) -> None:
+    """Stage by stage. Those of one stage stop together: against a frozen PostgreSQL each takes a second."""
+    for stage in stop_stages():
+        if len(stage) == 1:
+            stage[0].stop(process)
+            continue
+        threads = [threading.Thread(target=part.stop, args=[process]) for part in stage]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+def stop_stages() -> list[list[Part]]:
+    """The parts that stop, in the order in which they do."""
+    stopped = [(part.stop_stage, part) for part in PARTS if part.stop_stage is not None]
+    ordered = sorted(stopped, key=lambda pair: pair[0])
+    return [[part for _, part in pairs] for _, pairs in groupby(ordered, key=lambda pair: pair[0])]
+
+
+# --- starts and stops of single parts ------------------------------------------------------------
+
+
+def _start_child_processes(process: Process) -> None:
+    if process.application.uses_cpu_pool:
+        process.pool = CpuPool(process.settings.slots, preload=process.application.preload)
+
+
+def _stop_child_processes(process: Process) -> None:
+    # The work is no longer ours, so nothing that the children's end breaks can be recorded.
+    if process.pool is not None:
+        process.pool.close()
+
+
+def _wait_for_database(process: Process) -> None:
+    purpose = process.identity.purpose("start")
+    wait_until_prepared(process.settings, purpose=purpose, give_up=lambda: process.stopping)
+
+
+def _create_engine(process: Process) -> None:
+    process.engine = Engine(process.settings, process.identity, process.waker)
+
+
+def _destroy_engine(process: Process) -> None:
+    if process.engine is not None:
+        process.engine.destroy(timeout_seconds=_DESTROY_SECONDS)
+
+
+def _provide_resources(process: Process) -> None:
+    assert process.engine is not None
+    ledger = (
+        EffectLedger(
+            process.settings,
+            process.engine.sessions,
+            application=process.identity.application,
+            purpose=process.identity.purpose("effects"),
+        )
+        if process.application.uses_cpu_pool
+        else None
+    )
+    provide(
+        Resources(process.settings, process.executor_id, process.ops, process.waker, process.pool, ledger)
+    )
+
+
+def _guard_schedules(process: Process) -> None:
+    guard_schedule(
+        lambda: _database_now(process),
+        early_seconds=process.settings.clock_tolerance_seconds,
+        late_seconds=process.settings.pulse_late_seconds,
+        before_tick=lambda: settle_latest(process.ops, process.identity),
+    )
+
+
+def _database_now(process: Process) -> datetime:
+    # Rests on the monotonic clock, so that a wall clock that jumps between two beats is noticed.
+    time_then, monotonic_then = process.lease.database_clock
+    return datetime.fromtimestamp(time_then, UTC) + timedelta(seconds=time.monotonic() - monotonic_then)
+
+
+def _install_trials(process: Process) -> None:
+    process.trials.install()
+    process.waker.slots.limit_abandoned(
+        process.settings.abandoned_threads_limit, lambda _: process.replace_after_abandoned()
+    )
+
+
+def _launch(process: Process) -> None:
+    assert process.engine is not None
+    process.engine.launch()
+    settle_latest(process.ops, process.identity, starting=True)
+
+
+def _start_accounting(process: Process) -> None:
+    if process.role == "worker":
+        process.accounting.start()
+
+
+def _start_database_metrics(process: Process) -> None:
+    # The database's figures are everyone's: one process reports them.
+    if process.role != "api":
+        return
+    process.collector = DatabaseCollector(
+        lambda statements: _read_figures(process, statements),
+        applications=process.settings.application_names,
+        late_seconds=process.settings.pulse_late_seconds,
+        lease_seconds=process.settings.lease_seconds,
+    )
+    REGISTRY.register(process.collector)
+
+
+def _stop_database_metrics(process: Process) -> None:
+    if process.collector is not None:
+        REGISTRY.unregister(process.collector)
+        process.collector = None
+
+
+def _read_figures(process: Process, statements: Mapping[str, dict[str, Any]]) -> dict[str, list[Row]]:
+    # Scrapes run in threads, and are bounded as requests are: a frozen server took them 4.5 s.
+    assert process.loop is not None
+    reading = process.gateway.call(process.gateway.figures.run_all, statements)
+    return asyncio.run_coroutine_threadsafe(reading, process.loop).result()
+
+
+PARTS: tuple[Part, ...] = (
+    Part("HTTP sessions", stop=lambda p: p.gateway.close(), stop_stage=7),
+    Part("ops sessions", stop=lambda p: p.ops.close(), stop_stage=8),
+    Part("child processes", _start_child_processes, _stop_child_processes, stop_stage=1),
+    Part("database", _wait_for_database),
+    Part("DBOS", _create_engine, _destroy_engine, stop_stage=2),
+    Part(
+        "workflows",
+        lambda p: p.application.prepare(p.settings),
+        lambda p: p.application.close(),
+        stop_stage=4,
+    ),
+    Part("resources", _provide_resources, lambda _: provide(None), stop_stage=6),
+    # Not before: what a module does while it is imported may take its time.
+    Part("watchdog", lambda p: p.watchdog.start(), lambda p: p.watchdog.stop(), stop_stage=3),
+    Part("lease", lambda p: p.lease.start(), lambda p: p.lease.stop(), stop_stage=2),
+    Part("schedule guard", _guard_schedules),
+    Part("trials", _install_trials),
+    Part("listener", lambda p: p.listener.start(), lambda p: p.listener.stop(), stop_stage=2),
+    Part("launch", _launch),
+    Part("queues and schedules", lambda p: p.application.register(p.settings)),
+    Part("accounting", _start_accounting, lambda p: p.accounting.stop(), stop_stage=2),
+    Part("sweep", lambda p: p.sweep.start(), lambda p: p.sweep.stop(), stop_stage=2),
+    Part("database metrics", _start_database_metrics, _stop_database_metrics, stop_stage=5),
+)
+"""In the order of their start."""
