@@ -438,4 +438,7 @@ def test_another_restore_is_seen(database: Database, other: Database, tmp_path: 
             workflows_there(tools_for(other))
         with pytest.raises(ToolError, match="nothing was changed"):
             end()
+    # The server hears of its end a moment later.
+    ours = "SELECT pid FROM pg_stat_activity WHERE application_name = 'holdfast/backup'"
+    wait_until(lambda: not other.rows(ours), "its session ends")
     assert workflows_there(tools_for(other)) == 0

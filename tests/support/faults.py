@@ -141,8 +141,8 @@ def check_stop_in_short_steps(stack: Stack) -> None:
     check_effects(stack, batch)
 
 
-def check_idle_stop(stack: Stack) -> None:
-    """An idle worker ends within a second of SIGTERM, with exit code 0."""
+def check_idle_stop(stack: Stack, *, limit_seconds: float = 1.0) -> None:
+    """An idle worker ends that soon after SIGTERM, with exit code 0."""
     took = []
     for victim in stack.workers():
         wait_for(lambda who=victim: stack.executors()[who.executor_id]["in_flight"] == 0, 10, "idle")
@@ -153,8 +153,8 @@ def check_idle_stop(stack: Stack) -> None:
         assert stack.executors()[victim.executor_id]["state"] == "drained"
     record("SIGTERM of an idle worker to its exit, seconds", max(took))
     # One of two may fall into a moment when the machine is busy with something else.
-    assert min(took) <= 1, took
-    assert max(took) <= 3, took
+    assert min(took) <= limit_seconds, took
+    assert max(took) <= 3 * limit_seconds, took
 
 
 def check_child_death(stack: Stack, n: int) -> None:
