@@ -345,6 +345,23 @@ def test_a_drain_waits_for_no_answer_that_does_not_come(
     assert process.state == "stopped"
 
 
+def test_a_process_knows_that_it_leaves_before_its_row_says_so(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A heartbeat in between would take its own end for a peer's verdict, and fence the process."""
+    process, _, _ = draining_process(database)
+    known, original = [], takeover.query
+
+    def query(connection: Any, name: str, /, **parameters: Any) -> Any:
+        if name == "leave":
+            known.append(process.lease.leaving)
+        return original(connection, name, **parameters)
+
+    monkeypatch.setattr(takeover, "query", query)
+    asyncio.run(process.drain())
+    assert known == [True]
+
+
 @pytest.mark.timing
 def test_lease_and_sweep_stop_while_postgres_is_frozen(database: Database) -> None:
     """Their threads wait for an answer, and psycopg2 lets nobody close what waits for one."""

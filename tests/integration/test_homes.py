@@ -12,6 +12,7 @@ import pytest
 from dbos import DBOS
 from sqlalchemy.exc import DBAPIError
 
+from holdfast.dbos_adapter import claims
 from holdfast.durable import names
 from holdfast.postgres.database import OpsPool
 from holdfast.recovery.trials import Trials
@@ -183,6 +184,8 @@ def test_of_a_partition_only_the_same_one_counts(app: Launched) -> None:
         )
     claim = db.start_queued_partitioned_workflows
     assert claim(queue, "x", "other", owner_xid="a") == ["in-q"]
+    rooms = {key: claims.room(db, queue, "suspect", key) for key in "pqr"}
+    assert rooms == {"p": "behind", "q": "full", "r": "room"}
     ended(app, "moved")
     assert claim(queue, "x", "other", owner_xid="b") == ["in-p"]
 

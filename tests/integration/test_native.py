@@ -75,13 +75,6 @@ class Native:
     def is_ready(self) -> bool:
         return self.request("/readyz")[0] == 200
 
-    def all_ready(self) -> bool:
-        state = self.state
-        return all(
-            one["pid"] and self.request("/readyz", port=one["port"])[0] == 200
-            for one in (state["api"], *state["workers"])
-        )
-
 
 @pytest.fixture(scope="module")
 def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Native]:

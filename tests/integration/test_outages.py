@@ -81,11 +81,6 @@ def _child(number: int) -> int:
     return number
 
 
-def _aside() -> str:
-    """An ended workflow to do things to."""
-    return f"ended-{next(_numbers)}"
-
-
 def _send_and_receive() -> None:
     DBOS.send(_id(), "text", "topic")
     assert DBOS.recv("topic", timeout_seconds=5) == "text"

@@ -23,7 +23,6 @@ from tests.support.engines import Launched, client, launched
 from tests.support.reporting import record
 from tests.support.slow_line import slow_line
 
-_PORTABLE = "portable_json"
 _gate = threading.Event()
 _took: dict[str, float] = {}
 _at: dict[str, int] = {}

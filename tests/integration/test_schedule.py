@@ -18,7 +18,7 @@ from holdfast.durable.resources import Resources, provide
 from holdfast.postgres.database import OpsPool
 from services.composition import Worker
 from tests.support.database import Database, wait_until
-from tests.support.engines import Launched, launched, worker_process
+from tests.support.engines import Launched, client, launched, worker_process
 from tests.support.executors import Peer
 
 SECOND = timedelta(seconds=1)
@@ -150,7 +150,9 @@ def test_a_resumed_run_waits_for_the_one_that_runs(database: Database) -> None:
     fire(database, TICKS[0])
     become(database, TICKS[0], "CANCELLED")
     assert fire(database, TICKS[1]) == "started"
-    become(database, TICKS[0], "ENQUEUED")
+    operator = client(database)
+    operator.resume_workflow(tick_id(EVERY, TICKS[0]), queue_name="t-ticks")
+    operator.destroy()
     assert statuses(database) == {TICKS[0]: "DELAYED", TICKS[1]: "ENQUEUED"}
     become(database, TICKS[1], "SUCCESS")
     assert statuses(database)[TICKS[0]] == "ENQUEUED"

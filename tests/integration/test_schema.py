@@ -56,7 +56,7 @@ def test_two_at_once_from_nothing(database: Database) -> None:
     assert len(triggers) == 12
 
 
-def test_a_migration_that_fails_leaves_nothing(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_migration_that_fails_leaves_nothing(database: Database) -> None:
     """One transaction each: the next run begins at the same place."""
     _forget(database)
     settings = database.settings("migrate")

@@ -112,7 +112,7 @@ def test_why_it_failed(client: TestClient, process: FakeProcess) -> None:
     assert found["error"] == "ValueError: There is no bucket some-bucket."
 
 
-def test_another_buckets_or_no_listing_is_unknown(client: TestClient, process: FakeProcess) -> None:
+def test_another_buckets_or_no_listing_is_unknown(client: TestClient) -> None:
     listing = client.post("/buckets/some-bucket/listing").json()["workflow_id"]
     batch = client.post("/fibonacci/batches").json()["workflow_id"]
     for path in (f"other-bucket/listing/{listing}", f"some-bucket/listing/{batch}", "some-bucket/listing/x"):

@@ -125,7 +125,7 @@ def test_wrong_messages_are_named(process: FakeProcess, client: TestClient, body
     assert not sent(process)
 
 
-def test_a_number_that_is_none_is_refused(process: FakeProcess, client: TestClient) -> None:
+def test_a_number_that_is_none_is_refused(client: TestClient) -> None:
     headers = {"Content-Type": "application/json"}
     answer = client.post("/workflows/w/messages", content=b'{"message": [1e999]}', headers=headers)
     assert answer.status_code == 422

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+import sqlalchemy as sa
 
 from holdfast.dbos_adapter import gateway as module
 from holdfast.dbos_adapter.gateway import Gateway
@@ -69,6 +70,14 @@ def test_a_database_that_falls_silent_meanwhile_ends_the_wait(gateway: Make) -> 
     with pytest.raises(DatabaseUnavailable):
         call(gateway(lambda: time.monotonic() - last_beat), 0.9)
     assert 0.2 < time.monotonic() - begun < 0.7
+
+
+def test_a_pool_without_a_free_connection_is_as_good_as_away(gateway: Make) -> None:
+    def work() -> None:
+        raise sa.exc.TimeoutError
+
+    with pytest.raises(DatabaseUnavailable):
+        asyncio.run(gateway(lambda: 0.0).call(work))
 
 
 def test_the_wait_for_a_slow_one_is_bounded(gateway: Make) -> None:

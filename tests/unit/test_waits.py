@@ -223,6 +223,17 @@ def test_work_in_a_suspects_place_is_given_back(table: _Table, waits: Waits, gon
     assert gone == []
 
 
+def test_work_that_goes_on_is_not_given_back_any_more(table: _Table, waits: Waits, gone: list[Any]) -> None:
+    table.queue = "suspects"
+    gone += [psycopg2.OperationalError("away"), True]
+    waits.wait(*KEY, kind="sleep", seconds=60).begin()
+    wait_until(lambda: len(gone) == 1, "the first try failed")
+    run = waits.step_begins(KEY)
+    assert run is not None
+    waits.withdraw(run)
+    assert waits._leaving == {}
+
+
 def test_a_step_that_waits_is_ended_by_a_cancel_and_not_told(table: _Table, waits: Waits) -> None:
     wait = waits.wait("w", None, "event", "other/key", seconds=60)
     wait.begin()
