@@ -17,6 +17,7 @@ import yaml
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from holdfast.cpu_quota import available_cpus
 from holdfast.origin import host_name, is_loopback
 
 Role = Literal["api", "worker"]
@@ -279,19 +280,6 @@ class Settings(BaseSettings):
     def fibonacci_claims(self) -> int:
         """Fibonacci workflows that one worker holds at once: its slots plus one ready to go on."""
         return self.fibonacci_worker_concurrency or self.slots + 1
-
-
-def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Whole CPUs for this process: its affinity, cut by the cgroup's quota (v2 or v1), at least 1."""
-    cpus = len(os.sched_getaffinity(0))
-    for quota_files in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
-        try:
-            quota, period = " ".join((cgroup / file).read_text("ascii") for file in quota_files).split()
-            if quota not in ("max", "-1"):
-                return max(1, min(cpus, int(quota) // int(period)))
-        except (OSError, ValueError):
-            continue
-    return cpus
 
 
 @lru_cache

@@ -19,7 +19,16 @@ from holdfast.api.context import Places
 from holdfast.api.feature import Feature
 from holdfast.api.middleware import RequestBody, RequestContext
 from holdfast.api.rate import Buckets, RateLimit
-from holdfast.api.routes import console, executors, messages, retention, schedule, user_workflows, workflows
+from holdfast.api.routes import (
+    console,
+    executors,
+    messages,
+    retention,
+    schedule,
+    stranded,
+    user_workflows,
+    workflows,
+)
 from holdfast.console.reader import Reader
 from holdfast.durable.registry import startable
 from holdfast.observability import metrics, tracing
@@ -65,7 +74,7 @@ def create_app(process: Process, features: Sequence[Feature] = ()) -> FastAPI:
     _protect(app, process.settings)
     for feature in features:
         feature.prepare(app, process)
-    ours = [each.router for each in (workflows, messages, executors, schedule, retention, console)]
+    ours = [each.router for each in (workflows, stranded, messages, executors, schedule, retention, console)]
     if startable():  # where no module registers anything, it could only refuse
         ours.append(user_workflows.router)
     for router in (*(feature.router for feature in features), *ours, probes.router(process)):

@@ -8,69 +8,22 @@ ticks were allowed to be missing, the database cannot say: a journal of the faul
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from holdfast.audit import promises
+from holdfast.audit.audit import Audit
 from holdfast.audit.findings import Finding, counted, found, some
 from holdfast.audit.journal import Journal
 from holdfast.audit.ticks import unexcused
 from holdfast.integers import decimal_string
-from holdfast.postgres.database import Connection, Row, query
-from holdfast.settings import STANDSTILL_SECONDS, Settings
+from holdfast.postgres.database import Row
+from holdfast.settings import STANDSTILL_SECONDS
 from holdfast.statuses import PARKED, UNFINISHED
 
 _CHUNK = 5000
 _RESULT_DIGITS = 4000
-
-
-@dataclass(frozen=True)
-class Subjects:
-    """Names of the workflows that the invariants speak of, and the schedule's grid."""
-
-    batch: str
-    sequence: str
-    number: str
-    tick: str
-    purges: list[str]
-    poison: str
-    scopes: list[str]
-    listing: str
-    page: str
-    tick_seconds: int
-
-
-@dataclass
-class Audit:
-    """What the checks look at. ``idle``: all work is expected to have ended.
-
-    ``settle_seconds``: how long a fault may take to heal before its traces count.
-    """
-
-    connection: Connection
-    settings: Settings
-    subjects: Subjects
-    journal: Journal | None = None
-    idle: bool = False
-    settle_seconds: float = 20.0
-
-    def rows(self, name: str, /, **params: Any) -> list[Row]:
-        """A named statement's rows. Raises ``psycopg2.Error``."""
-        return query(self.connection, name, **params)
-
-    def row(self, name: str, /, **params: Any) -> Row:
-        """The only row of a named statement."""
-        return self.rows(name, **params)[0]
-
-    def until(self, check: Callable[[], list[str]]) -> list[str]:
-        """Troubles that do not go away by themselves within ``settle_seconds``."""
-        deadline = time.monotonic() + self.settle_seconds
-        while (troubles := check()) and time.monotonic() < deadline:
-            time.sleep(0.5)
-        return troubles
 
 
 def run(audit: Audit) -> list[Finding]:

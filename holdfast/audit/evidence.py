@@ -13,7 +13,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from holdfast import probe_paths
-from holdfast.audit.checks import Audit
+from holdfast.audit.audit import Audit
 from holdfast.audit.findings import Finding, counted, found, some
 from holdfast.audit.journal import Journal
 

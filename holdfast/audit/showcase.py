@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast.audit.checks import Subjects
+from holdfast.audit.audit import Subjects
 from holdfast.durable import names
 
 SUBJECTS = Subjects(

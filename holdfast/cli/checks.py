@@ -17,6 +17,7 @@ from rich.markup import escape
 
 from holdfast.audit import checks as audit
 from holdfast.audit import evidence
+from holdfast.audit.audit import Audit
 from holdfast.audit.findings import Finding
 from holdfast.audit.journal import Journal
 from holdfast.audit.showcase import SUBJECTS
@@ -92,7 +93,7 @@ def findings_here(
         logs = logs or [installation.native_home() / "logs"]
         secrets = secrets or [installation.native_home() / "secrets"]
     with database() as (settings, connection):
-        it = audit.Audit(connection, settings, SUBJECTS, read, idle=idle, settle_seconds=settle)
+        it = Audit(connection, settings, SUBJECTS, read, idle=idle, settle_seconds=settle)
         findings = [*audit.run(it), evidence.no_server_error(it, read), evidence.counters_agree(it)]
     if logs:
         clean = evidence.logs_are_clean(evidence.lines_of(logs), evidence.secrets_of(secrets or []))

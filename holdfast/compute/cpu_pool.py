@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, TypeVarTuple
 
 from holdfast.compute import cpu_child
+from holdfast.compute.child_process import ChildProcess, cause, report_death, start_child
 from holdfast.dbos_adapter.cancelling import Cancellation
 from holdfast.errors import CpuCancelled, CpuChildDied, CpuPoolClosed
 
@@ -31,14 +32,12 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 _log = logging.getLogger(__name__)
-_CHILD_FILE = Path(cpu_child.__file__)
-_PROJECT_ROOT = str(_CHILD_FILE.parents[2])
+_PROJECT_ROOT = str(Path(cpu_child.__file__).parents[2])
 _PARENTS_DECISION = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
 _CLOSE_SECONDS = 0.5
 # So long its end takes at most where it only waits for a CPU: killed earlier, it could not say why it died.
 _EXIT_SECONDS = 2.0
 _FIRST_BACKOFF_SECONDS, _LAST_BACKOFF_SECONDS = 0.1, 5.0
-_STDERR_TAIL_BYTES = 2000
 
 
 @dataclass(frozen=True)
@@ -56,20 +55,6 @@ class _Job:
     future: Future[CpuResult[Any]] = field(default_factory=Future)
 
 
-@dataclass(eq=False)
-class _Child:
-    process: subprocess.Popen[bytes]
-    channel: socket.socket
-    stderr: int
-    ready: bool = False
-    doomed: bool = False
-    job: _Job | None = None
-
-    def kill(self) -> None:
-        self.doomed = True
-        self.process.kill()
-
-
 class CpuPool:
     """`slots` child processes, started at once; each runs one task at a time, first come first served.
 
@@ -83,7 +68,7 @@ class CpuPool:
             raise ValueError("slots must be at least 1")
         self._setup = pickle.dumps(([*sys.path, _PROJECT_ROOT], tuple(preload)))
         self._changed = threading.Condition()
-        self._children: list[_Child | None] = [None] * slots
+        self._children: list[ChildProcess | None] = [None] * slots
         self._waiting: deque[_Job] = deque()
         self._closed = False
         # Daemons: a forgotten close() must not keep the interpreter from ending.
@@ -211,7 +196,7 @@ class CpuPool:
 
     def _serve(self, index: int) -> bool:
         """Start one child and serve it until it dies. False when it never became ready."""
-        child = _start_child()
+        child = start_child()
         with self._changed:
             self._children[index] = child
             if self._closed:
@@ -228,7 +213,7 @@ class CpuPool:
         self._bury(index, child)
         return child.ready
 
-    def _finish(self, child: _Child, answer: bytes) -> None:
+    def _finish(self, child: ChildProcess, answer: bytes) -> None:
         with self._changed:
             job, child.job = child.job, None
             if not self._closed:
@@ -241,7 +226,7 @@ class CpuPool:
             succeeded, value, seconds = False, error, 0.0
         _resolve(job, CpuResult(value, child.process.pid, seconds) if succeeded else value)
 
-    def _bury(self, index: int, child: _Child) -> None:
+    def _bury(self, index: int, child: ChildProcess) -> None:
         child.channel.close()  # its end of file, should it still live
         if not child.doomed:
             with suppress(subprocess.TimeoutExpired):
@@ -254,35 +239,13 @@ class CpuPool:
             expected = child.doomed or self._closed
             self._changed.notify_all()
         if not expected:
-            _report(child, code)
+            report_death(child, code)
         os.close(child.stderr)
         if job is not None:
             died = (
-                f"The child process {child.process.pid} died while computing ({_cause(code)}). Run it again."
+                f"The child process {child.process.pid} died while computing ({cause(code)}). Run it again."
             )
             _resolve(job, CpuPoolClosed() if self._closed else CpuChildDied(died))
-
-
-def _start_child() -> _Child:
-    ours, theirs = socket.socketpair()
-    # Not our stderr: whatever a dying interpreter prints there is no line of JSON.
-    stderr = os.memfd_create("cpu-child-stderr")
-    # -S and -P: nothing but the standard library at start; our sys.path follows as the first frame.
-    command = [sys.executable, "-S", "-P", str(_CHILD_FILE), str(theirs.fileno()), str(os.getpid())]
-    try:
-        with theirs:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-                pass_fds=(theirs.fileno(),),
-            )
-    except BaseException:
-        ours.close()
-        os.close(stderr)
-        raise
-    return _Child(process, ours, stderr)
 
 
 def _resolve(job: _Job, outcome: CpuResult[Any] | BaseException) -> None:
@@ -291,18 +254,3 @@ def _resolve(job: _Job, outcome: CpuResult[Any] | BaseException) -> None:
             job.future.set_exception(outcome)
         else:
             job.future.set_result(outcome)
-
-
-def _cause(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit code {code}"
-
-
-def _report(child: _Child, code: int) -> None:
-    size = os.fstat(child.stderr).st_size
-    tail = os.pread(child.stderr, _STDERR_TAIL_BYTES, max(0, size - _STDERR_TAIL_BYTES))
-    _log.warning(
-        "child process %d died (%s), a new one takes its place",
-        child.process.pid,
-        _cause(code),
-        extra={"action": "cpu_pool.child_died", "child_stderr": tail.decode(errors="replace")},
-    )

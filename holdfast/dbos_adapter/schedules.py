@@ -262,12 +262,8 @@ class Accounting:
             missed=decision.missed,
         )
         if moved and decision.missed:
-            log.warning(
-                "schedule %s: %d ticks did not run",
-                name,
-                decision.missed,
-                extra={"action": "schedule.missed"},
-            )
+            fields = {"action": "schedule.missed"}
+            log.warning("schedule %s: %d ticks did not run", name, decision.missed, extra=fields)
 
     def _catch_up(self, name: str, ticks: list[datetime]) -> None:
         _catching_up.now = True

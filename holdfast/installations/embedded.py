@@ -11,7 +11,6 @@ import ctypes
 import hashlib
 import importlib.util
 import os
-import pwd
 import random
 import shutil
 import signal
@@ -25,10 +24,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from holdfast.installations.server_user import unprivileged_user
+
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout: what lies beside ``services/``."""
 
-_USER = "holdfast_postgres"
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -106,7 +106,7 @@ class Cluster:
         self._place = self.home / "postgres"
         self._place.mkdir(parents=True, exist_ok=True)
         if os.geteuid() == 0:
-            entry = _unprivileged_user()
+            entry = unprivileged_user()
             self._user = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
             self._choose_place()
         if not (self.data / "PG_VERSION").exists():
@@ -283,18 +283,6 @@ class Cluster:
         path.chmod(mode)
         if self._user:
             os.chown(path, self._user["user"], self._user["group"])
-
-
-def _unprivileged_user() -> pwd.struct_passwd:
-    """The server's user, made when it is missing; ``nobody`` where no user can be made."""
-    if not any(entry.pw_name == _USER for entry in pwd.getpwall()):
-        options = ["--system", "--user-group", "--no-create-home", "--home-dir", "/", "--shell", "/bin/false"]
-        with suppress(OSError):
-            subprocess.run(["useradd", *options, _USER], check=False, capture_output=True)
-    try:
-        return pwd.getpwnam(_USER)
-    except KeyError:
-        return pwd.getpwnam("nobody")
 
 
 def _run(command: list[Any], failure: str, **options: Any) -> None:

@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 from dotenv import dotenv_values
 
 from holdfast.installations.embedded import ROOT
+from holdfast.installations.state_file import read_state
 from holdfast.installations.supervised import is_alive
-from holdfast.installations.supervisor import read_state
 from holdfast.origin import is_loopback
 from holdfast.settings import Settings
 

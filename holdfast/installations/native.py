@@ -23,8 +23,9 @@ from dotenv import dotenv_values
 from pydantic import ValidationError
 
 from holdfast.installations.embedded import ROOT, Cluster, NativeError, last_line
+from holdfast.installations.state_file import read_state
 from holdfast.installations.supervised import is_alive
-from holdfast.installations.supervisor import Supervisor, read_state
+from holdfast.installations.supervisor import Supervisor
 
 START_SECONDS = 120.0
 """How long a background start may take; the first one on a slow machine makes the database."""

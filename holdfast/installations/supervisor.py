@@ -6,7 +6,6 @@ and one loop: reap, restart, follow the logs, sleep a moment.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -20,20 +19,12 @@ from typing import Any
 from holdfast.installations.embedded import ROOT, Cluster, NativeError, free_port, last_line
 from holdfast.installations.hold import is_held
 from holdfast.installations.secrets import make_secrets
+from holdfast.installations.state_file import read_state, remove_state, write_state
 from holdfast.installations.supervised import Child, is_alive, say, start_ticks
 from holdfast.settings import get_settings
 
 _TICK_SECONDS = 0.05
 _FAILURES_AT_START = 3
-
-
-def read_state(home: Path) -> dict[str, Any]:
-    """What ``native.json`` of this directory says; empty when there is none."""
-    try:
-        loaded = json.loads((home / "native.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return loaded if isinstance(loaded, dict) else {}
 
 
 # What the API reads that the first start makes, unless somebody names another file; empty names none.
@@ -186,7 +177,7 @@ class Supervisor:
         self.stopping = True
         self._drain()
         self.cluster.stop()
-        (self.home / "native.json").unlink(missing_ok=True)
+        remove_state(self.home)
         self._say("ended")
 
     def _drain(self) -> None:
@@ -297,9 +288,7 @@ class Supervisor:
             "admin_token_file": self.api.environment["HOLDFAST_ADMIN_TOKEN_FILE"],
             "passfiles": {role: str(self.secrets / role / "pgpass") for role in ("migrate", "api", "worker")},
         }
-        new = self.home / "native.json.new"
-        new.write_text(json.dumps(state, indent=1), "utf-8")
-        new.replace(self.home / "native.json")
+        write_state(self.home, state)
 
     def _say(self, sentence: str) -> None:
         say("native", sentence)

@@ -88,24 +88,11 @@ def release(
     )
     if not verdicts:
         return []
-    counted = [v for v in verdicts if v.counted]
-    if counted:
-        query(
-            connection,
-            "count_crashes",
-            workflow_ids=[v.work.workflow_id for v in counted],
-            crashes=[v.crashes for v in counted],
-            steps=[v.work.steps_recorded for v in counted],
-            queues=[v.work.home_queue or v.work.queue_name for v in counted],
-            parked=[v.action == "park" for v in counted],
-        )
+    _count_crashes(connection, [v for v in verdicts if v.counted])
     _record(
         connection, verdicts, executor_id=executor_id, by=identity, kind=kind, reason=reason, lost_at=lost_at
     )
-    parked = [v.work.workflow_id for v in verdicts if v.action == "park"]
-    if parked:
-        query(connection, "park_work", workflow_ids=parked, executor_id=executor_id)
-        log.error("parked %s", ", ".join(parked), extra={"action": "workflow.parked", "workflow_ids": parked})
+    _park(connection, [v.work.workflow_id for v in verdicts if v.action == "park"], executor_id)
     released = [v for v in verdicts if v.action != "park"]
     if waiting := [v.work.workflow_id for v in released if v.work.waits]:
         query(connection, "keep_waits", workflow_ids=waiting)
@@ -120,6 +107,25 @@ def release(
         again = [v.work.workflow_id for v in released if v.counted]
         query(connection, "delay_work", workflow_ids=again, seconds=delay_seconds)
     return verdicts
+
+
+def _count_crashes(connection: Connection, counted: list[Verdict]) -> None:
+    if counted:
+        query(
+            connection,
+            "count_crashes",
+            workflow_ids=[v.work.workflow_id for v in counted],
+            crashes=[v.crashes for v in counted],
+            steps=[v.work.steps_recorded for v in counted],
+            queues=[v.work.home_queue or v.work.queue_name for v in counted],
+            parked=[v.action == "park" for v in counted],
+        )
+
+
+def _park(connection: Connection, parked: list[str], executor_id: str) -> None:
+    if parked:
+        query(connection, "park_work", workflow_ids=parked, executor_id=executor_id)
+        log.error("parked %s", ", ".join(parked), extra={"action": "workflow.parked", "workflow_ids": parked})
 
 
 def _record(

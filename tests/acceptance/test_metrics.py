@@ -11,7 +11,7 @@ import psycopg2
 import psycopg2.extras
 import pytest
 
-from holdfast.audit.checks import Audit
+from holdfast.audit.audit import Audit
 from holdfast.audit.evidence import counters_agree, samples
 from holdfast.cli.checks import SUBJECTS
 from tests.support.native_stack import NativeStack

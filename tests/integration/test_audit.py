@@ -13,6 +13,7 @@ import pytest
 
 from holdfast.audit import checks as audit
 from holdfast.audit import evidence
+from holdfast.audit.audit import Audit
 from holdfast.audit.findings import Finding
 from holdfast.audit.journal import Journal
 from holdfast.cli.checks import SUBJECTS
@@ -30,7 +31,7 @@ GRID = NOW - timedelta(seconds=NOW.timestamp() % 5, minutes=10)
 
 def check(database: Database, *, journal: Journal | None = None, idle: bool = False) -> dict[int, Finding]:
     """The findings by invariant."""
-    it = audit.Audit(database.connect(role="api"), database.settings("api"), SUBJECTS, journal, idle, 0.0)
+    it = Audit(database.connect(role="api"), database.settings("api"), SUBJECTS, journal, idle, 0.0)
     return {finding["invariant"]: finding for finding in audit.run(it)}
 
 
@@ -618,9 +619,7 @@ def test_a_step_that_was_not_counted_is_found(clean: Database, monkeypatch: pyte
         monkeypatch.setattr(
             evidence, "scrape", lambda row, t=text: t if row["executor_id"] == "only" else None
         )
-        finding = evidence.counters_agree(
-            audit.Audit(clean.connect(role="api"), clean.settings("api"), SUBJECTS)
-        )
+        finding = evidence.counters_agree(Audit(clean.connect(role="api"), clean.settings("api"), SUBJECTS))
         assert finding["ok"] == (counted == 2)
     assert finding["details"] == [
         "1 counters differ from the database: only orders.ship: 1 counted, 2 stored"

@@ -14,6 +14,7 @@ import pytest
 from dbos import DBOS, DBOSPortableJSONSerializer
 
 from holdfast.audit import checks as audit
+from holdfast.audit.audit import Audit
 from holdfast.cli.checks import SUBJECTS
 from holdfast.durable import names
 from holdfast.durable.resources import resources
@@ -118,7 +119,7 @@ def test_the_report_is_what_a_plain_count_finds(worker: Worker) -> None:
     )
     assert [row["recorded"] for row in rows] == [1] * 13
     with closing(connect(worker.process.settings, purpose="test")) as connection:
-        it = audit.Audit(connection, worker.process.settings, SUBJECTS, settle_seconds=1)
+        it = Audit(connection, worker.process.settings, SUBJECTS, settle_seconds=1)
         assert audit.recorded_once(it)["ok"]
         worker.database.rows(
             "UPDATE dbos.workflow_output SET output = replace(output, '\"keys\":', '\"keys\":1')"

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from holdfast.installations.embedded import free_port
+from holdfast.installations.state_file import read_state
 from holdfast.installations.supervised import is_alive
-from holdfast.installations.supervisor import read_state
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "holdfast.installations.native"]

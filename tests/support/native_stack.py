@@ -17,8 +17,8 @@ import httpx
 import psycopg2
 
 from holdfast.installations.embedded import ROOT, die_with_parent, installed
+from holdfast.installations.state_file import read_state
 from holdfast.installations.supervised import is_alive, start_ticks
-from holdfast.installations.supervisor import read_state
 from tests.support.stack import CpuChild, Exit, Member, Stack, clean_environment, free_ports, wait_for
 
 _TICKS = os.sysconf("SC_CLK_TCK")

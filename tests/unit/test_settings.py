@@ -11,10 +11,11 @@ import pytest
 import sqlalchemy as sa
 from pydantic import ValidationError
 
+from holdfast.cpu_quota import available_cpus
 from holdfast.dbos_adapter.schema import sqlalchemy_url
 from holdfast.installations.embedded import ROOT, free_port
 from holdfast.installations.supervisor import Supervisor
-from holdfast.settings import Settings, available_cpus, get_settings
+from holdfast.settings import Settings, get_settings
 
 
 @pytest.fixture(autouse=True)

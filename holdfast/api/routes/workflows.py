@@ -1,8 +1,7 @@
-"""Stored workflows: listing them, looking into one, and the operator's three orders."""
+"""Stored workflows: listing them, looking into one, and the operator's orders but one (`stranded`)."""
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from typing import Annotated
 
@@ -15,15 +14,11 @@ from holdfast.api.access import CONTROL, REFUSALS
 from holdfast.api.context import accepting, process_of
 from holdfast.api.models import (
     Accepted,
-    Adopted,
-    AdoptRequest,
     ForkRequest,
     IdempotencyKey,
     Look,
     Page,
     StepList,
-    Stranded,
-    StrandedList,
     WorkflowDetail,
     WorkflowFilter,
     WorkflowId,
@@ -33,13 +28,11 @@ from holdfast.api.problems import documented
 from holdfast.api.submit import claim, find, outcome
 from holdfast.api.views import listed, step, workflow_detail
 from holdfast.durable.names import QUEUE_OF, ROLE_OF
-from holdfast.errors import Conflict, NotFound, UnknownWorkflow
-from holdfast.recovery.adoption import adopt
-from holdfast.settings import Role, Settings
+from holdfast.errors import Conflict, UnknownWorkflow
+from holdfast.settings import Settings
 from holdfast.statuses import ENDED, RESUMABLE
 
 router = APIRouter(tags=["workflows"])
-log = logging.getLogger("holdfast.api")
 
 
 @router.get("/workflows", responses=documented(422, 500, 503))
@@ -74,10 +67,10 @@ async def show_workflow(
     request: Request, workflow_id: WorkflowId, query: Annotated[Look, Query()]
 ) -> WorkflowDetail:
     """One workflow with input, output and error, shortened; with `wait` as soon as it has ended."""
-    row = await _existing(request, workflow_id, payload=not query.wait)
+    row = await existing(request, workflow_id, payload=not query.wait)
     if query.wait:
         ended = await outcome(request, workflow_id, query.wait)
-        row = ended or await _existing(request, workflow_id, payload=True)
+        row = ended or await existing(request, workflow_id, payload=True)
     wait = None
     if row.status == "PENDING":
         wait = next(iter(await process_of(request).gateway.ops("wait_of", workflow_id=workflow_id)), None)
@@ -139,7 +132,7 @@ async def resume(request: Request, workflow_id: WorkflowId) -> Accepted:
     process = process_of(request)
     gateway = process.gateway
 
-    row = await _existing(request, workflow_id)
+    row = await existing(request, workflow_id)
     if row.status not in RESUMABLE:
         raise Conflict(
             f"This workflow is {row.status}. Only those that are {' or '.join(RESUMABLE)} can be resumed."
@@ -169,7 +162,7 @@ async def fork(
 ) -> Response:
     """Run a copy of it from `start_step` on, under an id of its own."""
     process = process_of(request)
-    row = await _existing(request, workflow_id)
+    row = await existing(request, workflow_id)
     queue = _queue(row)
     forked_id = await claim(request, body, "fork", idempotency_key)
 
@@ -200,73 +193,8 @@ async def fork(
     )
 
 
-@router.post(
-    "/workflows/{workflow_id}/adopt",
-    status_code=202,
-    dependencies=CONTROL,
-    responses=REFUSALS | documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
-)
-async def adopt_one(request: Request, workflow_id: WorkflowId) -> Adopted:
-    """Let the present version continue a stranded workflow, under its own id."""
-    row = await _existing(request, workflow_id)
-    if row.application_name is None or row.app_version is None:
-        raise Conflict("This workflow has no version: it is not stranded.")
-    return await _adopt(request, row.application_name, row.app_version, only=workflow_id)
-
-
-@router.get("/stranded", responses=documented(500, 503))
-async def list_stranded(request: Request) -> StrandedList:
-    """Unfinished work of versions that no live executor runs."""
-    process = process_of(request)
-    rows = await process.gateway.ops("stranded", lease_seconds=process.settings.lease_seconds)
-    return StrandedList(stranded=[Stranded.model_validate(row) for row in rows])
-
-
-@router.post(
-    "/stranded/adopt",
-    status_code=202,
-    dependencies=CONTROL,
-    responses=REFUSALS | documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
-)
-async def adopt_stranded(request: Request, body: AdoptRequest) -> Adopted:
-    """Let the present version continue all stranded work of one older version, under its own ids.
-
-    You say with this that its code can: the same steps in the same order.
-    """
-    return await _adopt(request, body.application, body.from_version)
-
-
-async def _adopt(
-    request: Request, application: str, from_version: str, *, only: str | None = None
-) -> Adopted:
-    process = process_of(request)
-    settings = process.settings
-    roles: dict[str, Role] = {settings.application_name(role): role for role in ("api", "worker")}
-    if application not in roles:
-        raise NotFound(f"There is no application of this name. Use {' or '.join(roles)}.")
-    to_version = settings.version_name(roles[application])
-    moved = await process.gateway.call(
-        adopt,
-        settings,
-        purpose=f"holdfast/{process.executor_id}/adopt",
-        application=application,
-        from_version=from_version,
-        to_version=to_version,
-        only=only,
-    )
-    if not moved:
-        raise Conflict("Nothing was moved: it is not stranded. GET /stranded lists what is.")
-    log.info(
-        "adopted %d workflows of %s into %s",
-        moved,
-        from_version,
-        to_version,
-        extra={"action": "workflow.adopted"},
-    )
-    return Adopted(adopted=moved, to_version=to_version)
-
-
-async def _existing(request: Request, workflow_id: str, *, payload: bool = False) -> WorkflowStatus:
+async def existing(request: Request, workflow_id: str, *, payload: bool = False) -> WorkflowStatus:
+    """The stored workflow; raises `UnknownWorkflow`."""
     process = process_of(request)
     return _require(
         await process.gateway.call(

@@ -1,0 +1,85 @@
+"""Stranded workflows, and the operator's order that the present version adopts them."""
+
+from __future__ import annotations
+
+import logging
+
+from fastapi import APIRouter, Request
+
+from holdfast.api.access import CONTROL, REFUSALS
+from holdfast.api.context import process_of
+from holdfast.api.models import Adopted, AdoptRequest, Stranded, StrandedList, WorkflowId
+from holdfast.api.problems import documented
+from holdfast.api.routes.workflows import existing
+from holdfast.errors import Conflict, NotFound
+from holdfast.recovery.adoption import adopt
+from holdfast.settings import Role
+
+router = APIRouter(tags=["workflows"])
+log = logging.getLogger("holdfast.api")
+
+
+@router.post(
+    "/workflows/{workflow_id}/adopt",
+    status_code=202,
+    dependencies=CONTROL,
+    responses=REFUSALS | documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
+)
+async def adopt_one(request: Request, workflow_id: WorkflowId) -> Adopted:
+    """Let the present version continue a stranded workflow, under its own id."""
+    row = await existing(request, workflow_id)
+    if row.application_name is None or row.app_version is None:
+        raise Conflict("This workflow has no version: it is not stranded.")
+    return await _adopt(request, row.application_name, row.app_version, only=workflow_id)
+
+
+@router.get("/stranded", responses=documented(500, 503))
+async def list_stranded(request: Request) -> StrandedList:
+    """Unfinished work of versions that no live executor runs."""
+    process = process_of(request)
+    rows = await process.gateway.ops("stranded", lease_seconds=process.settings.lease_seconds)
+    return StrandedList(stranded=[Stranded.model_validate(row) for row in rows])
+
+
+@router.post(
+    "/stranded/adopt",
+    status_code=202,
+    dependencies=CONTROL,
+    responses=REFUSALS | documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
+)
+async def adopt_stranded(request: Request, body: AdoptRequest) -> Adopted:
+    """Let the present version continue all stranded work of one older version, under its own ids.
+
+    You say with this that its code can: the same steps in the same order.
+    """
+    return await _adopt(request, body.application, body.from_version)
+
+
+async def _adopt(
+    request: Request, application: str, from_version: str, *, only: str | None = None
+) -> Adopted:
+    process = process_of(request)
+    settings = process.settings
+    roles: dict[str, Role] = {settings.application_name(role): role for role in ("api", "worker")}
+    if application not in roles:
+        raise NotFound(f"There is no application of this name. Use {' or '.join(roles)}.")
+    to_version = settings.version_name(roles[application])
+    moved = await process.gateway.call(
+        adopt,
+        settings,
+        purpose=f"holdfast/{process.executor_id}/adopt",
+        application=application,
+        from_version=from_version,
+        to_version=to_version,
+        only=only,
+    )
+    if not moved:
+        raise Conflict("Nothing was moved: it is not stranded. GET /stranded lists what is.")
+    log.info(
+        "adopted %d workflows of %s into %s",
+        moved,
+        from_version,
+        to_version,
+        extra={"action": "workflow.adopted"},
+    )
+    return Adopted(adopted=moved, to_version=to_version)
