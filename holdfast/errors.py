@@ -1,8 +1,8 @@
-# ruff: noqa: N818 - the names say what happened; "Error" on every leaf would add nothing
-"""One error tree. The docstring of a class is its default message, and says what to do next.
+# ruff: noqa: N818 - the names describe what happened; the suffix "Error" would add nothing
+"""The tree of Holdfast's errors. A class's docstring is its default message and includes what to do next.
 
-HTTP statuses are not known here: they live in one table in ``services/api``. Every error survives
-pickling with its attributes, because some are raised in a child process or stored by DBOS.
+This module does not know HTTP statuses: ``holdfast/api/problems.py`` has one table of them. Every error
+survives pickling with its attributes, because some are raised in a child process or stored by DBOS.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class HoldfastError(Exception):
 
     @property
     def message(self) -> str:
-        """The sentence for the person who asked."""
+        """The message for the client."""
         return str(self.args[0])
 
 
 def default_message(kind: type[HoldfastError]) -> str:
-    """Docstring of `kind` as one line; the class name where ``-OO`` stripped docstrings."""
+    """Returns the docstring of `kind` as one line, or the class name if ``-OO`` removed docstrings."""
     return " ".join(inspect.cleandoc(kind.__doc__ or kind.__name__).split())
 
 

@@ -1,8 +1,7 @@
-"""What a request's address and headers tell about where it comes from. Pure rules, no HTTP library.
+"""Rules that derive a request's origin from its address and headers. Pure functions, no HTTP library.
 
-Browsers send a page's requests to any address, this machine's included. A page of another origin must
-neither start anything here nor read anything, also when its name has been pointed at this machine
-(DNS rebinding).
+Browsers send a page's requests to any address, including this machine's. A page of another origin must
+neither start work here nor read data, even if its host name resolves to this machine (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -15,10 +14,11 @@ _PORT = re.compile(r":[0-9]{0,5}")
 
 
 def is_loopback(address: str) -> bool:
-    """Whether only this machine reaches what listens there.
+    """Whether a server on that address is reachable from this machine only.
 
-    ``localhost``, ``127.0.0.0/8`` and ``::1`` (with or without brackets). Any other name counts as
-    reachable, whatever it resolves to today, and so does the empty address: it means every interface.
+    True for ``localhost``, ``127.0.0.0/8`` and ``::1`` (with or without brackets). Any other name counts as
+    reachable from outside, whatever it resolves to today. So does the empty address, which means every
+    interface.
     """
     text = address.strip().lower()
     if text == "localhost":
@@ -30,7 +30,7 @@ def is_loopback(address: str) -> bool:
 
 
 def host_name(header: str) -> str | None:
-    """The name or address in a Host header, lower case, without its port; None when there is none."""
+    """Returns the name or address in a Host header, lower case, without its port; None if it has none."""
     text = header.strip().lower()
     if text.startswith("["):
         inside, closed, rest = text[1:].partition("]")
@@ -45,8 +45,8 @@ def host_name(header: str) -> str | None:
 def is_known_host(header: str, names: frozenset[str]) -> bool:
     """Whether a Host header names this server: ``localhost``, one of ``names``, or any IP address.
 
-    An address cannot be rebound: a browser that sends one was told to go there. A foreign name in the
-    header says that somebody pointed it at this machine.
+    An IP address cannot be rebound: a browser sends it only if the page's address contains it. An unknown
+    name in the header means that a foreign DNS record points to this machine.
     """
     name = host_name(header)
     return name is not None and (name == "localhost" or name in names or _ip(name) is not None)
@@ -55,12 +55,12 @@ def is_known_host(header: str, names: frozenset[str]) -> bool:
 def is_foreign(  # noqa: PLR0917 - as a browser sends them
     method: str, host: str, origin: str | None, site: str | None, mode: str | None, destination: str | None
 ) -> bool:
-    """Whether a browser sent this for a page of another origin.
+    """Whether a browser sent this request for a page of another origin.
 
-    ``site``, ``mode`` and ``destination`` are the ``Sec-Fetch-*`` headers, which pages cannot set; browsers
-    send them to this machine and over HTTPS. Elsewhere ``origin`` tells, which comes with every request that
-    changes something. Links from elsewhere may be followed: the page that opens is ours. A client that is no
-    browser sends none of them, and no page can make it.
+    ``site``, ``mode`` and ``destination`` are the ``Sec-Fetch-*`` headers, which pages cannot set. Browsers
+    send them to loopback addresses and over HTTPS. In other cases ``origin`` decides: it comes with every
+    request that changes data. Navigation from a foreign page is allowed, because the page that it opens is
+    ours. Clients that are not browsers send none of these headers, and no page can control them.
     """
     if site is not None and site not in ("same-origin", "none"):
         return not (method == "GET" and mode == "navigate" and destination == "document")
@@ -71,7 +71,10 @@ def is_foreign(  # noqa: PLR0917 - as a browser sends them
 
 
 def client_key(address: str) -> str:
-    """Who counts as one client: an IPv4 address, or a /64 of IPv6, of which anyone has plenty."""
+    """Returns the key of a client: its IPv4 address, or its /64 network of IPv6.
+
+    One IPv6 client can use any address of its /64.
+    """
     found = _ip(address)
     if isinstance(found, ipaddress.IPv6Address):
         if found.ipv4_mapped is not None:

@@ -1,8 +1,8 @@
-"""Who may do what: control calls need the admin token; reading and starting work need none.
+"""Access control: control calls need the admin token; calls that read or start work do not.
 
-With HOLDFAST_REQUIRE_TOKEN=true every call needs it, but for the probes, the figures for Prometheus and the
-page's own files, which hold nothing of this installation. The token lies in a file and is read at every use,
-so that replacing the file rotates it. It is never logged, and no answer holds it.
+With HOLDFAST_REQUIRE_TOKEN=true every call needs the token, except the probes, the metrics and the page's own
+files, which contain no data of this installation. The token is stored in a file that is read at every use, so
+a replaced file rotates the token. The token is never logged and never part of an answer.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ from holdfast.settings import Settings
 log = logging.getLogger("holdfast.api")
 
 REFUSALS: dict[int | str, dict[str, Any]] = documented(401, 403)
-"""What a control call can answer besides its own."""
+"""Additional responses of every control call, for the OpenAPI document."""
 
 _ASK = "This call needs the admin token: send `Authorization: Bearer <token>`. `holdfast token` prints it."
 _CHALLENGE = {"WWW-Authenticate": "Bearer"}
 
-# Only for the OpenAPI document: what a request carries is looked at by `_require` alone.
+# Only for the OpenAPI document: `_require` alone checks the request's token.
 _scheme = HTTPBearer(auto_error=False, description="the admin token, printed by `holdfast token`")
 
-# Prometheus reads /metrics without a token: its own would have to be this one, with which it could do
-# anything. There are counts and names of workflows in it, no id, no payload.
+# Prometheus reads /metrics without a token: there is only the admin token, which would permit everything.
+# /metrics contains counts and names of workflows, but no id and no payload.
 OPEN = re.compile("|".join(PROBE_PATHS) + r"|/|/static/[^/]+|/docs|/console/workflows/[^/]+")
-"""Addresses that never need the token: probes, figures, and the page's own files under each of its names."""
+"""Paths that never need the token: probes, metrics, and the page's own files under each of their names."""
 
 
 class _NoTokenError(Exception):
-    """The request carries none."""
+    """The request carries no token."""
 
 
 async def controlled(request: Request, _: Annotated[Any, Depends(_scheme)]) -> None:
-    """A dependency of control calls.
+    """FastAPI dependency of control calls.
 
-    Answers 401 without a token. Raises ``WrongAdminToken``, ``AdminTokenUnset`` when no file is configured,
-    ``AdminTokenUnusable`` when the configured one holds none.
+    Answers 401 if the request has no token. Raises ``WrongAdminToken`` for a wrong one, ``AdminTokenUnset``
+    if no file is configured, and ``AdminTokenUnusable`` if the configured file holds no token.
     """
     try:
         _require(process_of(request).settings, request.scope)
@@ -64,9 +64,9 @@ CONTROL = [Depends(controlled)]
 
 
 class TokenForAll:
-    """Lets nothing through without the admin token but what is `OPEN`; for HOLDFAST_REQUIRE_TOKEN.
+    """Middleware for HOLDFAST_REQUIRE_TOKEN: rejects requests without the token, except to `OPEN` paths.
 
-    Stands before routing: a route that somebody adds is closed before anyone thinks of it.
+    It runs before routing, so that new routes are protected by default.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -74,7 +74,7 @@ class TokenForAll:
         self.settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; anything but HTTP passes through."""
+        """Serves one request. Passes everything except HTTP through."""
         refusal = self._refusal(scope) if scope["type"] == "http" else None
         await (refusal or self.app)(scope, receive, send)
 
@@ -96,10 +96,10 @@ def _require(settings: Settings, scope: Scope) -> None:
     kind, _, sent = Headers(scope=scope).get("authorization", "").partition(" ")
     if kind.lower() != "bearer" or not sent.strip():
         raise _NoTokenError
-    wanted = read_token(settings.admin_token_file)
-    if not wanted:
+    expected = read_token(settings.admin_token_file)
+    if not expected:
         raise AdminTokenUnusable
-    if not hmac.compare_digest(_digest(sent.strip()), _digest(wanted)):
+    if not hmac.compare_digest(_digest(sent.strip()), _digest(expected)):
         log.warning(
             "refused: wrong admin token",
             extra={"action": "control.refused", "request_id": request_id_of(scope)},
@@ -108,7 +108,7 @@ def _require(settings: Settings, scope: Scope) -> None:
 
 
 def read_token(file: Path) -> str:
-    """The token in a file; empty when there is none, or when the file cannot be read."""
+    """Reads the token from a file. Returns an empty text if the file has none or cannot be read."""
     try:
         return file.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):
@@ -116,5 +116,5 @@ def read_token(file: Path) -> str:
 
 
 def _digest(token: str) -> bytes:
-    # Of equal length whatever was sent: comparing takes as long for every guess.
+    # Digests have equal length, so the comparison takes the same time for every guess.
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()

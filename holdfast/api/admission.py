@@ -1,4 +1,4 @@
-"""Whether new work is let in: not while more than HOLDFAST_QUEUE_LIMIT workflows are unfinished."""
+"""Admission control: rejects new work while HOLDFAST_QUEUE_LIMIT workflows are unfinished."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from holdfast.errors import BacklogFull
 log = logging.getLogger("holdfast.api")
 
 FRESH_SECONDS = 1.0
-# Counting may take a tenth of the time at most, however large the backlog.
+# Counting takes at most a tenth of the time, however large the backlog.
 SHARE = 10
 
 Ops = Callable[..., Awaitable[list[dict[str, Any]]]]
 
 
 class Admission:
-    """Counts unfinished work, up to the limit and no further, at most once a second.
+    """Counts unfinished work, up to the limit and no further, at most once per second.
 
-    Between two counts this process adds what it let in itself, so that it alone lets in no more than the
-    limit and the children of one request. Beyond it go, in the meantime, what other API processes let in and
-    children that are enqueued later.
+    Between two counts this process adds the workflows that it admitted itself. By itself it therefore exceeds
+    the limit by at most the children of one request. Work that other API processes admit in the meantime, and
+    children that are enqueued later, can exceed it further.
     """
 
     def __init__(self, ops: Ops, limit: int) -> None:
@@ -36,20 +36,20 @@ class Admission:
         self._full = False
 
     async def admit(self, key: str | None, workflows: int = 1) -> None:
-        """Returns when so many may be let in, or when `key` stands for work that is stored already.
+        """Returns if `workflows` more may be admitted, or if `key` stands for work that is stored already.
 
-        Raises ``BacklogFull``, and ``DatabaseUnavailable`` when nobody can tell.
+        Raises ``BacklogFull`` otherwise, and ``DatabaseUnavailable`` if the work cannot be counted.
         """
         if not self.limit:
             return
         if time.monotonic() >= self._fresh_until:
-            # One counts, the others share what it finds, also that nobody answers.
+            # One caller counts; concurrent callers share its result or its error.
             self._counting = self._counting or asyncio.create_task(self._count())
             await asyncio.shield(self._counting)
         full = self._known >= self.limit
         if full != self._full:
             self._full = full
-            text = "too much unfinished work, no more is let in" if full else "work is let in again"
+            text = "new work is refused: too much is unfinished" if full else "new work is admitted again"
             log.warning("%s", text, extra={"action": "work.refused" if full else "work.admitted"})
         if not full:
             self._known += workflows

@@ -1,4 +1,4 @@
-"""The console's figures as server-sent events."""
+"""The console's data as server-sent events."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 async def events(process: Process, reader: Reader, last_event_id: str | None) -> AsyncIterator[str]:
-    """`snapshot` unless resumed, then `change`s, until the process drains. The reader must be joined."""
+    """Yields a `snapshot` unless resumed, then `change` events, until the process drains. Requires `join`."""
     yield f"retry: {RECONNECT_MILLISECONDS}\n\n"
     number = reader.resume(last_event_id)
     stopping = asyncio.ensure_future(process.wait_stopping())
     try:
         while not stopping.done():
-            # Taken before the changes are read: one in between sets it, and nothing is slept through.
+            # Taken before the changes are read, so that a change in between sets it and is not missed.
             next_change = reader.next_change
             changes = None if number is None else reader.after(number)
             if changes is None:

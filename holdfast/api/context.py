@@ -1,4 +1,4 @@
-"""What the routes share: the process behind the application, and a few bounds that belong to it."""
+"""Shared by the routes: the process behind the application, and limits on concurrent requests."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ RETRY_SECONDS = 1
 
 
 class Places:
-    """A bounded number of places, taken and given back on the event loop."""
+    """A bounded number of permits, acquired and released on the event loop."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.taken = 0
 
     def take(self) -> bool:
-        """One place, unless all are taken."""
+        """Acquires one permit. Returns False if none is free."""
         if self.taken >= self.limit:
             return False
         self.taken += 1
         return True
 
     def give_back(self) -> None:
-        """Undo one `take`."""
+        """Releases one permit."""
         self.taken -= 1
 
 
 def process_of(request: Request) -> Process:
-    """The process that the application was made for."""
+    """Returns the process that the application belongs to."""
     return cast("Process", request.app.state.process)
 
 
 async def accepting(request: Request) -> None:
-    """A dependency of routes that start work: raises `Draining` unless the process is live."""
+    """FastAPI dependency of routes that start work: raises `Draining` unless the process is live."""
     process = process_of(request)
     if process.stopping or process.state != "live":
         raise Draining

@@ -1,4 +1,4 @@
-"""What happens to every request before it reaches a route: id, metrics, body rules. Pure ASGI."""
+"""Middleware that every request passes before it reaches a route: id, metrics, body rules. Pure ASGI."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from holdfast.api.problems import failure, problem
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 BODY_TIMEOUT_SECONDS = 30.0
-# A refused body is read on for a moment: a client that still sends would otherwise get a reset
-# connection in place of the answer.
+# The server continues to read a refused body for a moment. Otherwise a client that is still sending gets a
+# connection reset in place of the answer.
 DRAIN_BYTES = 16 * 1024 * 1024
 DRAIN_SECONDS = 2.0
 BODIES_BYTES = 64 * 1024 * 1024
-"""What all bodies that are still coming may hold together: each connection may send one, and wait."""
+"""Limit for all incomplete bodies together: each connection may send a part of one and then wait."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 Observe = Callable[[str, str, int, float], None]
-"""Called once a request with method, route template, status and seconds."""
+"""Called once per request with method, route template, status and seconds."""
 
 
 class RequestContext:
-    """Gives each request an id (`X-Request-ID`, taken over if sane), observes it, answers what failed."""
+    """Gives each request an id (a valid `X-Request-ID` is kept), records metrics, and answers failures."""
 
     def __init__(self, app: ASGIApp, observe: Observe) -> None:
         self.app = app
         self.observe = observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; anything but HTTP passes through."""
+        """Serves one request. Passes everything except HTTP through."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        header = Headers(scope=scope).get("x-request-id", "")
+        request_id = header if _REQUEST_ID.fullmatch(header) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         began = time.monotonic()
         status = 0
@@ -62,7 +62,7 @@ class RequestContext:
         except Exception as error:
             response = failure(scope, error)
             if status:
-                raise  # half an answer is out: only a broken connection tells the client
+                raise  # part of the answer is sent: only a broken connection can signal the failure
             await response(scope, receive, tagged)
         finally:
             method = scope["method"] if scope["method"] in METHODS else "OTHER"
@@ -71,9 +71,9 @@ class RequestContext:
 
 
 class RequestBody:
-    """Reads a body whole, within its limits, and lets only JSON objects in UTF-8 through.
+    """Reads the whole body within its limits, and passes only JSON objects in UTF-8 to the routes.
 
-    Answers 413, 415, 408, 400 or 422 itself; a route behind it never sees a body that is not an object.
+    Answers 413, 415, 408, 400 or 422 itself, so that a route never sees a body that is not an object.
     """
 
     def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
@@ -82,7 +82,7 @@ class RequestBody:
         self.held_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; anything but HTTP passes through."""
+        """Serves one request. Passes everything except HTTP through."""
         headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
         declared = headers.get("content-length", "0")
         if scope["type"] != "http" or (declared == "0" and "transfer-encoding" not in headers):
@@ -109,14 +109,14 @@ class RequestBody:
         await self.app(scope, _replay(body, receive), send)
 
     async def _read(self, declared: str, receive: Receive) -> bytes | None:
-        """The whole body; None when the client left before its end."""
+        """Reads the whole body. Returns None if the client disconnects before its end."""
         if not declared.isdecimal():
             raise _RefusedError(400, "bad-request", "Content-Length must be a number of bytes.", unread=True)
         if len(declared) > 18 or int(declared) > self.max_body_bytes:
             raise self._too_large()
         chunks: list[bytes] = []
         size = 0
-        # At least one body is read, however large it may be.
+        # The bound leaves room for at least one body of the permitted size.
         bound = max(BODIES_BYTES, self.max_body_bytes)
         try:
             async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
@@ -131,7 +131,7 @@ class RequestBody:
                     if size > self.max_body_bytes:
                         raise self._too_large()
                     if self.held_bytes > bound:
-                        detail = "Too many bodies are coming at once. Send this one again shortly."
+                        detail = "Too many request bodies are being received. Send this one again shortly."
                         raise _RefusedError(503, "busy", detail, unread=True)
                     more = message.get("more_body", False)
         except TimeoutError:
@@ -169,7 +169,7 @@ class _RefusedError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """What goes with the answer."""
+        """Returns the headers of the answer."""
         close = {"Connection": "close"} if self.unread else {}
         return close | ({"Retry-After": "1"} if self.status == 503 else {})
 
@@ -203,7 +203,7 @@ def _require_object(body: bytes) -> None:
 
 
 def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Which of two values is meant, nobody can know: parsers differ, so a proxy may have seen the other."""
+    """Rejects duplicate names: parsers differ, so a proxy may have checked the other value."""
     value = dict(pairs)
     if len(value) != len(pairs):
         raise _RefusedError(400, "malformed-json", "An object in the body has the same name twice.")
@@ -215,7 +215,7 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """A receive that gives the body once, then what really comes (a disconnect)."""
+    """Returns a receive function that returns the body once, then the real messages (a disconnect)."""
     given = False
 
     async def replayed() -> Message:

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem documents. One table here gives each error class its HTTP status."""
+"""Errors as RFC 9457 problem documents. The table `STATUS_OF` maps each error class to its HTTP status."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MEDIA_TYPE = "application/problem+json"
 ERRORS_SHOWN = 20
 TEXT_SHOWN = 200
 
-# Subclasses that are not named share the line of their nearest ancestor.
+# A subclass that is not listed has the status of its nearest listed ancestor.
 STATUS_OF: dict[type[errors.HoldfastError], int] = {
     errors.InvalidRequest: 422,
     errors.BodyTooLarge: 413,
@@ -73,7 +73,7 @@ class Problem(BaseModel):
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI's ``responses`` for problems that a route can answer with."""
+    """Returns OpenAPI's ``responses`` for the problems that a route can return."""
     schema = {"$ref": "#/components/schemas/Problem"}
     return {
         status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": schema}}}
@@ -90,14 +90,14 @@ def problem(
     headers: Mapping[str, str] | None = None,
     **members: Any,
 ) -> Response:
-    """A problem document as a response. `kind` (kebab-case) defaults to the status's phrase."""
+    """Builds a problem document as a response. `kind` (kebab-case) defaults to the status's phrase."""
     title = HTTPStatus(status).phrase
     body = {
         "type": f"urn:holdfast:problem:{kind or title.lower().replace(' ', '-')}",
         "title": title,
         "status": status,
         "detail": detail or DETAIL_OF.get(status) or f"{title}.",
-        "instance": printable(scope.get("path", "")),
+        "instance": short_text(scope.get("path", "")),
         "request_id": request_id_of(scope),
         **members,
     }
@@ -106,23 +106,23 @@ def problem(
 
 
 def request_id_of(scope: Scope) -> str | None:
-    """The id that the middleware gave this request."""
-    found = scope.get("state", {}).get("request_id")
-    return None if found is None else str(found)
+    """Returns the id that the middleware gave this request."""
+    request_id = scope.get("state", {}).get("request_id")
+    return None if request_id is None else str(request_id)
 
 
-def printable(text: str) -> str:
-    """Text from outside, short and without lone surrogates, which no UTF-8 document can hold."""
+def short_text(text: str) -> str:
+    """Shortens a client's text and escapes lone surrogates, which UTF-8 cannot encode."""
     return text[:TEXT_SHOWN].encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def status_of(kind: type[errors.HoldfastError]) -> int:
-    """HTTP status of an error class: its own line in the table, or its nearest ancestor's."""
+    """Returns the HTTP status of an error class: its own in the table, or its nearest ancestor's."""
     return next(STATUS_OF[ancestor] for ancestor in kind.__mro__ if ancestor in STATUS_OF)
 
 
 def install(app: FastAPI) -> None:
-    """Make every error of the application, Starlette's own included, a problem document."""
+    """Registers handlers that turn every error, also Starlette's own, into a problem document."""
     app.add_exception_handler(errors.HoldfastError, _holdfast_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
@@ -133,7 +133,7 @@ def install(app: FastAPI) -> None:
 
 
 def failure(scope: Scope, error: BaseException) -> Response:
-    """The 500 for an error nobody expected: logged in full, told in one sentence."""
+    """Logs an unexpected error in full and answers 500 with one sentence."""
     logger.error(
         "request failed: %s",
         type(error).__name__,
@@ -149,7 +149,7 @@ def _holdfast_error(request: Request, error: Exception) -> Response:
 
 
 def refused(scope: Scope, error: errors.HoldfastError) -> Response:
-    """One of our errors as its problem document."""
+    """Turns a `HoldfastError` into its problem document."""
     status = status_of(type(error))
     if status == 500:
         return failure(scope, error)
@@ -172,10 +172,10 @@ def _kebab(name: str) -> str:
 
 def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    found = error.errors()
-    if any(item["type"] == "json_invalid" for item in found):
+    details = error.errors()
+    if any(item["type"] == "json_invalid" for item in details):
         return problem(request.scope, 400, kind="malformed-json", detail="The body is not valid JSON.")
-    listed = [{"field": _path(item["loc"]), "message": printable(str(item["msg"]))} for item in found]
+    listed = [{"field": _path(item["loc"]), "message": short_text(str(item["msg"]))} for item in details]
     first = listed[0]
     return problem(
         request.scope,
@@ -188,8 +188,8 @@ def _validation_error(request: Request, error: Exception) -> Response:
 
 
 def _path(location: tuple[int | str, ...] | list[int | str]) -> str:
-    # The first part says body, query, path or header: the name alone is what the sender knows.
-    return ".".join(printable(str(part)) for part in location[1:])
+    # The first part is body, query, path or header. It is dropped: the sender knows the name alone.
+    return ".".join(short_text(str(part)) for part in location[1:])
 
 
 def _http_error(request: Request, error: Exception) -> Response:
@@ -200,14 +200,14 @@ def _http_error(request: Request, error: Exception) -> Response:
     if error.status_code < 400:
         return Response(status_code=error.status_code, headers=headers)
     plain = str(error.detail)
-    own_words = plain != HTTPStatus(error.status_code).phrase and error.status_code != 400
+    has_own_text = plain != HTTPStatus(error.status_code).phrase and error.status_code != 400
     return problem(
-        request.scope, error.status_code, detail=printable(plain) if own_words else None, headers=headers
+        request.scope, error.status_code, detail=short_text(plain) if has_own_text else None, headers=headers
     )
 
 
 def _allowed(request: Request) -> str:
-    """Every method of the address; Starlette names only those of the first route that matches it."""
+    """Returns every method of the path. Starlette lists only those of the first route that matches."""
     template = getattr(request.scope.get("route"), "path", None)
     methods = request.app.openapi()["paths"].get(template, {})
     return ", ".join(sorted(method.upper() for method in methods))
@@ -218,7 +218,7 @@ def _unknown_workflow(request: Request, _: Exception) -> Response:
 
 
 def _database_error(request: Request, error: Exception) -> Response:
-    """For what reaches PostgreSQL past `Gateway.call`: an outage is no failure of the request."""
+    """Handles driver errors of calls outside `Gateway.call`: an outage answers 503, other errors 500."""
     if is_outage(error) or isinstance(error, sa.exc.TimeoutError):
         return _holdfast_error(request, errors.DatabaseUnavailable())
     return failure(request.scope, error)

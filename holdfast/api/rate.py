@@ -1,8 +1,8 @@
-"""How often one client may ask: a token bucket an address, in this process's memory.
+"""Rate limit per client: one token bucket per address, in this process's memory.
 
-Own code, since what exists keeps an entry for everyone who ever came, or a timer thread, or Redis. Behind a
-proxy all clients have the proxy's address and share one bucket: X-Forwarded-For is what anyone may write, and
-is not believed. There, the proxy limits.
+It is our own code, because existing libraries keep an entry for every client ever seen, or need a timer
+thread or Redis. Behind a proxy all clients have the proxy's address and share one bucket: X-Forwarded-For is
+not trusted, because any client can set it. In that case the proxy must limit.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from holdfast.origin import client_key
 from holdfast.probe_paths import PROBE_PATHS
 
 CLIENTS = 10_000
-"""Buckets kept at most; the one that was used longest ago is forgotten, and so starts full again."""
+"""Maximum number of buckets. The least recently used one is dropped, so its client starts with a full one."""
 
 
 class Buckets:
-    """A bucket of `burst` requests for each client, filled by `rate` a second."""
+    """A bucket of `burst` requests for each client, refilled by `rate` requests per second."""
 
     def __init__(
         self, rate: float, burst: int, *, clients: int = CLIENTS, clock: Callable[[], float] = time.monotonic
@@ -38,7 +38,7 @@ class Buckets:
         return len(self._buckets)
 
     def take(self, client: str) -> float:
-        """0 when `client` may ask now, else the seconds until it may. A refusal costs nothing."""
+        """Takes a token and returns 0, or takes none and returns the seconds to wait if the bucket is empty."""
         now = self._clock()
         left, then = self._buckets.pop(client, (float(self.burst), now))
         left = min(self.burst, left + (now - then) * self.rate)
@@ -50,14 +50,14 @@ class Buckets:
 
 
 class RateLimit:
-    """Answers 429 to a client that asks more often than it may; the probes are exempt."""
+    """Middleware that answers 429 to a client above its rate. The probes are exempt."""
 
     def __init__(self, app: ASGIApp, buckets: Buckets) -> None:
         self.app = app
         self.buckets = buckets
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; anything but HTTP passes through."""
+        """Serves one request. Passes everything except HTTP through."""
         if scope["type"] == "http" and scope["path"] not in PROBE_PATHS:
             address = (scope.get("client") or ("unknown", 0))[0]
             wait = self.buckets.take(client_key(address))
@@ -65,7 +65,7 @@ class RateLimit:
                 response = problem(
                     scope,
                     429,
-                    detail=f"At most {self.buckets.rate:g} requests a second from one client. "
+                    detail=f"At most {self.buckets.rate:g} requests per second are allowed from one client. "
                     "Send it again after the time in Retry-After.",
                     headers={"Retry-After": str(math.ceil(wait))},
                 )

@@ -1,4 +1,4 @@
-"""What every stream of server-sent events shares: framing, heartbeat, and an end where nobody reads."""
+"""Common parts of all streams of server-sent events: framing, heartbeat, and a cut-off of slow clients."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ HEARTBEAT_SECONDS = 10.0
 RECONNECT_MILLISECONDS = 1000
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 SLOW_SECONDS = 10.0
-"""A client that takes nothing for this long is cut off; it may come back with its Last-Event-ID."""
+"""A client that reads nothing for this long is cut off. It may reconnect with its Last-Event-ID."""
 STOP_SECONDS = 0.3
 
 
 class BoundedStream(StreamingResponse):
-    """One client's stream. `leave` is called once however it ends, also before its first byte."""
+    """One client's stream. `leave` is called once when the stream ends, even before its first byte."""
 
     def __init__(self, process: Process, events: AsyncIterator[str], leave: Callable[[], None]) -> None:
         super().__init__(events, media_type="text/event-stream", headers=HEADERS)
@@ -32,7 +32,7 @@ class BoundedStream(StreamingResponse):
         self._leave = leave
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send until the events end, the client leaves or does not read, or the process stops."""
+        """Sends until the events end, the client disconnects or does not read, or the process stops."""
         streaming = asyncio.ensure_future(self._send(scope, send))
         gone = asyncio.ensure_future(self.listen_for_disconnect(receive))
         stopping = asyncio.ensure_future(self._process.wait_stopping())
@@ -40,7 +40,7 @@ class BoundedStream(StreamingResponse):
         try:
             await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
             if not streaming.done() and not gone.done():
-                # The stream ends itself, unless it waits for a client that does not read.
+                # On a stop the stream ends by itself, unless it waits for a client that does not read.
                 await asyncio.wait({streaming}, timeout=STOP_SECONDS)
             if streaming.done():
                 await streaming
@@ -54,12 +54,12 @@ class BoundedStream(StreamingResponse):
         try:
             async for text in self.body_iterator:
                 assert isinstance(text, str)
-                # What the connection cannot take waits here, in its bounded buffer, and nowhere else.
+                # Backpressure: while the connection's bounded buffer is full, this send waits.
                 async with asyncio.timeout(SLOW_SECONDS):
                     await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
         except TimeoutError:
             log.info(
-                "a client does not read, its stream of %s is cut off",
+                "a client does not read: its stream of %s is closed",
                 getattr(scope.get("route"), "path", "events"),
                 extra={"action": "stream.cut_off"},
             )
@@ -68,12 +68,12 @@ class BoundedStream(StreamingResponse):
 
 
 def sse_event(kind: str, event_id: str, text: str) -> str:
-    """One event; `text` is a single line."""
+    """Formats one event. `text` must be a single line."""
     return f"id: {event_id}\nevent: {kind}\ndata: {text}\n\n"
 
 
 async def woken(stopping: asyncio.Future[None], news: asyncio.Event, seconds: float) -> bool:
-    """Whether one of them came within that time."""
+    """Waits for the stop or for `news`, at most `seconds`. Returns whether one of them came."""
     waiting = asyncio.ensure_future(news.wait())
     either: set[asyncio.Future[Any]] = {stopping, waiting}
     try:

@@ -1,4 +1,4 @@
-"""A workflow's stream as server-sent events: read when DBOS says that something was written."""
+"""A workflow's stream as server-sent events, read when DBOS's notification announces a new value."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from holdfast.process.process import Process
 
 VALUE_BYTES = 64 * 1024
-"""What is shown of one value at most."""
+"""Maximum size of a value in an event; a longer value is cut."""
 BATCH_BYTES = 256 * 1024
 BATCH_VALUES = 200
 FALLBACK_SECONDS = 5.0
-"""How often a stream is read where no notification comes: one that was lost, or the end of the workflow."""
+"""Fallback poll interval, for a lost notification and for the end of the workflow."""
 OUTAGE_SECONDS = 1.0
 LAST_OFFSET = 2**31 - 2
 """DBOS's offsets are 32 bits."""
@@ -35,14 +35,14 @@ _EVENT_ID = re.compile(r"(\d{1,10})(-end)?")
 
 
 class Position(NamedTuple):
-    """Where a client goes on."""
+    """The offset from which a client continues, and whether it has received the end."""
 
     offset: int
     ended: bool
 
 
 def position(last_event_id: str | None, offset: int) -> Position:
-    """After the last event that the client has; from ``offset`` for an id that is none of ours."""
+    """Returns the position after the client's last event, or ``offset`` if the id is not ours."""
     match = _EVENT_ID.fullmatch(last_event_id or "")
     if match is None:
         return Position(offset, ended=False)
@@ -50,7 +50,7 @@ def position(last_event_id: str | None, offset: int) -> Position:
 
 
 class Reader:
-    """Reads one stream for one client, a bounded batch at a time."""
+    """Reads one stream for one client in bounded batches."""
 
     def __init__(self, process: Process, workflow_id: str, key: str, offset: int) -> None:
         self.workflow_id, self.key, self.offset = workflow_id, key, offset
@@ -59,7 +59,7 @@ class Reader:
         self._process = process
 
     async def read(self) -> bool:
-        """The next batch, from ``offset`` on; whether the workflow exists. Raises `DatabaseUnavailable`."""
+        """Reads the next batch. Returns whether the workflow exists. Raises `DatabaseUnavailable`."""
         rows = await self._process.gateway.ops(
             "stream_values",
             workflow_id=self.workflow_id,
@@ -75,9 +75,9 @@ class Reader:
 
 
 async def values(process: Process, reader: Reader) -> AsyncIterator[str]:
-    """`value` for each, then `end`. The reader must have read.
+    """Yields an event `value` for each value, then `end`. Requires a first `read` of the reader.
 
-    Stops without `end` when the process drains, or the workflow is deleted: the client asks again.
+    Stops without `end` if the process drains or the workflow is deleted; the client then reconnects.
     """
     yield f"retry: {RECONNECT_MILLISECONDS}\n\n"
     stopping = asyncio.ensure_future(process.wait_stopping())
@@ -106,7 +106,7 @@ async def values(process: Process, reader: Reader) -> AsyncIterator[str]:
                     if quiet >= HEARTBEAT_SECONDS:
                         quiet = 0.0
                         yield ": still here\n\n"
-                # Before the read: what is written after it is heard.
+                # Reset before the read, so that a value written after the read wakes the loop.
                 written.restart()
                 ended.restart()
                 try:
@@ -128,7 +128,7 @@ def _end(reader: Reader, *, closed: bool) -> str:
 
 
 async def _woken(stopping: asyncio.Future[None], written: Ends, ended: Ends, seconds: float) -> float:
-    """How long it took until something happened, or the time was over."""
+    """Waits for the stop, a new value or the end, at most `seconds`. Returns the seconds waited."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     waiting = [asyncio.ensure_future(ends.wait(1, seconds)) for ends in (written, ended)]

@@ -1,4 +1,4 @@
-"""Starting work: once a key, on a queue of ours, for the application that owns the workflow."""
+"""Starts work: once per idempotency key, on Holdfast's queue, for the application that owns the workflow."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from holdfast.api.context import process_of
 from holdfast.api.models import Accepted, Finished
 from holdfast.api.problems import request_id_of
-from holdfast.api.views import error_text, shown
+from holdfast.api.views import error_text, to_answer
 from holdfast.durable import child_workflows
 from holdfast.durable.names import QUEUE_OF, ROLE_OF
 from holdfast.errors import DatabaseUnavailable, IdempotencyConflict
@@ -35,15 +35,18 @@ logger = logging.getLogger("holdfast.api")
 
 WAIT_SECONDS = 600.0
 WAIT_OUTAGE_SECONDS = 30.0
-LOOK_SECONDS = 0.5
-"""The net under the notice of an end, and how a child is waited for, whose end only its parent hears of."""
+FALLBACK_POLL_SECONDS = 0.5
+"""Fallback poll interval for a missed completion notice.
+
+It is also the only way to wait for a child, because its completion is announced to its parent alone.
+"""
 
 
 @dataclass(frozen=True)
 class Children:
-    """Workflows that are stored with their parent: their durable name, and the JSON arguments of each.
+    """Child workflows to store together with their parent: their durable name and the JSON arguments of each.
 
-    They begin without waiting for the parent, which finds them there.
+    They start without waiting for the parent. When the parent runs, it finds them stored.
     """
 
     workflow_name: str
@@ -63,7 +66,7 @@ class Work:
 
 
 def fingerprint(request: Request, body: BaseModel) -> str:
-    """What an Idempotency-Key stands for: address and body as sent, whatever its spacing and order."""
+    """Hashes path and body, for which an Idempotency-Key stands, whatever the JSON's spacing and order."""
     sent = [request.method, request.url.path, body.model_dump(mode="json", exclude_unset=True)]
     return hashlib.sha256(json.dumps(sent, sort_keys=True).encode()).hexdigest()
 
@@ -71,11 +74,11 @@ def fingerprint(request: Request, body: BaseModel) -> str:
 async def claim(
     request: Request, body: BaseModel, prefix: str, key: str | None, *, workflows: int = 1
 ) -> str:
-    """The workflow id for this request: a new one, or the one that the key stands for.
+    """Returns the workflow id for this request: a new one, or the one that the key stands for.
 
-    The id follows from the key, so a crash between claim and enqueue heals when the request is
-    repeated. Raises `IdempotencyConflict` when the key came with another body before, `BacklogFull` when
-    the work would be new and too much of it is unfinished.
+    The id is derived from the key, so a repeated request repairs a crash between claim and enqueue. Raises
+    `IdempotencyConflict` if the key was used with another body before, and `BacklogFull` if the work is new
+    and too much work is unfinished.
     """
     await request.app.state.admission.admit(key, workflows)
     if key is None:
@@ -85,20 +88,20 @@ async def claim(
 
 
 async def claim_key(request: Request, body: BaseModel, key: str, workflow_id: str) -> str:
-    """The workflow that the key stands for: this one, unless it is known for another.
+    """Returns the workflow that the key stands for: this one, unless the key already stands for another.
 
-    Raises `IdempotencyConflict` when the key came with another address or body before.
+    Raises `IdempotencyConflict` if the key was used with another path or body before.
     """
-    mark = fingerprint(request, body)
+    request_hash = fingerprint(request, body)
     gateway = process_of(request).gateway
-    rows = await gateway.ops("claim_request", key=key, fingerprint=mark, workflow_id=workflow_id)
-    if rows[0]["fingerprint"] != mark:
+    rows = await gateway.ops("claim_request", key=key, fingerprint=request_hash, workflow_id=workflow_id)
+    if rows[0]["fingerprint"] != request_hash:
         raise IdempotencyConflict
     return str(rows[0]["workflow_id"])
 
 
 async def submit(request: Request, work: Work, body: BaseModel, key: str | None) -> Accepted:
-    """Enqueue `work`, or find what the key already started. Raises `DatabaseUnavailable`."""
+    """Enqueues `work`, or finds the workflow that the key already started. Raises `DatabaseUnavailable`."""
     process = process_of(request)
     workflows = 1 + (len(work.children.args) if work.children else 0)
     workflow_id = await claim(request, body, work.prefix, key, workflows=workflows)
@@ -111,7 +114,7 @@ async def submit(request: Request, work: Work, body: BaseModel, key: str | None)
     )
     status = "ENQUEUED"
     if key is not None:
-        # A repeated key may stand for a workflow that ran long ago, which stays as it is.
+        # A repeated key may stand for a workflow that ran long ago. It is left unchanged.
         row = await gateway.call(find, gateway.client, process.settings.application_names, workflow_id)
         status = "ENQUEUED" if row is None else row.status
     logger.info(
@@ -128,17 +131,17 @@ async def submit(request: Request, work: Work, body: BaseModel, key: str | None)
 
 
 def enqueue_options(settings: Settings, work: Work, workflow_id: str) -> EnqueueOptions:
-    """Everything an enqueue must name: left out, the row waits for ever under the wrong owner."""
+    """Returns the options that every enqueue must set. Without them a row may wait forever."""
     role = ROLE_OF[work.workflow_name]
     options: EnqueueOptions = {
         "workflow_name": work.workflow_name,
         "queue_name": QUEUE_OF[work.workflow_name],
         "application_name": settings.application_name(role),
-        # Without a version only executors of the latest one take the row, which strands it after a roll back.
+        # A row without a version is claimed only by the latest version, so a rollback would strand it.
         "app_version": settings.version_name(role),
         "workflow_id": workflow_id,
     }
-    # Here, not where the enqueue runs: that is another thread, which has no context.
+    # Read here, because the enqueue runs in another thread, which has no trace context.
     if (trace_context := tracing.context()) is not None:
         options["otel_context"] = trace_context
     if work.class_name is not None:
@@ -148,16 +151,16 @@ def enqueue_options(settings: Settings, work: Work, workflow_id: str) -> Enqueue
     return options
 
 
-def children_params(settings: Settings, given: Children | None, parent_id: str) -> dict[str, Any] | None:
-    """What stores them (`child_workflows.statement_params`); their ids are the parent's, numbered from 0."""
-    if given is None:
+def children_params(settings: Settings, children: Children | None, parent_id: str) -> dict[str, Any] | None:
+    """Returns the parameters to store the children. Their ids are the parent's with a number from 0."""
+    if children is None:
         return None
     return child_workflows.statement_params(
         settings,
-        {f"{parent_id}-{index}": args for index, args in enumerate(given.args)},
-        name=given.workflow_name,
-        queue_name=QUEUE_OF[given.workflow_name],
-        role=ROLE_OF[given.workflow_name],
+        {f"{parent_id}-{index}": args for index, args in enumerate(children.args)},
+        name=children.workflow_name,
+        queue_name=QUEUE_OF[children.workflow_name],
+        role=ROLE_OF[children.workflow_name],
         parent_id=parent_id,
         enqueued_by=None,
         attributes=tracing.attributes(),
@@ -167,7 +170,7 @@ def children_params(settings: Settings, given: Children | None, parent_id: str) 
 def find(
     client: DBOSClient, applications: list[str], workflow_id: str, *, payload: bool = False
 ) -> WorkflowStatus | None:
-    """One stored workflow, with input and output only on demand. Blocks."""
+    """Reads one stored workflow, with input and output only if `payload` is set. Blocks."""
     rows = client.list_workflows(
         workflow_ids=[workflow_id],
         application_name=applications,
@@ -181,13 +184,13 @@ def find(
 async def answer(
     request: Request, accepted: Accepted, *, wait: bool, location: str | None = None
 ) -> Response:
-    """200 with the report when `wait` sees the end, else 202 with a Location."""
+    """Answers 200 with the report if `wait` is set and the work ends in time, else 202 with a Location."""
     ended = await outcome(request, accepted.workflow_id) if wait else None
     if ended is not None:
         report = Finished(
             workflow_id=ended.workflow_id,
             status=ended.status,
-            report=shown(ended.output)[0],
+            report=to_answer(ended.output)[0],
             error=error_text(ended.error),
         )
         return JSONResponse(report.model_dump(mode="json"))
@@ -196,9 +199,10 @@ async def answer(
 
 
 async def outcome(request: Request, workflow_id: str, seconds: float | None = None) -> WorkflowStatus | None:
-    """The ended workflow; None when waiting ends first: by the limit, a long outage, or a drain.
+    """Waits for the workflow and returns it once it has ended.
 
-    A None changes nothing for the work itself: it is stored and goes on here or elsewhere.
+    Returns None at the time limit, after a long outage, or at a drain.
+    None does not affect the workflow: it is stored and continues here or in another process.
     """
     waiters = request.app.state.waiters
     if not waiters.take():
@@ -228,7 +232,7 @@ async def _ended(
             except DatabaseUnavailable:
                 if time.monotonic() - answered > WAIT_OUTAGE_SECONDS:
                     return None
-            heard = asyncio.ensure_future(ends.wait(1, min(LOOK_SECONDS, left)))
-            await asyncio.wait({heard, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            heard.cancel()
+            notice = asyncio.ensure_future(ends.wait(1, min(FALLBACK_POLL_SECONDS, left)))
+            await asyncio.wait({notice, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            notice.cancel()
     return None

@@ -1,4 +1,4 @@
-"""From DBOS's rows to the shapes in `models`."""
+"""Converts DBOS's rows to the shapes in `models`."""
 
 from __future__ import annotations
 
@@ -16,68 +16,68 @@ from holdfast.integers import decimal_string
 from holdfast.observability.redaction import without_values
 
 SHOWN_BYTES = 4096
-# Beyond it JavaScript, and whoever else reads numbers as doubles, would round (RFC 7493, section 2.2).
+# Clients that read numbers as doubles, such as JavaScript, round larger integers (RFC 7493, section 2.2).
 SAFE_INTEGER = 2**53 - 1
 
 
 def iso(milliseconds: int | None) -> str | None:
-    """Epoch milliseconds as ISO 8601 in UTC."""
+    """Formats epoch milliseconds as ISO 8601 in UTC."""
     return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat()
 
 
-def exact(value: Any) -> Any:
-    """The value with integers beyond ±(2^53 - 1) as decimal strings, and text that is no Unicode readable.
+def with_safe_integers(value: Any) -> Any:
+    """Returns the value with integers beyond ±(2^53 - 1) as decimal strings and lone surrogates escaped.
 
-    Raises ``RecursionError``.
+    Raises ``RecursionError`` for a value that is nested too deeply.
     """
     if isinstance(value, str):
-        return readable(value)
+        return escape_surrogates(value)
     if isinstance(value, int) and not -SAFE_INTEGER <= value <= SAFE_INTEGER:
         return decimal_string(value)
     if isinstance(value, dict):
-        return {exact(key): exact(item) for key, item in value.items()}
-    return [exact(item) for item in value] if isinstance(value, list | tuple) else value
+        return {with_safe_integers(key): with_safe_integers(item) for key, item in value.items()}
+    return [with_safe_integers(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def readable(text: str) -> str:
-    """Half surrogate pairs as their escapes: no answer can hold them."""
+def escape_surrogates(text: str) -> str:
+    """Escapes lone surrogates, which UTF-8 cannot encode."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def shown(value: Any) -> tuple[Any, str]:
-    """A value as an answer can hold it, and its JSON text."""
-    for plain in (exact, _jsonable):
+def to_answer(value: Any) -> tuple[Any, str]:
+    """Returns a value that JSON can represent, and its JSON text."""
+    for convert in (with_safe_integers, _jsonable):
         try:
-            answer = plain(value)
+            answer = convert(value)
             return answer, json.dumps(answer, allow_nan=False)
         except (TypeError, ValueError, RecursionError):
             continue
-    # A foreign object: its text is all that an answer can hold.
-    text = readable(repr(value))
+    # An object that JSON cannot represent: the answer holds its `repr`.
+    text = escape_surrogates(repr(value))
     return text, text
 
 
 def _jsonable(value: Any) -> Any:
-    """Sets as lists, times in ISO 8601, bytes in base64, NaN as text. Raises ``ValueError``."""
-    return exact(json.loads(to_json(value, inf_nan_mode="strings", bytes_mode="base64")))
+    """Converts sets to lists, times to ISO 8601, bytes to base64, NaN to text. Raises ``ValueError``."""
+    return with_safe_integers(json.loads(to_json(value, inf_nan_mode="strings", bytes_mode="base64")))
 
 
 def shortened(value: Any) -> tuple[Any, bool]:
-    """A value as it is (big integers as strings), or the first 4 kB of its JSON text and True."""
-    value, text = shown(value)
+    """Returns the value (big integers as strings) and False, or the first 4 kB of its JSON text and True."""
+    value, text = to_answer(value)
     if len(text) <= SHOWN_BYTES:
         return value, False
     return text[:SHOWN_BYTES], True
 
 
 def error_text(error: Any) -> str | None:
-    """An error of a workflow or step in one bounded sentence."""
+    """Returns the error of a workflow or step as one bounded text."""
     if error is None:
         return None
-    # One that can't be read comes as the text that is stored.
+    # An error that cannot be deserialized is the stored text.
     name = "" if isinstance(error, str) else f"{getattr(error, 'name', None) or type(error).__name__}: "
     text = without_values(f"{name}{error}")
-    return readable(text[:1000])
+    return escape_surrogates(text[:1000])
 
 
 def _columns(row: WorkflowStatus) -> dict[str, Any]:
@@ -101,12 +101,12 @@ def _columns(row: WorkflowStatus) -> dict[str, Any]:
 
 
 def listed(row: dict[str, Any]) -> Workflow:
-    """A row of `list_workflows`."""
+    """Converts a row of `list_workflows`."""
     times = {name: iso(row[name]) for name in ("created_at", "started_at", "completed_at")}
     kind = row.pop("wait_kind")
     wait = {"kind": kind, **{name: row.pop(f"wait_{name}") for name in ("subject", "since", "until")}}
-    found = waiting(row["status"], row["queue_name"], row["created_at"], row.pop("delay_until"), wait)
-    return Workflow(**{**row, **times, "waiting": found})
+    wait_state = waiting(row["status"], row["queue_name"], row["created_at"], row.pop("delay_until"), wait)
+    return Workflow(**{**row, **times, "waiting": wait_state})
 
 
 def waiting(
@@ -116,7 +116,7 @@ def waiting(
     delay_until: int | None,
     wait: dict[str, Any] | None,
 ) -> Waiting | None:
-    """What a workflow waits for: a delay, its queue, or what the process says that runs it."""
+    """Returns what a workflow waits for: a delay, its queue, or the wait that its process recorded."""
     if status == "DELAYED":
         return Waiting(kind="delay", subject=queue, since=iso(created_at), until=iso(delay_until))
     if status == "ENQUEUED" and queue is not None:
@@ -130,14 +130,14 @@ def waiting(
 
 
 def workflow_detail(row: WorkflowStatus, wait: dict[str, Any] | None) -> WorkflowDetail:
-    """One workflow with its payloads, shortened, and what `wait_of` found."""
-    given, given_cut = shortened(row.input)
+    """Converts one workflow with its shortened payloads and the row of `wait_of`."""
+    input_, input_cut = shortened(row.input)
     output, output_cut = shortened(row.output)
     return WorkflowDetail(
         **_columns(row),
         waiting=waiting(row.status, row.queue_name, row.created_at, row.delay_until_epoch_ms, wait),
-        input=given,
-        input_shortened=given_cut,
+        input=input_,
+        input_shortened=input_cut,
         output=output,
         output_shortened=output_cut,
         error=error_text(row.error),
@@ -145,25 +145,25 @@ def workflow_detail(row: WorkflowStatus, wait: dict[str, Any] | None) -> Workflo
 
 
 def stored_value(row: dict[str, Any], limit: int) -> StoredValue:
-    """A stored value whose row has at most ``limit`` characters of it. Nothing but JSON is ever loaded."""
+    """Converts a stored value, of which the row has at most ``limit`` characters. Deserializes only JSON."""
     value, cut = row["value"], row["bytes"] > limit
     if not cut and row["serialization"] == "portable_json":
         try:
-            value = shown(json_serializer().deserialize(value))[0]
+            value = to_answer(json_serializer().deserialize(value))[0]
         except (ValueError, RecursionError):
-            value = readable(value)
+            value = escape_surrogates(value)
     return StoredValue(
         value=value, bytes=row["bytes"], shortened=cut, format=row["serialization"] or "py_pickle"
     )
 
 
 def event(row: dict[str, Any], limit: int) -> Event:
-    """A row of `workflow_events`."""
+    """Converts a row of `workflow_events`."""
     return Event(key=row["key"], **stored_value(row, limit).model_dump())
 
 
 def step(row: StepInfo) -> Step:
-    """A recorded step, its output shortened."""
+    """Converts a recorded step, with its output shortened."""
     output, cut = shortened(row["output"])
     started, completed = row["started_at_epoch_ms"], row["completed_at_epoch_ms"]
     return Step(

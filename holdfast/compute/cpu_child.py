@@ -1,8 +1,9 @@
-"""What runs in one child process of the `CpuPool`: read a task, compute, answer, until the end of file.
+"""The program of a child process of the `CpuPool`: it reads tasks, computes and answers until end of file.
 
-Started as a file, with a bare interpreter: it must import nothing heavy. A frame is eight bytes of
-length and a pickle. First comes (``sys.path``, modules to load), answered by the frame "ready"; then
-(function, arguments), each answered by (ok, value or exception, seconds).
+It is started as a file with a bare interpreter, so it must not import heavy modules. A frame consists of
+eight bytes of length and a pickle. The first frame holds (``sys.path``, modules to load); the child answers
+it with the frame "ready". Each further frame holds (function, arguments); the child answers each with (ok,
+value or exception, seconds).
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ _CHUNK_BYTES = 1 << 20
 
 
 def send(channel: socket.socket, payload: bytes) -> None:
-    """Write one frame. Raises ``OSError`` when the other side is gone."""
+    """Writes one frame. Raises ``OSError`` if the other side is gone."""
     channel.sendall(_LENGTH.pack(len(payload)) + payload)
 
 
 def receive(channel: socket.socket) -> bytes:
-    """Read one frame. Raises ``EOFError`` or ``OSError`` when the other side is gone."""
+    """Reads one frame. Raises ``EOFError`` or ``OSError`` if the other side is gone."""
     (length,) = _LENGTH.unpack(_read(channel, _LENGTH.size))
     return _read(channel, length)
 
@@ -59,35 +60,39 @@ def _answer(function: Any, args: tuple[Any, ...]) -> bytes:
 
 
 def _portable(error: Exception, seconds: float) -> bytes:
-    """The exception itself if it survives a round trip, else a RuntimeError that tells of it."""
+    """Pickles the exception, or a RuntimeError with its text if it does not survive a round trip."""
     try:
         payload = pickle.dumps((False, error, seconds))
         pickle.loads(payload)  # noqa: S301 - our own bytes
     except Exception:
         payload = b""
-    # An asyncio future refuses a StopIteration, and whoever awaits it would wait for ever.
+    # An asyncio future refuses a StopIteration, and the coroutine that awaits it would wait forever.
     if not payload or isinstance(error, StopIteration):
         return pickle.dumps((False, RuntimeError(f"{type(error).__name__}: {error}"), seconds))
     return payload
 
 
 def _bind_life_to(parent_pid: int) -> None:
-    """Die with the thread that started this process, also in the middle of a computation."""
+    """Makes the kernel kill this process when the thread that started it ends, even during a computation.
+
+    The same mechanism as in `installations.embedded`, which this file must not import.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent_pid:  # it died before the line above
+    if os.getppid() != parent_pid:  # the parent died before the call above
         os._exit(1)
 
 
 def main(channel: socket.socket, parent_pid: int) -> None:
-    """Serve tasks until the parent closes its end or dies."""
+    """Serves tasks until the parent closes its end or dies."""
     _bind_life_to(parent_pid)
-    # Whoever else has something to do goes first, at once: heartbeats, HTTP, PostgreSQL. A nice value would
-    # not do: it weighs a process only within its container or session, and lets nobody preempt it.
+    # SCHED_IDLE: any other runnable thread (heartbeats, HTTP, PostgreSQL) preempts the computation
+    # immediately. `nice` is not enough: it only weighs within the process's own cgroup or session, and does
+    # not preempt.
     with suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    # When memory runs out, a child goes first.
+    # If memory runs out, the kernel kills a child before its parent.
     with suppress(OSError), open("/proc/self/oom_score_adj", "wb", buffering=0) as score:  # noqa: PTH123
         score.write(_OOM_SCORE)
     path, modules = pickle.loads(receive(channel))  # noqa: S301 - from our own parent

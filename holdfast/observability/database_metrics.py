@@ -1,8 +1,8 @@
-"""The database's figures for /metrics, as the API reports them. Names: docs/operate/metrics.md.
+"""Metrics that the API reads from the database for /metrics. Names: docs/operate/metrics.md.
 
-Every statement reads an index, however many finished workflows there are. What counts upwards here
-(missed ticks, drains, hand overs, fencing, purged workflows) is kept by the database itself, in
-``ops.totals``: it outlives processes and purged rows alike.
+Every statement reads an index, however many finished workflows there are. The database itself keeps the
+counters (missed ticks, drains, handovers, fencing, purged workflows) in ``ops.totals``, so they survive
+both the end of a process and the purge of rows.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ log = logging.getLogger("holdfast.figures")
 Rows = list[dict[str, Any]]
 
 DRAIN_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, math.inf)
-"""Upper limits in seconds: those of the view ``ops.countable``."""
+"""Upper bounds in seconds, the same as in the view ``ops.countable``."""
 
 _STATES = ("live", "draining")
-# Reading may take a tenth of the time at most, however large a backlog it has to count.
+# Reads take at most a tenth of the time, however large a backlog they have to count.
 _SHARE = 10
 
 
 class DatabaseCollector(Collector):
-    """The database's own figures, read at most once in ``max_age_seconds`` however often one scrapes.
+    """Reports the database's metrics, read at most once per ``max_age_seconds`` however often it is scraped.
 
-    ``read`` runs named statements, each with its parameters, and returns the rows of each. With
-    PostgreSQL away it reports ``holdfast_database_up 0`` and nothing else, so that no stale figure is
-    taken for a fresh one. ``late_seconds``: after that time a tick that did not run never will;
-    ``lease_seconds``: after twice that time a silent executor counts as gone. Every API process reports
-    the same figures.
+    ``read`` runs named statements, each with its parameters, and returns the rows of each. While
+    PostgreSQL is away the collector reports ``holdfast_database_up 0`` and nothing else, so that no stale
+    value is taken for a fresh one. A tick that has not run ``late_seconds`` after its time never will. An
+    executor that has been silent for twice ``lease_seconds`` counts as gone. Every API process reports the
+    same values.
     """
 
     def __init__(
@@ -76,11 +76,11 @@ class DatabaseCollector(Collector):
         self._lock = threading.Lock()
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: describing would query the database at registration."""
+        """Returns nothing: a description would query the database at registration."""
         return []
 
     def collect(self) -> Iterable[Metric]:
-        """The current figures as metric families."""
+        """Returns the current metric families."""
         with self._lock:
             begun = time.monotonic()
             if begun >= self._fresh_until:
@@ -104,28 +104,32 @@ class DatabaseCollector(Collector):
             ]
             up.add_metric([], 1)
         except Exception as error:
-            log.warning("no figures from the database: %s", error, extra={"action": "metrics.no_database"})
+            log.warning(
+                "cannot read metrics from the database: %s", error, extra={"action": "metrics.no_database"}
+            )
             families = []
             up.add_metric([], 0)
         took.add_metric([], time.monotonic() - begun)
         return [up, took, *families]
 
     def _executors(self, rows: Rows) -> Metric:
-        # Zero where there is none: an alert on no live worker needs a figure to compare.
-        found = {(name, state): 0 for name in self._applications for state in _STATES}
-        found |= {(row["application"], row["state"]): row["executors"] for row in rows}
+        # Report zero where no executor exists: an alert on "no live worker" needs a value to compare.
+        executor_counts = {(name, state): 0 for name in self._applications for state in _STATES}
+        executor_counts |= {(row["application"], row["state"]): row["executors"] for row in rows}
         family = GaugeMetricFamily(
             "holdfast_executors", "Executors by state", labels=("application", "state")
         )
-        for labels, number in found.items():
+        for labels, number in executor_counts.items():
             family.add_metric(labels, number)
         return family
 
     def _schedules(self, pulse: dict[str, Any], rows: Rows) -> Iterable[Metric]:
-        # Should the database's clock step back, fewer ticks are settled than were a moment ago.
+        # If the database's clock steps back, fewer ticks are settled than before, but a counter must not
+        # fall.
         self._missed = max(self._missed, pulse["missed"])
-        # The pulse has a row for every tick, so its figures go on while no worker accounts for them.
-        counted = {row["schedule_name"]: row for row in rows} | {
+        # The pulse has a row for every tick, so its metrics advance even while no worker updates
+        # `ops.schedules`.
+        schedules = {row["schedule_name"]: row for row in rows} | {
             "pulse": {
                 "skipped": 0,
                 "next_tick_seconds": None,
@@ -149,7 +153,7 @@ class DatabaseCollector(Collector):
         skipped = CounterMetricFamily(
             "holdfast_schedule_skipped_ticks", "Ticks skipped beside an unfinished run", labels=label
         )
-        for name, row in counted.items():
+        for name, row in schedules.items():
             missed.add_metric([name], row["missed"])
             skipped.add_metric([name], row["skipped"])
             for family, value in ((age, "last_tick_age_seconds"), (until_next, "next_tick_seconds")):

@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line on standard output, for our code, DBOS and uvicorn alike."""
+"""Logging: one JSON object per line on standard output, for our code, DBOS and uvicorn."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from holdfast.observability.redaction import without_values
 from holdfast.probe_paths import PROBE_PATHS
 from holdfast.settings import Settings
 
-# What DBOS's own filter puts on its records, under our names.
+# DBOS's own filter adds these attributes to its records. They are logged under our names.
 _RENAMED = {"operationUUID": "workflow_id", "executorID": "executor_id"}
 
 
 class _Context(logging.Filter):
-    """Adds who and what a line is about, where it is known."""
+    """Adds the role, the executor, the workflow and the trace to a log record, as far as they are known."""
 
     def __init__(self, role: str, executor_id: str) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class _Context(logging.Filter):
 
 
 class _Formatter(JsonFormatter):
-    """Leaves out what PostgreSQL quotes of rows and statements, whoever logs the error."""
+    """Removes the row data and statements that PostgreSQL quotes in errors, from any logger's lines."""
 
     def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
         for name in ("message", "exc_info", "stack_info"):
@@ -56,7 +56,7 @@ class _Formatter(JsonFormatter):
 
 
 class _Access(logging.Filter):
-    """Keeps health checks and scrapes out of the access log, and whatever stands behind a question mark."""
+    """Drops health checks and scrapes from the access log, and removes query strings from its lines."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
@@ -68,7 +68,7 @@ class _Access(logging.Filter):
 
 
 def configure(settings: Settings, *, role: str, executor_id: str) -> None:
-    """Sends every logger of the process through one JSON formatter, each line once. Idempotent."""
+    """Routes every logger of the process through one JSON formatter, each line once. Idempotent."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(
         _Formatter(
@@ -88,7 +88,7 @@ def configure(settings: Settings, *, role: str, executor_id: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)
-    # DBOS adds a console handler of its own where it finds none.
+    # DBOS adds its own console handler if it finds none.
     dbos_logger = logging.getLogger("dbos")
     dbos_logger.handlers[:] = [handler]
     dbos_logger.propagate = False
@@ -103,7 +103,7 @@ def configure(settings: Settings, *, role: str, executor_id: str) -> None:
 
 
 def flush() -> None:
-    """Writes out what is buffered, before a process ends without Python's own shutdown."""
+    """Flushes all buffers. Needed before a process exits without Python's own shutdown."""
     for handler in logging.getLogger().handlers:
         handler.flush()
     sys.stdout.flush()

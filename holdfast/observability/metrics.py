@@ -1,7 +1,7 @@
 """Metrics of this process. Every name, with labels, unit and meaning: docs/operate/metrics.md.
 
-What only the end of a process decides (drains, hand overs, fencing) no scrape of that process would
-ever see: the database keeps those, and ``figures`` reports them.
+Some counts are known only at the end of a process (drains, handovers, fencing), too late for a scrape of
+that process. The database keeps those, and ``database_metrics`` reports them.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from holdfast import __version__
 if TYPE_CHECKING:
     from holdfast.identity import Identity
 
-# One more series for each counter and histogram, which nobody reads.
+# The `_created` series are off: they add one unused series per counter and histogram.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _WAIT_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 
 OUTCOMES = ("SUCCESS", "ERROR", "LEFT")
-"""Of an execution; LEFT: it was cancelled, or goes on elsewhere."""
+"""Outcomes of an execution. LEFT: it was cancelled, or another process continues it."""
 TAKEOVER_REASONS = ("lock lost", "hung", "heartbeat late")
 """Why an executor was declared dead."""
 RELEASE_REASONS = (*TAKEOVER_REASONS, "orphan", "stray")
-"""Why work was released: also because its executor was alive by no account, or never started it."""
+"""Reasons to release work. "orphan": no live executor owns it; "stray": its executor never started it."""
 
 BUILD = Gauge(
     "holdfast_build_info",
@@ -88,13 +88,13 @@ CPU_POOL = Gauge("holdfast_cpu_pool_processes", "Child processes for CPU work", 
 
 
 def tell_build(identity: Identity) -> None:
-    """Says what runs here."""
+    """Sets the build metric from the identity of this process."""
     BUILD.clear()
     BUILD.labels(identity.application, identity.version, __version__, identity.role).set(1)
 
 
 def announce(*, workflows: Iterable[str] = (), steps: Iterable[str] = (), queues: Iterable[str] = ()) -> None:
-    """Shows zero for everything this process may count, so that a rate sees the first event too."""
+    """Creates every series of this process at zero, so that a rate includes the first event."""
     for reason in TAKEOVER_REASONS:
         TAKEOVERS.labels(reason=reason)
     for reason in RELEASE_REASONS:

@@ -1,11 +1,11 @@
-"""Traces over OTLP: one from the HTTP request to the queued step, whoever runs it. Off by default.
+"""Traces over OTLP: one trace from the HTTP request to the queued step, in any process. Off by default.
 
-FastAPI and DBOS make the spans; here is where they go, and what ties them together. DBOS stores the W3C
-trace context with each workflow's row (attribute ``dbos.otelContext``), so it outlives its process:
-who takes the workflow over, gets it by a hand over, resumes or forks it goes on in the same trace.
-A run that a SIGKILL ends exports no span; the run after it says which attempt it is.
+FastAPI and DBOS create the spans. This module exports them and links them across processes. DBOS stores
+the W3C trace context in each workflow's row (attribute ``dbos.otelContext``), so it survives the process:
+a takeover, a handover, a resume or a fork continues the same trace. A run that ends by SIGKILL exports no
+span; the span of the next run carries the number of its attempt.
 
-Nothing of OpenTelemetry's SDK is imported before :func:`start`.
+OpenTelemetry's SDK is not imported before :func:`start`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("holdfast.tracing")
 
-# A killed process loses what it has not sent: the SDK's own delay of 5 s would be most of a batch.
+# A killed process loses its unsent spans. The SDK's default delay of 5 s would lose most of a batch.
 _EXPORT_EVERY_SECONDS = 1.0
 _EXPORT_TIMEOUT_SECONDS = 5.0
 _COMPLAIN_EVERY_SECONDS = 60.0
@@ -37,16 +37,16 @@ _processor: BatchSpanProcessor | None = None
 _attempts: dict[str, int] = {}
 
 
-def on() -> bool:
+def is_enabled() -> bool:
     """Whether this process exports spans."""
     return _processor is not None
 
 
 def start(settings: Settings, *, application: str, version: str, executor_id: str) -> None:
-    """Exports spans from here on, if a collector is set; once a process, before DBOS is constructed.
+    """Starts the export of spans if a collector is set. Call once per process, before DBOS is constructed.
 
-    Spans wait in a bounded queue for a thread that sends them: a collector that is slow or away costs
-    spans, never time.
+    A thread sends the spans from a bounded queue: a slow or missing collector loses spans, but never
+    delays work.
     """
     global _processor  # noqa: PLW0603
     if not settings.otlp_endpoint or _processor is not None:
@@ -68,15 +68,15 @@ def start(settings: Settings, *, application: str, version: str, executor_id: st
     )
     provider.add_span_processor(_processor)
     trace.set_tracer_provider(provider)
-    # A collector that is away is told about at every try, that is, every second.
-    logging.getLogger(trace_exporter.__name__).addFilter(_NowAndThen(_COMPLAIN_EVERY_SECONDS))
-    # DBOS warns that it exports no logs; they are on standard output.
+    # The exporter logs every failed attempt, that is, one line per second while the collector is away.
+    logging.getLogger(trace_exporter.__name__).addFilter(_RateLimited(_COMPLAIN_EVERY_SECONDS))
+    # DBOS warns that it exports no logs. That is intended: logs go to standard output.
     logging.getLogger("dbos").addFilter(lambda record: "logger provider not set" not in str(record.msg))
     log.info("exporting traces to %s", endpoint, extra={"action": "tracing.started"})
 
 
 def stop(timeout_seconds: float) -> None:
-    """Sends what is left, and waits for that at most so long."""
+    """Exports the remaining spans, and waits for that at most `timeout_seconds`."""
     if _processor is None:
         return
     thread = threading.Thread(target=_processor.shutdown, name="tracing-shutdown", daemon=True)
@@ -85,16 +85,17 @@ def stop(timeout_seconds: float) -> None:
 
 
 def dbos_options() -> DBOSConfig:
-    """What DBOS's configuration needs; without it DBOS imports nothing of OpenTelemetry."""
-    return {"enable_otlp": True, "otel_attribute_format": "semconv"} if on() else {}
+    """Returns the tracing part of DBOS's configuration. Without it DBOS does not import OpenTelemetry."""
+    return {"enable_otlp": True, "otel_attribute_format": "semconv"} if is_enabled() else {}
 
 
 def fastapi_options() -> TelemetryConfig:
-    """FastAPI's ``telemetry``: a span for each request but probes and scrapes. Explicit, so that no
-    variable of OpenTelemetry's own switches anything on beside our setting.
+    """Returns FastAPI's ``telemetry``: a span for each request except probes and scrapes.
+
+    Every option is explicit, so that OpenTelemetry's environment variables switch nothing on.
     """
     return {
-        "tracing": on(),
+        "tracing": is_enabled(),
         "metrics": False,
         "logs": False,
         "operation_spans": False,
@@ -104,8 +105,8 @@ def fastapi_options() -> TelemetryConfig:
 
 
 def context() -> Context | None:
-    """The caller's trace context, for an enqueue from outside a workflow; None while off."""
-    if not on():
+    """Returns the caller's trace context, for an enqueue outside workflows; None while off."""
+    if not is_enabled():
         return None
     from opentelemetry.context import get_current
 
@@ -113,13 +114,13 @@ def context() -> Context | None:
 
 
 def propagated() -> AbstractContextManager[object]:
-    """Around an enqueue inside a workflow: children go on in its trace, which DBOS does not do by itself."""
-    return PropagateOtelContext() if on() else nullcontext()
+    """Context manager for an enqueue inside a workflow: the child joins its trace, which DBOS does not do."""
+    return PropagateOtelContext() if is_enabled() else nullcontext()
 
 
 def attributes() -> dict[str, object] | None:
-    """The same for rows that DBOS does not write: what their attributes have to say; None while off."""
-    if not on():
+    """Returns the trace context as attributes of rows that we write in place of DBOS; None while off."""
+    if not is_enabled():
         return None
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -129,17 +130,17 @@ def attributes() -> dict[str, object] | None:
 
 
 def note_claim(workflow_id: str, attempt: int | None) -> None:
-    """Keeps the attempt that a claim read with its row for :func:`mark_run`: DBOS does not show it."""
-    if on() and attempt is not None:
+    """Stores the attempt number that a claim read, for :func:`mark_run`: DBOS does not expose it."""
+    if is_enabled() and attempt is not None:
         _attempts[workflow_id] = attempt
 
 
 def mark_run() -> None:
-    """Puts the attempt on the workflow's span: 1 is the first run, more follow takeovers and hand overs.
+    """Sets the attempt on the workflow's span: 1 is the first run, takeovers and handovers raise it.
 
     Call inside a workflow, outside its steps.
     """
-    if not on():
+    if not is_enabled():
         return
     from opentelemetry.trace import get_current_span
 
@@ -149,8 +150,8 @@ def mark_run() -> None:
 
 
 def ids() -> dict[str, str]:
-    """``trace_id`` and ``span_id`` of the caller in hexadecimal, for a log line; empty outside spans."""
-    if not on():
+    """Returns ``trace_id`` and ``span_id`` of the caller in hexadecimal for logs; empty outside spans."""
+    if not is_enabled():
         return {}
     from opentelemetry.trace import format_span_id, format_trace_id, get_current_span
 
@@ -160,8 +161,8 @@ def ids() -> dict[str, str]:
     return {"trace_id": format_trace_id(span.trace_id), "span_id": format_span_id(span.span_id)}
 
 
-class _NowAndThen(logging.Filter):
-    """Lets one line through in a while, as an event of ours."""
+class _RateLimited(logging.Filter):
+    """Passes at most one log line per `every_seconds`, with our own action."""
 
     def __init__(self, every_seconds: float) -> None:
         super().__init__()

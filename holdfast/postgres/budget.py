@@ -1,7 +1,7 @@
-"""How many connections one process opens to PostgreSQL at most. Every pool takes its size from here.
+"""The maximum number of PostgreSQL connections of one process. Every pool takes its size from here.
 
-The connection limits of the roles (postgres/roles.sql) are multiples of :func:`most`, and their sum stays
-below ``max_connections`` (postgres/postgresql.conf): a test computes both.
+The connection limits of the roles (postgres/roles.sql) are multiples of :func:`max_connections`. Their sum
+stays below the server's ``max_connections`` (postgres/postgresql.conf). A test computes both.
 """
 
 from __future__ import annotations
@@ -9,27 +9,27 @@ from __future__ import annotations
 from holdfast.settings import Role, Settings
 
 STEPS = 4
-"""Named statements of durable code, trials, retention."""
+"""Pool for named statements of durable code, trials and retention."""
 SESSIONS = 5
-"""The statements that every workflow pays for: each short, so few serve any number of workflows."""
+"""Pool for the statements that every workflow runs. They are short, so a few connections are enough."""
 EFFECTS = 2
-"""The effect ledger's datasource, for transactions of more than one statement."""
+"""Pool of the effect ledger's datasource, for transactions of more than one statement."""
 PURGE = 1
-"""What a purge deletes with, and keeps its turn."""
+"""The connection of a purge, which deletes rows and holds the purge lock."""
 CLIENT = 8
-"""DBOS's client behind the HTTP handlers."""
+"""Pool of the DBOS client that the HTTP handlers use."""
 REQUESTS = 4
-"""Named statements of the HTTP handlers and the console."""
+"""Pool for named statements of the HTTP handlers and the console."""
 FIGURES = 1
-"""What /metrics reads, as the role of its own."""
+"""Pool of /metrics, under its own role."""
 
-# DBOS's listener, which leaves its pool; our listener, lease and sweep; a drain's hand over, a trial.
+# DBOS's listener, which is outside its pool; our listener, lease and sweep; a drain's handover; a trial.
 _SINGLE = 6
-# An operator's adoption opens one of its own; two at once.
-_ORDERS = 2
+# Each adoption by an operator opens its own connection; at most two run concurrently.
+_ADOPTIONS = 2
 
 
-def most(settings: Settings, role: Role) -> int:
-    """Connections that a process holds at most under its role's own login."""
+def max_connections(settings: Settings, role: Role) -> int:
+    """Returns the maximum number of connections that a process holds under its role's own login."""
     shared = settings.database_pool_size + _SINGLE + STEPS + SESSIONS
-    return shared + (CLIENT + REQUESTS + _ORDERS if role == "api" else EFFECTS + PURGE)
+    return shared + (CLIENT + REQUESTS + _ADOPTIONS if role == "api" else EFFECTS + PURGE)

@@ -1,4 +1,4 @@
-"""Our own way to PostgreSQL: psycopg2 connections that notice a dead peer, and statements by name."""
+"""Connections to PostgreSQL over psycopg2 that detect a dead peer, and statements by name."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ Row = dict[str, Any]
 
 
 class HasSocket(Protocol):
-    """A connection of either driver."""
+    """A connection of psycopg2 or psycopg 3."""
 
     def fileno(self) -> int:
-        """Its socket."""
+        """Returns the file descriptor of the connection's socket."""
 
 
 Connection = psycopg2.extensions.connection
 
-# A peer that vanished without a FIN (pulled cable, paused host) is noticed in about 5 s: three
-# keepalives a second apart after 2 s of silence, and no more than 4 s for unacknowledged data.
+# A peer that vanished without a FIN (pulled cable, paused host) is detected within about 5 s: three
+# keepalives one second apart after 2 s of silence, and at most 4 s for unacknowledged data.
 CONNECT_OPTIONS: dict[str, Any] = {
-    # A server that accepts no writes is as good as away: of several hosts the one that does is found, and a
-    # session on a standby would fail at its first write.
+    # A server that accepts no writes counts as unavailable: libpq then finds the writable one of several
+    # hosts, and a session on a standby would fail at its first write.
     "target_session_attrs": "read-write",
-    # No Kerberos: nobody here uses it, and looking for its credentials costs every connection time. A
-    # process crashed once inside libpq's connect, while several threads reconnected at once; krb5, which
-    # this keeps out, is the part of it known for that.
+    # Kerberos is off: Holdfast does not use it, and the search for its credentials delays every connection. A
+    # process once crashed inside libpq's connect while several threads reconnected concurrently. krb5, which
+    # this setting keeps out, is the part of libpq that is known for such crashes.
     "gssencmode": "disable",
     "connect_timeout": 3,
     "keepalives": 1,
@@ -54,7 +54,7 @@ CONNECT_OPTIONS: dict[str, Any] = {
 }
 
 METRICS_USER = "holdfast_metrics"
-"""The role that reads figures, and nothing else (postgres/roles.sql, sql/grants.sql)."""
+"""The role that may only read metrics (postgres/roles.sql, sql/grants.sql)."""
 
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
@@ -62,14 +62,14 @@ _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 def connect(
     settings: Settings, *, purpose: str, statement_timeout_seconds: float = 5.0, user: str | None = None
 ) -> Connection:
-    """An autocommit connection that returns rows as dicts.
+    """Opens an autocommit connection that returns rows as dicts.
 
-    ``purpose`` ends up in ``pg_stat_activity.application_name``; ``user`` is who logs in, the process's own
-    role if None. Raises ``psycopg2.OperationalError`` when PostgreSQL can't be reached within 3 s, or
-    accepts no writes.
+    ``purpose`` becomes ``pg_stat_activity.application_name``. ``user`` is the login role, the process's own
+    role if None. Raises ``psycopg2.OperationalError`` if PostgreSQL cannot be reached within 3 s or accepts
+    no writes.
     """
     milliseconds = int(statement_timeout_seconds * 1000)
-    # The metrics' role is read-only itself (postgres/roles.sql).
+    # The metrics role is itself read-only (postgres/roles.sql).
     login: dict[str, Any] = {"user": user, "target_session_attrs": "primary"} if user else {}
     try:
         connection = psycopg2.connect(
@@ -89,9 +89,9 @@ def connect(
 
 
 def wait_readable(connection: HasSocket, seconds: float) -> bool:
-    """Whether the server says something (a notice, the session's end) within that time.
+    """Whether the server sends something (a notice, the session's end) within that time.
 
-    With ``poll``: ``select`` fails from the 1024th open file on. Raises ``psycopg2.InterfaceError``
+    Uses ``poll``, because ``select`` fails from the 1024th open file on. Raises ``psycopg2.InterfaceError``
     for a closed connection.
     """
     waiting = select.poll()
@@ -101,7 +101,7 @@ def wait_readable(connection: HasSocket, seconds: float) -> bool:
 
 @cache
 def _statements() -> dict[str, str]:
-    found: dict[str, str] = {}
+    statements: dict[str, str] = {}
     folders = [folder / "sql" for folder in resources.files("holdfast").iterdir()]
     files = [file for folder in folders if folder.is_dir() for file in folder.iterdir()]
     for file in files:
@@ -109,19 +109,19 @@ def _statements() -> dict[str, str]:
             continue
         parts = _NAME.split(file.read_text("utf-8"))[1:]
         for name, text in zip(parts[::2], parts[1::2], strict=True):
-            if name in found:
+            if name in statements:
                 raise ValueError(f"two statements are named {name}")
-            found[name] = text.strip()
-    return found
+            statements[name] = text.strip()
+    return statements
 
 
 def sql(name: str) -> str:
-    """The statement of that name from the ``sql`` folders; raises ``KeyError`` for an unknown one."""
+    """Returns a statement from the ``sql`` folders by name. Raises ``KeyError`` for an unknown name."""
     return _statements()[name]
 
 
 def query(connection: Connection, name: str, /, **params: Any) -> list[Row]:
-    """Runs a named statement and returns its rows (none for a statement without a result)."""
+    """Runs a named statement and returns its rows (an empty list for a statement without a result)."""
     with connection.cursor() as cursor:
         cursor.execute(sql(name), params)
         return [dict(row) for row in cursor.fetchall()] if cursor.description else []
@@ -142,7 +142,10 @@ def transaction(connection: Connection) -> Iterator[Connection]:
 
 
 class Trouble:
-    """Tells of a lost session once, then every ten seconds until it is over: retries come ten a second."""
+    """Limits the log lines about an outage: the first failure, then one every 10 s, then the recovery.
+
+    A lost session is retried ten times per second.
+    """
 
     EVERY_SECONDS = 10.0
 
@@ -151,24 +154,24 @@ class Trouble:
         self._text = text
         self._action = action
         self._since: float | None = None
-        self._told_at = 0.0
+        self._logged_at = 0.0
         self.reason: str | None = None
-        """What is the matter, in a word or two, where the last failure says so."""
+        """A short reason for the outage, if the last failure has one."""
 
     def met(self, error: BaseException) -> None:
-        """One more failure."""
+        """Records a failure, and logs it unless one was logged less than 10 s ago."""
         self.reason = "read-only" if is_read_only(error) else None
         now = time.monotonic()
-        if self._since is not None and now - self._told_at < self.EVERY_SECONDS:
+        if self._since is not None and now - self._logged_at < self.EVERY_SECONDS:
             return
         self._since = self._since or now
-        self._told_at = now
+        self._logged_at = now
         self._logger.warning(
             "%s, trying again: %s", self._text, str(error).strip(), extra={"action": self._action}
         )
 
     def over(self) -> None:
-        """It works; says how long it did not."""
+        """Records a success. If an outage was going on, ends it and logs how long it lasted."""
         self.reason = None
         if self._since is not None:
             seconds = time.monotonic() - self._since
@@ -179,10 +182,10 @@ class Trouble:
 
 
 class OpsPool:
-    """A few connections for short named statements from many threads.
+    """A pool of a few connections for short named statements from many threads.
 
-    At most ``size`` at once; a caller that finds none free waits at most ``wait_seconds`` and then
-    gets ``psycopg2.OperationalError``. A connection that failed is thrown away.
+    The pool holds at most ``size`` connections. A caller blocks at most ``wait_seconds`` for a free one and
+    then gets ``psycopg2.OperationalError``. A connection that failed is discarded.
     """
 
     def __init__(
@@ -199,12 +202,12 @@ class OpsPool:
         self._purpose = purpose
         self._wait_seconds = wait_seconds
         self._free: list[Connection] = []
-        self._places = threading.BoundedSemaphore(size)
+        self._permits = threading.BoundedSemaphore(size)
         self._lock = threading.Lock()
 
     def run(self, name: str, /, **params: Any) -> list[Row]:
-        """Runs a named statement; raises ``psycopg2.Error``."""
-        if not self._places.acquire(timeout=self._wait_seconds):
+        """Runs a named statement and returns its rows. Raises ``psycopg2.Error``."""
+        if not self._permits.acquire(timeout=self._wait_seconds):
             raise psycopg2.OperationalError("no free connection for ops statements")
         try:
             with self._lock:
@@ -213,7 +216,8 @@ class OpsPool:
                 try:
                     return self._use(idle, name, params)
                 except psycopg2.Error as error:
-                    # A connection that idled through an outage is dead without knowing it: one fresh try.
+                    # A connection that idled through an outage is dead and does not know it: retry once on a
+                    # new one.
                     if not (idle.closed and is_outage(error)):
                         raise
             fresh = connect(
@@ -224,14 +228,14 @@ class OpsPool:
             )
             return self._use(fresh, name, params)
         finally:
-            self._places.release()
+            self._permits.release()
 
     def run_all(self, statements: Mapping[str, dict[str, Any]]) -> dict[str, list[Row]]:
-        """Runs several named statements, one after the other; the rows of each."""
+        """Runs several named statements, one after the other, and returns the rows of each."""
         return {name: self.run(name, **params) for name, params in statements.items()}
 
     def run_patiently(self, name: str, /, **params: Any) -> list[Row]:
-        """The same for durable code: waits for PostgreSQL as long as it is away, as DBOS itself does."""
+        """Runs a named statement for durable code: waits until PostgreSQL is back, as DBOS itself does."""
         while True:
             try:
                 return self.run(name, **params)
@@ -244,7 +248,8 @@ class OpsPool:
         try:
             return query(connection, name, **params)
         except psycopg2.Error as error:
-            # A session that only reads never writes again after a failover; elsewhere one may.
+            # After a failover a read-only session never accepts writes again; a new one may reach the
+            # primary.
             if is_read_only(error) or (is_outage(error) and sqlstate(error) is None):
                 connection.close()
             raise

@@ -1,8 +1,9 @@
-"""What counts as an outage of PostgreSQL, and what this process knows of one.
+"""The rules for which errors are an outage of PostgreSQL, and what this process knows about one.
 
-An outage ends without anybody changing the request: the server is away, only reads (a standby, or after a
-failover), has no connection or no disk left, or gave way to another transaction. Work waits for its end.
-Every other refusal (a constraint, a wrong value, a missing right) is the caller's, and is never repeated.
+An outage ends without a change of the request: the server is away, is read-only (a standby, or after a
+failover), has no connection or no disk left, or aborted this transaction in favour of another one. Work
+waits for the end of an outage. Every other refusal (a constraint, a wrong value, a missing privilege) is
+the caller's fault and is never retried.
 """
 
 from __future__ import annotations
@@ -17,25 +18,25 @@ import sqlalchemy as sa
 
 READ_ONLY = "25006"
 
-# Connections, resources, an operator's or a crash's shutdown, the server's own files.
+# SQLSTATE classes: connections, resources, shutdown by an operator or a crash, the server's own files.
 _CLASSES = ("08", "53", "57", "58")
 _STATES = frozenset(
     {
         READ_ONLY,
-        "25P03",  # idle in a transaction for too long: this process stood still
+        "25P03",  # idle in a transaction for too long: this process was paused
         "25P04",  # a transaction took too long
-        "40001",  # serialization failure; a standby's conflict with recovery, too
+        "40001",  # serialization failure; also a standby's conflict with recovery
         "40003",  # whether the statement took effect is unknown
         "40P01",  # deadlock
         "55P03",  # a lock was not available in time
     }
 )
-# A limit of the role (temp_file_limit): the same statement meets it again.
+# A limit of the role (temp_file_limit): the same statement exceeds it again.
 _CALLERS = frozenset({"53400"})
-# A statement that a user wrote may take too long each time, or ask for a lock with NOWAIT.
+# A user's statement may take too long each time, or request a lock with NOWAIT.
 _USERS = frozenset({"57014", "55P03"})
-# What psycopg 3 and its libpq say of a connection that is lost or could not be made. They refuse statements
-# by the same types of errors ("number of parameters must be between 0 and 65535"); psycopg2 does not.
+# Messages of psycopg 3 and its libpq for a connection that is lost or could not be opened. They use the same
+# error types to refuse statements ("number of parameters must be between 0 and 65535"); psycopg2 does not.
 _LOST = re.compile(
     r"connection (?:to server|failed|is bad|is closed|is lost|already closed|not open|reset|refused|timed out"
     r"|has been closed|pointer is NULL|socket closed)|closed the connection|no connection to the server"
@@ -44,12 +45,12 @@ _LOST = re.compile(
     r"|\[Errno|host name|resolve host|no host found|session is read-only|hot standby",
     re.IGNORECASE,
 )
-# What libpq says where only a server that accepts writes is wanted (database.CONNECT_OPTIONS).
+# Messages of libpq if a server accepts no writes and one that does is required (database.CONNECT_OPTIONS).
 _READ_ONLY_SESSION = ("session is read-only", "server is in hot standby mode")
 
 
 def sqlstate(error: BaseException) -> str | None:
-    """The SQLSTATE that an error of either driver carries; None where it never came from the server."""
+    """Returns the SQLSTATE of an error of either driver; None if the error did not come from the server."""
     state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
     return None if state is None else str(state)
 
@@ -57,13 +58,13 @@ def sqlstate(error: BaseException) -> str | None:
 def is_outage(error: BaseException, *, users_statement: bool = False) -> bool:
     """Whether an error of a driver (psycopg2 or psycopg 3) means an outage.
 
-    An error without SQLSTATE comes from the driver: the server was not reached, or went away, or the driver
-    refused the statement. SQLAlchemy's errors count as the ones they wrap. ``users_statement``: the statement
-    was written by a user, whose own lock and statement timeouts are no outage.
+    An error without SQLSTATE comes from the driver: the server was not reached or went away, or the driver
+    refused the statement. An error of SQLAlchemy counts as the one that it wraps. ``users_statement`` means
+    that a user wrote the statement: its own lock and statement timeouts are not an outage.
     """
     if getattr(error, "connection_invalidated", False):
         return True
-    # SQLAlchemy names no statement where it opens a session, or begins or ends a transaction.
+    # SQLAlchemy's error has no statement if it opened a session, or began or ended a transaction.
     without_statement = isinstance(error, sa.exc.DBAPIError) and error.statement is None
     error = getattr(error, "orig", None) or error
     state = sqlstate(error)
@@ -77,7 +78,7 @@ def is_outage(error: BaseException, *, users_statement: bool = False) -> bool:
 
 
 def _is_of_connection(error: BaseException) -> bool:
-    """Whether it is of a kind that a driver raises for a connection that is lost or cannot be made.
+    """Whether the error's type is one that a driver raises for a connection that is lost or cannot be opened.
 
     A broken socket can surface as a bare ``DatabaseError`` (seen: "could not send data to server: Connection
     timed out").
@@ -87,16 +88,16 @@ def _is_of_connection(error: BaseException) -> bool:
 
 
 def is_read_only(error: BaseException) -> bool:
-    """Whether the server answered, and accepts no writes. SQLAlchemy's errors count as the ones they wrap."""
+    """Whether the server answered but accepts no writes. SQLAlchemy's errors count as the ones they wrap."""
     error = getattr(error, "orig", None) or error
     return sqlstate(error) == READ_ONLY or any(text in str(error) for text in _READ_ONLY_SESSION)
 
 
 def server_reads_only(connection: Any) -> bool:
-    """Whether the server told this session that it accepts no writes; asks it nothing.
+    """Whether the server reported to this session that it accepts no writes. Sends no query.
 
-    Takes a connection of psycopg 3. The server reports both parameters whenever they change. A transaction
-    that its own user made read-only shows in neither.
+    Takes a connection of psycopg 3. The server reports both parameters whenever they change. Neither changes
+    if the session itself made its transaction read-only.
     """
     info = connection.info
     return any(
@@ -105,10 +106,10 @@ def server_reads_only(connection: Any) -> bool:
 
 
 class Reach:
-    """Whether sessions to PostgreSQL can be opened, as this process's own attempts found out.
+    """Tracks whether this process can open sessions to PostgreSQL, by the results of its own attempts.
 
-    Retries sleep on it: the lease, the sweep and the listener try several times a second, and the first of
-    them that succeeds after a failure ends every sleep.
+    Retries sleep on this object. The lease, the sweep and the listener try several times per second, and the
+    first success after a failure wakes every sleeper.
     """
 
     def __init__(self) -> None:
@@ -116,25 +117,25 @@ class Reach:
         self._failed = False
         self._returns = 0
         self.away = False
-        """Whether the listener has no session: it tries again at once, and so hears first of a return."""
+        """True while the listener has no session. It retries immediately, so it detects a recovery first."""
         self.back_at = float("-inf")
-        """Monotonic time of the last return."""
+        """Monotonic time of the last recovery."""
 
     def lost(self) -> None:
-        """The listener lost its session, or could not open one."""
+        """Records that the listener lost its session or could not open one."""
         self.away = self._failed = True
 
     def failed(self) -> None:
-        """A session could not be opened."""
+        """Records that a session could not be opened."""
         self._failed = True
 
     def opened(self) -> None:
-        """A session was opened; after a failure, that is the end of an outage."""
+        """Records that a session was opened. After a failure this ends the outage."""
         if self._failed:
             self.returned()
 
     def returned(self) -> None:
-        """PostgreSQL is back: every sleep ends."""
+        """Records that PostgreSQL is back, and wakes every sleeper."""
         with self._changed:
             self.away = self._failed = False
             self._returns += 1
@@ -142,7 +143,7 @@ class Reach:
             self._changed.notify_all()
 
     def wait_for_return(self, seconds: float) -> None:
-        """Returns at the next return of PostgreSQL, at the latest after that time."""
+        """Blocks until PostgreSQL is back again, at most `seconds`."""
         deadline = time.monotonic() + seconds
         with self._changed:
             returns = self._returns
@@ -151,4 +152,4 @@ class Reach:
 
 
 REACH = Reach()
-"""Of this process."""
+"""The state of this process's connections."""

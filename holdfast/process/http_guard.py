@@ -1,4 +1,4 @@
-"""What every HTTP server of ours refuses before anything else looks at a request. Pure ASGI."""
+"""Checks that every HTTP server of Holdfast makes before it handles a request. Pure ASGI."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNKNOWN_HOST = (
 )
 FOREIGN = "A page of another origin sent this, and such requests are not served. Open Holdfast's own page."
 
-# The names of Compose's services, by which Prometheus calls them.
+# Names of the Compose services. Prometheus uses them as host names.
 SERVICE_NAMES = frozenset({"api", "worker"})
 
 HEADERS = {
@@ -29,14 +29,14 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store",
 }
-"""On every answer, unless the answer has its own: data is not embedded, framed, guessed at or kept."""
+"""Default headers of every answer: no embedding, no framing, no content sniffing, no caching."""
 
 Refuse = Callable[[Scope, int, str, str], Response]
-"""Makes the answer: scope, status, kind, what to do."""
+"""Builds the refusal from scope, status, kind and detail."""
 
 
 class Guard:
-    """Answers 421 to a name that is not ours and 403 to what a page of another origin sent."""
+    """Middleware that answers 421 to an unknown host name and 403 to requests from pages of other origins."""
 
     def __init__(self, app: ASGIApp, names: frozenset[str], refuse: Refuse | None = None) -> None:
         self.app = app
@@ -44,7 +44,7 @@ class Guard:
         self.refuse = refuse or plain_refusal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; anything but HTTP passes through."""
+        """Serves one request. Passes everything except HTTP through."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -71,7 +71,7 @@ class Guard:
 
 
 def plain_refusal(scope: Scope, status: int, kind: str, detail: str) -> Response:
-    """A problem document without what only the API knows."""
+    """Builds a problem document without the members that only the API adds."""
     del scope
     document = {"type": f"urn:holdfast:problem:{kind}", "status": status, "detail": detail}
     return Response(json.dumps(document), status, media_type="application/problem+json")

@@ -1,8 +1,9 @@
-"""uvicorn's HTTP/1.1 with limits on connections and on the time of a request's head; errors are problems.
+"""uvicorn's HTTP/1.1 protocol with limits on connections and on the time of a request's head.
 
-uvicorn bounds only the idle time after an answer: a client that opens a connection and says nothing, or
-sends its headers a byte at a time, would keep a connection for ever. Bodies are bounded by the API itself.
-Its limit on concurrency would turn everyone away while many are idle, the probes first of all.
+uvicorn limits only the idle time after an answer: a client that opens a connection and sends nothing, or
+sends its headers one byte at a time, would keep a connection forever. The API itself limits the bodies.
+uvicorn's own concurrency limit counts idle connections, so it would refuse new requests, first of all the
+probes. Errors are answered as problem documents.
 """
 
 from __future__ import annotations
@@ -17,40 +18,40 @@ import h11
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
 HEAD_SECONDS = 10.0
-"""From the connection, or a later request's first byte, to the end of that request's headers."""
+"""Time limit for a request's headers, from the connection or a later request's first byte."""
 LINGER_SECONDS = 2.0
-"""How long a refused connection is still read: closed at once, the answer would drown in a reset."""
+"""How long a refused connection is still read. An immediate close would reset it and lose the answer."""
 CONNECTION_LIMIT = 2000
-"""Beyond it, those that have waited longest for their client make room for new ones."""
-_ROOM = 20  # the part of the limit that is freed at once, so that a flood pays for one look, not for each
+"""Above this limit, the connections that have waited longest for their client are closed."""
+_FREED_DIVISOR = 20  # frees 1/20 of the limit in one scan, so that a flood does not scan per connection
 _OPEN_FILES = 8192
-_TOLD_SECONDS = 10.0
+_LOG_INTERVAL_SECONDS = 10.0
 
 log = logging.getLogger("holdfast.http")
 
 
 def allow_open_files() -> None:
-    """Raise this process's own limit of open files as far as it may and needs, or keep to what it is."""
+    """Raises this process's limit of open files as far as permitted, and derives the limit of connections."""
     global CONNECTION_LIMIT  # noqa: PLW0603
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if resource.RLIM_INFINITY not in (soft, hard) and soft < _OPEN_FILES:
         soft = min(hard, _OPEN_FILES)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     if soft != resource.RLIM_INFINITY:
-        # The other half is PostgreSQL's, the children's and the files'.
+        # The other half is for PostgreSQL, child processes and files.
         CONNECTION_LIMIT = min(CONNECTION_LIMIT, soft // 2)
 
 
 class HttpProtocol(H11Protocol):
-    """One connection. A head that is late gets 408, silence is closed, broken HTTP gets 400."""
+    """One connection. Late headers are answered 408, broken HTTP 400; a silent connection is closed."""
 
     _deadline: asyncio.TimerHandle | None = None
     _refused = False
     _since = 0.0
-    _told_at = float("-inf")
+    _logged_at = float("-inf")
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the first head's time, and make room when there are too many connections."""
+        """Starts the time limit of the first head, and closes waiting connections if there are too many."""
         super().connection_made(transport)
         self._since = self.loop.time()
         self._watch_head()
@@ -58,24 +59,24 @@ class HttpProtocol(H11Protocol):
             self._make_room()
 
     def on_response_complete(self) -> None:
-        """From now on the client is waited for."""
+        """The connection is idle again: restart its idle clock."""
         self._since = self.loop.time()
         super().on_response_complete()
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser, unless this connection has been refused."""
+        """Feeds the parser, unless this connection was refused."""
         if self._refused:
             return
         super().data_received(data)
         self._watch_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing is waited for any more."""
+        """Cancels the time limit of the head."""
         self._stop_watch()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """What uvicorn calls for everything that is not HTTP, in the middle of a body too."""
+        """Refuses the connection. uvicorn calls this for any input that is not HTTP, also within a body."""
         self._refuse(400, msg)
 
     def _watch_head(self) -> None:
@@ -99,15 +100,15 @@ class HttpProtocol(H11Protocol):
             self.transport.close()
 
     def _make_room(self) -> None:
-        """Close what waits longest for a head or a body; who is being answered stays."""
+        """Closes the connections that have waited longest for a head or a body; active requests are kept."""
         others: list[Any] = [other for other in self.connections if other is not self]
         waiting = sorted(filter(_awaits_its_client, others), key=lambda other: other._since)
-        room = max(1, CONNECTION_LIMIT // _ROOM)
+        room = max(1, CONNECTION_LIMIT // _FREED_DIVISOR)
         now = self.loop.time()
-        if now - HttpProtocol._told_at > _TOLD_SECONDS:
-            HttpProtocol._told_at = now
+        if now - HttpProtocol._logged_at > _LOG_INTERVAL_SECONDS:
+            HttpProtocol._logged_at = now
             log.warning(
-                "%d connections are open: the %d that wait longest for their client are closed",
+                "%d connections are open: closing the %d that have waited longest for their client",
                 len(self.connections),
                 min(room, len(waiting)),
                 extra={"action": "http.crowded"},
@@ -122,7 +123,7 @@ class HttpProtocol(H11Protocol):
         self._stop_watch()
         self._unset_keepalive_if_required()
         if self.cycle is not None and not self.cycle.response_complete:
-            # The application must not answer a second time: to it, the client has gone.
+            # The application must not answer too: it sees a client that has disconnected.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
@@ -132,7 +133,7 @@ class HttpProtocol(H11Protocol):
             if self.transport.can_write_eof():
                 self.transport.write_eof()
             self.loop.call_later(LINGER_SECONDS, self.transport.close)
-        else:  # half an answer is out: only a closed connection tells the client
+        else:  # part of the answer is sent: only a closed connection can signal the error
             self.transport.close()
 
 

@@ -1,4 +1,4 @@
-"""The probes and metrics that every container answers."""
+"""The probes and the metrics of every process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from holdfast.process.process import Process
 
 
 def router(process: Process) -> APIRouter:
-    """``/livez``, ``/readyz`` and ``/metrics`` of a process."""
+    """Returns the routes ``/livez``, ``/readyz`` and ``/metrics`` of a process."""
     routes = APIRouter(tags=["operations"])
 
     @routes.get(probe_paths.LIVE, summary="The process runs and its event loop turns")
@@ -33,14 +33,14 @@ def router(process: Process) -> APIRouter:
 
     @routes.get(probe_paths.METRICS, summary="Prometheus metrics", response_class=Response)
     def metrics_() -> Response:
-        _measure(process)
+        _set_gauges(process)
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     return routes
 
 
-def _measure(process: Process) -> None:
-    """Sets what is measured at the moment of a scrape."""
+def _set_gauges(process: Process) -> None:
+    """Sets the gauges whose values are read at each scrape."""
     metrics.READY.set(process.ready()[0])
     metrics.RUNNING.set(len(process.active()))
     metrics.ABANDONED_THREADS.set(len(process.waker.slots.abandoned))

@@ -1,4 +1,4 @@
-"""Runs a process behind uvicorn: signals ask for a stop, the drain comes first, then the server ends."""
+"""Runs a process behind uvicorn. A signal requests a stop: first the drain, then the end of the server."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from holdfast.settings import Settings, get_settings
 
 log = logging.getLogger("holdfast.serve")
 
-# Open requests get this long after the drain; uvicorn's graceful timeout < drain < stop grace.
+# Time for open requests after the drain. uvicorn's graceful timeout < drain < stop grace.
 _GRACEFUL_SECONDS = 2
-# What spans may cost a stop whose collector does not answer.
+# Time limit for the export of spans at a stop, if the collector does not answer.
 _FLUSH_SECONDS = 1.0
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without signal handlers of its own: a stop starts with the drain, not with the sockets."""
+    """uvicorn's server without its signal handlers: a stop starts with the drain, not with the sockets."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -41,13 +41,14 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        # What is there now stays: a full collection that looked through it stopped every thread for 80 ms.
+        # Objects that exist now stay alive. Freeze them: a full collection over them stopped all threads for
+        # 80 ms.
         gc.collect()
         gc.freeze()
 
 
 def http_config(app: Any) -> uvicorn.Config:
-    """How `app` is served: every wait for a client is bounded, and no WebSocket is spoken."""
+    """Returns uvicorn's configuration for `app`: every wait for a client is bounded, WebSockets are off."""
     return uvicorn.Config(
         app,
         http=HttpProtocol,
@@ -57,16 +58,16 @@ def http_config(app: Any) -> uvicorn.Config:
         timeout_graceful_shutdown=_GRACEFUL_SECONDS,
         timeout_keep_alive=15,
         server_header=False,
-        # Else uvicorn believes whatever X-Forwarded-For a client on this machine makes up.
+        # Otherwise uvicorn trusts an X-Forwarded-For header from any client on this machine.
         proxy_headers=False,
     )
 
 
 def serve(application: Application, create_app: Callable[[Process], Any]) -> None:
-    """Runs until a stop is asked for, then ends the Python process; never returns.
+    """Runs until a stop is requested, then exits the Python process. Never returns.
 
-    Exit code 0 after an orderly stop, 1 when the start failed (wrong settings or module, port taken, no
-    database), 75 when a peer declared this executor dead.
+    The exit code is 0 after an orderly stop, 1 if the start failed (wrong settings or module, port in use, no
+    database), and 75 if a peer declared this executor dead.
     """
     try:
         settings = get_settings()
@@ -97,8 +98,9 @@ async def _serve(settings: Settings, application: Application, create_app: Calla
     port = settings.api_port if application.role == "api" else settings.worker_port
     logs.configure(settings, role=application.role, executor_id="-")
     listener = uvicorn.Config("", host=settings.bind_host, port=port, log_config=None).bind_socket()
-    # Accepted connections inherit it. asyncio sets it only where a socket names its protocol, which uvicorn's
-    # does not: an answer's body then waited 40 ms for the client's delayed ACK of its head.
+    # Accepted connections inherit TCP_NODELAY. asyncio sets it only on sockets with an explicit protocol,
+    # which uvicorn's socket lacks. Without it an answer's body waited 40 ms for the client's delayed ACK of
+    # its head.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     process = Process(settings, application, port=listener.getsockname()[1])
     logs.configure(settings, role=application.role, executor_id=process.executor_id)
@@ -115,9 +117,9 @@ async def _serve(settings: Settings, application: Application, create_app: Calla
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     stopping = asyncio.create_task(process.wait_stopping())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    # The drain waits while requests are still answered: liveness, readiness 503, progress.
+    # During the drain the server still answers requests: liveness, readiness 503, progress.
     while not (server.started or serving.done()):  # noqa: ASYNC110  uvicorn has no event for it
-        # uvicorn skips the lifespan's end when it is told to exit before it has started.
+        # uvicorn skips the end of the lifespan if it is asked to exit before it has started.
         await asyncio.sleep(0.02)
     await process.drain()
     server.should_exit = True

@@ -313,7 +313,7 @@ def test_a_roles_connections_end_at_its_limit(shared: Database) -> None:
 @pytest.mark.parametrize(("role", "count"), [("api", 2), ("worker", WORKERS)])
 def test_the_pools_fit_into_their_roles_limit(role: Role, count: int) -> None:
     """Two of the API's processes (one starts while the other drains), and so many workers."""
-    needed = count * budget.most(Settings(), role)
+    needed = count * budget.max_connections(Settings(), role)
     assert needed <= LIMITS[f"holdfast_{role}"], f"{count} processes of {role} open {needed} connections"
 
 
@@ -335,7 +335,7 @@ def test_a_worker_opens_no_more_than_that(database: Database) -> None:
     with worker_process(database) as process:
         wait_until(lambda: database.one("SELECT count(*) FROM ops.pulses"), "a pulse", seconds=15)
         opened = database.one(count)
-        assert 5 <= opened <= budget.most(process.settings, "worker")
+        assert 5 <= opened <= budget.max_connections(process.settings, "worker")
 
 
 # --- and are enough -------------------------------------------------------------------------------------

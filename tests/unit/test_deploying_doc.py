@@ -40,7 +40,7 @@ def test_every_file_is_there() -> None:
 
 @pytest.mark.parametrize(("role", "count"), [("api", 2), ("worker", 8)])
 def test_the_connections_are_those_of_the_code(role: Role, count: int) -> None:
-    most = budget.most(Settings(), role)
+    most = budget.max_connections(Settings(), role)
     limit = re.search(rf"holdfast_{role} LOGIN CONNECTION LIMIT (\d+)", ROLES_SQL)
     assert limit and count == int(limit[1]) // most
     name = {"api": "API", "worker": "worker"}[role]

@@ -294,7 +294,7 @@ def test_the_most_pods_at_once_fit_into_the_connections(role: str) -> None:
     roles = (ROOT / "postgres" / "roles.sql").read_text("utf-8")
     limit = re.search(rf"holdfast_{role} LOGIN CONNECTION LIMIT (\d+)", roles)
     assert limit
-    assert most * budget.most(Settings(), role) <= int(limit[1])
+    assert most * budget.max_connections(Settings(), role) <= int(limit[1])
 
 
 def test_what_it_scales_on_is_a_metric_of_ours() -> None:

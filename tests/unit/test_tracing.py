@@ -16,7 +16,7 @@ from tests.unit.api_fakes import FakeSettings
 
 
 def test_off_changes_no_row_and_no_log_line() -> None:
-    assert not tracing.on()
+    assert not tracing.is_enabled()
     options = enqueue_options(FakeSettings(), Work(names.FIBONACCI_BATCH, ([1],), "batch"), "batch-1")
     assert not {"otel_context", "attributes"} & set(options)
     assert tracing.dbos_options() == {}
@@ -52,7 +52,7 @@ def test_no_other_variable_switches_it_on(monkeypatch: pytest.MonkeyPatch, varia
     monkeypatch.setenv(variable, "true")
     assert tracing.fastapi_options()["auto_configure"] is False
     tracing.start(Settings(), application="a", version="1", executor_id="e")
-    assert not tracing.on()
+    assert not tracing.is_enabled()
 
 
 def test_probes_and_scrapes_get_no_span() -> None:
@@ -68,7 +68,7 @@ def test_probes_and_scrapes_get_no_span() -> None:
 def test_a_collector_that_is_away_is_told_about_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("holdfast.observability.tracing.time.monotonic", lambda: now[0])
-    filtered = tracing._NowAndThen(60.0)
+    filtered = tracing._RateLimited(60.0)
 
     def told() -> bool:
         record = logging.LogRecord("x", logging.ERROR, "x", 1, "away", None, None)
