@@ -38,7 +38,7 @@ class Buckets:
         return len(self._buckets)
 
     def take(self, client: str) -> float:
-        """Takes a token and returns 0, or takes none and returns the seconds to wait if the bucket is empty."""
+        """Takes a token and returns 0, or returns the seconds to wait if the bucket is empty."""
         now = self._clock()
         left, then = self._buckets.pop(client, (float(self.burst), now))
         left = min(self.burst, left + (now - then) * self.rate)

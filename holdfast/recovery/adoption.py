@@ -1,4 +1,7 @@
-"""Giving stranded work to another version of its application: by an operator's order, under its own ids."""
+"""Adoption: at an operator's request, moves stranded work to another version of its application.
+
+The workflows keep their ids.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,20 @@ from holdfast.settings import Settings
 def move(
     connection: Connection, application: str, from_version: str, to_version: str, *, only: str | None = None
 ) -> list[Row]:
-    """Adopts stranded work, or only one of it, and records each move, in one transaction.
+    """Moves stranded workflows (``only``: one of them), and records each move, in one transaction.
 
-    Takes only what no live executor could run. Raises ``psycopg2.Error``.
+    Moves only workflows that no live executor can run. Raises ``psycopg2.Error``.
     """
     with transaction(connection):
         versions = {"from_version": from_version, "to_version": to_version}
         rows = query(connection, "adopt", application=application, only=only, **versions)
         for executor_id in {row["executor_id"] for row in rows}:
-            mine = [row for row in rows if row["executor_id"] == executor_id]
+            executor_rows = [row for row in rows if row["executor_id"] == executor_id]
             query(
                 connection,
                 "record_handovers",
-                workflow_ids=[row["workflow_id"] for row in mine],
-                workflow_names=[row["workflow_name"] for row in mine],
+                workflow_ids=[row["workflow_id"] for row in executor_rows],
+                workflow_names=[row["workflow_name"] for row in executor_rows],
                 executor_id=executor_id,
                 by="operator",
                 kind="adoption",
@@ -41,7 +44,7 @@ def adopt(
     to_version: str,
     only: str | None = None,
 ) -> int:
-    """The same over a connection of its own; how many workflows moved. Raises ``psycopg2.Error``."""
+    """Calls `move` on a new connection. Returns how many workflows moved. Raises ``psycopg2.Error``."""
     seconds = settings.database_timeout_seconds
     connection = connect(settings, purpose=purpose, statement_timeout_seconds=seconds)
     try:

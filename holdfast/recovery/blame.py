@@ -1,21 +1,23 @@
-"""Who is to blame when a process dies or hangs: which of its workflows count a crash, and what follows.
+"""Decides which workflows are to blame when a process dies or hangs, and what happens to them.
 
-Only a process's death or hang counts, never an orderly hand over, and only without progress in between: a
-workflow that recorded a step since its last crash starts counting again. One death does not tell who of
-those that ran did it, so all are counted, and nobody is parked for that:
+Only the death or hang of a process counts a crash, never an orderly handover. A workflow that recorded a step
+since its last crash starts again at one. One death does not show which of the running workflows caused it.
+All of them are therefore counted, and none is parked for it:
 
-- from its second crash a workflow is a suspect and runs one at a time on a queue of its own, so that two
-  suspects never meet in a process and one poison costs a healthy workflow at most two counts;
-- the last run before the limit is a trial: alone in its process. Only a death in which nobody else ran
-  parks. A death during a trial in company counts nothing for the one on trial, which is tried again, and
-  so it is when its trial had not started: claimed, it waits until it is alone.
+- From its second crash a workflow is a suspect. Suspects run one at a time on a separate queue, so that two
+  of them never run in one process, and one poison workflow costs a healthy one at most two counts.
+- The last run before the limit is a trial, in which the workflow runs alone in its process. Only a death
+  during which no other workflow ran parks it. A death during a trial in which others ran too does not count
+  for the workflow on trial, which is tried again. The same holds if its trial had not started: after its
+  claim it waits until it is alone.
 
-What only waits (sleeps, or for a message, an event, a child) does nothing that could end a process: it is
-never counted, and goes to its home queue, since the suspects' one place and a trial belong to who runs.
-Waiting beside branches of its own that run now and then (``asyncio.gather``), poison may leave its trial that
-way again and again: its deaths at home count on, and twice the limit parks it.
+A workflow that only waits (sleeps, or waits for a message, an event or a child) cannot end a process. It is
+never counted, and returns to its home queue: the single slot for suspects and a trial are for workflows that
+run. Poison that waits beside its own concurrent branches (``asyncio.gather``), which run now and then, can
+leave its trial that way repeatedly. Its crashes on the home queue still count, and it is parked at twice the
+limit.
 
-So poison is parked at the limit, and what others did to a healthy workflow costs it at most a wait.
+As a result, poison is parked at the limit, and a healthy workflow loses at most some waiting time.
 """
 
 from __future__ import annotations
@@ -37,14 +39,14 @@ class InFlight:
     name: str
     queue_name: str | None
     home_queue: str | None
-    """The queue it came from, where it was moved to the suspects' queue or the trials' before."""
+    """The queue it came from, if it was moved to the queue of suspects or trials before."""
     crashes: int
     steps_recorded: int
     steps_at_last_crash: int
     waits: bool
-    """Whether it only waited."""
+    """Whether it was only waiting."""
     trial_started: bool = False
-    """Whether this claim is a trial and has started, alone in its process."""
+    """Whether this claim is a trial that has started, alone in its process."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,13 @@ def judge(
     leaf_queues: Collection[str],
     internal_queue: str = "_dbos_internal_queue",
 ) -> list[Verdict]:
-    """Decides for every workflow of a lost executor, in the order given.
+    """Returns the verdict on every workflow of a lost executor, in the given order.
 
-    ``died`` says that the process ended without a word, or that its interpreter was blocked; a hand over, a
-    pause or a cut network blames nobody.
-    ``leaf_queues`` names the queues whose workflows may be moved to the suspects and on trial. What has
-    another home (a parent) cannot be tried: it is counted only where no suspect
-    ran, which is likelier to blame, and parked by the count alone.
+    ``died`` means that the process ended unexpectedly, or that its interpreter was blocked. After a handover,
+    a pause or a network partition no workflow is to blame. ``leaf_queues`` are the queues whose workflows may
+    become suspects and be put on trial. A workflow of another home queue (a parent) cannot be tried: it is
+    counted only if no suspect ran beside it, which would more likely be to blame, and parked by its count
+    alone.
     """
     work = list(work)
     moved = (suspects_queue, trials_queue)
@@ -85,17 +87,19 @@ def judge(
     for item in work:
         home = (item.home_queue if item.queue_name in moved else item.queue_name) or internal_queue
         can_be_tried = home in leaf_queues
-        stays = Verdict(item, "requeue", home if item.waits else item.queue_name or home, False, item.crashes)
+        unchanged = Verdict(
+            item, "requeue", home if item.waits else item.queue_name or home, False, item.crashes
+        )
         if not died or item in did_not_run:
-            verdicts.append(stays)
+            verdicts.append(unchanged)
             continue
         if beside_suspects and not can_be_tried and item.queue_name not in moved:
-            verdicts.append(stays)
+            verdicts.append(unchanged)
             continue
         progressed = item.steps_recorded > item.steps_at_last_crash
         crashes = 1 if progressed else item.crashes + 1
         proven = not can_be_tried or (item.trial_started and len(running) == 1)
-        # At the limit it is on trial, save where it left its trial as waiting.
+        # At the limit it is on trial, unless it left its trial because it was waiting.
         left_its_trial = item.queue_name not in moved
         if crashes >= crash_limit and (proven or (left_its_trial and crashes >= 2 * crash_limit)):
             verdicts.append(Verdict(item, "park", home, True, crashes))

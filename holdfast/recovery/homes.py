@@ -1,12 +1,13 @@
-"""A suspect counts against the limits of the queue it came from, wherever it runs.
+"""Applies the concurrency limits of a suspect's home queue, that is, the queue it came from.
 
-Poison's suspects run on queues of their own (`holdfast.recovery.blame`). Without this one of them ran beside
-the next workflow of its home queue, whose limit allowed one. Its claim reserves a place at home: from then on
-the claims of the home queue count it, in this process by `Slots`, in all processes by `claims`. It starts
-when the home queue's limits have room for it. Where that takes long it is given back, and for a while this
-process claims suspects of other home queues only. Each such wait is twice as long as the one before.
+Suspects run on separate queues (`holdfast.recovery.blame`). Without this module a suspect could run beside
+the next workflow of a home queue whose limit is one. The claim of a suspect therefore reserves a slot of its
+home queue: from then on the claims of the home queue count it, in this process through `Slots`, in all
+processes through `claims`. The suspect starts when the home queue's limits have room. If that takes long, it
+is released, and this process claims only suspects of other home queues for a while. Each such wait is twice
+as long as the one before.
 
-A trial runs alone in its process, so only the limits that all executors share concern it.
+A trial runs alone in its process, so only limits that all executors share apply to it.
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("holdfast.homes")
 
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 _PAUSE_FACTOR = 3
-# Behind another suspect of the same home queue, which may run for hours.
+# Pause while another suspect of the same home queue runs, which may take hours.
 _BEHIND_SECONDS = 1.0
-_BEHIND_SECONDS_MOST = 60.0
+_MAX_BEHIND_SECONDS = 60.0
 
 
 @dataclass
 class _Claim:
-    """A suspect that is claimed and has not started."""
+    """A suspect that is claimed but has not started."""
 
     workflow_id: str
     partition: str | None
@@ -51,7 +52,7 @@ class _Claim:
 
 
 class Homes:
-    """Starts suspects and trials of this process when their home queue has room."""
+    """Delays the start of this process's suspects and trials until their home queue has room."""
 
     def __init__(self, settings: Settings, identity: Identity, waker: Waker, sessions: Sessions) -> None:
         self._settings = settings
@@ -59,22 +60,22 @@ class Homes:
         self._waker = waker
         self._sessions = sessions
         self._first_wait_seconds = max(1.0, settings.drain_seconds)
-        # By the queue of suspects and the home queue.
+        # Keys: the queue of suspects and the home queue.
         self._wait_seconds: dict[tuple[str, str], float] = {}
         self._behind_seconds: dict[tuple[str, str], float] = {}
         self._paused: dict[tuple[str, str], float] = {}
 
     def paused(self, queue_name: str) -> list[str]:
-        """Home queues whose workflows are not claimed from that queue of suspects for now."""
+        """Returns the home queues whose workflows this queue of suspects must not claim at present."""
         now = time.monotonic()
         return [
             home for (queue, home), until in list(self._paused.items()) if queue == queue_name and until > now
         ]
 
     def admit(self, db: Any, status: Any, execution: Execution | None) -> bool:
-        """Whether a claim may start; waits for that, in the thread of its queue. If not, it was given back.
+        """Waits in the queue's thread until a claim may start. Returns False if it was released instead.
 
-        A trial asks without an execution, before it closes the other queues of its process.
+        A trial calls this without an execution, before it pauses the other queues of its process.
         """
         isolated = self._identity.trials_queue if execution is None else self._identity.suspects_queue
         if status["queue_name"] != isolated:
@@ -85,27 +86,27 @@ class Homes:
             if execution is not None and execution.lost:
                 return False
             try:
-                found = self._room(db, claim)
+                state = self._room(db, claim)
             except sa.exc.SQLAlchemyError as error:
-                log.debug("cannot tell whether its home queue has room: %s", error)
-                found = "full"
+                log.debug("cannot check whether the home queue has room: %s", error)
+                state = "full"
             key = (isolated, claim.home or "")
-            if found == "room":
+            if state == "room":
                 self._wait_seconds.pop(key, None)
                 self._behind_seconds.pop(key, None)
                 return True
             waits = self._wait_seconds.get(key, self._first_wait_seconds)
-            if found == "behind":
+            if state == "behind":
                 pause = self._behind_seconds.get(key, _BEHIND_SECONDS)
-                self._behind_seconds[key] = min(2 * pause, _BEHIND_SECONDS_MOST)
+                self._behind_seconds[key] = min(2 * pause, _MAX_BEHIND_SECONDS)
             elif time.monotonic() - begun >= waits:
                 pause = _PAUSE_FACTOR * waits
                 self._wait_seconds[key] = 2 * waits
             else:
-                time.sleep(_LOOK_SECONDS)
+                time.sleep(_POLL_SECONDS)
                 continue
             self._paused[key] = time.monotonic() + pause
-            self._give_back(claim)
+            self._release(claim)
             return False
         return False  # the drain hands it over
 
@@ -131,22 +132,24 @@ class Homes:
         limits = queue._worker_concurrency, queue._partition_worker_concurrency
         if limits == (None, None):
             return True
-        # A claim that was under way when this one began to count at home may not have been dispatched.
+        # A claim that was in progress when this suspect began to count may not be dispatched yet.
         if not self._waker.settled(claim.home, claim.polls):
             return False
         slots = self._waker.slots
         taken = slots.count_for_queue(claim.home), slots.count_for_partition(claim.home, claim.partition)
         return all(limit is None or count <= limit for count, limit in zip(taken, limits, strict=True))
 
-    def _give_back(self, claim: _Claim) -> None:
+    def _release(self, claim: _Claim) -> None:
         try:
             give_back(self._settings, self._identity, claim.workflow_id, reason="home queue full")
         except psycopg2.Error as error:
-            # It never started here, so the sweep releases it after a lease.
-            log.warning("cannot give it back: %s", str(error).strip(), extra={"action": "suspect.failed"})
+            # The workflow never started here, so the sweep releases it after a lease.
+            log.warning(
+                "cannot release a suspect: %s", str(error).strip(), extra={"action": "suspect.failed"}
+            )
             return
         log.warning(
-            "given back: no room in its home queue %s",
+            "suspect released: its home queue %s has no room",
             claim.home,
             extra={"action": "suspect.postponed", "workflow_id": claim.workflow_id},
         )

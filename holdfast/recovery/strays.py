@@ -1,4 +1,4 @@
-"""Workflows that are recorded as running here and do not: a claim whose start or whose end was lost."""
+"""Strays: workflows that are recorded as running here but are not, because a start or an end was lost."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from holdfast.settings import Settings
 
 log = logging.getLogger("holdfast.strays")
 
-# What was released so often without a new step loses its end whenever it runs.
+# A workflow released this often without a new step loses its end in every run.
 _TIMES_TO_A_CRASH = 3
 
 
 class Strays:
-    """Releases the strays of this executor. ``running`` returns the ids of what does run here."""
+    """Releases the strays of this executor. ``running`` returns the ids of workflows that really run here."""
 
     def __init__(
         self,
@@ -33,22 +33,22 @@ class Strays:
         self._running = running
         self._on_release = on_release
         self._clock = clock
-        # Claims by workflow and token, and since when each has been seen not to run.
+        # Monotonic time since when each claim (workflow and token) has been seen not running.
         self._since: dict[tuple[str, str], float] = {}
 
     def release(self, connection: Connection) -> None:
-        """Gives back what has not run for a whole lease of the same claim. Raises ``psycopg2.Error``.
+        """Releases workflows that have not run for a whole lease of one claim. Raises ``psycopg2.Error``.
 
-        If it does start after all, DBOS refuses its writes. From the third time on without a new step it
-        counts as a crash: nothing may run again for ever.
+        If such a workflow starts later, DBOS rejects its writes. From the third release without a new step
+        each one counts as a crash, so that a workflow is not run again forever.
         """
-        now, me = self._clock(), self._identity
+        now, identity = self._clock(), self._identity
         rows = query(
             connection,
             "own_work",
-            executor_id=me.executor_id,
-            application=me.application,
-            version=me.version,
+            executor_id=identity.executor_id,
+            application=identity.application,
+            version=identity.version,
         )
         running = set(self._running())
         seen = [(row["workflow_id"], row["owner_xid"]) for row in rows if row["workflow_id"] not in running]
@@ -61,11 +61,12 @@ class Strays:
         verdicts = []
         with transaction(connection):
             for row in query(connection, "count_strays", workflow_ids=lost):
-                # One by one: none of them was there when another one lost its end.
+                # Each separately: a stray was not running when another one lost its end, so it is not to
+                # blame for it.
                 verdicts += release(
                     connection,
-                    me,
-                    me,
+                    identity,
+                    identity,
                     kind="orphan",
                     reason="not running here",
                     crash_limit=self._settings.crash_limit,
@@ -73,6 +74,6 @@ class Strays:
                     only={row["workflow_id"]},
                 )
         log.warning(
-            "released %d workflows that did not run", len(verdicts), extra={"action": "strays.released"}
+            "released %d workflows that were not running", len(verdicts), extra={"action": "strays.released"}
         )
         self._on_release("stray", verdicts, 0.0)

@@ -1,4 +1,4 @@
-"""Giving the unfinished work of an executor back to the queues: after its death, or at its drain."""
+"""Returns the unfinished work of an executor to the queues, after its death or at its drain."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Kind = Literal["takeover", "handover", "orphan"]
 
 @dataclass(frozen=True)
 class Lost:
-    """An executor whose work is released, of any application and version, and which queues were its own."""
+    """An executor whose work is released, of any application and version, with the queues it registered."""
 
     executor_id: str
     application: str
@@ -33,8 +33,10 @@ class Lost:
 
     @classmethod
     def of(cls, row: Row, judge: Identity) -> Self:
-        """As it registered. Older code names no queues: the judge's own are taken where they are of the same
-        application; all queues of another one then count as parents' queues.
+        """Reads an executor as it registered.
+
+        Older code registers no queues. Then the judging executor's queues are used if it is of the same
+        application. Otherwise all queues count as queues of parents.
         """
         names = {key: row[key] for key in ("executor_id", "application", "version")}
         queues: dict[str, Any] = {key: row[key] for key in _QUEUES}
@@ -61,12 +63,12 @@ def release(
     only_waiting: bool = False,
     only: Collection[str] | None = None,
 ) -> list[Verdict]:
-    """Gives the unfinished work of an executor back to the queues; returns what happened to each.
+    """Returns the unfinished work of an executor to the queues, and returns the verdict on each workflow.
 
-    Runs inside the caller's transaction. With ``only_waiting`` only workflows that wait go, with ``only``
-    only those with these ids; ``died`` counts a crash for those to blame, which are claimed again only after
-    ``delay_seconds``. The work keeps its application and
-    version, and only their code goes on with it. ``identity`` is the caller's.
+    Runs inside the caller's transaction. ``only_waiting`` restricts it to waiting workflows, ``only`` to
+    these ids. ``died`` counts a crash for the workflows to blame, which can be claimed again only after
+    ``delay_seconds``. A workflow keeps its application and version, so that only their code continues it.
+    ``identity`` is the caller's.
     """
     executor_id = lost.executor_id
     rows = query(
@@ -144,7 +146,7 @@ def _record(
 
 @dataclass(frozen=True)
 class HandedOver:
-    """What a draining executor gave back, and which workflows still run here as the database has it."""
+    """The work that a draining executor handed over, and the ids still recorded as running here (`left`)."""
 
     verdicts: list[Verdict]
     left: frozenset[str]
@@ -153,10 +155,10 @@ class HandedOver:
 def hand_over(
     settings: Settings, identity: Identity, *, only_waiting: bool, drain_seconds: float = 0.0
 ) -> HandedOver | None:
-    """A draining executor's own work back to the queues; None when the database did not let it.
+    """Hands over the work of this draining executor to the queues. Returns None if the database call failed.
 
-    Without ``only_waiting`` all that is left goes, and the executor signs off in the same transaction,
-    with how long it drained.
+    Without ``only_waiting`` it hands over all remaining work, and in the same transaction records the
+    executor as drained, with the duration of the drain.
     """
     try:
         connection = connect(settings, purpose=identity.purpose("drain"))
@@ -189,8 +191,8 @@ def hand_over(
         finally:
             connection.close()
     except psycopg2.Error as error:
-        # Peers then take the work over by the lease.
-        log.warning("hand over failed: %s", str(error).strip(), extra={"action": "executor.hand_over_failed"})
+        # Peers take the work over after the lease ends.
+        log.warning("handover failed: %s", str(error).strip(), extra={"action": "executor.hand_over_failed"})
         return None
     return HandedOver(verdicts, frozenset(row["workflow_id"] for row in left))
 
@@ -198,9 +200,9 @@ def hand_over(
 def give_back(
     settings: Settings, identity: Identity, workflow_id: str, *, reason: str, only_waiting: bool = False
 ) -> bool:
-    """One claim of this executor's back to its queue, with ``only_waiting`` if it only waits; whether it is.
+    """Returns one claimed workflow of this executor to its queue, with ``only_waiting`` only if it waits.
 
-    Raises ``psycopg2.Error``.
+    Returns whether it was released. Raises ``psycopg2.Error``.
     """
     connection = connect(settings, purpose=identity.purpose("trial"))
     try:

@@ -1,7 +1,7 @@
-"""Which version of the application is the latest: scheduled work is enqueued for that one, whoever fires it.
+"""Keeps the latest version of the application correct, because every schedule enqueues its work for that one.
 
-DBOS takes whichever registered first last, also when nobody runs it any more: after a roll back, or a canary
-that was removed, every schedule would fire for nobody.
+For DBOS the latest version is the one whose first registration is the newest, even if no executor runs it any
+more. After a rollback, or after a canary is removed, no executor would run the scheduled work.
 """
 
 from __future__ import annotations
@@ -17,21 +17,23 @@ log = logging.getLogger("holdfast.versions")
 
 
 def settle_latest(ops: OpsPool, identity: Identity, *, starting: bool = False) -> None:
-    """Gives scheduled work to a version that lives, where nobody runs the latest one.
+    """Makes a live version the latest one if no executor runs the present latest version.
 
-    ``starting``, once this executor has registered: also where the latest is older than one that lives, since
-    it was made the latest while that one was away. With the database away, nothing changes at this call.
+    ``starting`` is set once this executor has registered. Then a live version also replaces an older latest
+    version, which became the latest while the newer one was away. Logs and returns if the database is away.
     """
     try:
         rows = ops.run("settle_latest_version", application=identity.application, starting=starting)
     except psycopg2.Error as error:
         log.warning(
-            "latest version not settled: %s", str(error).strip(), extra={"action": "version.not_settled"}
+            "cannot settle the latest version: %s",
+            str(error).strip(),
+            extra={"action": "version.not_settled"},
         )
         return
     for row in rows:
         log.warning(
-            "schedules go to version %s, no longer to %s",
+            "schedules now run on version %s, no longer on %s",
             row["version"],
             row["before"],
             extra={"action": "version.promoted"},

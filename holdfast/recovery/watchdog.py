@@ -1,7 +1,7 @@
-"""A child process that kills this one when its interpreter is blocked by C code that keeps its lock.
+"""A child process that kills this process if C code blocks its interpreter by holding the GIL.
 
-A blocked process can do nothing for itself: no thread runs, so no heartbeat, no fencing and no signal
-handler. `watchdog_child` has the rules by which the child acts; it needs no database.
+A blocked process cannot help itself: no thread runs, so there is no heartbeat, no fencing and no signal
+handler. `watchdog_child` contains the child's rules. The child needs no database.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _FIRST_PAUSE_SECONDS, _LAST_PAUSE_SECONDS = 0.1, 5.0
 
 
 def mark_process() -> str:
-    """Puts a mark into this process's environment, which all that it starts inherits; returns the mark.
+    """Sets a mark in this process's environment, which all programs it starts inherit. Returns the mark.
 
-    One that the supervisor gave is kept: a process has that from its start, and so have its forks. It begins
-    with the parent's pid, so that a worker inside a worker's step gets another one.
+    A mark from the supervisor is kept: the process, and so its forks, has it from its start. The mark begins
+    with the parent's pid, so that a worker inside a worker's step gets a different one.
     """
     parent = f"{os.getppid()}-"
     if not os.environ.get(watchdog_child.MARK, "").startswith(parent):
@@ -41,10 +41,10 @@ def mark_process() -> str:
 
 
 def _is_debugged() -> bool:
-    """Whether a debugger that suspends all threads may do so now.
+    """Whether a debugger is attached that can suspend all threads.
 
-    pydevd (debugpy, PyCharm) does, and it is imported when it is attached. pdb stops its own thread alone. A
-    trace function says nothing: coverage sets one.
+    pydevd (debugpy, PyCharm) suspends all threads, and is imported when it attaches. pdb stops only its own
+    thread. A trace function is no evidence, because coverage sets one too.
     """
     monitoring = getattr(sys, "monitoring", None)  # from Python 3.12 on
     return "pydevd" in sys.modules or (
@@ -53,7 +53,7 @@ def _is_debugged() -> bool:
 
 
 class Watchdog:
-    """Keeps one child process, pings it from a thread, and starts another one where it has ended."""
+    """Runs one child process, pings it from a thread, and starts a new one if it ends."""
 
     def __init__(self, settings: Settings, identity: Identity) -> None:
         self._period_seconds = settings.heartbeat_seconds / 4
@@ -71,7 +71,7 @@ class Watchdog:
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
     def start(self) -> None:
-        """Starts the child and the pings. Raises ``OSError`` where no process can be started."""
+        """Starts the child and the pings. Raises ``OSError`` if no process can be started."""
         if os.getpid() == 1:
             log.warning(
                 "this process is PID 1 of its container, so its watchdog cannot kill it when its interpreter"
@@ -82,7 +82,7 @@ class Watchdog:
         self._thread.start()
 
     def stop(self) -> None:
-        """Lets the child end what this process started and did not end, then itself; idempotent."""
+        """Ends the child, which first ends the programs that this process left running. Idempotent."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout=1)
@@ -93,20 +93,20 @@ class Watchdog:
 
     @property
     def pid(self) -> int | None:
-        """Of the child, while there is one."""
+        """The pid of the child, or None while there is none."""
         return self._child.pid if self._child is not None else None
 
     def watch(self, session: int | None) -> None:
-        """The socket of the lease session, which the child closes when this process is blocked.
+        """Passes the socket of the lease session to the child, which closes it if this process is blocked.
 
-        Call with None before the session is closed: its number may be another file's afterwards.
+        Call with None before the session is closed, because its descriptor may be reused afterwards.
         """
         with self._lock:
             self._session = session
-            with suppress(OSError):  # the pings find it out, and start another child
-                self._tell_session()
+            with suppress(OSError):  # the next ping fails too, and starts a new child
+                self._send_session()
 
-    def _tell_session(self) -> None:
+    def _send_session(self) -> None:
         if self._channel is None:
             return
         if self._session is None:
@@ -124,9 +124,11 @@ class Watchdog:
                 self._channel.send(watchdog_child.DEBUGGED if _is_debugged() else watchdog_child.PING)
                 pause_seconds = max(_FIRST_PAUSE_SECONDS, pause_seconds * 0.9)
             except BlockingIOError:
-                pass  # the child stands still, which proves nothing of this process
+                pass  # the child is paused, which says nothing about this process
             except OSError as error:
-                log.warning("watchdog lost: %s; starting another", error, extra={"action": "watchdog.lost"})
+                log.warning(
+                    "watchdog process lost: %s; starting a new one", error, extra={"action": "watchdog.lost"}
+                )
                 self._end_child()
                 self._stop.wait(pause_seconds)
                 pause_seconds = min(pause_seconds * 2, _LAST_PAUSE_SECONDS)
@@ -135,9 +137,11 @@ class Watchdog:
         ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         own = (str(theirs.fileno()), str(os.getpid()))
-        # -I and -S: nothing but the standard library. Its stdout is our log, where a traceback has no place.
+        # -I and -S: only the standard library. The child's stdout is our log, so tracebacks (stderr) are
+        # dropped.
         command = [sys.executable, "-I", "-S", str(_CHILD_FILE), *own, *self._arguments]
-        # Inherited by the child: a signal to the group is the parent's business, and the child ends after it.
+        # The child inherits the blocked signals: only the parent handles a signal to the group, and the child
+        # ends after it.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENTS_DECISION)
         try:
             with theirs:
@@ -152,7 +156,7 @@ class Watchdog:
         with self._lock:
             self._channel, self._child = ours, child
             with suppress(OSError):
-                self._tell_session()
+                self._send_session()
 
     def _end_child(self) -> None:
         with self._lock:

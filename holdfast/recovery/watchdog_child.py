@@ -1,13 +1,14 @@
-"""What runs in the child process of the `Watchdog`: it ends a parent whose interpreter is blocked.
+"""The program of the `Watchdog`'s child process: it kills a parent whose interpreter is blocked.
 
-Started as a file, with a bare interpreter: it imports the standard library alone, and little of it. The
-parent sends a ping several times a second, from a thread that needs the interpreter's lock, so a blocked
-interpreter is silent. First the child closes the lease session: a lost lock beside an old heartbeat tells the
-peers that this silence is a hang, and no pause or cut network. That is harmless where the parent goes on,
-which takes its lock again within milliseconds. After a whole lease of silence the child kills the parent.
+It is started as a file with a bare interpreter, and imports only a small part of the standard library. The
+parent sends a ping several times per second from a thread that needs the interpreter's lock, so a blocked
+interpreter is silent. First the child closes the lease session: a lost lock together with an old heartbeat
+shows the peers that the silence is a hang, not a pause or a network partition. This is harmless if the parent
+continues, because it acquires its lock again within milliseconds. After a whole lease of silence the child
+kills the parent.
 
-When the parent is gone, however it ended, the child ends the programs that it left behind: a step's program
-would go on beside its second copy, which runs where the work was taken over.
+When the parent is gone, however it ended, the child ends the programs that the parent left running. Otherwise
+a step's program would continue beside its second copy, which runs in the process that took the work over.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from contextlib import suppress
 from typing import Literal
 
 PING, DEBUGGED, SESSION, NO_SESSION, END = b"p", b"d", b"s", b"n", b"e"
-"""What the parent says. `DEBUGGED` is a ping, too: a debugger that is attached may suspend every thread."""
+"""The parent's messages. `DEBUGGED` is a ping too: an attached debugger can suspend every thread."""
 MARK = "HOLDFAST_PROCESS"
-"""A variable in the environment of a process, and so of all programs that it and they start."""
+"""Name of an environment variable that a process and all programs below it inherit."""
 
 Act = Literal["wait", "close", "kill"]
 _STALL_SECONDS = 1.0
@@ -39,11 +40,10 @@ _THEN = {
 
 
 class Silence:
-    """How long the parent has been silent, and what follows; times are of one monotonic clock.
+    """Measures how long the parent has been silent and decides what to do. Times are of one monotonic clock.
 
-    A parent that is stopped (SIGSTOP) or has a debugger is paused, not blocked. A time in which this process
-    itself stood still (a suspended machine, a paused container, no CPU) proves nothing. Both start the count
-    anew.
+    A parent that is stopped (SIGSTOP) or debugged is paused, not blocked. A time in which this process itself
+    did not run (a suspended machine, a paused container, no CPU) proves nothing. Both reset the measurement.
     """
 
     def __init__(self, now: float, *, close_seconds: float, kill_seconds: float) -> None:
@@ -53,16 +53,16 @@ class Silence:
         self._closed = False
 
     def heard(self, now: float) -> None:
-        """A ping came."""
+        """Records a ping."""
         self._heard_at = now
         self._closed = False
 
     def seconds(self, now: float) -> float:
-        """Length of the silence."""
+        """Returns the length of the silence."""
         return now - self._heard_at
 
     def judge(self, now: float, *, stopped: bool) -> Act:
-        """What to do now. ``close`` comes once in a silence, ``kill`` from the limit on."""
+        """Returns the action to take now: ``close`` once per silence, ``kill`` from the limit on."""
         stalled = now - self._judged_at > _STALL_SECONDS
         self._judged_at = now
         if stopped or stalled:
@@ -77,7 +77,7 @@ class Silence:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether the process is stopped or traced, as ``/proc`` says it."""
+    """Whether the process is stopped or traced, according to ``/proc``."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:  # noqa: PTH123 - pathlib is a megabyte
             return stat.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
@@ -86,22 +86,22 @@ def is_stopped(pid: int) -> bool:
 
 
 def end_programs(mark: str, *, leader: int | None, spare: frozenset[int]) -> int:
-    """Kills what a process left behind, and returns how many programs that were.
+    """Kills the programs that a process left running, and returns their number.
 
-    Those are processes with its mark in their environment, processes of its session where it was the
-    `leader` of one (a fork that runs no other program has the environment of its parent's start), and all
-    below them. Neither a new session nor a double fork changes the mark. Never this process, nor `spare`.
+    These are the processes with its mark in their environment, those of its session if it was a session's
+    `leader` (a fork without exec has the environment of its parent's start), and all their descendants.
+    Neither a new session nor a double fork changes the mark. This process and `spare` are never killed.
     """
     ended: set[tuple[int, bytes]] = set()
     deadline = time.monotonic() + _PROGRAMS_END_SECONDS
     entry = f"{MARK}={mark}".encode()
-    # They may be starting others: until a look finds none.
+    # They may start others meanwhile: repeat until a scan finds none.
     while found := _left_behind(entry, leader, spare | {os.getpid()}):
         for pid, started in found:
             with suppress(OSError):
                 descriptor = os.pidfd_open(pid)
                 try:
-                    # Its number may have become another's since.
+                    # Another process may have reused the pid since the scan.
                     if _stat(pid)[2] == started:
                         signal.pidfd_send_signal(descriptor, signal.SIGKILL)
                 finally:
@@ -115,22 +115,22 @@ def end_programs(mark: str, *, leader: int | None, spare: frozenset[int]) -> int
 
 def _left_behind(entry: bytes, leader: int | None, spare: frozenset[int]) -> set[tuple[int, bytes]]:
     processes: dict[int, tuple[int, int, bytes]] = {}
-    found: set[int] = set()
+    leftover: set[int] = set()
     for name in os.listdir("/proc"):  # noqa: PTH208 - pathlib is a megabyte
         if not name.isdigit() or (pid := int(name)) in spare:
             continue
         with suppress(OSError):
             processes[pid] = _stat(pid)
             if processes[pid][1] == leader or entry in _environment(pid):
-                found.add(pid)
-    below = set(found)
-    while below := {pid for pid, (parent, _, _) in processes.items() if parent in below} - found:
-        found |= below
-    return {(pid, processes[pid][2]) for pid in found}
+                leftover.add(pid)
+    below = set(leftover)
+    while below := {pid for pid, (parent, _, _) in processes.items() if parent in below} - leftover:
+        leftover |= below
+    return {(pid, processes[pid][2]) for pid in leftover}
 
 
 def _stat(pid: int) -> tuple[int, int, bytes]:
-    """Parent, session and time of the start of a process. Raises ``OSError`` for one that has ended."""
+    """Returns parent, session and start time of a process. Raises ``OSError`` if it has ended."""
     with open(f"/proc/{pid}/stat", "rb") as stat:  # noqa: PTH123 - pathlib is a megabyte
         fields = stat.read().rpartition(b")")[2].split()
     if fields[0] in b"ZX":
@@ -142,12 +142,12 @@ def _environment(pid: int) -> list[bytes]:
     try:
         with open(f"/proc/{pid}/environ", "rb") as environment:  # noqa: PTH123
             return environment.read().split(b"\0")
-    except OSError:  # another user's
+    except OSError:  # a process of another user
         return []
 
 
 class Guard:
-    """The loop of the child: one channel, one parent, and a duplicate of the socket of its lease session."""
+    """The child's main loop: one channel, one parent, and a duplicate of the lease session's socket."""
 
     def __init__(self, channel: socket.socket, parent: int, labels: dict[str, str]) -> None:
         self._channel = channel
@@ -156,16 +156,16 @@ class Guard:
         self._session: socket.socket | None = None
         self._is_debugged = False
         self._has_killed = False
-        """In this silence."""
+        """Whether the parent was killed in this silence."""
 
     def run(self, silence: Silence, period_seconds: float) -> None:
-        """Until the parent is gone. Then, and where it asks for it, its programs are ended."""
+        """Watches until the parent is gone or sends `END`, then ends the parent's programs."""
         leads = os.getsid(self._parent) == self._parent
         if self._watch(silence, period_seconds) and (mark := os.environ.get(MARK)):
             end_programs(mark, leader=self._parent if leads else None, spare=frozenset({self._parent}))
 
     def _watch(self, silence: Silence, period_seconds: float) -> bool:
-        """Whether the parent is gone or going; it may just as well have lost this child."""
+        """Returns whether the parent is gone or ending. If not, it only closed the channel to this child."""
         self._channel.settimeout(period_seconds)
         while os.getppid() == self._parent:
             with suppress(TimeoutError):
@@ -173,7 +173,7 @@ class Guard:
                 if message == END:
                     return True
                 if not message:
-                    # At once: peers see a death when the last of the sockets is closed.
+                    # Immediately: peers detect a death only when the last duplicate of the socket is closed.
                     self._drop_session()
                     return self._is_parent_gone()
                 silence.heard(time.monotonic())
@@ -193,7 +193,7 @@ class Guard:
         return True
 
     def _is_parent_gone(self) -> bool:
-        # A process that dies closes its files a little before its children get another parent.
+        # A dying process closes its files shortly before its children are reparented.
         deadline = time.monotonic() + _REPARENTED_SECONDS
         while os.getppid() == self._parent:
             if time.monotonic() > deadline:
@@ -202,7 +202,7 @@ class Guard:
         return True
 
     def _receive(self) -> bytes:
-        """Takes one message; empty at the end of file."""
+        """Receives one message; it is empty at the end of file."""
         message, ancillary, _, _ = self._channel.recvmsg(1, socket.CMSG_LEN(array.array("i").itemsize))
         if message in (PING, DEBUGGED):
             self._is_debugged = message == DEBUGGED
@@ -214,14 +214,14 @@ class Guard:
         return message
 
     def _close_session(self) -> None:
-        """Ends the lease session in the parent's place: PostgreSQL sees its end, and so does the parent."""
+        """Shuts the parent's lease session down. PostgreSQL and the parent both see its end."""
         if self._session is not None:
             with suppress(OSError):
                 self._session.shutdown(socket.SHUT_RDWR)
         self._drop_session()
 
     def _drop_session(self) -> None:
-        # While this duplicate is open, a parent that is killed would keep its session.
+        # While this duplicate is open, the session of a killed parent would stay alive.
         if self._session is not None:
             self._session.close()
             self._session = None
@@ -239,7 +239,7 @@ class Guard:
         }
         text = json.dumps(line).encode() + b"\n"
         with suppress(OSError):
-            # Into a full pipe it is lost: this process must not stand still with its parent.
+            # The line is dropped if the pipe is full: this process must not block together with its parent.
             if len(text) <= select.PIPE_BUF and select.select([], [1], [], 0)[1]:
                 os.write(1, text)
 

@@ -1,8 +1,8 @@
-"""Retention: deletes what ended long ago, a little at a time, so that the queues notice nothing.
+"""Retention: deletes workflows that ended long ago in small batches, so that the queues are not disturbed.
 
-Workflows go by DBOS's public call, whole families only: a workflow together with everything it started,
-parents first, once all of them have ended and are old. Everything here may be repeated, stopped and killed
-at any point: what is left is found again. docs/operate/operations.md says what is kept, and why.
+DBOS's public call deletes the workflows, and only in whole families: a workflow with all its descendants,
+parents first, once all of them have ended and are old. A purge may be repeated, stopped or killed at any
+point: a later one finds the rest. docs/operate/operations.md describes what is kept, and why.
 """
 
 from __future__ import annotations
@@ -28,35 +28,35 @@ from holdfast.settings import Settings
 log = logging.getLogger("holdfast.retention")
 
 BATCH = 500
-"""Rows that one transaction deletes, and that one look reads."""
+"""Maximum number of rows that one transaction deletes and one scan reads."""
 SLICE_SECONDS = 5.0
-"""A step ends after about that time, and its progress is recorded; a drain waits only for its batch."""
+"""A step ends after about this time and records its progress. A drain waits only for the current batch."""
 
-# Of more than that many, the rest is found by a later purge, as workflows without a parent.
+# A later purge finds the rest of a larger family, as workflows without a parent.
 _FAMILY_LIMIT = 20_000
-# It rests for twice the time that it was busy: two thirds of the time are the others'.
+# A purge pauses for twice the time it was busy, so the database is free of it two thirds of the time.
 _REST = 2.0
-_LEAST_REST_SECONDS = 0.02
+_MIN_REST_SECONDS = 0.02
 _STATEMENT_SECONDS = 30.0
 _RETRY_SECONDS = 0.5
 _RESTRICT_VIOLATION = "23001"
 
 TIDY = ("purge_pulses", "purge_keys", "purge_handovers", "purge_executors")
-"""Statements that clean our own tables up, in this order, once the workflows are gone."""
+"""Statements that clean up our own tables, in this order, after the workflows."""
 
 
 class Cutoffs(TypedDict):
-    """Until when rows go, in epoch milliseconds; parked work only where a time for it is set."""
+    """Rows up to these times are deleted, in epoch milliseconds. Parked work is kept if its time is None."""
 
     cutoff_ms: int
     parked_cutoff_ms: int | None
 
 
 class Done(TypedDict):
-    """What one slice did: ``workflows`` by name and status, ``rows`` of all kinds.
+    """The result of one slice: deleted ``workflows`` by name and status, and deleted ``rows`` of all kinds.
 
-    ``after``: where the next slice goes on; ``more``: whether one is needed; ``stopped``: whether it left
-    early because it was told to, or because somebody else purges.
+    ``after`` is the position at which the next slice continues, ``more`` whether one is needed. ``stopped``
+    means that the slice ended early because of a stop, or because another process purges.
     """
 
     workflows: tally.Tally
@@ -66,25 +66,25 @@ class Done(TypedDict):
     stopped: bool
 
 
-class _Turn:
-    """The one connection that deletes, which holds the turn, and since when it has been busy."""
+class _Purge:
+    """The one connection that deletes and holds the purge lock, with the start of its current busy time."""
 
     def __init__(self, client: DBOSClient | None = None) -> None:
         self.client = client
         self._busy_since = time.monotonic()
 
     def rest(self) -> None:
-        """Leaves the database to the others, in proportion to what was done since the last rest."""
-        time.sleep(max(_LEAST_REST_SECONDS, _REST * (time.monotonic() - self._busy_since)))
+        """Pauses in proportion to the time since the last pause, to leave the database to other work."""
+        time.sleep(max(_MIN_REST_SECONDS, _REST * (time.monotonic() - self._busy_since)))
         self._busy_since = time.monotonic()
 
 
 class Purger:
-    """Deletes a slice at a time: reads through ``ops``, deletes over a connection as long-lived as the slice.
+    """Deletes one slice at a time: reads through ``ops``, and deletes over a connection that lasts one slice.
 
     ``stopping`` ends a slice early. While PostgreSQL is away a slice waits for it, as DBOS's own calls do.
-    ``patient``: whether to wait for the turn while somebody else purges, or to leave. A ``dry_run`` reads
-    and counts the same, and changes nothing.
+    ``patient`` means to wait for the purge lock while another process holds it, instead of stopping. A
+    ``dry_run`` reads and counts in the same way, but changes nothing.
     """
 
     def __init__(
@@ -105,22 +105,22 @@ class Purger:
         self._patient = patient
         self._dry_run = dry_run
         self._slice_seconds = slice_seconds
-        self._trouble = Trouble(log, "a purge cannot go on", action="retention.waiting")
+        self._trouble = Trouble(log, "a purge cannot continue", action="retention.waiting")
 
     def workflows(self, cutoffs: Cutoffs, after: list[Any] | None) -> Done:
-        """One slice of the workflows, from ``after`` on (ended_ms, workflow_id; None: from the oldest).
+        """Deletes one slice of the workflows after ``after`` (ended_ms, workflow_id; None: from the oldest).
 
-        Raises ``psycopg2.Error`` or ``sqlalchemy.exc.DBAPIError`` for what waiting does not heal.
+        Raises ``psycopg2.Error`` or ``sqlalchemy.exc.DBAPIError`` for errors that are not an outage.
         """
         done = Done(workflows={}, rows=0, after=after or [-1, ""], more=True, stopped=False)
-        self._slice(done, lambda turn: self._page(turn, cutoffs, done))
+        self._slice(done, lambda purge: self._page(purge, cutoffs, done))
         return done
 
     def tidy(self, statement: str, cutoffs: Cutoffs, after: str | None) -> Done:
-        """One slice of the rows that one statement of ``TIDY`` looks after. Raises as ``workflows``."""
+        """Deletes one slice of rows with a statement of ``TIDY``. Raises the same errors as ``workflows``."""
         done = Done(workflows={}, rows=0, after=after, more=True, stopped=False)
 
-        def page(turn: _Turn) -> None:
+        def page(purge: _Purge) -> None:
             row = self._ops.run(
                 statement,
                 cutoff_ms=cutoffs["cutoff_ms"],
@@ -131,28 +131,28 @@ class Purger:
             done["rows"] += row["rows"]
             done["after"] = row["after"] or done["after"]
             done["more"] = row["more"]
-            turn.rest()
+            purge.rest()
 
         self._slice(done, page)
         return done
 
-    def _slice(self, done: Done, page: Callable[[_Turn], None]) -> None:
-        """Page after page until nothing is left, the slice is over, or a stop begins."""
+    def _slice(self, done: Done, page: Callable[[_Purge], None]) -> None:
+        """Runs `page` repeatedly until nothing is left, the slice's time is over, or a stop begins."""
         deadline = time.monotonic() + self._slice_seconds
         while not self._stopping():
             try:
-                with self._turn() as turn:
+                with self._locked() as purge:
                     self._trouble.over()
-                    if turn is None:
+                    if purge is None:
                         break
                     while done["more"] and not self._stopping():
-                        page(turn)
+                        page(purge)
                         if time.monotonic() >= deadline:
                             return
                     if not done["more"]:
                         return
             except (psycopg2.Error, sa.exc.DBAPIError) as error:
-                # What is deleted is in `done`; the page that broke off is looked at again.
+                # `done` contains what was deleted. The interrupted page is read again.
                 if not is_outage(error):
                     raise
                 self._trouble.met(getattr(error, "orig", None) or error)
@@ -160,10 +160,10 @@ class Purger:
         done["stopped"] = True
 
     @contextmanager
-    def _turn(self) -> Iterator[_Turn | None]:
-        """The turn to purge; None when somebody else has it and nobody waits for it."""
+    def _locked(self) -> Iterator[_Purge | None]:
+        """Holds the purge lock. Yields None if another process has it and this one does not wait for it."""
         if self._dry_run:
-            yield _Turn()
+            yield _Purge()
             return
         milliseconds = int(_STATEMENT_SECONDS * 1000)
         options = f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
@@ -174,7 +174,7 @@ class Purger:
             hide_parameters=True,
             connect_args={"application_name": self._purpose[:63], "options": options, **CONNECT_OPTIONS},
         )
-        # Not DBOS.delete_workflows: that logs every id.
+        # Not DBOS.delete_workflows, because that logs every id.
         client = DBOSClient(
             system_database_engine=engine,
             serializer=json_serializer(),
@@ -182,13 +182,13 @@ class Purger:
             retry_connection_errors=False,
         )
         try:
-            yield _Turn(client) if self._take_turn(engine) else None
+            yield _Purge(client) if self._acquire_lock(engine) else None
         finally:
             client.destroy()
-            engine.dispose()  # which gives the turn back
+            engine.dispose()  # which releases the lock
 
-    def _take_turn(self, engine: sa.Engine) -> bool:
-        """Locks in the session of the pool's only connection, which keeps it."""
+    def _acquire_lock(self, engine: sa.Engine) -> bool:
+        """Acquires the lock in the session of the pool's only connection, which holds it from then on."""
         while True:
             with engine.connect() as connection:
                 if connection.execute(sa.text(sql("purge_lock"))).scalar():
@@ -197,7 +197,7 @@ class Purger:
                 return False
             time.sleep(_RETRY_SECONDS)
 
-    def _page(self, turn: _Turn, cutoffs: Cutoffs, done: Done) -> None:
+    def _page(self, purge: _Purge, cutoffs: Cutoffs, done: Done) -> None:
         after_ms, after_id = done["after"]
         rows = self._ops.run("purge_page", **cutoffs, after_ms=after_ms, after_id=after_id, limit=BATCH)
         doomed: list[Row] = []
@@ -205,13 +205,13 @@ class Purger:
             if row["first"] and row["old"]:
                 doomed += self._family(cutoffs, row) if row["has_children"] else [row]
             if len(doomed) >= BATCH:
-                self._delete(turn, doomed, done)
+                self._delete(purge, doomed, done)
                 doomed = []
                 done["after"] = [row["ended_ms"], row["workflow_id"]]
                 if self._stopping():
                     return
-        self._delete(turn, doomed, done)
-        turn.rest()
+        self._delete(purge, doomed, done)
+        purge.rest()
         if rows:
             done["after"] = [rows[-1]["ended_ms"], rows[-1]["workflow_id"]]
         done["more"] = len(rows) == BATCH
@@ -219,21 +219,22 @@ class Purger:
     def _family(self, cutoffs: Cutoffs, root: Row) -> list[Row]:
         return self._ops.run("purge_family", workflow_id=root["workflow_id"], limit=_FAMILY_LIMIT, **cutoffs)
 
-    def _delete(self, turn: _Turn, doomed: list[Row], done: Done) -> None:
-        """One transaction a batch. ``doomed`` holds families one after the other, parents first."""
+    def _delete(self, purge: _Purge, doomed: list[Row], done: Done) -> None:
+        """Deletes with one transaction per batch. ``doomed`` holds family after family, parents first."""
         for start in range(0, len(doomed), BATCH):
             batch = doomed[start : start + BATCH]
-            if turn.client is not None:
+            if purge.client is not None:
                 try:
-                    turn.client.delete_workflows([row["workflow_id"] for row in batch])
+                    purge.client.delete_workflows([row["workflow_id"] for row in batch])
                 except sa.exc.IntegrityError as error:
                     if getattr(error.orig, "sqlstate", None) != _RESTRICT_VIOLATION:
                         raise
-                    # Resumed since the look. The rest may be its children: another purge looks again.
-                    told = str(error.orig).partition("\n")[0]
-                    log.info("left alone: %s", told, extra={"action": "retention.refused"})
+                    # A workflow was resumed since the scan. The rest may be its children: a later purge scans
+                    # again.
+                    reason = str(error.orig).partition("\n")[0]
+                    log.info("not deleted: %s", reason, extra={"action": "retention.refused"})
                     return
             for row in batch:
                 tally.add(done["workflows"], {row["name"]: {row["status"]: 1}})
             done["rows"] += len(batch)
-            turn.rest()
+            purge.rest()

@@ -1,9 +1,9 @@
-"""How many there are of each name and status."""
+"""Counts of workflows by name and status."""
 
 from __future__ import annotations
 
 Tally = dict[str, dict[str, int]]
-"""Counts by name, then by status; as durable and JSON values hold them."""
+"""Counts by name, then by status, in a form that durable and JSON values can hold."""
 
 
 def add(into: Tally, more: Tally) -> None:
@@ -15,5 +15,5 @@ def add(into: Tally, more: Tally) -> None:
 
 
 def total(tally: Tally) -> int:
-    """How many there are altogether."""
+    """Returns the sum of all counts."""
     return sum(number for by_status in tally.values() for number in by_status.values())

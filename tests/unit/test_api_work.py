@@ -385,7 +385,7 @@ def test_each_outage_has_the_whole_limit(
         process.gateway.down = False
 
     monkeypatch.setattr(submit, "time", SimpleNamespace(monotonic=lambda: now))
-    monkeypatch.setattr(submit, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(submit, "FALLBACK_POLL_SECONDS", 0.01)
     monkeypatch.setattr(process.gateway, "call", counted)
     thread = when_enqueued(process, fail_late)
     assert client.post("/nested", json={"wait": True}).status_code == 200
