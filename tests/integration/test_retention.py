@@ -666,7 +666,7 @@ def test_a_drain_ends_a_purge_early(database: Database, monkeypatch: pytest.Monk
     count = 10 * BATCH
     finished(database, [f"w{i}" for i in range(count)], 8)
     # Rests so long that it cannot be done by then.
-    monkeypatch.setattr("holdfast.retention.purger._LEAST_REST_SECONDS", 0.3)
+    monkeypatch.setattr("holdfast.retention.purger._MIN_REST_SECONDS", 0.3)
     outside = client(database)
     with worker_process(database):
         order(outside, "purge")
@@ -692,7 +692,7 @@ def _ticks(database: Database) -> set[str]:
 def test_a_purge_makes_way_for_a_trial(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A trial waits until nothing else runs in its process."""
     finished(database, [f"w{i}" for i in range(20 * BATCH)], 8)
-    monkeypatch.setattr("holdfast.retention.purger._LEAST_REST_SECONDS", 0.3)
+    monkeypatch.setattr("holdfast.retention.purger._MIN_REST_SECONDS", 0.3)
     outside = client(database)
     with worker_process(database) as process:
         order(outside, "purge")
