@@ -1,6 +1,6 @@
-"""What the page shows, kept up to date from rows: attempts of workflows (bars), moves between executors.
+"""The page's timeline, updated from rows: attempts of workflows (bars) and moves between executors.
 
-No I/O: rows come in as `holdfast/console/sql/console.sql` returns them, items go out as the page gets them.
+No I/O: rows have the form that `holdfast/console/sql/console.sql` returns, items the form that the page gets.
 Times are seconds since 1970 on the database's clock; columns that end in ``_ms`` are milliseconds.
 """
 
@@ -18,7 +18,7 @@ _OUTCOME: dict[Status, str] = {
     "ERROR": "error",
     "CANCELLED": "cancelled",
     "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "parked",
-    # Given back to its queue; the move that says how and why comes right after.
+    # Returned to its queue. The move with the kind and the reason follows.
     "ENQUEUED": "handed_over",
     "DELAYED": "handed_over",
 }
@@ -26,7 +26,7 @@ _MOVED = {"takeover": "lost", "orphan": "lost", "adoption": "lost", "handover": 
 
 
 class History:
-    """Bars and moves within a window, the newest `bar_limit` and `move_limit` of them."""
+    """Bars and moves within a window: at most the newest `bar_limit` and `move_limit`."""
 
     def __init__(self, *, window_seconds: float, bar_limit: int, move_limit: int) -> None:
         self.window_seconds = window_seconds
@@ -36,12 +36,12 @@ class History:
         self.moves = Collection("id")
         self.more = More()
         self.floor = 0.0
-        """Attempts that began up to here are bars, or counted."""
+        """Attempts that started up to this time are bars or counted."""
 
     # --- rows in ---------------------------------------------------------------------------
 
     def attempts(self, rows: Iterable[Row], inputs: dict[str, str], now: float) -> None:
-        """Present or final attempts, in any order; `inputs` holds what their labels need."""
+        """Adds or updates attempts, in any order. `inputs` holds the inputs that their labels need."""
         for row in sorted(rows, key=lambda row: row["started_ms"] or 0):
             self._attempt(row, inputs.get(row["workflow_id"]), now)
 
@@ -49,7 +49,7 @@ class History:
         workflow_id, outcome = row["workflow_id"], _OUTCOME.get(row["status"], "handed_over")
         ended_at = _seconds(row["ended_ms"])
         if row["started_ms"] is None:
-            # It gave its start away: cancelled, parked, or back in a queue.
+            # Its start was deleted: it was cancelled, parked, or returned to a queue.
             for key in self.bars.open_keys(workflow_id):
                 self.bars.close(key, outcome, now if ended_at is None else ended_at)
             return
@@ -71,21 +71,21 @@ class History:
         if outcome != "running":
             ended_at = now if ended_at is None else ended_at
         elif self.bars.items[key]["outcome"] != "running":
-            return  # an older look than the one that ended it
+            return  # the row is older than the one that ended the bar
         self.bars.update(key, outcome=outcome, ended_at=ended_at)
 
     def vanished(self, workflow_ids: Iterable[str]) -> None:
-        """These workflows were deleted."""
+        """Drops the bars of deleted workflows."""
         for workflow_id in workflow_ids:
             for key in self.bars.keys(workflow_id):
                 self.bars.drop(key)
 
     def moved(self, rows: Iterable[Row], inputs: dict[str, str], now: float) -> None:
-        """Moves, oldest first. Each ends the attempt that it took away, known before or not."""
+        """Adds moves, oldest first. Each one ends the attempt that it moved, with or without a bar."""
         for row in rows:
             self.moves.put(move(row))
             if row["started_ms"] is None:
-                # Nobody wrote down when it began: only an attempt that was seen can be ended.
+                # The start is not recorded: only an attempt that has a bar can be ended.
                 for key in self.bars.open_keys(row["workflow_id"]):
                     if self.bars.items[key]["executor_id"] == row["from_executor"]:
                         self.bars.close(key, _MOVED[row["kind"]], row["lost_at"])
@@ -105,7 +105,7 @@ class History:
             self.bars.close(key, "parked" if parked else _MOVED[row["kind"]], row["lost_at"])
 
     def counted(self, rows: Iterable[Row], before: float) -> None:
-        """Attempts that began before that moment and were too many to be read one by one."""
+        """Adds counts of attempts that started before `before` and were too many to read one by one."""
         for row in rows:
             self.more.count(row["executor_id"], row["bucket"], row["workflows"])
         self.floor = max(self.floor, before - 0.001)
@@ -113,7 +113,7 @@ class History:
     # --- bounds ----------------------------------------------------------------------------
 
     def trim(self, now: float) -> None:
-        """Forgets what left the window, and counts what is too much to show."""
+        """Drops what left the window. Bars above the limit become counts."""
         horizon = now - self.window_seconds
         bars = self.bars.items
         for key in [
@@ -122,7 +122,7 @@ class History:
             self.bars.drop(key)
         over = len(bars) - self.bar_limit
         if over > 0:
-            # Those that ended go first, then those that run for the longest.
+            # Ended bars are dropped first, then the longest running ones.
             order = sorted(bars.values(), key=lambda bar: (bar["ended_at"] is None, bar["started_at"]))
             for bar in order[:over]:
                 self.bars.drop(bar["key"])
@@ -138,13 +138,13 @@ class History:
         self.more.forget(horizon)
 
     def open_moves(self) -> list[int]:
-        """Ids of moves whose workflow waits for its next executor."""
+        """Returns the ids of moves whose workflow waits for its next executor."""
         return [int(item["id"]) for item in self.moves.items.values() if item["claimed_at"] is None]
 
     # --- out -------------------------------------------------------------------------------
 
     def last_takeover(self) -> Item | None:
-        """The newest takeover within the window; None when there was none."""
+        """Returns the newest takeover within the window; None if there was none."""
         taken = [item for item in self.moves.items.values() if item["kind"] == "takeover"]
         if not taken:
             return None
@@ -167,7 +167,7 @@ class History:
 
 
 def move(row: Row) -> Item:
-    """A row of `console_moves` as the page gets it."""
+    """Converts a row of `console_moves` to the page's form."""
     return {
         "id": str(row["handover_id"]),
         "workflow_id": row["workflow_id"],

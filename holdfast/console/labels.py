@@ -1,6 +1,6 @@
-"""Short names of workflows for the page: ``fib(34)`` rather than ``fibonacci.number``.
+"""Short names of workflows for the page: ``fib(34)`` instead of ``fibonacci.number``.
 
-Made from the beginning of the stored input, and only from numbers that are known to be harmless there.
+A label uses the beginning of the stored input, and only numbers that are known to be harmless.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from holdfast.durable import names
 _ARGUMENTS = re.compile(r'"positionalArgs"\s*:\s*\[(.*)', re.DOTALL)
 _NUMBER = re.compile(r"\s*(-?\d{1,12}(?:\.\d{1,6})?)\s*(?=[,\]])")
 
-# What stands for a name; {0} and {1} are its first two numbers.
+# The label's format by name, and the count of numbers in it; {0} and {1} are the input's first two numbers.
 _SHAPES: dict[str, tuple[str, int]] = {
     names.FIBONACCI_NUMBER: ("fib({0})", 1),
     names.CLASS_SCOPE: ("scope: class, {0} steps", 1),
@@ -43,29 +43,29 @@ LENGTH = 60
 
 
 def needs_input(name: str) -> bool:
-    """Whether the label of such a workflow says something about its input."""
+    """Whether the label of such a workflow contains numbers of its input."""
     return name in _SHAPES
 
 
 def label(name: str, instance_name: str | None = None, inputs: str | None = None) -> str:
-    """A label of at most 60 characters. `inputs` is the beginning of the stored JSON, or None."""
+    """Returns a label of at most 60 characters. `inputs` is the beginning of the stored JSON, or None."""
     text = _PLAIN.get(name, name)
     if name == names.INSTANCE_SCOPE and instance_name:
         text = f"{text} {instance_name}"
     if name in _SHAPES and inputs:
-        shape, wanted = _SHAPES[name]
-        numbers = _numbers(inputs, wanted)
-        if len(numbers) == wanted:
+        shape, count = _SHAPES[name]
+        numbers = _numbers(inputs, count)
+        if len(numbers) == count:
             text = shape.format(*numbers)
     return text[:LENGTH]
 
 
-def _numbers(inputs: str, wanted: int) -> list[str]:
-    """The first arguments, as long as they are plain numbers; the text may be cut anywhere."""
-    found: list[str] = []
+def _numbers(inputs: str, count: int) -> list[str]:
+    """Returns the first arguments as long as they are plain numbers. The text may be cut anywhere."""
+    numbers: list[str] = []
     match = _ARGUMENTS.search(inputs)
     rest = match[1] if match else ""
-    while len(found) < wanted and (number := _NUMBER.match(rest)):
-        found.append(number[1])
+    while len(numbers) < count and (number := _NUMBER.match(rest)):
+        numbers.append(number[1])
         rest = rest[number.end() :].removeprefix(",")
-    return found
+    return numbers

@@ -1,4 +1,4 @@
-"""The page's figures beside the timeline: executors, pulses, queues and counts."""
+"""The page's data beside the timeline: executors, pulses, queues and counts."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from holdfast.durable.names import PULSE_SECONDS
 
 EXECUTOR_LIMIT = 200
 COUNT_SECONDS = 1.0
-BEAT_SECONDS = 1.9
-"""A heartbeat alone is worth a change only when it is this much newer."""
+HEARTBEAT_STEP_SECONDS = 1.9
+"""A newer heartbeat alone is published only if it is at least this much newer."""
 MISSED_SECONDS = 10.0
 CAUGHT_UP_SECONDS = 70.0
-"""A hole among the pulses may still be filled by a worker that starts."""
+"""How far back pulses are read again: a worker that starts may backfill a gap."""
 HISTORY_POINTS = 900
 
 
 class Figures:
-    """Executors at every look; pulses, queues and counts once a second, rarer where counting is slow."""
+    """Reads executors at every poll; pulses, queues and counts once per second, or less often if slow."""
 
     def __init__(
         self, ask: Callable[..., Awaitable[list[Row]]], window_seconds: float, lease_seconds: float
@@ -30,31 +30,31 @@ class Figures:
         self._lease_seconds = lease_seconds
         self._window_seconds = window_seconds
         self.read_at: float | None = None
-        """The database's time of the last look that was whole."""
+        """The database's time of the last complete poll."""
         self.executors = Collection("executor_id")
         self.pulses = Collection("scheduled_at")
         self.queues = Collection("queue")
         self.history: deque[list[Any]] = deque(maxlen=HISTORY_POINTS)
         self.counts = dict.fromkeys(("running", "queued", "parked", "stranded", "orphaned"), 0)
         self._new_points: list[list[Any]] = []
-        self._told_counts: dict[str, int] | None = None
+        self._published_counts: dict[str, int] | None = None
         self._count_at = 0.0
         self._pulses_read_at = 0.0
 
     async def read(self, executors: list[Row], now: float) -> None:
-        """Takes the executors' rows, and asks for the rest when it is time."""
+        """Sets the executors from their rows, and queries the rest if that is due."""
         self._set_executors(executors)
         if time.monotonic() >= self._count_at:
             began = time.monotonic()
             await self._read_pulses(now)
             await self._read_counts(now)
             cost = time.monotonic() - began
-            # A backlog of a million takes a while to count: then it is counted less often.
+            # A large backlog (a million) takes long to count, so it is counted less often.
             self._count_at = began + max(COUNT_SECONDS, 10 * cost)
         self.read_at = now
 
     def document(self) -> dict[str, Any]:
-        """What a snapshot says about them."""
+        """Returns the snapshot's part of this data."""
         return {
             "executors": list(self.executors.items.values()),
             "pulses": sorted(self.pulses.items.values(), key=lambda item: item["scheduled_at"]),
@@ -64,7 +64,7 @@ class Figures:
         }
 
     def take(self) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-        """What changed and what is gone since the last call."""
+        """Returns the changes and the dropped keys since the last call."""
         executors, executors_gone = self.executors.take()
         pulses, _ = self.pulses.take()
         queues, queues_gone = self.queues.take()
@@ -75,14 +75,14 @@ class Figures:
             "queues": queues,
             "queue_history": points,
         }
-        if self._told_counts != self.counts:
-            change["counts"] = self._told_counts = self.counts
+        if self._published_counts != self.counts:
+            change["counts"] = self._published_counts = self.counts
         return change, {"executors": executors_gone, "queues": queues_gone}
 
     # --- executors -------------------------------------------------------------------------
 
     def _set_executors(self, rows: list[Row]) -> None:
-        shown: list[Item] = []
+        items: list[Item] = []
         for row in rows[:EXECUTOR_LIMIT]:
             if row["executor_id"] is None:
                 continue
@@ -92,18 +92,21 @@ class Figures:
                 if name != "now"
             }
             before = self.executors.items.get(row["executor_id"])
-            if before is not None and 0 <= item["heartbeat_at"] - before["heartbeat_at"] < BEAT_SECONDS:
-                beat = before["heartbeat_at"]
-                item = before if {**item, "heartbeat_at": beat} == before else item
-            shown.append(item)
-        self.executors.keep(shown)
+            if (
+                before is not None
+                and 0 <= item["heartbeat_at"] - before["heartbeat_at"] < HEARTBEAT_STEP_SECONDS
+            ):
+                heartbeat_at = before["heartbeat_at"]
+                item = before if {**item, "heartbeat_at": heartbeat_at} == before else item
+            items.append(item)
+        self.executors.keep(items)
 
     # --- pulses ----------------------------------------------------------------------------
 
     async def _read_pulses(self, now: float) -> None:
         since = max(now - self._window_seconds, self._pulses_read_at - CAUGHT_UP_SECONDS)
         rows = await self._ask("console_pulses", since=since)
-        begins = not self.history and self._pulses_read_at == 0
+        is_first = not self.history and self._pulses_read_at == 0
         self._pulses_read_at = now
         seen = {}
         for row in rows:
@@ -122,13 +125,13 @@ class Figures:
             )
         for key in [key for key in self.pulses.items if key < now - self._window_seconds]:
             self.pulses.drop(key)
-        if begins:
-            # What was recorded while nobody looked: the depth of the Fibonacci queue at each pulse.
+        if is_first:
+            # Recorded while no page was open: the depth of the Fibonacci queue at each pulse.
             for row in reversed(rows):
                 self.history.append([round(row["started_at"], 3), row["queue_depth"], None])
 
     def _missing(self, now: float) -> list[float]:
-        """Ticks of the grid after the first known one that should have come and did not."""
+        """Returns the ticks of the grid after the first known one that are due but have no pulse."""
         known = {key for key, item in self.pulses.items.items() if item["status"] != "missed"}
         if not known:
             return []

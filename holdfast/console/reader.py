@@ -1,7 +1,8 @@
-"""The one reader of a process: looks at the database while a page listens, and feeds every open page.
+"""The only console reader of a process: polls the database while a page is open, and feeds every open page.
 
-A look reads what changed since the last one and becomes one change, kept as text in a ring: any number of
-pages cost the database and the encoder no more than one, and a page that reconnects goes on where it was.
+A poll reads what changed since the last one. The result is one change, which is kept as text in a ring. Any
+number of pages therefore cost the database and the encoder no more than one page, and a page that reconnects
+continues where it was.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ LOOK_SECONDS = 0.25
 OUTAGE_LOOK_SECONDS = 0.5
 FRESH_SECONDS = 1.0
 OVERLAP_SECONDS = 2.0
-"""Looks overlap: a start is stamped before its transaction commits."""
+"""Polls overlap by this time, because a start gets its timestamp before its transaction commits."""
 BAR_LIMIT = 2000
 MOVE_LIMIT = 500
 COUNT_LIMIT = 100_000
@@ -44,7 +45,7 @@ Ask = Callable[..., Awaitable[list[Row]]]
 
 
 class Reader:
-    """Looks while it has listeners. `fixed` are members of the snapshot that never change."""
+    """Polls while it has listeners. `fixed` are members of the snapshot that never change."""
 
     def __init__(self, ask: Ask, fixed: dict[str, Any], *, lease_seconds: float) -> None:
         self._ask = ask
@@ -54,26 +55,26 @@ class Reader:
         self.listeners = 0
         self.looks = 0
         self.next_change = asyncio.Event()
-        """Set at the next change, and then replaced."""
+        """Set at the next change, and then replaced by a new event."""
         self.history = History(window_seconds=WINDOW_SECONDS, bar_limit=BAR_LIMIT, move_limit=MOVE_LIMIT)
         self.figures = Figures(ask, WINDOW_SECONDS, lease_seconds)
         self._ring: deque[tuple[int, str]] = deque()
         self._ring_characters = 0
         self._database: dict[str, Any] = {"up": False, "since": time.time()}
         self._takeover: dict[str, Any] | None = None
-        self._told: dict[str, Any] = {"database": self._database, "last_takeover": None}
+        self._published: dict[str, Any] = {"database": self._database, "last_takeover": None}
         self._snapshot: tuple[int, str] | None = None
         self._database_time = time.time()
         self._at = time.monotonic()
-        self._looked_at: float | None = None
-        self._look_cost_seconds = 0.0
-        self._looking = asyncio.Lock()
+        self._polled_at: float | None = None
+        self._poll_cost_seconds = 0.0
+        self._poll_lock = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
-    # --- what streams ask ------------------------------------------------------------------
+    # --- calls of the streams --------------------------------------------------------------
 
     async def join(self) -> None:
-        """One more listener; the first one starts the looks. Returns with figures that are fresh."""
+        """Adds a listener. The first one starts the polls. Returns once the data is fresh."""
         self.listeners += 1
         try:
             await self.refresh()
@@ -84,26 +85,26 @@ class Reader:
             self._task = asyncio.create_task(self._follow(), name="console-reader")
 
     def leave(self) -> None:
-        """Undo one `join`; the last one ends the looks. What was read stays, for those who come back."""
+        """Undoes one `join`. The last one ends the polls. The data is kept for clients that reconnect."""
         self.listeners -= 1
         if self.listeners == 0 and self._task is not None:
             self._task.cancel()
             self._task = None
 
     async def refresh(self) -> None:
-        """Look, unless somebody just did. An outage of the database is a figure, not an error."""
-        async with self._looking:
-            if self._looked_at is None or time.monotonic() - self._looked_at > FRESH_SECONDS:
-                await self._look()
+        """Polls, unless a poll just ended. An outage of the database is part of the data, not an error."""
+        async with self._poll_lock:
+            if self._polled_at is None or time.monotonic() - self._polled_at > FRESH_SECONDS:
+                await self._poll()
 
     def snapshot(self) -> tuple[int, str]:
-        """The number of the newest change, and everything as one JSON text."""
+        """Returns the number of the newest change, and all data as one JSON text."""
         if self._snapshot is None or self._snapshot[0] != self.number:
             self._snapshot = (self.number, _json(self.document()))
         return self._snapshot
 
     def document(self) -> dict[str, Any]:
-        """Everything, as the page gets it."""
+        """Returns all data in the page's form."""
         return {
             "id": self.event_id(self.number),
             "now": round(self.now(), 3),
@@ -118,11 +119,11 @@ class Reader:
         }
 
     def event_id(self, number: int) -> str:
-        """The id of a change: this process's boot and a running number."""
+        """Returns the id of a change: the id of this process's start and a sequence number."""
         return f"{self.boot}-{number}"
 
     def resume(self, last_event_id: str | None) -> int | None:
-        """The number after which a page goes on; None when it needs a snapshot."""
+        """Returns the number after which a page continues; None if it needs a snapshot."""
         match = _EVENT_ID.fullmatch(last_event_id or "")
         if match is None or match[1] != self.boot:
             return None
@@ -130,48 +131,48 @@ class Reader:
         return number if self.after(number) is not None else None
 
     def after(self, number: int) -> list[tuple[int, str]] | None:
-        """Changes after that one, oldest first; None when some of them are forgotten."""
+        """Returns the changes after that number, oldest first; None if the ring no longer has all of them."""
         first = self._ring[0][0] if self._ring else self.number + 1
         if not first - 1 <= number <= self.number:
             return None
         return [change for change in self._ring if change[0] > number]
 
     def now(self) -> float:
-        """The database's clock, carried on by the monotonic one."""
+        """Returns the database's time, extrapolated with the monotonic clock."""
         return self._database_time + time.monotonic() - self._at
 
-    # --- looking ---------------------------------------------------------------------------
+    # --- polling ---------------------------------------------------------------------------
 
     async def _follow(self) -> None:
         while True:
-            # On a slow database looks become rarer: never more than a fifth of its time goes into them.
-            pause = max(LOOK_SECONDS, min(4 * self._look_cost_seconds, 2.0))
+            # A slow database is polled less often: polls take at most a fifth of its time.
+            pause = max(LOOK_SECONDS, min(4 * self._poll_cost_seconds, 2.0))
             await asyncio.sleep(pause if self._database["up"] else OUTAGE_LOOK_SECONDS)
-            async with self._looking:
-                await self._look()
+            async with self._poll_lock:
+                await self._poll()
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         began = time.monotonic()
         try:
             await self._read()
         except DatabaseUnavailable:
             self._set_database(up=False)
         except Exception:
-            # Pages keep what they have; the next look reads the same again.
-            log.exception("console look failed", extra={"action": "request.failed"})
+            # Pages keep their data; the next poll reads the same again.
+            log.exception("console poll failed", extra={"action": "request.failed"})
         else:
             self._set_database(up=True)
         finally:
             self.looks += 1
-            self._looked_at = time.monotonic()
-            self._look_cost_seconds = self._looked_at - began
+            self._polled_at = time.monotonic()
+            self._poll_cost_seconds = self._polled_at - began
             self._publish()
 
     async def _read(self) -> None:
         history = self.history
         executors = await self._ask("console_executors", window_seconds=WINDOW_SECONDS, limit=EXECUTOR_LIMIT)
         now = executors[0]["now"]
-        # Of the last look that went through to its end: what this one misses, the next one reads.
+        # Since the last complete poll: the next poll reads what a failed one missed.
         last = self.figures.read_at
         since = max(now - WINDOW_SECONDS, (last or 0.0) - OVERLAP_SECONDS)
         rows = await self._ask(
@@ -195,7 +196,7 @@ class Reader:
         self._database_time, self._at = now, time.monotonic()
 
     async def _count_skipped(self, rows: list[Row], since: float) -> None:
-        """More began than one look reads: the older ones become counts."""
+        """Counts the older starts if more workflows started than one poll reads."""
         begun = sorted(row["started_ms"] for row in rows if (row["started_ms"] or 0) > since * 1000)
         if len(begun) < BAR_LIMIT:
             return
@@ -218,8 +219,8 @@ class Reader:
         }
         if not wanted:
             return {}
-        found = await self._ask("console_inputs", workflow_ids=sorted(wanted))
-        return {row["workflow_id"]: row["inputs"] for row in found}
+        input_rows = await self._ask("console_inputs", workflow_ids=sorted(wanted))
+        return {row["workflow_id"]: row["inputs"] for row in input_rows}
 
     # --- changes ---------------------------------------------------------------------------
 
@@ -251,8 +252,8 @@ class Reader:
             change["gone"] = {name: keys for name, keys in gone.items() if keys}
         single = {"database": self._database, "last_takeover": self._takeover}
         for name, value in single.items():
-            if self._told.get(name) != value:
-                change[name] = self._told[name] = value
+            if self._published.get(name) != value:
+                change[name] = self._published[name] = value
         return change
 
 

@@ -1,4 +1,4 @@
-"""A workflow's page: the family it belongs to, its attempts and moves, and what may be done with it."""
+"""The data of a workflow's page: its family, its attempts and moves, and the actions that are allowed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _EVER = 1e12
 
 
 async def read_tree(ask: Callable[..., Awaitable[list[Row]]], workflow_id: str) -> dict[str, Any]:
-    """What a workflow's page needs beside its steps. Raises ``UnknownWorkflow``, ``DatabaseUnavailable``."""
+    """Reads a workflow's page except its steps. Raises ``UnknownWorkflow``, ``DatabaseUnavailable``."""
     roots = await ask("console_root", workflow_id=workflow_id)
     if not roots:
         raise UnknownWorkflow
@@ -25,16 +25,16 @@ async def read_tree(ask: Callable[..., Awaitable[list[Row]]], workflow_id: str) 
     rows = await ask("console_tree", workflow_id=root_id, limit=NODE_LIMIT + 1)
     truncated = len(rows) > NODE_LIMIT
     nodes = rows[:NODE_LIMIT]
-    mine = [row for row in rows if row["workflow_id"] == workflow_id]
-    if not mine:  # too far down in a large family
-        mine = (await ask("console_tree", workflow_id=workflow_id, limit=1))[:1]
-        nodes += mine
-    if not mine:
+    own_rows = [row for row in rows if row["workflow_id"] == workflow_id]
+    if not own_rows:  # below the limit of a large family
+        own_rows = (await ask("console_tree", workflow_id=workflow_id, limit=1))[:1]
+        nodes += own_rows
+    if not own_rows:
         raise UnknownWorkflow
     moves = await ask("console_moves_of", workflow_id=workflow_id)
     history = History(window_seconds=_EVER, bar_limit=NODE_LIMIT, move_limit=NODE_LIMIT)
-    inputs = {workflow_id: mine[0]["inputs"] or ""}
-    history.attempts(mine, inputs, now)
+    inputs = {workflow_id: own_rows[0]["inputs"] or ""}
+    history.attempts(own_rows, inputs, now)
     history.moved(moves, inputs, now)
     attempts = sorted(history.bars.items.values(), key=lambda bar: bar["started_at"])
     states = await ask("console_states", executor_ids=_executors(nodes, moves))
@@ -49,7 +49,7 @@ async def read_tree(ask: Callable[..., Awaitable[list[Row]]], workflow_id: str) 
         "attempts": attempts,
         "moves": [move(row) for row in moves],
         "executors": known,
-        "actions": _actions(mine[0], stranded=stranded),
+        "actions": _actions(own_rows[0], stranded=stranded),
     }
 
 
@@ -80,13 +80,13 @@ def _node(row: Row) -> dict[str, Any]:
 
 
 def _actions(row: Row, *, stranded: bool) -> dict[str, str | None]:
-    """For each order: None where it is allowed, else why not."""
+    """Returns for each action None if it is allowed, else the reason why it is not."""
     status, known = row["status"], row["name"] in QUEUE_OF
-    foreign = None if known else f"This release does not know workflows named {row['name']}."
+    unknown = None if known else f"This release does not know workflows named {row['name']}."
     resumable = status in RESUMABLE
     return {
         "cancel": f"It has ended with {status}." if status in ENDED else None,
-        "resume": foreign if resumable else f"It is {status}; only cancelled and parked ones can be resumed.",
-        "fork": foreign,
+        "resume": unknown if resumable else f"It is {status}; only cancelled and parked ones can be resumed.",
+        "fork": unknown,
         "adopt": None if stranded else "Its version is run by a live executor, or it has ended.",
     }

@@ -1,8 +1,8 @@
--- What the console's reader asks while a page is open. Each is bounded by a limit and served by an index,
--- also where a million finished workflows are stored.
+-- Queries of the console's reader while a page is open. Each is bounded by a limit and uses an index, also with a
+-- million finished workflows.
 
 -- name: console_executors
--- Who lives, and who ended within the window. One row at least: it carries the database's clock.
+-- Returns live executors and those that ended within the window, at least one row, which has the database's clock.
 SELECT extract(epoch FROM t.now)::float8 AS now, e.executor_id, e.application, e.role,
        e.application_version AS version, e.state, e.hostname, e.pid, e.slots, e.in_flight,
        extract(epoch FROM e.heartbeat_at)::float8 AS heartbeat_at,
@@ -17,9 +17,9 @@ LEFT JOIN LATERAL (
      ORDER BY ended_at DESC LIMIT %(limit)s)) AS e ON true
 
 -- name: console_attempts
--- What runs now, and what began since the last look (it may have ended in between). DBOS leaves the start of
--- a direct call out: it began when it was created. The third part looks at a bounded number of rows, because
--- no index tells direct calls apart.
+-- Returns workflows that run now, and those that started since the last poll (they may have ended in between). DBOS
+-- stores no start for a direct call, which starts when it is created. The third part reads a bounded number of rows,
+-- because no index distinguishes direct calls.
 WITH chosen AS (
     (SELECT workflow_uuid FROM dbos.workflow_status WHERE status = 'PENDING'
      ORDER BY created_at DESC LIMIT %(limit)s)
@@ -42,7 +42,7 @@ FROM chosen c JOIN dbos.workflow_status w USING (workflow_uuid)
 WHERE w.name <> %(tick)s
 
 -- name: console_attempts_of
--- What became of these.
+-- Returns the present state of these workflows.
 SELECT w.workflow_uuid AS workflow_id, w.name, w.class_name, w.config_name AS instance_name, w.status,
        w.executor_id, w.queue_name AS queue, w.recovery_attempts AS attempts,
        CASE WHEN w.started_at_epoch_ms IS NOT NULL THEN w.started_at_epoch_ms
@@ -52,7 +52,7 @@ SELECT w.workflow_uuid AS workflow_id, w.name, w.class_name, w.config_name AS in
 FROM dbos.workflow_status w WHERE w.workflow_uuid = ANY (%(workflow_ids)s)
 
 -- name: console_more
--- Counts for what is too much to show one by one: started after one moment and before another.
+-- Counts workflows that are too many to show one by one: those started after one time and before another.
 SELECT executor_id, (started_at_epoch_ms / (1000 * %(bucket_seconds)s)) * %(bucket_seconds)s AS bucket,
        count(*) AS workflows
 FROM (SELECT executor_id, started_at_epoch_ms FROM dbos.workflow_status
@@ -62,12 +62,12 @@ FROM (SELECT executor_id, started_at_epoch_ms FROM dbos.workflow_status
 WHERE executor_id IS NOT NULL GROUP BY 1, 2
 
 -- name: console_inputs
--- The beginning of inputs, from which labels are made.
+-- Returns the beginning of the inputs, for the labels.
 SELECT workflow_uuid AS workflow_id, left(inputs, 400) AS inputs FROM dbos.workflow_input
 WHERE workflow_uuid = ANY (%(workflow_ids)s)
 
 -- name: console_moves
--- Work that left an executor: what is new since the last look, and what waited for its next executor then.
+-- Returns moves of work away from an executor: those since the last poll, and those not claimed again by then.
 SELECT h.handover_id, h.workflow_id, h.workflow_name AS name, h.kind, h.reason, h.from_executor, h.released_by,
        h.to_executor, round(extract(epoch FROM h.started_at) * 1000)::bigint AS started_ms,
        extract(epoch FROM h.lost_at)::float8 AS lost_at, extract(epoch FROM h.released_at)::float8 AS released_at,
@@ -82,7 +82,7 @@ FROM ((SELECT * FROM ops.handovers WHERE released_at > to_timestamp(%(since)s)
 ORDER BY h.handover_id
 
 -- name: console_moves_of
--- Every move of one workflow, oldest first.
+-- Returns every move of one workflow, oldest first.
 SELECT h.handover_id, h.workflow_id, h.workflow_name AS name, h.kind, h.reason, h.from_executor, h.released_by,
        h.to_executor, round(extract(epoch FROM h.started_at) * 1000)::bigint AS started_ms,
        extract(epoch FROM h.lost_at)::float8 AS lost_at, extract(epoch FROM h.released_at)::float8 AS released_at,
@@ -97,7 +97,7 @@ SELECT extract(epoch FROM scheduled_at)::float8 AS scheduled_at, status, latenes
 FROM ops.pulses WHERE scheduled_at > to_timestamp(%(since)s) ORDER BY scheduled_at DESC LIMIT 1000
 
 -- name: console_unfinished
--- Work that waits or runs, by queue; stranded is what no live executor's version can run.
+-- Counts waiting and running work by queue. Work is stranded if no live executor has its version.
 WITH unfinished AS (
     SELECT status, coalesce(queue_name, '') AS queue, application_name, application_version,
            count(*) AS workflows, min(created_at) AS oldest
@@ -118,7 +118,7 @@ SELECT (SELECT count(*) FROM dbos.workflow_status WHERE status = 'MAX_RECOVERY_A
            AS orphaned
 
 -- name: console_root
--- From a workflow up to the one that nobody started, at most 50 levels.
+-- Returns the topmost ancestor of a workflow, at most 50 levels up.
 WITH RECURSIVE up AS (
     SELECT workflow_uuid, parent_workflow_id, 0 AS level FROM dbos.workflow_status
     WHERE workflow_uuid = %(workflow_id)s
@@ -129,7 +129,7 @@ SELECT workflow_uuid AS root_id, extract(epoch FROM clock_timestamp())::float8 A
 FROM up ORDER BY level DESC LIMIT 1
 
 -- name: console_tree
--- A workflow and what it started, level by level.
+-- Returns a workflow and its descendants, level by level.
 WITH RECURSIVE down AS (
     SELECT w.workflow_uuid, 0 AS level FROM dbos.workflow_status w WHERE w.workflow_uuid = %(workflow_id)s
     UNION ALL
@@ -150,7 +150,7 @@ ORDER BY c.level, w.created_at, w.workflow_uuid
 SELECT executor_id, state FROM ops.executors WHERE executor_id = ANY (%(executor_ids)s)
 
 -- name: console_stranded
--- Whether a workflow waits for a version that nobody runs, as strictly as `adopt`, which it is asked for.
+-- Returns whether a workflow waits for a version without an executor, by the same strict rule as `adopt`.
 SELECT EXISTS (
     SELECT FROM dbos.workflow_status w
     WHERE w.workflow_uuid = %(workflow_id)s AND w.status IN ('ENQUEUED', 'PENDING')
@@ -159,7 +159,8 @@ SELECT EXISTS (
             AND e.application_version = w.application_version AND e.state IN ('live', 'draining'))) AS stranded
 
 -- name: list_workflows
--- A page of workflows, newest first; those of one millisecond by id, so that a cursor skips none.
+-- Returns a page of workflows, newest first. Workflows of one millisecond are ordered by id, so that a cursor skips
+-- none.
 SELECT p.workflow_uuid AS workflow_id, p.name, p.status, p.class_name, p.config_name AS instance_name,
        p.application_name AS application, p.application_version, p.queue_name, p.executor_id,
        p.recovery_attempts AS attempts, p.parent_workflow_id, p.forked_from, p.created_at,

@@ -1,5 +1,5 @@
--- What each role may do, given anew at every migration: nothing but what stands here. DBOS's tables are shared
--- by both applications, so neither role is kept from the other's rows (docs/operate/security.md).
+-- The privileges of each role, granted again at every migration. A role has no other privileges. Both applications
+-- share DBOS's tables, so neither role is kept from the other's rows (docs/operate/security.md).
 DO $$
 DECLARE
     may record;
@@ -10,26 +10,26 @@ BEGIN
         EXECUTE format('REVOKE ALL ON ALL SEQUENCES IN SCHEMA dbos, ops FROM %I', may.rolname);
         EXECUTE format('GRANT USAGE ON SCHEMA dbos, ops TO %I', may.rolname);
     END LOOP;
-    -- They run with their owner's rights, for the worker, from triggers.
+    -- These functions run with their owner's privileges, for the worker, from triggers.
     REVOKE ALL ON FUNCTION ops.fold_totals(), ops.forget_deleted(), ops.end_sessions(text), ops.note_schedule(),
         ops.fire_tick(text, text, timestamptz, text, text, text, text, text, text),
         ops.start_waiting_tick(text), ops.end_scheduled_run(), ops.resume_scheduled_run() FROM PUBLIC;
 
     FOR may IN SELECT r.rolname, v.rights, v.place FROM (VALUES
-        -- A launched application of DBOS, and a client.
+        -- For a launched DBOS application, and for a client.
         ('holdfast_api holdfast_worker', 'SELECT', 'ALL TABLES IN SCHEMA dbos, ops'),
         ('holdfast_api holdfast_worker', 'USAGE, SELECT', 'ALL SEQUENCES IN SCHEMA dbos'),
         ('holdfast_api holdfast_worker', 'INSERT, UPDATE', 'dbos.workflow_status, dbos.workflow_input,
             dbos.workflow_output, dbos.operation_outputs, dbos.queues, dbos.application_versions'),
-        -- Events, messages and streams, also those that a fork copies. What is sent or streamed is never changed,
-        -- a message is only marked as received. They go with their workflow, by their foreign keys.
+        -- Events, messages and streams, also those that a fork copies. Sent messages and stream values never
+        -- change; a message is only marked as received. Foreign keys delete them with their workflow.
         ('holdfast_api holdfast_worker', 'INSERT',
             'dbos.workflow_events, dbos.workflow_events_history, dbos.notifications, dbos.streams'),
         ('holdfast_api holdfast_worker', 'UPDATE (value, serialization)',
             'dbos.workflow_events, dbos.workflow_events_history'),
         ('holdfast_api holdfast_worker', 'UPDATE (consumed, consumed_by_function_id)', 'dbos.notifications'),
         ('holdfast_worker', 'INSERT, UPDATE', 'dbos.workflow_schedules'),
-        -- The effect ledger's markers go when their workflow ends.
+        -- The effect ledger's markers are deleted when their workflow ends.
         ('holdfast_worker', 'INSERT, DELETE', 'dbos.datasource_outputs'),
 
         ('holdfast_api holdfast_worker', 'INSERT, UPDATE', 'ops.executors, ops.handovers'),
@@ -39,15 +39,15 @@ BEGIN
         ('holdfast_worker', 'INSERT, UPDATE', 'ops.schedules'),
         ('holdfast_worker', 'EXECUTE', 'FUNCTION ops.fold_totals(),
             ops.fire_tick(text, text, timestamptz, text, text, text, text, text, text)'),
-        -- Only a dead executor's.
+        -- The function ends the sessions of a dead executor only.
         ('holdfast_api holdfast_worker', 'EXECUTE', 'FUNCTION ops.end_sessions(text)'),
 
-        -- A purge. Unfinished work is kept by a trigger, and effects go only with their workflow.
+        -- For a purge. A trigger protects unfinished work, and effects are deleted only with their workflow.
         ('holdfast_worker', 'DELETE', 'dbos.workflow_status, dbos.workflow_input, dbos.workflow_output,
             dbos.operation_outputs, ops.pulses, ops.requests, ops.handovers, ops.executors'),
         ('holdfast_worker', 'UPDATE', 'ops.retention'),
 
-        -- What /metrics reads: no input and no result of any workflow.
+        -- For /metrics: no input and no result of any workflow.
         ('holdfast_metrics', 'SELECT', 'dbos.workflow_status, dbos.queues, ops.executors, ops.pulses,
             ops.totals, ops.totals_until, ops.countable, ops.retention, ops.schedules')
     ) AS v (roles, rights, place) JOIN pg_roles r ON r.rolname = ANY (string_to_array(v.roles, ' ')) LOOP

@@ -1,7 +1,7 @@
--- Pulses, requests, effects and what /metrics reads.
+-- Statements for pulses, requests, effects and /metrics.
 
 -- name: claim_request
--- The first to come with a key owns it; everyone gets the owner's row.
+-- The first request with a key owns it. Every request gets the owner's row.
 WITH mine AS (
     INSERT INTO ops.requests (key, fingerprint, workflow_id)
     VALUES (%(key)s, %(fingerprint)s, %(workflow_id)s)
@@ -10,17 +10,17 @@ WITH mine AS (
 SELECT fingerprint, workflow_id FROM mine
 
 -- name: backlog
--- Unfinished workflows, counted no further than the limit, from a partial index of DBOS's.
+-- Counts unfinished workflows up to the limit, from one of DBOS's partial indexes.
 SELECT count(*) AS unfinished FROM (
     SELECT FROM dbos.workflow_status WHERE status IN ('ENQUEUED', 'PENDING') LIMIT %(limit)s) AS bounded
 
 -- name: stored_request
--- The workflow that a key stands for, once it is stored.
+-- Returns the workflow that a key stands for, once it is stored.
 SELECT r.workflow_id FROM ops.requests r
 WHERE r.key = %(key)s AND EXISTS (SELECT FROM dbos.workflow_status w WHERE w.workflow_uuid = r.workflow_id)
 
 -- name: record_pulse
--- One row a tick, whoever runs it and however often.
+-- One row per tick, whichever process runs it and however often it runs.
 INSERT INTO ops.pulses
     (scheduled_at, workflow_id, executor_id, lateness_seconds, status, queue_depth, live_executors)
 SELECT %(scheduled_at)s, %(workflow_id)s, %(executor_id)s,
@@ -37,9 +37,9 @@ SELECT scheduled_at, started_at, lateness_seconds, executor_id, status, queue_de
 FROM ops.pulses ORDER BY scheduled_at DESC LIMIT %(limit)s
 
 -- name: missed_ticks
--- Points of the grid that nobody scheduled, from the first tick ever, at most the window back: no row, and
--- no workflow that is still to write one. The newest row tells nothing about the ones before it: whoever
--- starts after a hole fires its first tick before it looks back.
+-- Returns the ticks of the grid that were not scheduled, from the first tick ever, at most the window back: they
+-- have no row, and no workflow that can still write one. The newest row proves nothing about earlier ones: a
+-- process that starts after a gap fires its first tick before it checks for missed ones.
 SELECT tick AS scheduled_at
 FROM generate_series(
     to_timestamp(ceil(extract(epoch FROM clock_timestamp() - make_interval(secs => %(window_seconds)s))
@@ -53,9 +53,9 @@ WHERE tick > (SELECT min(scheduled_at) FROM ops.pulses)
 ORDER BY 1
 
 -- name: enqueue_children
--- Any number of children in one statement, on the queue that is theirs; those that exist are left alone. As
--- DBOS's own enqueue stores them, row by row, in five round trips each (tests/integration/test_round_trips.py).
--- None below a parent that has ended: cancelled meanwhile, it would have its children left running.
+-- Enqueues any number of children in one statement on their queue, and leaves existing ones unchanged. The rows are
+-- the same as with DBOS's own enqueue, which takes five round trips per child (tests/integration/test_round_trips.py).
+-- Stores none if the parent has ended: the children of a parent that was cancelled meanwhile would stay running.
 WITH parent AS (
     SELECT FROM dbos.workflow_status
     WHERE workflow_uuid = %(parent_id)s AND status IN ('ENQUEUED', 'PENDING') FOR NO KEY UPDATE
@@ -76,26 +76,26 @@ INSERT INTO dbos.workflow_input (workflow_uuid, inputs)
 SELECT workflow_id, inputs FROM given JOIN stored ON workflow_uuid = workflow_id
 
 -- name: missing_children
--- Which of these workflows are not stored yet, in the order given.
+-- Returns those of these workflows that are not stored yet, in the given order.
 SELECT coalesce(array_agg(g.workflow_id ORDER BY g.position), '{}') AS missing
 FROM unnest(%(workflow_ids)s::text[]) WITH ORDINALITY AS g (workflow_id, position)
 WHERE NOT EXISTS (SELECT FROM dbos.workflow_status w WHERE w.workflow_uuid = g.workflow_id)
 
 -- name: lost_executions
--- Which of these executions no longer own their workflows; without a token only the status counts. The subquery
--- keeps the planner on the primary key.
+-- Returns those of these executions that no longer own their workflows. Without a token only the status decides.
+-- The subquery makes the planner use the primary key.
 SELECT e.workflow_id, e.owner_xid
 FROM unnest(%(workflow_ids)s::text[], %(owner_xids)s::text[]) AS e (workflow_id, owner_xid)
 WHERE (SELECT w.status = 'PENDING' AND w.owner_xid IS NOT DISTINCT FROM coalesce(e.owner_xid, w.owner_xid)
        FROM dbos.workflow_status w WHERE w.workflow_uuid = e.workflow_id) IS NOT TRUE
 
 -- name: children_state
--- How many children of a workflow are still going.
+-- Counts the children of a workflow, and those that are unfinished.
 SELECT count(*) FILTER (WHERE status IN ('ENQUEUED', 'PENDING', 'DELAYED')) AS unfinished, count(*) AS children
 FROM dbos.workflow_status WHERE parent_workflow_id = %(workflow_id)s
 
 -- name: listing_progress
--- Pages of a listing, and the sums of those that have ended.
+-- Counts the pages of a listing, with the sums of those that have ended.
 SELECT count(*) AS pages, count(*) FILTER (WHERE sums IS NOT NULL) AS completed,
        coalesce(sum((sums ->> 'keys')::bigint), 0)::bigint AS keys,
        coalesce(sum((sums ->> 'bytes')::bigint), 0)::bigint AS bytes
@@ -104,7 +104,7 @@ FROM (SELECT CASE WHEN w.status = 'SUCCESS' AND pg_input_is_valid(o.output, 'jso
       WHERE w.parent_workflow_id = %(workflow_id)s) AS ended
 
 -- name: unfinished_by_status
--- Unfinished and parked work by name and queue; each part is served by a partial index of DBOS's.
+-- Counts unfinished and parked work by name and queue. Each part uses one of DBOS's partial indexes.
 SELECT status, name AS workflow_name, coalesce(queue_name, '') AS queue_name, count(*) AS workflows
 FROM dbos.workflow_status WHERE status IN ('ENQUEUED', 'PENDING') GROUP BY 1, 2, 3
 UNION ALL
@@ -115,7 +115,7 @@ SELECT status, name, coalesce(queue_name, ''), count(*)
 FROM dbos.workflow_status WHERE status = 'MAX_RECOVERY_ATTEMPTS_EXCEEDED' GROUP BY 1, 2, 3
 
 -- name: queue_ages
--- Every queue that is registered, or has work waiting; an empty one with zeros.
+-- Returns every queue that is registered or has waiting work; an empty one with zeros.
 SELECT queue_name, coalesce(w.depth, 0) AS depth, coalesce(w.oldest_age_seconds, 0) AS oldest_age_seconds
 FROM (SELECT name AS queue_name FROM dbos.queues) AS q
 FULL JOIN (
@@ -126,24 +126,26 @@ FULL JOIN (
 ) AS w USING (queue_name)
 
 -- name: executors_by_state
--- Who beats. When the last one of an application dies hard nobody is left to say so: its row stays `live`, but is
--- silent. (So too where figures are shown below, here and in console.sql; a verdict and an adoption ask more.)
+-- Counts executors with a recent heartbeat. If the last executor of an application crashes, no process declares it
+-- dead: its row stays `live`, but without heartbeats. (The metrics below and console.sql use the same rule; a
+-- verdict and an adoption require more.)
 SELECT e.application, e.state, count(*) AS executors FROM ops.executors e
 WHERE e.state IN ('live', 'draining')
   AND e.heartbeat_at > statement_timestamp() - make_interval(secs => 2 * %(lease_seconds)s)
 GROUP BY 1, 2
 
 -- name: orphaned_count
--- `statement_timestamp`, not `clock_timestamp`: a volatile function would make it look once a workflow.
+-- `statement_timestamp`, not `clock_timestamp`: with a volatile function the subquery would run once per workflow.
 SELECT count(*) AS workflows FROM dbos.workflow_status w
 WHERE w.status = 'PENDING' AND NOT EXISTS (
     SELECT FROM ops.executors e WHERE e.executor_id = w.executor_id AND e.state IN ('live', 'draining')
       AND e.heartbeat_at > statement_timestamp() - make_interval(secs => 2 * %(lease_seconds)s))
 
 -- name: pulse_health
--- Age of the last tick, and how many ticks did not run: of the 5-second grid from the first tick ever to
--- `settled_until`, before which none can run any more, those without a `run` row. So the number never goes
--- down, and goes on while nobody schedules. Counted are only rows younger than the last fold.
+-- Returns the age of the last tick and the number of ticks that did not run. A tick did not run if it is on the
+-- 5-second grid between the first tick ever and `settled_until`, before which no tick can run any more, and has no
+-- `run` row. So the number never falls, and it rises even while no process schedules. The statement counts only
+-- rows that are younger than the last fold.
 WITH grid AS (
     SELECT u.counted_until, least(u.first_tick, (SELECT min(scheduled_at) FROM ops.pulses)) AS first_tick,
            date_bin('5 s', now() - make_interval(secs => %(late_seconds)s + 5), '2000-01-01Z') AS settled_until
@@ -161,7 +163,7 @@ SELECT (SELECT extract(epoch FROM clock_timestamp() - max(scheduled_at))::float8
 FROM grid
 
 -- name: totals
--- What the database counts upwards (the view ops.countable): the folded sums, and what is younger.
+-- The database's counters (the view ops.countable): the folded sums plus the rows since the last fold.
 SELECT name, application, le, sum(value) AS value
 FROM (
     SELECT name, application, le, value FROM ops.totals WHERE name <> 'ticks_run'
@@ -178,7 +180,7 @@ SELECT extract(epoch FROM clock_timestamp() - last_purge_at)::float8 AS age_seco
 SELECT extract(epoch FROM clock_timestamp())::float8 AS database_time
 
 -- name: schema_version
--- Fails while the database is not prepared at all.
+-- Fails if the database has never been migrated.
 SELECT (SELECT max(version) FROM dbos.dbos_migrations) AS dbos,
        (SELECT max(version) FROM dbos.dbos_datasource_migrations) AS datasource,
        ARRAY(SELECT name FROM ops.migrations) AS ops

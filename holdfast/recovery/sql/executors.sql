@@ -1,7 +1,7 @@
--- Executors: who is alive. Every statement uses the database's clock alone.
+-- The registry of executors. Every statement uses only the database's clock.
 
 -- name: register_executor
--- A new incarnation appears together with its lock, in one transaction: nobody sees the row without it.
+-- Run in one transaction with take_lock, so that no session sees the row without its lock.
 INSERT INTO ops.executors
     (executor_id, application, application_version, role, hostname, pid, port, slots,
      suspects_queue, trials_queue, leaf_queues)
@@ -10,19 +10,20 @@ VALUES (%(executor_id)s, %(application)s, %(version)s, %(role)s, %(hostname)s, %
 RETURNING lock_key
 
 -- name: take_lock
--- The first signal of life: the kernel ends it with the process. Class 7031 is Holdfast's.
+-- The first liveness signal: the lock ends with the process, because the kernel closes its session. Lock class 7031
+-- is Holdfast's.
 SELECT pg_try_advisory_lock(7031, %(lock_key)s) AS held
 
 -- name: database_uptime
--- Since it last ended everyone's sessions: at its start, or when it restarted itself after a backend was
--- killed, which moves no start time but discards the statistics.
+-- Seconds since the server last ended all sessions: at its start, or at its own restart after a backend was killed,
+-- which does not change the start time but discards the statistics.
 SELECT extract(epoch FROM clock_timestamp() - greatest(pg_postmaster_start_time(), b.stats_reset))::float8 AS seconds,
        extract(epoch FROM clock_timestamp())::float8 AS database_time
 FROM pg_stat_bgwriter b
 
 -- name: beat
--- The second signal of life. No row: this executor was declared dead and must stop at once, which is
--- noted here since nobody could ask it any more.
+-- The second liveness signal. If it returns no row, this executor was declared dead and must stop immediately. The
+-- statement records that as fenced_at, because the stopped process cannot be asked later.
 WITH fenced AS (
     UPDATE ops.executors SET fenced_at = clock_timestamp()
     WHERE executor_id = %(executor_id)s AND state = 'dead' AND fenced_at IS NULL)
@@ -31,7 +32,7 @@ WHERE executor_id = %(executor_id)s AND state IN ('live', 'draining')
 RETURNING desired_state, extract(epoch FROM clock_timestamp())::float8 AS database_time
 
 -- name: look
--- Every executor that should be alive, of all applications, with what its two signals say.
+-- Returns every executor that should be alive, of all applications, with the state of its two liveness signals.
 SELECT e.executor_id, e.application, e.lock_key, l.pid AS lock_pid,
        extract(epoch FROM clock_timestamp() - e.heartbeat_at)::float8 AS heartbeat_age_seconds,
        extract(epoch FROM clock_timestamp())::float8 AS database_time
@@ -42,10 +43,10 @@ LEFT JOIN pg_locks l ON l.locktype = 'advisory' AND l.classid = 7031 AND l.objid
 WHERE e.state IN ('live', 'draining')
 
 -- name: mark_dead
--- Declares an executor dead, unless it has come back since the poll: its lock is held again, or its
--- heartbeat is fresh. A process that died has lost all its sessions. One that has others left lost only its
--- lease session: it is about to take the lock again, or it is hung, and its watchdog closed that session. One
--- of several sweepers wins; the others get no row. Sessions of other roles count: their names are for all to see.
+-- Declares an executor dead, unless it has come back since the poll: its lock is held again, or its heartbeat is
+-- recent. A dead process has lost all its sessions. A process that still has other sessions lost only its lease
+-- session: either it is about to acquire the lock again, or it hangs and its watchdog closed that session. Only one
+-- of several sweepers gets a row. Sessions of other roles count too: every role can see their application_name.
 UPDATE ops.executors e
 SET state = 'dead', ended_at = clock_timestamp(), taken_over_by = %(by)s, taken_over_at = clock_timestamp(),
     in_flight = 0,
@@ -69,30 +70,31 @@ WHERE e.executor_id = %(executor_id)s AND e.state IN ('live', 'draining')
 RETURNING executor_id, application, application_version AS version, suspects_queue, trials_queue, leaf_queues,
           reason, lost_at, extract(epoch FROM clock_timestamp() - lost_at)::float8 AS seconds_since_loss,
           (SELECT before.state = 'draining' FROM ops.executors before WHERE before.executor_id = e.executor_id) AS draining,
-          -- since the database's start, see database_uptime
+          -- whether its last heartbeat was before the database's start, see database_uptime
           e.heartbeat_at < (SELECT greatest(pg_postmaster_start_time(), b.stats_reset) FROM pg_stat_bgwriter b)
               AS never_came_back
 
 -- name: end_sessions
--- Cuts what a dead executor still holds open (a paused process keeps its row locks): all its
--- connections carry its id in their application_name.
+-- Ends the sessions that a dead executor still holds (a paused process keeps its row locks). All its connections
+-- have its id in their application_name.
 SELECT count(pg_terminate_backend(pid)) AS ended FROM pg_stat_activity
 WHERE datname = current_database() AND usename = current_user
   AND starts_with(application_name, 'holdfast/' || %(executor_id)s || '/') AND pid <> pg_backend_pid()
 
 -- name: end_sessions_of_another_role
--- The same, for an executor of another application.
+-- Ends the sessions of a dead executor of another application.
 SELECT ops.end_sessions(%(executor_id)s) AS ended
 
 -- name: leave
--- The end of an orderly stop.
+-- Records the end of an orderly stop.
 UPDATE ops.executors SET state = 'drained', ended_at = clock_timestamp(), reason = %(reason)s, in_flight = 0,
     drain_seconds = %(drain_seconds)s
 WHERE executor_id = %(executor_id)s AND state IN ('live', 'draining')
 RETURNING executor_id
 
 -- name: list_executors
--- Everyone alive, and who ended within the hour: the living first, however many crash beside them.
+-- Returns all live executors, then those that ended within the last hour. Live ones come first, so that many crashes
+-- do not push them out of the limit.
 SELECT executor_id, application, application_version, role, state, desired_state, hostname, pid, slots, in_flight,
        extract(epoch FROM clock_timestamp() - heartbeat_at)::float8 AS heartbeat_age_seconds,
        started_at, ended_at, taken_over_by, taken_over_at, reason
@@ -111,10 +113,11 @@ WHERE executor_id = %(executor_id)s AND state IN ('live', 'draining')
 RETURNING executor_id, application, state
 
 -- name: settle_latest_version
--- Makes the newest version that somebody alive runs the latest of its application, as DBOS's
--- set_latest_application_version does it, but on the database's clock. Only where nobody runs the latest one, or
--- (`starting`) where it is the older. Who drains claims nothing; heartbeats don't count, since after an outage
--- everyone's are old. An executor registers before its version does, so a version that is just starting lives.
+-- Makes the newest version with a live executor the latest of its application, as DBOS's
+-- set_latest_application_version does, but on the database's clock. It does so only if no live executor runs the
+-- latest version, or (`starting`) if the latest is the older one. A draining executor does not count, because it
+-- claims nothing. Heartbeats do not count, because all are old after an outage. An executor registers before its
+-- version does, so a version that is just starting counts as live.
 WITH latest AS (
     SELECT version_name, version_timestamp, created_at FROM dbos.application_versions
     WHERE application_name = %(application)s OR application_name IS NULL

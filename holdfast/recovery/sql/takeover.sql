@@ -1,12 +1,13 @@
--- Moving work away from an executor that will not finish it. All of it runs in one transaction with
--- the verdict on the executor, so that a sweeper that dies in the middle leaves nothing half done.
+-- Moves work away from an executor that will not finish it. All statements run in one transaction with the verdict
+-- on the executor, so that a sweeper that dies in between leaves nothing half done.
 
 -- name: unfinished_work
--- What an executor was running, locked; with what the verdict on poison needs. What only waits has a row of its own,
--- locked too: before its execution goes on it deletes that row, so it goes on here or is released, never both. An
--- execution that has told nothing yet is taken to wait as the one before it did (`told` is false), but not for ever:
--- what ends its process on the way to its wait is counted from the sixth time on. With `only` those with these ids,
--- with `only_waiting` those that told it: nothing else is locked, since thousands may wait beside them.
+-- Locks and returns the workflows that an executor was running, with the data for the verdict on poison. A waiting
+-- workflow has a row in ops.waits, which is locked too: an execution deletes that row before it continues, so it
+-- either continues here or is released, never both. An execution that has not reported yet whether it waits is
+-- assumed to wait if the one before it did (`told` is false), but not forever: a workflow that ends its process
+-- before it waits again is counted from the sixth time on. `only` restricts the statement to these ids,
+-- `only_waiting` to executions that reported a wait. No other rows are locked, since thousands may wait beside them.
 WITH waiting AS (
     SELECT x.workflow_id, x.owner_xid = w.owner_xid AS told FROM ops.waits x
     JOIN dbos.workflow_status w ON w.workflow_uuid = x.workflow_id
@@ -31,15 +32,16 @@ ORDER BY w.created_at
 FOR UPDATE OF w
 
 -- name: keep_waits
--- Of what is released as waiting: for the next execution, until that tells itself that it waits or begins a step.
+-- Keeps the wait rows of workflows that are released as waiting, for the next execution, until that execution reports
+-- a wait itself or starts a step.
 UPDATE ops.waits SET owner_xid = '', releases = releases + 1 WHERE workflow_id = ANY (%(workflow_ids)s)
 RETURNING workflow_id
 
 -- name: release_work
--- Back to a queue, as DBOS's own recovery does it (SystemDatabase.reenqueue_for_recovery, 3.4.0; a
--- contract test holds the two together), for many rows and with a queue for each. And to its front, before
--- the priorities that an enqueue can ask for (0 and later): what had begun goes on first. By its age alone it
--- would wait for the rest of its batch, which was stored in the same millisecond.
+-- Returns workflows to a queue as DBOS's own recovery does (SystemDatabase.reenqueue_for_recovery, 3.4.0; a contract
+-- test compares the two), but many rows in one statement and with a queue for each. They go to the front of the
+-- queue, before the priorities that an enqueue can set (0 and higher), so that started work continues first. By age
+-- alone it would wait for the rest of its batch, which was stored in the same millisecond.
 WITH waited AS (
     DELETE FROM ops.waits WHERE workflow_id = ANY (%(workflow_ids)s) AND owner_xid <> '')
 UPDATE dbos.workflow_status w
@@ -51,14 +53,14 @@ WHERE w.workflow_uuid = r.workflow_id AND w.status = 'PENDING' AND w.executor_id
 RETURNING w.workflow_uuid AS workflow_id
 
 -- name: delay_work
--- What was just released waits with DBOS's own status, which ends by itself, before it is claimed again.
+-- Delays the next claim of workflows that were just released, with DBOS's own status, which ends by itself.
 UPDATE dbos.workflow_status
 SET status = 'DELAYED',
     delay_until_epoch_ms = ((extract(epoch FROM clock_timestamp()) + %(seconds)s) * 1000)::bigint
 WHERE workflow_uuid = ANY (%(workflow_ids)s) AND status = 'ENQUEUED'
 
 -- name: park_work
--- Poison leaves the queue, as DBOS's dead letter does it (SystemDatabase.dead_letter_workflows, 3.4.0).
+-- Parks poison as DBOS does with dead letters (SystemDatabase.dead_letter_workflows, 3.4.0).
 UPDATE dbos.workflow_status
 SET status = 'MAX_RECOVERY_ATTEMPTS_EXCEEDED', owner_xid = NULL, deduplication_id = NULL,
     started_at_epoch_ms = NULL, queue_name = NULL,
@@ -77,8 +79,8 @@ ON CONFLICT (workflow_id) DO UPDATE SET crashes = excluded.crashes, steps_record
     queue_name = coalesce(c.queue_name, excluded.queue_name)
 
 -- name: count_strays
--- How often each was released because it did not run where it was claimed, this time included. A new step in
--- between begins the count anew.
+-- Counts how often each workflow was released because it was not running where it was claimed, including this time. A
+-- new step in between resets the count.
 INSERT INTO ops.crashes AS c (workflow_id, crashes, steps_recorded, strays, stray_steps)
 SELECT r.workflow_id, 0, 0, 1,
        (SELECT count(*) FROM dbos.operation_outputs o WHERE o.workflow_uuid = r.workflow_id)
@@ -88,18 +90,19 @@ ON CONFLICT (workflow_id) DO UPDATE SET stray_steps = excluded.stray_steps,
 RETURNING workflow_id, strays
 
 -- name: start_trial
--- Before it starts. By the claim's token: what this executor claims once more is on trial only once it starts again.
+-- Runs before the trial starts. It stores the claim's token: after another claim by this executor the workflow is on
+-- trial only once it starts again.
 UPDATE ops.crashes SET trial_xid = %(owner_xid)s WHERE workflow_id = %(workflow_id)s
 
 -- name: home_queue
 SELECT queue_name FROM ops.crashes WHERE workflow_id = %(workflow_id)s AND queue_name IS NOT NULL
 
 -- name: forget_crashes
--- An operator resumed the workflows: they get a fresh count.
+-- Resets the count of workflows that an operator resumed.
 DELETE FROM ops.crashes WHERE workflow_id = ANY (%(workflow_ids)s) RETURNING queue_name
 
 -- name: record_handovers
--- Before the work is released, which makes DBOS forget when it began.
+-- Runs before the work is released, because the release deletes its start time.
 INSERT INTO ops.handovers
     (workflow_id, workflow_name, kind, reason, from_executor, released_by, lost_at, started_at)
 SELECT r.workflow_id, r.workflow_name, %(kind)s, %(reason)s, %(executor_id)s, %(by)s,
@@ -109,8 +112,8 @@ FROM unnest(%(workflow_ids)s::text[], %(workflow_names)s::text[]) AS r (workflow
 LEFT JOIN dbos.workflow_status w ON w.workflow_uuid = r.workflow_id
 
 -- name: orphans
--- The anti-join: running work whose executor is not alive by any account, of the applications that register
--- executors. Another DBOS application in the same database may run on its own.
+-- Returns the executors of running work that are not live (an anti-join), for applications that register executors.
+-- Other DBOS applications in the same database are left alone.
 SELECT DISTINCT w.executor_id, w.application_name AS application, w.application_version AS version,
        gone.suspects_queue, gone.trials_queue, gone.leaf_queues
 FROM dbos.workflow_status w
@@ -120,7 +123,7 @@ WHERE w.status = 'PENDING' AND w.executor_id IS NOT NULL AND w.application_versi
   AND EXISTS (SELECT FROM ops.executors e WHERE e.application = w.application_name)
 
 -- name: own_work
--- What is recorded as running here, each claim with its token.
+-- Returns the workflows that are recorded as running here, each with the token of its claim.
 SELECT w.workflow_uuid AS workflow_id, w.owner_xid,
        EXISTS (SELECT FROM ops.waits x WHERE x.workflow_id = w.workflow_uuid AND x.owner_xid = w.owner_xid) AS waits
 FROM dbos.workflow_status w
@@ -128,8 +131,9 @@ WHERE w.status = 'PENDING' AND w.executor_id = %(executor_id)s
   AND w.application_name = %(application)s AND w.application_version = %(version)s
 
 -- name: stranded
--- Unfinished work of versions that nobody alive runs. Work without a version waits for the latest one. Who is
--- silent for two leases is not alive here, declared dead or not: it may be the last one, see executors_by_state.
+-- Counts unfinished work of versions without a live executor. Work without a version waits for the latest version. An
+-- executor that is silent for two leases does not count as live here, even if it was not declared dead: it may be the
+-- last one, see executors_by_state.
 SELECT w.application_name AS application, w.application_version, w.status, count(*) AS workflows
 FROM dbos.workflow_status w
 WHERE w.status IN ('ENQUEUED', 'PENDING') AND w.application_version IS NOT NULL
@@ -140,9 +144,9 @@ WHERE w.status IN ('ENQUEUED', 'PENDING') AND w.application_version IS NOT NULL
 GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
 
 -- name: adopt
--- Gives stranded work to another version of its application, under its own id (a fork would change it).
--- Only what nobody could run: everyone of its version has signed off or was declared dead. Silence alone, as
--- above, is not enough, since who is silent may come back; any live executor of the application declares it dead.
+-- Moves stranded work to another version of its application and keeps its id (a fork would change it). Moves only work
+-- that no executor can run: all executors of its version were drained or declared dead. Silence alone, as above, is
+-- not enough, because a silent executor may come back. Any live executor of the application declares it dead.
 UPDATE dbos.workflow_status w
 SET status = 'ENQUEUED', application_version = %(to_version)s, owner_xid = NULL, started_at_epoch_ms = NULL,
     updated_at = (extract(epoch FROM clock_timestamp()) * 1000)::bigint,

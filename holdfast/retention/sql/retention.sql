@@ -1,16 +1,17 @@
--- Retention: what is old enough to go. Workflows are deleted by DBOS's public call, what belongs to them by
--- the trigger that follows (migrations/003_retention.sql); the rest here. Each is bounded and read by index.
+-- Retention. DBOS's public call deletes the workflows, a trigger deletes the rows that belong to them
+-- (migrations/003_retention.sql), and these statements delete the rest. Each is bounded by a limit and uses an index.
 
 -- name: purge_lock
--- One purge at a time in the stack; the lock ends with its session. Keys of executors begin at 1.
+-- Allows one purge at a time in the installation. The lock ends with its session. Lock keys of executors begin at 1.
 SELECT pg_try_advisory_lock(7031, -1) AS held
 
 -- name: purge_begin
--- Until when rows go, in epoch milliseconds of the database's clock: never what the counters have not folded.
--- Noted before the first row is gone, for whoever compares rows with what processes counted.
+-- Returns the times up to which rows are deleted, in epoch milliseconds of the database's clock. Rows that the
+-- counters have not folded are kept. The time is recorded before the first row is deleted, for checks that compare
+-- rows with the counts of processes.
 WITH asked AS (
     SELECT least(now() - make_interval(secs => %(age_seconds)s), greatest(u.counted_until, 'epoch')) AS cutoff,
-           -- least() would take the other one for a NULL.
+           -- least() ignores a NULL and would return the other value.
            CASE WHEN %(parked_age_seconds)s IS NOT NULL
                THEN least(now() - make_interval(secs => %(parked_age_seconds)s), greatest(u.counted_until, 'epoch'))
                END AS parked_cutoff
@@ -26,9 +27,10 @@ FROM asked
 UPDATE ops.retention SET last_purge_at = clock_timestamp()
 
 -- name: purge_page
--- The next workflows in the order in which they ended. `old`: it may go as far as it alone is concerned (a
--- start later than its end was written by a wrong clock, and counts). `first`: nobody that is stored started it.
--- Joins, here and below: EXISTS among the columns is at times planned as one scan of the whole table.
+-- Returns the next workflows in the order in which they ended. `old` means that the workflow itself may be deleted (if
+-- its start is later than its end, a wrong clock wrote it, and it counts). `first` means that no stored workflow
+-- started it. This statement and those below use joins, because the planner sometimes turns an EXISTS among the
+-- columns into a scan of the whole table.
 SELECT w.workflow_uuid AS workflow_id, w.name, w.status, w.completed_at AS ended_ms, w.old,
        up.workflow_uuid IS NULL AS first, child.there IS NOT NULL AS has_children
 FROM (
@@ -47,7 +49,7 @@ LEFT JOIN LATERAL (
 ORDER BY w.completed_at, w.workflow_uuid
 
 -- name: purge_family
--- A workflow and all it started, parents first; nothing unless every one of them may go.
+-- Returns a workflow and all its descendants, parents first; no rows unless all of them may be deleted.
 WITH RECURSIVE family AS (
     SELECT w.workflow_uuid, w.name, w.status, w.completed_at, w.created_at, w.started_at_epoch_ms, 0 AS level
     FROM dbos.workflow_status w WHERE w.workflow_uuid = %(workflow_id)s
@@ -63,7 +65,8 @@ WHERE NOT EXISTS (
 ORDER BY f.level, f.workflow_uuid LIMIT %(limit)s
 
 -- name: purge_pulses
--- Ticks whose workflow is gone, never the newest one. Like below, a dry run takes what ended long ago as gone.
+-- Deletes ticks whose workflow is gone, but never the newest tick. Here and below, a dry run treats workflows that
+-- ended long ago as gone.
 WITH page AS (
     SELECT p.scheduled_at, w.workflow_uuid IS NULL OR %(dry_run)s AND w.completed_at <= %(cutoff_ms)s
                AND w.status IN ('SUCCESS', 'ERROR', 'CANCELLED') AS alone
@@ -78,7 +81,7 @@ WITH page AS (
 SELECT count(*) FILTER (WHERE alone) AS rows, count(*) = %(limit)s AS more, max(scheduled_at)::text AS after FROM page
 
 -- name: purge_keys
--- Idempotency keys whose workflow is gone, or never came to be.
+-- Deletes idempotency keys whose workflow is gone or was never stored.
 WITH page AS (
     SELECT r.key, r.created_at, w.workflow_uuid IS NULL OR %(dry_run)s AND w.completed_at <= %(cutoff_ms)s
                AND w.status IN ('SUCCESS', 'ERROR', 'CANCELLED') AS alone
@@ -96,7 +99,7 @@ SELECT count(*) FILTER (WHERE alone) AS rows, count(*) = %(limit)s AS more,
 FROM page
 
 -- name: purge_handovers
--- Moves whose workflow is gone.
+-- Deletes handovers whose workflow is gone.
 WITH page AS (
     SELECT h.handover_id, h.released_at, w.workflow_uuid IS NULL OR %(dry_run)s AND w.completed_at <= %(cutoff_ms)s
                AND w.status IN ('SUCCESS', 'ERROR', 'CANCELLED') AS alone
@@ -114,7 +117,7 @@ SELECT count(*) FILTER (WHERE alone) AS rows, count(*) = %(limit)s AS more,
 FROM page
 
 -- name: purge_executors
--- Those that ended long ago, unless work that still runs or is parked names them.
+-- Deletes executors that ended long ago, unless running or parked work refers to them.
 WITH page AS (
     SELECT e.executor_id, e.ended_at,
            NOT EXISTS (SELECT FROM dbos.workflow_status w
