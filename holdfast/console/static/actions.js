@@ -1,4 +1,4 @@
-// Orders: what each does, when it is allowed, what to watch for afterwards.
+// Control operations: what each does, when it is allowed, and what to watch for afterwards.
 
 import { confirm, notice } from "./dialogs.js";
 import { orderKey } from "./api.js";
@@ -12,7 +12,7 @@ export class Actions {
     this.store = store;
   }
 
-  /** Send an order and say how it went. Resolves with the answer, or null. */
+  /** Sends a control operation and shows its result. Resolves with the answer, or null. */
   async order(path, body, words, { key = false } = {}) {
     try {
       const answer = await this.api.post(path, body, key ? { "Idempotency-Key": orderKey() } : {});
@@ -31,7 +31,7 @@ export class Actions {
 
   // --- executors ---------------------------------------------------------------------------
 
-  /** Why an order to an executor is not allowed; null when it is. */
+  /** Returns why a control operation on an executor is not allowed; null if it is. */
   whyNot(order, executor) {
     if (executor.state === "dead" || executor.state === "drained") return `It is ${executor.state}: it takes no orders.`;
     if (order === "drain" && executor.state === "draining") return "It drains already.";
@@ -121,7 +121,7 @@ export class Actions {
     }));
   }
 
-  /** All stranded work of a version. */
+  /** Adopts all stranded work of a version. */
   async adoptAll(row) {
     const yes = await confirm({
       title: `Adopt ${count(row.workflows, "workflow")}?`,

@@ -1,4 +1,4 @@
-// Calls to the API. A 401 asks for the admin token, once, and sends the call again; this tab keeps it.
+// Calls to the API. After a 401 the page asks for the admin token once and repeats the call. The tab keeps the token.
 
 import { problemOf } from "./dom.js";
 
@@ -14,7 +14,7 @@ export class Refused extends Error {
 }
 
 export class Api extends EventTarget {
-  /** `askToken(again)` resolves with a token, or null when the person does not want to give one. */
+  /** `askToken(again)` resolves with a token, or with null if the user does not enter one. */
   constructor(askToken) {
     super();
     this.askToken = askToken;
@@ -33,20 +33,20 @@ export class Api extends EventTarget {
     this.dispatchEvent(new Event("token"));
   }
 
-  /** The JSON of a GET. Throws `Refused`, also when nobody answers or the token is not given. */
+  /** Returns the JSON of a GET. Throws `Refused`, also if the server does not answer or the token is missing. */
   async get(path) {
     const response = await this.call(path, { cache: "no-store" });
     return response.json();
   }
 
-  /** The JSON of a POST; null when the token was asked for and not given. */
+  /** Returns the JSON of a POST; null if the user did not enter the requested token. */
   async post(path, body = null, headers = {}) {
     const options = { method: "POST", headers: { ...headers } };
     if (body) {
       options.headers["Content-Type"] = "application/json";
       options.body = JSON.stringify(body);
     }
-    // Who orders something wants to be asked again.
+    // The user asked for this action, so ask for the token again.
     this.declined = false;
     try {
       const response = await this.call(path, options);
@@ -57,7 +57,7 @@ export class Api extends EventTarget {
     }
   }
 
-  /** A successful response. A stream brings the `abort` that ends it, and has its time to begin. Throws `Refused`. */
+  /** Returns a successful response. A stream passes its own `abort`, and has a time limit to begin. Throws `Refused`. */
   async call(path, options = {}) {
     for (;;) {
       const token = this.token;
@@ -68,12 +68,12 @@ export class Api extends EventTarget {
       const { kind, words } = await problemOf(response);
       const wrong = kind === "wrong-admin-token";
       if (response.status !== 401 && !wrong) throw new Refused(words, response.status);
-      // Several calls may be refused at once: one asks, and those that come later go on with the answer.
+      // Several calls may be refused concurrently: one asks for the token, and the others use the answer.
       if (token === this.token && !(await this.ask(wrong))) throw new Refused(words, 401);
     }
   }
 
-  /** Whether there is a token now. */
+  /** Returns whether there is a token now. */
   ask(again) {
     if (this.declined) return Promise.resolve(false);
     this.asking ??= this.unlock(again).finally(() => {
@@ -104,7 +104,7 @@ export class Api extends EventTarget {
   }
 }
 
-/** So that an order sent twice is done once. Works without a secure context, where randomUUID is missing. */
+/** Returns an idempotency key. Works without a secure context too, where randomUUID is missing. */
 export function orderKey() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");

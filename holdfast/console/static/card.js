@@ -1,4 +1,4 @@
-// The card beside the pointer or the chosen attempt: what it is, in words.
+// The card beside the pointer or the selected attempt. It describes the attempt in words.
 
 import { $, badge, make } from "./dom.js";
 import { countedWords } from "./draw.js";
@@ -13,7 +13,7 @@ export class Card {
     this.api = api;
     this.redraw = redraw;
     this.element = $("#card");
-    this.steps = new Map(); // workflow id → when its steps were recorded
+    this.steps = new Map(); // workflow id → times at which its steps were recorded
     this.timer = 0;
   }
 
@@ -36,7 +36,7 @@ export class Card {
     clearTimeout(this.timer);
   }
 
-  /** Steps are read for the one that is looked at, and for no other. */
+  /** Reads the steps of the attempt that the card shows, and of no other. */
   async load(workflowId) {
     try {
       const { steps } = await this.api.get(`/workflows/${encodeURIComponent(workflowId)}/steps?limit=1000`);
@@ -44,7 +44,7 @@ export class Card {
       if (this.steps.size > STEPS_KEPT) this.steps.delete(this.steps.keys().next().value);
       this.redraw();
     } catch {
-      // Marks of steps are an extra: without an answer there are none.
+      // Step marks are optional: without an answer there are none.
     }
   }
 
@@ -78,7 +78,7 @@ export function pulseWords(pulse) {
   return pulse.status === "skipped" ? `Tick of ${at} came too late and was skipped` : `Tick of ${at} is missing`;
 }
 
-/** An attempt in one sentence, to be read out. */
+/** Describes an attempt in one sentence for screen readers. */
 export function barWords(bar, store) {
   const { word } = OUTCOME[bar.outcome] ?? { word: bar.outcome };
   const took = duration((bar.ended_at ?? store.knownUntil()) - bar.started_at);

@@ -1,4 +1,4 @@
-// Depth and age of the queues, over the timeline's window and under its cursor.
+// Charts of the queues' depth and age, with the timeline's window and cursor.
 
 import { $, say } from "./dom.js";
 import { FONT, palette } from "./paint.js";
@@ -25,7 +25,7 @@ class Chart {
       this.canvas.style.height = `${HEIGHT}px`;
     }
     const scale = view.scale(width);
-    // Points from before the reader began know no age: they are left out, not drawn as zero.
+    // Points from before the reader started have no age. They are omitted, not drawn as zero.
     const history = store.history.filter((point) => point[this.column] !== null);
     const points = visible(history, scale.since);
     const { context } = this;
@@ -57,7 +57,7 @@ class Chart {
     context.beginPath();
     points.forEach((point, index) => {
       const x = scale.x(point[0]);
-      // Steps: between two looks the last figure stands, and no slope is made up.
+      // A step function: between two polls the last value holds, and no slope is invented.
       if (index) context.lineTo(x, y(points[index - 1][this.column]));
       context[index ? "lineTo" : "moveTo"](x, y(point[this.column]));
     });
@@ -74,7 +74,7 @@ class Chart {
   }
 }
 
-/** Points within the window, and the one before it, from which the line comes. */
+/** Returns the points within the window, and the one before it, where the line starts. */
 function visible(history, since) {
   const first = history.findIndex((point) => point[0] >= since);
   return first < 0 ? history.slice(-1) : history.slice(Math.max(0, first - 1));
@@ -89,7 +89,7 @@ function under(history, at) {
   return found;
 }
 
-/** The next round figure: 1, 2, 5, 10, 20, 50, … */
+/** Returns the next round number: 1, 2, 5, 10, 20, 50, … */
 export function ceiling(value) {
   const power = 10 ** Math.floor(Math.log10(value));
   return [1, 2, 5, 10].map((factor) => factor * power).find((round) => round >= value);

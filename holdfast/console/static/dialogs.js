@@ -1,11 +1,11 @@
-// Dialogs and notices: the token, a yes before anything is destroyed, and what was done.
+// Dialogs and notices: the token, a confirmation before destructive actions, and results.
 
 import { $, make } from "./dom.js";
 
 const NOTICE_SECONDS = 12;
 const NOTICES = 4;
 
-/** Ask for the admin token; null when it is not given. `again`: the last one was refused. */
+/** Asks for the admin token; null if the user cancels. `again`: the last token was refused. */
 export function askToken(again) {
   const dialog = $("#token-dialog");
   const field = $("#token");
@@ -14,7 +14,7 @@ export function askToken(again) {
   return shown(dialog, () => field.value.trim() || null);
 }
 
-/** Ask before something is done; true for yes. */
+/** Asks for confirmation; resolves with true for yes. */
 export function confirm({ title, text, yes, danger = false }) {
   $("#confirm-title").textContent = title;
   $("#confirm-text").textContent = text;
@@ -24,7 +24,7 @@ export function confirm({ title, text, yes, danger = false }) {
   return shown($("#confirm-dialog"), () => true).then(Boolean);
 }
 
-/** Open a dialog and resolve with `value()` when its form is sent, with null when it is closed otherwise. */
+/** Opens a dialog. Resolves with `value()` if its form is submitted, with null if it is closed otherwise. */
 function shown(dialog, value) {
   return new Promise((resolve) => {
     dialog.returnValue = "";
@@ -33,7 +33,7 @@ function shown(dialog, value) {
   });
 }
 
-/** Every dialog closes by its buttons, by Escape, and by a click beside it. */
+/** Makes every dialog close by its buttons, by Escape, and by a click outside. */
 export function prepareDialogs() {
   for (const dialog of document.querySelectorAll("dialog")) {
     dialog.addEventListener("click", (event) => {
@@ -51,7 +51,7 @@ export function prepareDialogs() {
   }
 }
 
-/** Say what was done and what to watch for. `link` leads to it. */
+/** Shows what was done and what to watch for, with a link. */
 export function notice(text, { bad = false, link = null } = {}) {
   const region = $(bad ? "#notices-bad" : "#notices");
   const element = make(
@@ -64,7 +64,7 @@ export function notice(text, { bad = false, link = null } = {}) {
   region.append(element);
   while (region.children.length > NOTICES) region.firstChild.remove();
   const leave = () => {
-    // Stays while somebody reads it.
+    // The notice stays while it is being read.
     if (element.matches(":hover, :focus-within")) setTimeout(leave, 2000);
     else element.remove();
   };

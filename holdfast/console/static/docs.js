@@ -1,4 +1,4 @@
-// Swagger UI over this server's schema. Where every call needs the token, this tab's own is sent along.
+// Swagger UI for this server's schema. If every call needs the token, this tab's token is sent along.
 
 const token = () => sessionStorage.getItem("holdfast-admin-token");
 
@@ -9,7 +9,7 @@ SwaggerUIBundle({
   layout: "BaseLayout",
   presets: [SwaggerUIBundle.presets.apis, SwaggerUIBundle.SwaggerUIStandalonePreset],
   requestInterceptor: (request) => {
-    // What was typed into "Authorize" wins.
+    // A token entered under "Authorize" takes precedence.
     if (token() && !request.headers.Authorization) request.headers.Authorization = `Bearer ${token()}`;
     return request;
   },

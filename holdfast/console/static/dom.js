@@ -1,8 +1,8 @@
-// The little of a framework that this page needs.
+// DOM helpers: the small part of a framework that this page needs.
 
 export const $ = (selector, within = document) => within.querySelector(selector);
 
-/** An element: `make("td", {class: "id", onclick: f}, "text", child, …)`. Text is never read as markup. */
+/** Creates an element: `make("td", {class: "id", onclick: f}, "text", child, …)`. Text is never read as markup. */
 export function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -15,17 +15,17 @@ export function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** Set text only where it differs: an unchanged node costs no layout and is not read out again. */
+/** Sets text only if it differs: an unchanged node needs no layout and is not announced again. */
 export function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** Shape and word of a state, in its tone. */
+/** Creates the shape and the word of a state, in its tone. */
 export function badge({ shape, word, tone = "plain" }) {
   return make("span", { class: `badge ${tone}` }, make("span", { "aria-hidden": "true" }, shape), ` ${word}`);
 }
 
-/** Run `action` at most every `milliseconds`, the last call never lost. */
+/** Runs `action` at most every `milliseconds`. The last call is never lost. */
 export function throttled(action, milliseconds) {
   let timer = 0;
   let last = -Infinity;
@@ -39,7 +39,7 @@ export function throttled(action, milliseconds) {
   };
 }
 
-/** Why the server refuses: kind and words of its problem document. */
+/** A refusal by the server, with the kind and the text of its problem document. */
 export async function problemOf(response) {
   const words = `The server answered ${response.status}.`;
   try {

@@ -1,4 +1,4 @@
-// One frame of the timeline. It draws what is in the window and notes what it drew, for the pointer.
+// Draws one frame of the timeline: everything in the window. Records what it drew, for the pointer.
 
 import * as paint from "./paint.js";
 import { AXIS_HEIGHT, PULSE_HEIGHT } from "./lanes.js";
@@ -8,7 +8,7 @@ import { clock, count, duration, endOf } from "./words.js";
 const CLUSTER_PIXELS = 3;
 const THREADS_DRAWN = 400;
 
-/** Draw; `frame` has context, colours, lanes, store, view, scale, width, top (scrolled), height, hover. Returns hits. */
+/** Draws a frame; `frame` has context, colours, lanes, store, view, scale, width, top (scrolled), height, hover. Returns hits. */
 export function draw(frame) {
   const { context, width, height, top, lanes } = frame;
   frame.hits = [];
@@ -67,7 +67,7 @@ function life(frame, lane) {
   lane.rows.forEach((row, index) => bars(frame, lane, row, index));
 }
 
-/** What the server could only count, as blocks behind the bars. */
+/** Draws the attempts that the server only counted, as blocks behind the bars. */
 function counted({ context, colours, scale, store, width, hits }, lane) {
   for (const [at, seconds, number] of store.more[lane.executor.executor_id] ?? []) {
     const x = scale.x(at);
@@ -113,7 +113,7 @@ function bars(frame, lane, row, index) {
   flush();
 }
 
-/** Marks of recorded steps, where they are known and wide enough to tell apart. */
+/** Draws marks of recorded steps, if they are known and far enough apart. */
 function steps({ context, colours, scale, steps: known }, bar, box) {
   const times = known?.get(bar.workflow_id);
   if (!times || box.height < 12) return;
@@ -139,7 +139,7 @@ function threads({ context, colours, scale, lanes, store, view, hover, width, hi
     if (from.y === null || to.y === null || to.x < -20 || from.x > width) continue;
     const chosen = [view.selected, hover?.bar?.key].some((key) => key === bar.key || key === next.key);
     paint.thread(context, colours, from, to, bar.outcome, chosen);
-    // Noted, but not for the pointer: a line is too thin to be pointed at.
+    // Recorded, but not for the pointer: a line is too thin to point at.
     hits.push({ x: NaN, kind: "thread", bar, next, style: bar.outcome === "handed_over" ? "dashed" : "through" });
     drawn += 1;
   }
@@ -178,7 +178,7 @@ function pulses({ context, colours, scale, store, lanes, width, hits }) {
   }
 }
 
-/** After the last news nothing is known: said, and not drawn on as if it were. */
+/** Marks the time after the last message as unknown, in place of drawing it as if it were known. */
 function unknown({ context, colours, scale, store, lanes, width }) {
   if (!store.away && store.head.database?.up !== false) return;
   const from = Math.max(0, scale.x(store.knownUntil()));
@@ -209,7 +209,7 @@ function cursor({ context, colours, scale, lanes, view }) {
   context.globalAlpha = 1;
 }
 
-/** What lies under a point, the last drawn first. */
+/** Returns what lies under a point, the last drawn first. */
 export function hitAt(hits, x, y) {
   for (let index = hits.length - 1; index >= 0; index -= 1) {
     const hit = hits[index];

@@ -1,4 +1,4 @@
-// The dialog of one executor: everything known of it, and the orders it takes.
+// The dialog of one executor: its data and its control operations.
 
 import { $, make, say } from "./dom.js";
 import { count, duration, endOf, EXECUTOR, clock } from "./words.js";
@@ -55,7 +55,7 @@ export class ExecutorDialog {
     }
   }
 
-  /** Keep an open dialog fresh. */
+  /** Updates an open dialog. */
   refresh() {
     if (this.dialog.open) this.show();
   }

@@ -1,4 +1,4 @@
-// The timeline by keyboard: arrows walk from attempt to attempt, and each is read out.
+// Keyboard navigation in the timeline: arrow keys move between attempts, and each one is announced.
 
 import { $ } from "./dom.js";
 import { barWords } from "./card.js";
@@ -33,7 +33,7 @@ export class Keys {
       const at = WINDOWS.indexOf(view.window) + (key === "+" ? -1 : 1);
       if (WINDOWS[at]) view.choose(WINDOWS[at]);
     } else if (key === "f" || key === "F") {
-      // Follows the work: from a broken end to its continuation.
+      // Follow the work from an interrupted end to its continuation.
       if (bar?.next && store.bars.has(bar.next)) this.choose(store.bars.get(bar.next));
     } else if (key.startsWith("Arrow") || key === "Home" || key === "End") {
       this.choose(this.target(key, bar, lanes));
@@ -61,7 +61,7 @@ export class Keys {
     return this.seen(other).reduce((best, next) => (distance(next) < distance(best) ? next : best));
   }
 
-  /** A lane's attempts within the window. */
+  /** Returns a lane's attempts within the window. */
   seen(lane) {
     const since = this.timeline.view.since();
     return this.timeline.lanes.inOrder(lane).filter((bar) => (bar.ended_at ?? Infinity) >= since);

@@ -1,4 +1,4 @@
-// Where things stand: lanes one below the other, and in a lane a row for each attempt that runs beside others.
+// Layout: lanes one below the other, and in a lane one row for each attempt that runs concurrently with others.
 
 const ROWS = 6;
 const ROOMY = { row: 19, pad: 8, least: 58 };
@@ -19,11 +19,11 @@ export class Lanes {
     this.dense = false;
   }
 
-  /** Lay everything out anew. Cheap: an attempt that has a row keeps it, so nothing jumps. */
+  /** Computes the layout again. An attempt that has a row keeps it, so this is cheap and nothing jumps. */
   lay(since) {
     const executors = this.store.lanes(since);
     this.hidden = Math.max(0, executors.length - LANES_SHOWN);
-    // Too many: those that ended first go first.
+    // Too many lanes: those that ended first are removed first.
     const shown = this.hidden
       ? new Set([...executors].sort((a, b) => (b.ended_at ?? Infinity) - (a.ended_at ?? Infinity)).slice(0, LANES_SHOWN))
       : new Set(executors);
@@ -62,7 +62,7 @@ export class Lanes {
     if (bar.row >= lane.rowCount) lane.rowCount = bar.row + 1;
   }
 
-  /** Vertical middle of a bar; null when its lane is not shown. */
+  /** Returns the vertical middle of a bar; null if its lane is not shown. */
   middle(bar) {
     const lane = this.byId.get(bar.executor_id);
     return lane ? lane.top + lane.inset + (bar.row + 0.5) * lane.rowHeight : null;
@@ -72,13 +72,13 @@ export class Lanes {
     return this.shown.find((lane) => y >= lane.top && y < lane.top + lane.height) ?? null;
   }
 
-  /** A lane's attempts in the order of their start. */
+  /** Returns a lane's attempts in the order of their start. */
   inOrder(lane) {
     return lane.rows.flat().sort((a, b) => a.started_at - b.started_at || a.row - b.row);
   }
 }
 
-/** The first row whose last attempt had ended by then; where all are taken, the one that ends first. */
+/** Returns the first row whose last attempt had ended by then; if all are in use, the one that ends first. */
 function freeRow(rows, bar) {
   let best = 0;
   let bestEnd = Infinity;

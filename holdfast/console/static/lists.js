@@ -1,4 +1,4 @@
-// Recent workflows: live from what the page knows anyway, or page by page from the store.
+// Recent workflows: live rows from the stream's data, or stored rows page by page from the API.
 
 import { $, badge, make, say, throttled } from "./dom.js";
 import { count, duration, epoch, holder, shortExecutor, shortId, STATUS, STATUS_OF_OUTCOME } from "./words.js";
@@ -42,7 +42,7 @@ export class Lists {
     return this.show(true);
   }
 
-  /** Live rows follow the stream; stored ones are read when asked for, so that open pages cost nothing. */
+  /** Live rows follow the stream. Stored rows are read on request only, so that open pages cost nothing. */
   async show(asked = false) {
     this.knowNames();
     const { source } = this.filter;
@@ -102,7 +102,7 @@ export class Lists {
     const asked = (this.asked = query.toString());
     try {
       const answer = await this.api.get(`/workflows?${query}`);
-      if (asked !== this.asked) return; // a later question is under way
+      if (asked !== this.asked) return; // a later request is in progress
       this.stored = answer.workflows.map((row) => ({
         id: row.workflow_id,
         what: row.name,
@@ -164,7 +164,7 @@ export class Lists {
   }
 }
 
-/** The timeline in words: a table twin of what is drawn, newest first. Filled only while it is open. */
+/** The timeline as a table, newest first. Filled only while it is open. */
 export class Twin {
   constructor(store, view) {
     this.store = store;

@@ -1,5 +1,5 @@
-// The stream of events. Read with fetch and not EventSource: its comments count as signs of life, it goes on
-// from the last id on a connection of ours, and a refusal shows its status.
+// The stream of events. It is read with fetch instead of EventSource, so that comments count as liveness signals,
+// the page resumes from the last id on its own connection, and a refusal shows its status.
 
 const SILENCE_SECONDS = 12; // the server says "still here" every 10 s
 const FIRST_PAUSE_SECONDS = 0.5;
@@ -24,7 +24,7 @@ export class Live extends EventTarget {
     api.addEventListener("token", () => this.state === "locked" && api.token && this.retryNow());
   }
 
-  /** Follow for ever. */
+  /** Follows the stream forever. */
   async run() {
     for (;;) {
       if (this.asleep) {
@@ -39,7 +39,7 @@ export class Live extends EventTarget {
           await this.rest(Infinity);
           continue;
         }
-        // Whatever else broke the stream, the answer is the same: try again.
+        // For any other failure of the stream, retry.
       }
       if (this.asleep) continue;
       this.failures += 1;
@@ -51,7 +51,7 @@ export class Live extends EventTarget {
     }
   }
 
-  /** One stream, from its start to its end. True when it need not be mourned. */
+  /** Follows one stream to its end. Returns true if it ended cleanly and needs no back-off. */
   async follow() {
     this.abort = new AbortController();
     const headers = { Accept: "text/event-stream" };
@@ -64,7 +64,7 @@ export class Live extends EventTarget {
     try {
       let response;
       try {
-        // Its time begins when it is answered: before that, a person may be looking for the token.
+        // The time limit starts with the answer: before that, the user may be looking for the token.
         response = await this.api.call("/console/events", { headers, cache: "no-store", abort: this.abort });
       } catch (error) {
         if (error.status === 503 && (await this.poll())) return true;
@@ -110,7 +110,7 @@ export class Live extends EventTarget {
     }
   }
 
-  /** Every place for a stream may be taken: then ask for snapshots. True when one came. */
+  /** If all permits for streams are in use, polls a snapshot instead. Returns true if one came. */
   async poll() {
     try {
       const response = await this.api.call("/console/snapshot", { cache: "no-store" });
@@ -148,7 +148,7 @@ export class Live extends EventTarget {
     });
   }
 
-  /** A tab that nobody looks at gives its place back; it goes on where it was when seen again. */
+  /** A hidden tab releases its permit. It resumes where it was when it becomes visible again. */
   visibility() {
     clearTimeout(this.hiddenTimer);
     if (document.hidden) {

@@ -1,4 +1,4 @@
-// Brings the parts together: one store, one stream, two views behind two kinds of address.
+// Connects the parts: one store, one stream, and two views with two kinds of address.
 
 import { Actions } from "./actions.js";
 import { Api } from "./api.js";
@@ -58,7 +58,7 @@ document.addEventListener("click", (event) => {
   go(link.getAttribute("href"));
 });
 
-// --- what moves ------------------------------------------------------------------------------
+// --- updates ---------------------------------------------------------------------------------
 
 const everything = throttled(() => {
   summary.show();
@@ -80,7 +80,7 @@ store.addEventListener("news", () => {
 });
 live.addEventListener("state", everything);
 view.addEventListener("changed", everything);
-// Ages grow also when nothing comes in.
+// Ages grow even if no message arrives.
 setInterval(everything, 500);
 
 // --- the toolbar -----------------------------------------------------------------------------
@@ -108,7 +108,7 @@ $("#theme").addEventListener("click", () => {
   try {
     localStorage.setItem("holdfast-theme", next);
   } catch {
-    // Then it lasts as long as the page.
+    // The browser stores nothing: the choice lasts as long as the page.
   }
   dispatchEvent(new Event("themechange"));
 });

@@ -1,4 +1,4 @@
-// A workflow's events and streams, and a message to it.
+// Shows a workflow's events and streams, and sends it a message.
 
 import { $, make, say } from "./dom.js";
 import { clock, count } from "./words.js";
@@ -21,7 +21,7 @@ export class Messages {
     });
   }
 
-  /** What `show` needs. */
+  /** Reads the data that `show` needs. */
   read(path) {
     return Promise.all([this.api.get(`${path}/events?limit=${EVENTS}`), this.api.get(`${path}/streams?limit=${STREAMS}`)]);
   }
@@ -32,7 +32,7 @@ export class Messages {
     for (const field of ["#do-message", "#message", "#message-topic"]) $(field).disabled = ended;
     say($("#why-message"), ended ? "It has ended: nothing receives a message any more." : "JSON or text, for DBOS.recv of this topic.");
     const text = JSON.stringify([workflow.workflow_id, events, streams]);
-    if (text === this.shown) return; // unchanged: focus, scrolling and what is open stay
+    if (text === this.shown) return; // unchanged: keep focus, scroll position and open parts
     this.shown = text;
     $("#said").hidden = !events.events.length && !streams.streams.length;
     const open = new Set([...$("#streams").querySelectorAll("details[open]")].map((details) => details.dataset.key));
@@ -55,7 +55,7 @@ export class Messages {
     return make("li", {}, details);
   }
 
-  /** The last values of a stream; the API sends them as events, and would go on with those to come. */
+  /** Reads the last values of a stream. The API sends them as events, and would continue with later ones. */
   async last(key, length, values) {
     const offset = Math.max(0, length - LAST_VALUES);
     const lines = offset ? [`… ${count(offset, "value")} before these`] : [];
@@ -88,7 +88,7 @@ export class Messages {
   }
 }
 
-/** What a workflow waits for, in words; null where it does not wait. `now`: the database's time. */
+/** Describes what a workflow waits for; null if it does not wait. `now`: the database's time. */
 export function waitingFor({ waiting }, now) {
   if (!waiting) return null;
   const subject = waiting.subject;

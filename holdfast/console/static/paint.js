@@ -1,4 +1,4 @@
-// Strokes of the timeline: bars, ends, marks. Colours come from the style sheet's variables.
+// Drawing primitives of the timeline: bars, ends, marks. Colours come from the style sheet's variables.
 
 const NAMES = ["accent", "accent-soft", "bar", "bar-edge", "bar-text", "text", "muted", "line", "panel", "good", "warn", "bad", "focus", "on-accent"];
 export const FONT = '12px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif';
@@ -10,7 +10,7 @@ export function palette() {
 
 const widths = new Map();
 
-/** Width of a text, remembered: labels repeat. */
+/** Returns the width of a text. Cached, because labels repeat. */
 export function textWidth(context, text) {
   let width = widths.get(text);
   if (width === undefined) {
@@ -21,7 +21,7 @@ export function textWidth(context, text) {
   return width;
 }
 
-/** One attempt. Its end says how it went by shape: arrow, tear, chevron, hatch, outline. */
+/** Draws one attempt. The shape of its end shows its outcome: arrow, tear, chevron, hatch, outline. */
 export function bar(context, colours, box, attempt, { label = true, chosen = false } = {}) {
   const { x, y, width, height } = box;
   const running = attempt.outcome === "running";
@@ -49,17 +49,17 @@ export function bar(context, colours, box, attempt, { label = true, chosen = fal
   const mark = { error: "! ", parked: "■ ", cancelled: "⊘ " }[attempt.outcome] ?? "";
   const text = `${mark}${attempt.label}${attempt.attempt > 1 ? ` · ${attempt.attempt}` : ""}`;
   context.fillStyle = running ? colours.onAccent : colours.barText;
-  // A bar that began before the window is labelled where it comes into view.
+  // The label of a bar that began before the window starts at the window's edge.
   const from = Math.max(x, 0) + 6;
   written(context, text, from, y + height / 2 + 0.5, x + width - from - 4);
 }
 
-/** Text within a width: whole, shortened, or not at all. */
+/** Draws text within a width: whole, shortened, or not at all. */
 export function written(context, text, x, y, room) {
   let shown = text;
   if (textWidth(context, shown) > room) {
     const fits = Math.floor((room / textWidth(context, shown)) * shown.length) - 1;
-    if (fits < 8) return; // "fib…" says less than nothing
+    if (fits < 8) return; // "fib…" would not help
     shown = `${shown.slice(0, fits)}…`;
   }
   context.fillText(shown, x, y);
@@ -91,7 +91,7 @@ function chevron(context, x, y, width, height) {
   context.closePath();
 }
 
-/** Several attempts too short to tell apart. */
+/** Draws several attempts that are too short to distinguish. */
 export function cluster(context, colours, box, number) {
   context.fillStyle = colours.bar;
   context.fillRect(box.x, box.y, box.width, box.height);
@@ -106,7 +106,7 @@ export function cluster(context, colours, box, number) {
   context.fillText(text, box.x + 3, box.y + box.height / 2 + 0.5);
 }
 
-/** From the broken end of an attempt to its continuation. A takeover is drawn through, a hand over dashed. */
+/** Draws the line from an interrupted attempt to its continuation: solid for a takeover, dashed for a handover. */
 export function thread(context, colours, from, to, kind, strong) {
   const takeover = kind !== "handed_over";
   context.beginPath();
@@ -124,7 +124,7 @@ export function thread(context, colours, from, to, kind, strong) {
   context.fill();
 }
 
-/** Where an executor ended: a cross for a death, an open ring for a drain. */
+/** Marks the end of an executor: a cross for a death, an open ring for a drain. */
 export function end(context, colours, x, y, drained, top, height) {
   context.fillStyle = drained ? colours.warn : colours.bad;
   context.fillRect(Math.round(x) - 0.5, top, 1.5, height);
@@ -146,7 +146,7 @@ export function end(context, colours, x, y, drained, top, height) {
   context.stroke();
 }
 
-/** Words on a plate of their own, right of `x` where there is room, else left of it. Returns their box. */
+/** Draws text on a plate, right of `x` if there is room, else left of it. Returns its box. */
 export function plate(context, colours, text, x, y, right, tone) {
   const width = context.measureText(text).width + 16;
   const left = Math.max(2, Math.min(x + 12, right - width));

@@ -1,4 +1,4 @@
-// On a narrow screen: executors as a list, each with what it runs and the last thing that happened to it.
+// The view for narrow screens: a list of executors, each with its running work and its last event.
 
 import { $, make, say } from "./dom.js";
 import { metaOf } from "./timeline.js";

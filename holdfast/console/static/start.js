@@ -1,4 +1,4 @@
-// The Start dialog: a scene, its few settings, and what to watch for.
+// The Start dialog: scenes with a few settings, and hints on what to watch for.
 
 import { $ } from "./dom.js";
 

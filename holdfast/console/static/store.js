@@ -1,4 +1,4 @@
-// What the page knows: the last snapshot with every change since, within the window and within bounds.
+// The page's data: the last snapshot with every change since, limited to the window and to fixed bounds.
 
 const BARS_KEPT = 12_000;
 const EXECUTORS_KEPT = 400;
@@ -29,12 +29,12 @@ export class Store extends EventTarget {
     this.history = [];
   }
 
-  /** The database's clock, in epoch seconds; this machine's until the first message. */
+  /** Returns the database's time in epoch seconds; this machine's time until the first message. */
   now() {
     return performance.now() / 1000 + (this.offset ?? (performance.timeOrigin / 1000));
   }
 
-  /** How far knowledge reaches: running work is not drawn beyond it. */
+  /** Returns the time up to which the data is known. Running work is not drawn beyond it. */
   knownUntil() {
     if (this.head.database?.up === false) return this.lastGood ?? this.seenAt ?? this.now();
     return this.away ? (this.seenAt ?? this.now()) : this.now();
@@ -61,7 +61,7 @@ export class Store extends EventTarget {
     this.tell("change", document);
   }
 
-  /** A sign of life without news. */
+  /** Records a liveness signal without data. */
   heard() {
     this.seenAt = this.now();
   }
@@ -88,7 +88,7 @@ export class Store extends EventTarget {
   follow(now) {
     const sample = now - performance.now() / 1000;
     if (this.offset === null || Math.abs(sample - this.offset) > JUMP_SECONDS) this.offset = sample;
-    // Late messages pull it back only slowly: a queue in the network is no slow clock.
+    // Late messages pull the clock back only slowly: a delay in the network does not mean a slow clock.
     else this.offset = sample > this.offset ? sample : this.offset + (sample - this.offset) * 0.02;
     this.seenAt = this.now();
     this.lastGood = this.seenAt;
@@ -116,7 +116,7 @@ export class Store extends EventTarget {
       if (kept.length) this.more[id] = kept;
       else delete this.more[id];
     }
-    // Maps keep their order of arrival: the oldest go first.
+    // Maps keep insertion order: the oldest are removed first.
     shrink(this.bars, BARS_KEPT, (bar) => bar.ended_at !== null);
     shrink(this.executors, EXECUTORS_KEPT, (executor) => executor.ended_at !== null);
     shrink(this.moves, MOVES_KEPT, () => true);
@@ -127,9 +127,9 @@ export class Store extends EventTarget {
     this.dispatchEvent(new Event("news"));
   }
 
-  // --- questions that several parts ask ----------------------------------------------------
+  // --- queries that several parts use ------------------------------------------------------
 
-  /** Executors as lanes: workers, then the rest, each in the order of their start. */
+  /** Returns the executors as lanes: workers, then the others, each in the order of their start. */
   lanes(since) {
     const rank = (executor) => (executor.role === "worker" ? 0 : 1);
     return [...this.executors.values()]
@@ -141,7 +141,7 @@ export class Store extends EventTarget {
     return [...this.executors.values()].filter((e) => e.role === role && e.state === "live").length;
   }
 
-  /** How many workflows left an executor because it ended. */
+  /** Counts the workflows that left an executor because it ended. */
   moved(executorId) {
     let found = 0;
     for (const move of this.moves.values()) {
@@ -150,7 +150,7 @@ export class Store extends EventTarget {
     return found;
   }
 
-  /** Attempts of a workflow, oldest first. */
+  /** Returns the attempts of a workflow, oldest first. */
   attempts(workflowId) {
     return [...this.bars.values()]
       .filter((bar) => bar.workflow_id === workflowId)
@@ -158,7 +158,7 @@ export class Store extends EventTarget {
   }
 }
 
-/** Kept objects stay the same ones, so that what is laid out for them is found again. */
+/** Updates objects in place, so that the layout computed for them stays valid. */
 function put(map, key, item) {
   const known = map.get(key);
   if (known) Object.assign(known, item);

@@ -1,4 +1,4 @@
-// Work of versions that nobody runs: how much there is, and its adoption by the present release.
+// Stranded work of versions without an executor: its amount, and its adoption by the present release.
 
 import { $, make, say } from "./dom.js";
 import { count } from "./words.js";

@@ -1,10 +1,10 @@
-// The first line: a sentence to read aloud, and a warning in words when something is wrong.
+// The first line: a sentence that can be read aloud, and a warning in words if something is wrong.
 
 import { $, say } from "./dom.js";
 import { clock, count, duration, list } from "./words.js";
 
-const QUIET_SECONDS = 5; // with a database at hand, something comes every 2 s
-const ORPHANED_AFTER_SECONDS = 1.5; // a takeover in its usual time is no alarm
+const QUIET_SECONDS = 5; // while the database is available, a message arrives every 2 s
+const ORPHANED_AFTER_SECONDS = 1.5; // a takeover in its usual time is not an alarm
 
 const LOCKED = "This installation shows itself only to those with the admin token.";
 const FIRST = { away: "The server does not answer yet.", locked: LOCKED };
@@ -27,7 +27,7 @@ export class Summary {
       say(this.sentence, calm(store));
       const warnings = this.warnings();
       const text = warnings.join(" ");
-      // The live region speaks when its text changes: figures in it would make it speak every second.
+      // Screen readers announce the live region when its text changes. Numbers in it would be announced every second.
       if (this.warning.dataset.kind !== text.replace(/[\d.,]+ ?\w*/g, "#")) {
         this.warning.dataset.kind = text.replace(/[\d.,]+ ?\w*/g, "#");
         say($("#alarm"), text || (this.alarmed ? "All is well again." : ""));
@@ -90,7 +90,7 @@ export class Summary {
   }
 }
 
-/** The sentence when all is well. */
+/** Returns the sentence for the healthy state. */
 export function calm(store) {
   const { counts = {}, last_takeover: last } = store.head;
   const alive = [count(store.live("worker"), "worker"), count(store.live("api"), "API")];

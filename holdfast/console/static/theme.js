@@ -1,10 +1,10 @@
-// Before the first paint, and not a module: light or dark as chosen, else as the system has it.
+// Sets the light or dark theme, as chosen or as the system has it. Not a module, so that it runs before the first paint.
 (() => {
   let chosen = null;
   try {
     chosen = localStorage.getItem("holdfast-theme");
   } catch {
-    // A browser that keeps nothing still follows the system.
+    // Without storage the page follows the system.
   }
   if (chosen === "light" || chosen === "dark") document.documentElement.dataset.theme = chosen;
 })();

@@ -1,4 +1,4 @@
-// The timeline: lane heads as elements, everything in time on one canvas that only ever holds what is in view.
+// The timeline: lane heads are elements, and the rest is drawn on one canvas that holds only the visible part.
 
 import { $, make, say } from "./dom.js";
 import { draw, hitAt } from "./draw.js";
@@ -9,7 +9,7 @@ import { Card } from "./card.js";
 import { count, duration, EXECUTOR, shortExecutor } from "./words.js";
 
 const HEADS_SECONDS = 0.25;
-const STILL_SECONDS = 1; // how often time moves on for those who want less motion
+const STILL_SECONDS = 1; // interval of updates for users who prefer reduced motion
 
 export class Timeline {
   constructor(store, view, api, openWorkflow, openExecutor) {
@@ -74,7 +74,7 @@ export class Timeline {
     this.redraw();
   }
 
-  /** A frame, only where something moved by half a pixel or changed. */
+  /** Draws a frame if something changed or moved by half a pixel. */
   tick(seconds) {
     if (this.scroller.offsetParent === null || document.hidden) return;
     const perSecond = this.width / this.view.window;
@@ -109,7 +109,7 @@ export class Timeline {
     return this.context;
   }
 
-  /** What a frame costs, for who measures: the median and the worst of the last 120. */
+  /** Records frame times for benchmarks: median and maximum of the last 120. */
   timed(milliseconds) {
     this.canvas.frames += 1;
     this.drawMs.push(milliseconds);
@@ -138,7 +138,7 @@ export class Timeline {
     let before = null;
     for (const lane of [...this.lanes.shown].reverse()) {
       const { element } = this.headOf.get(lane.executor.executor_id);
-      // Moving a node takes its focus away: only what stands elsewhere is moved.
+      // A moved node loses its focus, so only nodes at a wrong position are moved.
       if (element.parentNode !== this.heads || element.nextSibling !== before) this.heads.insertBefore(element, before);
       before = element;
     }
@@ -204,7 +204,7 @@ export class Timeline {
   }
 }
 
-/** What was drawn, as plain data: for the browser's console, and for tests of what cannot be seen in the DOM. */
+/** Returns what was drawn as plain data, for the browser's console and for tests of the canvas. */
 function noted(hit) {
   const { kind, x, y, bar, next, executor, words, pulse, style, number } = hit;
   const lane = bar?.executor_id ?? executor?.executor_id;
@@ -214,9 +214,9 @@ function noted(hit) {
   };
 }
 
-/** The second line of a lane's head. */
+/** Returns the second line of a lane's head. */
 export function metaOf(executor, store) {
-  // Versions are named after their role ("worker-1"), which stands beside this already.
+  // Versions are named after their role ("worker-1"), which the first line shows already.
   const parts = [`v${executor.version.replace(`${executor.role}-`, "").replace(/^v/, "")}`];
   if (executor.state === "live" || executor.state === "draining") {
     parts.push(`${executor.in_flight} running${executor.slots ? ` on ${count(executor.slots, "slot")}` : ""}`);

@@ -1,4 +1,4 @@
-// Parents and children of a workflow, as nested lists.
+// Shows parents and children of a workflow as nested lists.
 
 import { badge, make } from "./dom.js";
 import { count, holder, STATUS } from "./words.js";
@@ -13,7 +13,7 @@ export class Tree {
 
   show(tree, ownId) {
     const text = ownId + tree.nodes.map((node) => `${node.workflow_id} ${node.status} ${node.executor_id}`).join();
-    if (text === this.shown) return; // unchanged: focus and scrolling stay
+    if (text === this.shown) return; // unchanged: keep focus and scroll position
     this.shown = text;
     const children = new Map();
     for (const node of tree.nodes) {
@@ -30,7 +30,7 @@ export class Tree {
   level(children, parent, ownId) {
     const all = children.get(parent) ?? [];
     const own = all.findIndex((node) => node.workflow_id === ownId);
-    // The one that is looked at is never among those that are cut off.
+    // The page's own workflow is never cut off.
     const first = Math.max(0, Math.min(own - CHILDREN_SHOWN / 2, all.length - CHILDREN_SHOWN));
     const shown = all.slice(first, first + CHILDREN_SHOWN);
     const items = shown.map((node) => {

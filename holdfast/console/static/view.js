@@ -1,7 +1,7 @@
-// What timeline and charts share: the window, the cursor, and whether time stands still.
+// State shared by the timeline and the charts: the window, the cursor, and whether time is paused.
 
 export const WINDOWS = [15, 60, 300, 900];
-const FUTURE = 0.015; // a little room beyond now, as a share of the width
+const FUTURE = 0.015; // room beyond now, as a share of the width
 
 export class View extends EventTarget {
   constructor(store) {
@@ -10,10 +10,10 @@ export class View extends EventTarget {
     this.window = 60;
     this.frozenAt = null;
     this.cursor = null; // epoch seconds under the pointer, or null
-    this.selected = null; // key of the bar that was chosen by keyboard
+    this.selected = null; // key of the bar that was selected by keyboard
   }
 
-  /** The right edge: now, or when time was stopped. */
+  /** Returns the right edge: now, or the time of the pause. */
   until() {
     return this.frozenAt ?? this.store.now();
   }
@@ -22,7 +22,7 @@ export class View extends EventTarget {
     return this.until() - this.window;
   }
 
-  /** Epoch seconds to pixels and back, for a plot of `width` pixels. */
+  /** Returns the conversions from epoch seconds to pixels and back, for a plot of `width` pixels. */
   scale(width) {
     const until = this.until();
     const perSecond = (width * (1 - FUTURE)) / this.window;
@@ -64,7 +64,7 @@ export class View extends EventTarget {
 
 const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300];
 
-/** Where the marks of the time axis stand: round times, never closer than `apart` pixels. */
+/** Returns the marks of the time axis: round times, at least `apart` pixels from each other. */
 export function axisTimes(scale, width, apart = 90) {
   const step = STEPS.find((seconds) => seconds * scale.perSecond >= apart) ?? 300;
   const times = [];

@@ -1,4 +1,4 @@
-// Steps of a workflow one below the other, each where it was in time, with executor and attempt.
+// Draws the steps of a workflow below each other on a time axis, with executor and attempt.
 
 import { make } from "./dom.js";
 import { duration, epoch, shortExecutor, shortId } from "./words.js";

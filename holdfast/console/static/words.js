@@ -1,4 +1,4 @@
-// Words and figures: everything the page says about a state goes through here, so that it says it alike.
+// Wording and number formats: all texts about a state come from here, so that they are consistent.
 
 export const EXECUTOR = {
   live: { shape: "●", word: "live" },
@@ -7,7 +7,7 @@ export const EXECUTOR = {
   dead: { shape: "✖", word: "dead" },
 };
 
-/** Of an attempt. `tone` picks the colour, which never stands alone. */
+/** The outcomes of an attempt. `tone` selects the colour, which is never the only sign of a state. */
 export const OUTCOME = {
   running: { shape: "▶", word: "running", tone: "accent" },
   success: { shape: "✓", word: "succeeded", tone: "plain" },
@@ -18,7 +18,7 @@ export const OUTCOME = {
   parked: { shape: "■", word: "parked as poison", tone: "bad" },
 };
 
-/** Of a stored workflow, in DBOS's words. */
+/** The statuses of a stored workflow, as in DBOS. */
 export const STATUS = {
   DELAYED: { shape: "…", word: "delayed", tone: "plain" },
   ENQUEUED: { shape: "…", word: "waiting", tone: "plain" },
@@ -29,7 +29,7 @@ export const STATUS = {
   MAX_RECOVERY_ATTEMPTS_EXCEEDED: { shape: "■", word: "parked", tone: "bad" },
 };
 
-/** What an attempt's outcome makes of its workflow, as far as bars can tell. */
+/** Maps an attempt's outcome to the status of its workflow, as far as bars show it. */
 export const STATUS_OF_OUTCOME = {
   running: "PENDING",
   success: "SUCCESS",
@@ -40,7 +40,7 @@ export const STATUS_OF_OUTCOME = {
   parked: "MAX_RECOVERY_ATTEMPTS_EXCEEDED",
 };
 
-/** "0.34 s", "12 s", "3 min", "2 h": a duration with as many digits as one needs. */
+/** "0.34 s", "12 s", "3 min", "2 h": formats a duration with as many digits as needed. */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined || Number.isNaN(seconds)) return "–";
   const value = Math.max(0, seconds);
@@ -62,18 +62,18 @@ export function list(items) {
   return items.length < 2 ? items.join("") : `${items.slice(0, -1).join(", ")} and ${items.at(-1)}`;
 }
 
-/** An executor's id without its middle: role and the part that differs. The title has the whole. */
+/** Shortens an executor's id to its role and the part that differs. The title has the whole id. */
 export function shortExecutor(id) {
   const parts = /^([a-z]+)-.*-([0-9a-f]{8})$/.exec(id ?? "");
   return parts ? `${parts[1]} …${parts[2]}` : id || "nobody";
 }
 
-/** Who has a workflow. What waits is stored with whoever put it into the queue: that is not who has it. */
+/** Returns the executor of a workflow. A waiting one is stored with the process that enqueued it, not its executor. */
 export function holder(status, executorId) {
   return executorId && status !== "ENQUEUED" && status !== "DELAYED" ? shortExecutor(executorId) : "nobody yet";
 }
 
-/** A workflow's id with its middle left out when it is long. */
+/** Shortens a long workflow id by its middle. */
 export function shortId(id, length = 26) {
   return id.length <= length ? id : `${id.slice(0, length - 9)}…${id.slice(-8)}`;
 }
@@ -82,17 +82,17 @@ const CLOCK = new Intl.DateTimeFormat(undefined, {
   hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23",
 });
 
-/** Local time of day of epoch seconds. */
+/** Formats epoch seconds as local time of day. */
 export function clock(seconds) {
   return CLOCK.format(seconds * 1000);
 }
 
-/** Epoch seconds of an ISO text; null for null. */
+/** Converts an ISO text to epoch seconds; null for null. */
 export function epoch(text) {
   return text ? Date.parse(text) / 1000 : null;
 }
 
-/** What is written beside the end of an executor that died or left, given how many workflows moved. */
+/** Returns the text beside the end of an executor, given the number of workflows that moved. */
 export function endOf(executor, moved, by = executor.taken_over_by) {
   if (executor.state === "drained") {
     return moved ? `drained, handed over ${count(moved, "workflow")}` : "drained, nothing left to hand over";

@@ -1,4 +1,4 @@
-// A workflow's page, at its own address: who it belongs to, what ran where, and what may be done.
+// A workflow's page: its family, its attempts and their executors, and the allowed actions.
 
 import { $, badge, make, say } from "./dom.js";
 import { Messages, waitingFor } from "./messages.js";
@@ -47,7 +47,7 @@ export class WorkflowPage {
     this.id = null;
   }
 
-  /** Called often; asks only while something may still change, and never twice at once. */
+  /** Called often. Queries only while the workflow may still change, and never twice concurrently. */
   async look(now = false) {
     if (this.id === null || this.busy || document.hidden) return;
     const ended = this.workflow && ENDED.includes(this.workflow.status);
@@ -79,7 +79,7 @@ export class WorkflowPage {
     }
   }
 
-  /** Something on the stream says otherwise: it was resumed, say. */
+  /** The stream shows a newer state, for example after a resume. */
   changed() {
     const newest = this.store.attempts(this.id).at(-1);
     return Boolean(newest && newest.ended_at === null);
