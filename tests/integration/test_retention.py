@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import psycopg2
@@ -471,15 +471,19 @@ def test_two_at_once(database: Database) -> None:
     assert database.one("SELECT value FROM ops.totals WHERE name = 'purged'") == count
 
 
-def test_who_does_not_wait_leaves(database: Database) -> None:
+def test_who_does_not_wait_or_stops_leaves(database: Database) -> None:
     finished(database, ["w"], 8)
     other = database.connect()
     assert query(other, "purge_lock")[0]["held"]
     assert not purge(database, patient=False).complete
     stop = threading.Event()
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(purge, database, stopping=stop.is_set)
+    with ThreadPoolExecutor(2) as pool, closing(other):
+        stopped = pool.submit(purge, database, stopping=stop.is_set)
+        waiting = pool.submit(purge, database)
         time.sleep(0.3)
+        assert not stopped.done()
+        stop.set()
+        assert not stopped.result(10).complete
         assert not waiting.done()
         assert ids(database) == {"w"}
         assert purge(database, dry_run=True, patient=False).deleted == 1, "a dry run needs no turn"
