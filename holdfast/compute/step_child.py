@@ -7,8 +7,6 @@ when the worker says so, when that process ends, and when the worker is gone (it
 Channel: messages of one byte (``RUN``, ``END``) and the step's number; ``RUN`` carries the socket of the
 step. On that socket the worker sends one frame, the pickled call, and gets one frame, the pickled outcome;
 the launcher adds one with the exit status when all of it has ended.
-
-Private to DBOS 3.4.0 and used here: ``dbos._context.DBOSContext`` (tests/integration/test_timed_steps.py).
 """
 
 from __future__ import annotations
@@ -141,16 +139,6 @@ def run_step(opened: socket.socket) -> None:
             error.add_note(f"In the step's process {os.getpid()}:\n{traceback.format_exc()}")
         outcome = (False, error)
     send(opened, _packed(outcome))
-
-
-def become_step(workflow_id: str, step_id: int) -> None:
-    """From here on this process runs that step: ``DBOS.workflow_id`` and ``DBOS.step_id`` say so."""
-    from dbos._context import DBOSContext, _set_local_dbos_context
-
-    context = DBOSContext()
-    context.workflow_id = workflow_id
-    context.function_id = context.curr_step_function_id = step_id
-    _set_local_dbos_context(context)
 
 
 def _packed(outcome: tuple[bool, Any]) -> bytes:

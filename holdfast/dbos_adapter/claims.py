@@ -141,6 +141,11 @@ def paused_homes(db: Any, queue_name: str) -> list[str]:
     return homes.paused(queue_name) if homes is not None else []
 
 
+def limits_per_process(queue: Any) -> tuple[int | None, int | None]:
+    """How much of a queue, and of one of its partitions, one process may run."""
+    return queue._worker_concurrency, queue._partition_worker_concurrency
+
+
 def _shared(queue: Any) -> bool:
     limits = (queue._concurrency, queue._limiter, queue._partition_concurrency, queue._partition_limiter)
     return any(limit is not None for limit in limits)

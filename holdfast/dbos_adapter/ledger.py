@@ -7,7 +7,6 @@ from typing import Any
 from dbos import DBOS, SQLAlchemyDatasource
 from dbos import error as dbos_error
 from dbos._context import current_owner_xid
-from dbos._serialization import serialize_value
 
 from holdfast.dbos_adapter.retries import patiently
 from holdfast.dbos_adapter.round_trips import POOL_OPTIONS, recorded_with_its_effect
@@ -68,7 +67,6 @@ class EffectLedger:
     def _write(self, effect_key: str, **effect: Any) -> str:
         workflow_id, step_id = str(DBOS.workflow_id), DBOS.step_id
         assert step_id is not None
-        output, serialization = serialize_value(effect_key, None, self._serializer)
         rows = patiently(self._sessions.run)(
             "record_effect",
             workflow_uuid=workflow_id,
@@ -76,8 +74,8 @@ class EffectLedger:
             function_name=STEP,
             application=self._application,
             owner_xid=current_owner_xid(workflow_id),
-            output=output,
-            serialization=serialization,
+            output=self._serializer.serialize(effect_key),
+            serialization=self._serializer.name(),
             effect_key=effect_key,
             **effect,
         )

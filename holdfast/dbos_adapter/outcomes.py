@@ -35,7 +35,7 @@ import dbos._core
 import dbos._event_loop
 from dbos import PortableWorkflowError
 from dbos import error as dbos_error
-from dbos._context import assert_current_dbos_context
+from dbos._context import get_local_dbos_context
 from dbos._event_loop import BackgroundEventLoop
 from dbos._serialization import serialization_for_type
 
@@ -222,7 +222,7 @@ def _loop_ends() -> bool:
 
 async def _record(instance: Any, error: asyncio.CancelledError) -> None:
     """Ends the workflow as ERROR, if it still runs here: its task carries no outcome to DBOS."""
-    context = assert_current_dbos_context()
+    context: Any = get_local_dbos_context()
     form = serialization_for_type(context.serialization_type, instance._serializer)
     text = dbos._core._serialize_exception_for_persistence(_outcome(error), form, instance._serializer)
     update = instance._sys_db.update_workflow_outcome

@@ -74,9 +74,8 @@ class _FiringDatabase:
         if row["outcome"] == "skipped":
             log.info("tick %s skipped: a run is unfinished", tick, extra={"action": "schedule.skipped"})
             if tick.startswith(f"sched-{schedule}-trigger-"):
-                raise dbos_error.DBOSException(
-                    f"schedule {schedule} starts no run beside one that is unfinished"
-                )
+                text = f"schedule {schedule} starts no run beside one that is unfinished"
+                raise dbos_error.DBOSException(text)
         return status["status"], False
 
 

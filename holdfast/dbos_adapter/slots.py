@@ -8,25 +8,21 @@ An execution that has lost its workflow (a cancel, a passed deadline, a resume e
 when its code has ended, at the latest after `GRACE_SECONDS`: Python code in a thread cannot be interrupted.
 From then on its thread is *abandoned*: DBOS records nothing of what it still does, it counts for no limit and
 no drain waits for it. A process with too many abandoned threads is replaced (`Slots.limit_abandoned`).
-
-Private to DBOS 3.4.0 and used here, with contract tests: ``dbos._core.ActiveWorkflowById``,
-``dbos._core._execute_workflow_wthread``, ``dbos._core._execute_workflow_async`` and
-``dbos._queue.execute_dequeued_workflow``.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import dbos._core
-import dbos._queue
-from dbos._core import ActiveWorkflowById
 
 from holdfast.dbos_adapter.cancelling import Cancellation, Cancellations
 
@@ -36,6 +32,17 @@ GRACE_SECONDS = 0.3
 """How long the code of an execution that lost its workflow may take to end before its slot is freed."""
 
 Bucket = tuple[str | None, str | None]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A workflow that this process claimed from a queue and has not started yet."""
+
+    workflow_id: str
+    owner_xid: str
+    admit: Callable[[], bool]
+    """Returns whether it may start; may wait for that (`Slots.admit`)."""
+    start: Callable[[], Any]
 
 
 class Execution:
@@ -72,14 +79,14 @@ class Execution:
 _current: ContextVar[Execution | None] = ContextVar("holdfast_execution", default=None)
 
 
-class Slots(ActiveWorkflowById):
-    """DBOS's set of running executions, which also knows what was dispatched and what was abandoned.
+class Slots:
+    """Replaces DBOS's set of running executions; also knows what was dispatched and what was abandoned.
 
     ``on_free`` is called with the name of a queue whenever one of its slots becomes free. Thread-safe.
     """
 
     def __init__(self, cancellations: Cancellations, *, on_free: Callable[[str], object]) -> None:
-        super().__init__()
+        self._lock = threading.Lock()
         self._cancellations = cancellations
         self._on_free = on_free
         self._executions: dict[str, list[Execution]] = {}
@@ -90,10 +97,12 @@ class Slots(ActiveWorkflowById):
         self._on_too_many: Callable[[int], object] = lambda _: None
         self.admit: Callable[[Any, Any, Execution | None], bool] = lambda *_: True
         """Whether a claim may start, which it may wait for (`Homes.admit`)."""
+        self.starters: dict[str, Callable[[Claim], object]] = {}
+        """By queue: the component that starts the claims from it, in the thread of the queue."""
 
     # --- what DBOS calls -------------------------------------------------------------------
 
-    def add(  # type: ignore[override]  # the entry is ours
+    def add(
         self, key: str, queue_name: str | None = None, queue_partition_key: str | None = None
     ) -> Execution:
         """Called by DBOS where an execution begins: the one that was reserved for it."""
@@ -233,7 +242,8 @@ class Slots(ActiveWorkflowById):
             self._on_too_many(count)
 
 
-def _slots(instance: Any) -> Slots | None:
+def slots_of(instance: Any) -> Slots | None:
+    """The slots of an application; None of one that is not Holdfast's."""
     slots = instance._active_workflows_set
     return slots if isinstance(slots, Slots) else None
 
@@ -241,7 +251,7 @@ def _slots(instance: Any) -> Slots | None:
 @contextmanager
 def _running(instance: Any, status: Any, context: Any) -> Iterator[None]:
     """One execution, from the start of its thread or task to its end, whatever comes before its code."""
-    if (slots := _slots(instance)) is None:
+    if (slots := slots_of(instance)) is None:
         yield
         return
     execution = slots.reserve(
@@ -259,14 +269,12 @@ def _running(instance: Any, status: Any, context: Any) -> Iterator[None]:
 
 
 def install() -> None:
-    """Has every execution counted by the `Slots` of its application, from its dispatch on. Idempotent."""
+    """Has every execution counted by the `Slots` of its application while its code runs. Idempotent.
+
+    From its dispatch on it is counted by `holdfast.dbos_adapter.dispatch`.
+    """
     core: Any = dbos._core
-    queue: Any = dbos._queue
-    thread, task, dispatch = (
-        core._execute_workflow_wthread,
-        core._execute_workflow_async,
-        queue.execute_dequeued_workflow,
-    )
+    thread, task = core._execute_workflow_wthread, core._execute_workflow_async
     if hasattr(thread, "without_slots"):
         return
 
@@ -278,22 +286,5 @@ def install() -> None:
         with _running(instance, status, context):
             return await task(instance, status, func, context, *args)
 
-    def dispatched(instance: Any, status: Any, owner_xid: str) -> Any:
-        slots = _slots(instance)
-        if slots is None or status["status"] != "PENDING":  # DBOS runs nothing else
-            return dispatch(instance, status, owner_xid)
-        execution = slots.reserve(
-            status["workflow_uuid"], owner_xid, status.get("queue_name"), status.get("queue_partition_key")
-        )
-        try:
-            if slots.admit(instance._sys_db, status, execution):
-                return dispatch(instance, status, owner_xid)
-        except BaseException:
-            execution.release()
-            raise
-        execution.release()
-        return None
-
     in_thread.without_slots = thread  # type: ignore[attr-defined]
     core._execute_workflow_wthread, core._execute_workflow_async = in_thread, as_task
-    queue.execute_dequeued_workflow = dispatched

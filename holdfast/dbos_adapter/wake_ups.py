@@ -76,24 +76,20 @@ class Waker:
         self._only_since = 0.0
         self._lock = threading.Lock()
 
-    def install(self) -> None:
-        """Lets DBOS's queue threads wait on bells. Call before ``DBOS.launch``, once a process."""
-        original = dbos._queue.queue_worker_thread
-
-        def with_bell(stop_event: threading.Event, instance: Any, queue: Any) -> None:
-            bell = _Bell(stop_event)
-            # What waited before this thread did rang for nobody: it looks at once, not after a poll's time.
-            bell.set()
-            with self._lock:
-                self._bells[queue.name] = bell
-                if self._only not in (None, queue.name):
-                    bell.open.clear()
-            try:
-                original(bell, instance, queue)
-            finally:
-                bell.waiting = True  # it claims nothing more
-
-        dbos._queue.queue_worker_thread = with_bell  # type: ignore[assignment]  # its names differ
+    @contextmanager
+    def bell(self, queue_name: str, stop: threading.Event) -> Iterator[threading.Event]:
+        """The bell of a queue's thread, as long as that thread runs."""
+        bell = _Bell(stop)
+        # Notifications sent before this thread registered are lost, so it polls once immediately.
+        bell.set()
+        with self._lock:
+            self._bells[queue_name] = bell
+            if self._only not in (None, queue_name):
+                bell.open.clear()
+        try:
+            yield bell
+        finally:
+            bell.waiting = True  # it claims nothing more
 
     @contextmanager
     def only(self, queue_name: str) -> Iterator[None]:
@@ -150,6 +146,25 @@ class Waker:
             bell.set()
         self.endings.ended_perhaps()
         self.notices.streams.ended_perhaps()
+
+
+def install() -> None:
+    """Has the queue threads of an application that has a `Waker` wait on its bells. Idempotent."""
+    queues: Any = dbos._queue
+    original = queues.queue_worker_thread
+    if hasattr(original, "without_bells"):
+        return
+
+    def with_bell(stop_event: threading.Event, instance: Any, queue: Any) -> None:
+        waker: Waker | None = vars(instance).get("waker")
+        if waker is None:
+            original(stop_event, instance, queue)
+            return
+        with waker.bell(queue.name, stop_event) as bell:
+            original(bell, instance, queue)
+
+    with_bell.without_bells = original  # type: ignore[attr-defined]
+    queues.queue_worker_thread = with_bell
 
 
 class Listener:

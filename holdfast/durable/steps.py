@@ -14,10 +14,10 @@ from typing import Any, ParamSpec, TypeVar
 from dbos import DBOS
 from dbos import error as dbos_error
 
-from holdfast.compute.step_child import become_step
 from holdfast.compute.step_processes import StepProcesses
 from holdfast.dbos_adapter.cancelling import Cancellation
 from holdfast.dbos_adapter.serializer import Stored
+from holdfast.dbos_adapter.step_context import become_step
 from holdfast.durable import names
 from holdfast.durable.measure import timed_step
 from holdfast.durable.resources import resources

@@ -93,7 +93,12 @@ def _wait_for_database(process: Process) -> None:
 
 
 def _create_engine(process: Process) -> None:
-    process.engine = Engine(process.settings, process.identity, process.waker)
+    process.engine = Engine(
+        process.settings,
+        process.identity,
+        process.waker,
+        guard_schedules=lambda: _guard_schedules(process),
+    )
 
 
 def _destroy_engine(process: Process) -> None:
@@ -193,7 +198,6 @@ PARTS: tuple[Part, ...] = (
     # Not before: what a module does while it is imported may take its time.
     Part("watchdog", lambda p: p.watchdog.start(), lambda p: p.watchdog.stop(), stop_stage=3),
     Part("lease", lambda p: p.lease.start(), lambda p: p.lease.stop(), stop_stage=2),
-    Part("schedule guard", _guard_schedules),
     Part("trials", _install_trials),
     Part("listener", lambda p: p.listener.start(), lambda p: p.listener.stop(), stop_stage=2),
     Part("launch", _launch),

@@ -129,7 +129,7 @@ class Homes:
 
     def _room_here(self, queue: Any, claim: _Claim) -> bool:
         assert claim.home is not None
-        limits = queue._worker_concurrency, queue._partition_worker_concurrency
+        limits = claims.limits_per_process(queue)
         if limits == (None, None):
             return True
         # A claim that was in progress when this suspect began to count may not be dispatched yet.

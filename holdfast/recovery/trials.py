@@ -4,8 +4,6 @@ Who claims from the trials queue closes its other queues, waits until nothing el
 and starts what it claimed; the queues open when that run is over. Where the others take long the claim is
 given back for a while: a suspect that waits does no harm, queues that stand still do. Each such wait is
 twice as long as the one before, so a trial comes whenever what runs beside it ends at all.
-
-Private to DBOS 3.4.0 and used here, with contract tests: ``dbos._queue.execute_dequeued_workflow``.
 """
 
 from __future__ import annotations
@@ -13,11 +11,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
 
-import dbos._queue
 import psycopg2
 
+from holdfast.dbos_adapter.slots import Claim
 from holdfast.dbos_adapter.wake_ups import Waker
 from holdfast.identity import Identity
 from holdfast.postgres.database import OpsPool
@@ -62,34 +59,21 @@ class Trials:
 
     def install(self) -> None:
         """Lets DBOS start through here what it claimed for a trial. Call before its launch, once."""
-        module: Any = dbos._queue
-        original = module.execute_dequeued_workflow
+        self._waker.slots.starters[self._identity.trials_queue] = self._hold
 
-        def execute(instance: Any, status: Any, owner_xid: str) -> Any:
-            if status["queue_name"] != self._identity.trials_queue:
-                return original(instance, status, owner_xid)
-            return self._hold(
-                status["workflow_uuid"],
-                owner_xid,
-                admit=lambda: self._waker.slots.admit(instance._sys_db, status, None),
-                start=lambda: original(instance, status, owner_xid),
-            )
-
-        module.execute_dequeued_workflow = execute
-
-    def _hold(
-        self, workflow_id: str, owner_xid: str, *, admit: Callable[[], bool], start: Callable[[], Any]
-    ) -> None:
+    def _hold(self, claim: Claim) -> None:
         """One trial, in the thread of the trials queue, which claims nothing more meanwhile."""
+        workflow_id, owner_xid = claim.workflow_id, claim.owner_xid
         fields = {"workflow_id": workflow_id}
         self.held = (workflow_id,)
         try:
-            if not admit():  # before the other queues close: its home queue may be busy elsewhere for hours
+            # Before the other queues close: its home queue may be busy elsewhere for hours.
+            if not claim.admit():
                 return
             with self._waker.only(self._identity.trials_queue):
                 if self._alone(workflow_id, owner_xid):
                     log.warning("on trial, alone", extra={"action": "trial.started", **fields})
-                    start()
+                    claim.start()
                     self.held = ()
                     self._wait_seconds = self._first_wait_seconds
                     while not self._stopping and self._runs_here(workflow_id):

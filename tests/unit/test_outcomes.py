@@ -20,7 +20,7 @@ def test_a_cancelled_workflow_is_recorded_though_it_is_cancelled_again(
     """As anyio's cancel scopes do, while the threads are busy."""
     recorded: list[Any] = []
     context = SimpleNamespace(workflow_id="w", serialization_type=None)
-    monkeypatch.setattr(outcomes, "assert_current_dbos_context", lambda: context)
+    monkeypatch.setattr(outcomes, "get_local_dbos_context", lambda: context)
     database = SimpleNamespace(update_workflow_outcome=lambda *args, **_: recorded.append(args))
     instance = SimpleNamespace(_serializer=json_serializer(), _sys_db=database)
 

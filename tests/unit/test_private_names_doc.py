@@ -1,41 +1,41 @@
-"""docs/design/recovery.md lists the modules that use DBOS's private names: those that import one."""
+"""DBOS's private names stay in one package, and its table names them with their contract tests."""
 
 from __future__ import annotations
 
-import ast
 import re
-from pathlib import Path
 
+from holdfast.dbos_adapter import patches
 from holdfast.installations.embedded import ROOT
+from tests.support.private_names import ADAPTER, defined, used_names
 from tests.support.sources import source_files
 
-_DOCS, _PRODUCT = ROOT / "docs", ROOT / "holdfast"
+_TABLE = "dbos_adapter/patches.py"
+_MARKS = re.compile(r"\bdbos\._|\bfrom dbos import _|\._sys_db\b|_dbos\._|\._active_workflows_set\b")
 
 
-def _imported(file: Path) -> set[str]:
-    """Full names of what a file imports."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
-
-
-USERS = {
-    str(file.relative_to(_PRODUCT if file.is_relative_to(_PRODUCT) else ROOT))
-    for file in source_files()
-    if any(re.match(r"dbos\..*\b_", name) for name in _imported(file))
-}
-
-
-def test_recovery_lists_the_modules() -> None:
-    text = (_DOCS / "design" / "recovery.md").read_text("utf-8")
+def test_recovery_points_to_the_table() -> None:
+    text = (ROOT / "docs" / "design" / "recovery.md").read_text("utf-8")
     paragraph = text.partition("## Private names of DBOS\n")[2].partition("\n#")[0]
-    assert "process/engine.py" in USERS
-    assert set(re.findall(r"`([\w/]+\.py)`", paragraph)) - {"tests/integration/test_contracts.py"} == USERS
+    assert f"`{_TABLE}`" in paragraph
+    assert (ROOT / "holdfast" / _TABLE).is_file()
 
 
-def test_only_the_product_uses_them() -> None:
-    assert [user for user in USERS if user.startswith("services/")] == []
+def test_no_other_module_uses_one() -> None:
+    others = [file for file in source_files() if not file.is_relative_to(ADAPTER)]
+    ours = defined(source_files())
+    names = {row.name for row in patches.PRIVATE_NAMES}
+    for file in others:
+        assert not _MARKS.search(file.read_text("utf-8")), file
+        assert used_names(file, ours) & names == set(), file
+
+
+def test_each_name_is_there_once_with_a_reason_and_a_contract_test() -> None:
+    names = [row.name for row in patches.PRIVATE_NAMES]
+    assert len(names) == len(set(names))
+    sources: dict[str, str] = {}
+    for path in (ROOT / "tests").rglob("test_*.py"):  # two folders may have a file of one name
+        sources[path.name] = sources.get(path.name, "") + path.read_text("utf-8")
+    for row in patches.PRIVATE_NAMES:
+        assert row.why, row
+        file, _, test = row.test.partition("::")
+        assert re.search(rf"^(async )?def {test}\(", sources[file], re.MULTILINE), row

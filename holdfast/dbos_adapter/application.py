@@ -1,0 +1,44 @@
+"""What Holdfast attaches to one DBOS application, and how it stops that application's claims."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+from holdfast.dbos_adapter.waiting import wait
+from holdfast.dbos_adapter.waiting.waits import Waits
+from holdfast.dbos_adapter.wake_ups import Waker
+from holdfast.postgres.sessions import Sessions
+
+
+def attach_waker(application: Any, waker: Waker) -> None:
+    """Has a DBOS application wait on the bells of ``waker`` and count executions in its slots.
+
+    Call before the launch, after `holdfast.dbos_adapter.patches.install`.
+    """
+    application.waker = waker
+    application._active_workflows_set = waker.slots
+
+
+def attach_database(
+    application: Any, waker: Waker, *, sessions: Sessions, waits: Waits, homes: object
+) -> None:
+    """Gives the system database of a launched application what the replaced methods read from it."""
+    database = application._sys_db
+    database.sessions = sessions
+    database.homes = homes
+    waker.notices.attach(database)
+    wait.attach(database, waits, waker.endings)
+
+
+def stop_claiming(application: Any, waker: Waker, *, timeout_seconds: float) -> None:
+    """Stops the threads of queues and schedules, and waits for claims under way; what runs goes on."""
+    for event in application.background_thread_stop_events:
+        event.set()
+    waker.ring_all()
+    deadline = time.monotonic() + timeout_seconds
+    for thread in threading.enumerate():
+        # A thread that is just being started cannot be joined, and sees the event by itself.
+        if thread.name.startswith("queue-worker-") and thread.is_alive():
+            thread.join(max(0.0, deadline - time.monotonic()))

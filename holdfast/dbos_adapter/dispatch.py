@@ -1,0 +1,79 @@
+"""The start of each claimed workflow: what this process does before DBOS runs it.
+
+DBOS starts every claim through one function, in the thread of its queue. It is replaced once, and does in
+this order: it leaves the claim to the component that starts the claims of that queue (`Slots.starters`); it
+measures how long the workflow waited; it reserves a slot, and asks whether the claim may start now.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dbos._queue
+
+from holdfast.dbos_adapter.slots import Claim, Slots, slots_of
+from holdfast.dbos_adapter.waiting.wait import LAUNCHED
+from holdfast.observability import metrics, tracing
+
+
+def install() -> None:
+    """Replaces the function for every application of this process. Idempotent."""
+    queue: Any = dbos._queue
+    original = queue.execute_dequeued_workflow
+    if hasattr(original, "without_slots"):
+        return
+
+    def start(instance: Any, status: Any, owner_xid: str) -> Any:
+        observe_claim(status, owner_xid)
+        slots = slots_of(instance)
+        if slots is None or status["status"] != "PENDING":  # DBOS runs nothing else
+            return original(instance, status, owner_xid)
+        return _start_in_slot(slots, original, instance, status, owner_xid)
+
+    def dispatch(instance: Any, status: Any, owner_xid: str) -> Any:
+        slots = slots_of(instance)
+        starter = None if slots is None else slots.starters.get(status["queue_name"])
+        if slots is None or starter is None:
+            return start(instance, status, owner_xid)
+        return starter(
+            Claim(
+                status["workflow_uuid"],
+                owner_xid,
+                admit=lambda: slots.admit(instance._sys_db, status, None),
+                start=lambda: start(instance, status, owner_xid),
+            )
+        )
+
+    dispatch.without_slots = original  # type: ignore[attr-defined]
+    queue.execute_dequeued_workflow = dispatch
+
+
+def _start_in_slot(slots: Slots, original: Any, instance: Any, status: Any, owner_xid: str) -> Any:
+    execution = slots.reserve(
+        status["workflow_uuid"], owner_xid, status.get("queue_name"), status.get("queue_partition_key")
+    )
+    try:
+        if slots.admit(instance._sys_db, status, execution):
+            return original(instance, status, owner_xid)
+    except BaseException:
+        execution.release()
+        raise
+    execution.release()
+    return None
+
+
+def observe_claim(status: Any, owner_xid: str) -> None:
+    """Measures how long a workflow waited in its queue before this process claimed it.
+
+    Only the wait for the first claim counts: claims after a takeover or a handover have metrics of their own.
+    A workflow with a delay waits from the end of the delay. Both times are the database's. For traces, the
+    number of the attempt is kept.
+    """
+    claimed, enqueued = status["started_at_epoch_ms"], status["created_at"]
+    if status["recovery_attempts"] == 1 and status["queue_name"] and claimed and enqueued:
+        waited = claimed - max(enqueued, status["delay_until_epoch_ms"] or 0)
+        metrics.QUEUE_WAIT.labels(queue_name=status["queue_name"]).observe(max(0.0, waited / 1000))
+    if status["status"] == "PENDING":  # else DBOS won't run it
+        tracing.note_claim(status["workflow_uuid"], status["recovery_attempts"])
+        if LAUNCHED.waits is not None and (status["recovery_attempts"] or 0) > 1:
+            LAUNCHED.waits.follows((status["workflow_uuid"], owner_xid))

@@ -1,0 +1,287 @@
+"""Every private name of DBOS that Holdfast uses, and the one call that installs what it replaces.
+
+DBOS is pinned exactly (pyproject.toml). Outside of `holdfast.dbos_adapter` no private name of DBOS is used.
+Each has a contract test, which says what to check when it fails after an upgrade of DBOS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from holdfast.dbos_adapter import (
+    claims,
+    dispatch,
+    outcomes,
+    replay,
+    retries,
+    round_trips,
+    serializer,
+    slots,
+    wake_ups,
+)
+from holdfast.dbos_adapter.waiting import blocking_calls
+
+
+def install(guard_schedules: Callable[[], object] = lambda: None) -> None:
+    """Installs every patch, for all DBOS applications of this process. Idempotent.
+
+    Call before DBOS is constructed. The order counts: a patch that wraps a method keeps what it finds.
+    A patch changes nothing for an application that lacks what `holdfast.dbos_adapter.application` attaches.
+    ``guard_schedules`` installs `schedules.guard_schedule` with the clock and the limits of this process.
+    """
+    serializer.refuse_pickles()
+    claims.install()  # round_trips keeps this one for queues with limits that all executors share
+    round_trips.install()
+    replay.install()
+    blocking_calls.install()
+    outcomes.install()  # after blocking_calls: the outermost of the two that wrap a step
+    retries.install()  # after all that replace methods of the system database
+    wake_ups.install()
+    slots.install()
+    dispatch.install()
+    guard_schedules()
+
+
+class PrivateName(NamedTuple):
+    """One name that DBOS does not document."""
+
+    name: str
+    """Its full name; an attribute of one of DBOS's objects begins with a dot."""
+    why: str
+    test: str
+    """The contract test."""
+
+
+PRIVATE_NAMES = (
+    # --- one application ---
+    PrivateName(
+        "._active_workflows_set",
+        "replaced by Slots, which count an execution from its dispatch on",
+        "test_contracts.py::test_the_active_set_is_the_one_dbos_uses",
+    ),
+    PrivateName(
+        "._sys_db",
+        "gets the sessions, waits and limits that the replaced methods use",
+        "test_round_trips.py::test_the_replaced_methods_take_what_dbos_hands_over",
+    ),
+    PrivateName(
+        ".background_thread_stop_events",
+        "a drain stops claims and schedules while workflows run on",
+        "test_contracts.py::test_the_stop_events_stop_claims_and_schedules_but_not_what_runs",
+    ),
+    PrivateName(
+        "._serializer",
+        "the serializer of the application",
+        "test_outcomes.py::test_what_is_stored_of_an_error_is_made_in_one_place",
+    ),
+    # --- queues and claims ---
+    PrivateName(
+        "dbos._queue.queue_worker_thread",
+        "the thread of a queue waits on a bell that a notification rings",
+        "test_contracts.py::test_the_signature_of_the_queue_thread",
+    ),
+    PrivateName(
+        "dbos._queue.execute_dequeued_workflow",
+        "the start of each claim: trials, metrics, slots",
+        "test_contracts.py::test_every_claim_of_a_queue_starts_through_one_function",
+    ),
+    PrivateName(
+        "dbos._core._execute_workflow_wthread",
+        "the thread of an execution holds its slot until it ends",
+        "test_contracts.py::test_the_functions_that_execute_a_workflow",
+    ),
+    PrivateName(
+        "dbos._core._execute_workflow_async",
+        "the task of an execution holds its slot until it ends",
+        "test_contracts.py::test_the_functions_that_execute_a_workflow",
+    ),
+    PrivateName(
+        "dbos._sys_db_postgres.PostgresSystemDatabase",
+        "its methods that claim, record, replay and wait are replaced by ones with fewer round trips",
+        "test_round_trips.py::test_the_replaced_methods_take_what_dbos_hands_over",
+    ),
+    *(
+        PrivateName(
+            name,
+            "limits of a queue, without the read of the database that its public property does",
+            "test_round_trips.py::test_a_queue_with_a_shared_limit_is_left_to_dbos",
+        )
+        for name in (
+            "._concurrency",
+            "._limiter",
+            "._worker_concurrency",
+            "._partition_concurrency",
+            "._partition_limiter",
+            "._partition_worker_concurrency",
+        )
+    ),
+    PrivateName(
+        "._name_filter",
+        "which workflows belong to this application, in the count of a limited queue",
+        "test_contracts.py::test_the_transactions_that_claim",
+    ),
+    # --- contexts ---
+    PrivateName(
+        "dbos._context.get_local_dbos_context",
+        "the execution that a call belongs to",
+        "test_waits.py::test_a_wait_is_told_until_the_workflow_goes_on",
+    ),
+    PrivateName(
+        "dbos._context.current_owner_xid",
+        "the token of the execution's claim, without which nothing is recorded",
+        "test_round_trips.py::test_who_may_record_what",
+    ),
+    PrivateName(
+        "dbos._context.EnterDBOSWorkflow",
+        "a workflow that is called like a function runs here and holds no slot",
+        "test_direct_runs.py::test_a_drain_waits_for_its_step",
+    ),
+    # --- steps and outcomes ---
+    PrivateName(
+        "dbos._core.invoke_step",
+        "every end of a step is recorded once; a step that runs is no wait",
+        "test_outcomes.py::test_every_step_runs_through_one_function",
+    ),
+    PrivateName(
+        "dbos._core._dropping_datasource_checkpoints",
+        "every end of a workflow's body is recorded",
+        "test_outcomes.py::test_every_workflows_body_runs_through_one_function",
+    ),
+    PrivateName(
+        "dbos._core._serialize_exception_for_persistence",
+        "stores the outcome of a cancelled task as DBOS stores an error",
+        "test_outcomes.py::test_what_is_stored_of_an_error_is_made_in_one_place",
+    ),
+    PrivateName(
+        "dbos._event_loop.asyncio",
+        "the loop of all async workflows survives an exit in one of them",
+        "test_outcomes.py::test_the_loop_of_all_async_workflows",
+    ),
+    PrivateName(
+        "dbos._event_loop.BackgroundEventLoop",
+        "tells a task that its loop ends from a task that is cancelled",
+        "test_outcomes.py::test_the_loops_own_end_is_no_outcome",
+    ),
+    PrivateName(
+        "._shutdown",
+        "the coroutine that ends that loop",
+        "test_outcomes.py::test_the_loops_own_end_is_no_outcome",
+    ),
+    # --- stored values ---
+    PrivateName(
+        "dbos._serialization.DefaultSerializer",
+        "refuses to load and make pickles",
+        "test_no_pickle.py::test_dbos_pickles_in_one_place_only",
+    ),
+    PrivateName(
+        "dbos._serialization.exception_to_workflow_error_data",
+        "an error can always be stored",
+        "test_outcomes.py::test_what_is_stored_of_an_error_is_made_in_one_place",
+    ),
+    PrivateName(
+        "dbos._serialization.deserialize_value",
+        "a result that was read ahead, in the format that its row names",
+        "test_replay.py::test_every_kind_of_record_is_read_ahead",
+    ),
+    PrivateName(
+        "dbos._serialization.serialization_for_type",
+        "the format of a workflow's outcome",
+        "test_outcomes.py::test_a_timeout_around_a_child_stays_a_timeout",
+    ),
+    # --- waiting ---
+    PrivateName(
+        "dbos._core.WorkflowHandleFuture",
+        "waiting for a workflow that runs in this process is a wait",
+        "test_waits.py::test_a_wait_is_told_until_the_workflow_goes_on",
+    ),
+    PrivateName(
+        "dbos._core.WorkflowHandleAsyncTask",
+        "the same for async workflows",
+        "test_waits.py::test_a_wait_is_told_until_the_workflow_goes_on",
+    ),
+    PrivateName(
+        "._get_result",
+        "the method of both handles that blocks",
+        "test_waits.py::test_a_wait_is_told_until_the_workflow_goes_on",
+    ),
+    PrivateName(
+        "dbos._dbos.time",
+        "a workflow's sleep is a wait",
+        "test_waits.py::test_a_wait_is_told_until_the_workflow_goes_on",
+    ),
+    PrivateName(
+        "dbos._dbos.asyncio",
+        "the same for async workflows",
+        "test_waits.py::test_a_wait_is_told_until_the_workflow_goes_on",
+    ),
+    PrivateName(
+        "dbos._outcome.NoResult",
+        "what a check for a workflow's result returns before there is one",
+        "test_waits.py::test_a_missed_notice_costs_a_look_at_the_next_session",
+    ),
+    PrivateName(
+        "dbos._utils.LoopAwareEvent",
+        "the event that a blocking call waits on",
+        "test_contracts.py::test_who_waits_is_known_by_what_notifications_say",
+    ),
+    *(
+        PrivateName(
+            name,
+            "heard on Holdfast's own session too, which is back sooner after an outage",
+            "test_contracts.py::test_who_waits_is_known_by_what_notifications_say",
+        )
+        for name in (
+            "dbos._sys_db._dbos_notifications_channel",
+            "dbos._sys_db._dbos_streams_channel",
+            "dbos._sys_db._dbos_workflow_events_channel",
+        )
+    ),
+    # --- outages ---
+    PrivateName(
+        "dbos._sys_db.db_retry",
+        "methods that lack DBOS's own retry get it",
+        "test_outages.py::test_every_method_that_reaches_the_database_is_retried_or_known",
+    ),
+    PrivateName(
+        "dbos._sys_db.retriable_postgres_exception",
+        "one rule says which errors of PostgreSQL are an outage",
+        "test_outages.py::test_the_sleep_between_retries_is_capped",
+    ),
+    PrivateName(
+        "dbos._sys_db.time",
+        "the sleep between retries ends when PostgreSQL is back",
+        "test_outages.py::test_the_sleep_between_retries_is_capped",
+    ),
+    PrivateName(
+        "dbos._datasource._is_retriable_db_error",
+        "the rule about outages, for transactions of a datasource",
+        "test_outages.py::test_no_outage_reaches_the_code",
+    ),
+    # --- schedules and the schema ---
+    PrivateName(
+        "dbos._scheduler._enqueue_scheduled_workflow",
+        "the database decides about a tick, by the rules of its schedule",
+        "test_contracts.py::test_the_signature_of_the_schedules_enqueue",
+    ),
+    PrivateName(
+        "dbos._scheduler.datetime",
+        "ticks are computed on the database's clock",
+        "test_contracts.py::test_a_wrong_clock_schedules_nothing_and_the_right_one_goes_on",
+    ),
+    PrivateName(
+        "dbos._dbos._get_or_create_dbos_registry",
+        "whether this process has the workflow of a schedule",
+        "test_contracts.py::test_a_schedule_is_known_by_the_registry_of_workflows",
+    ),
+    PrivateName(
+        "dbos._migration.get_dbos_migrations",
+        "whether the database is migrated, and whether a backup is newer than the installed DBOS",
+        "test_contracts.py::test_the_migrations_are_counted_as_the_database_counts_them",
+    ),
+    PrivateName(
+        "dbos._datasource_migration.get_postgres_datasource_migrations",
+        "the same for the tables of datasources",
+        "test_contracts.py::test_the_migrations_are_counted_as_the_database_counts_them",
+    ),
+)
