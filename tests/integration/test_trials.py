@@ -62,6 +62,8 @@ class _Worker:
         """A trial that is claimed and waits for the others to end."""
         self.enqueue(workflow_id, names.WORKER_TRIALS_QUEUE)
         wait_until(lambda: self.trials.held == (workflow_id,), f"{workflow_id} is held")
+        # It is held before the other queues close: a query for its home queue comes in between.
+        wait_until(lambda: self.app.waker.closed(_ORDINARY), "the other queues are closed")
 
     def closed(self) -> None:
         """Ordinary work is not claimed: watched for longer than two polls."""
