@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from holdfast.durable import names
+from tests.support import names
 from tests.support.api_server import Api, serving
 from tests.support.database import Database, Server
 from tests.support.executors import Peer, insert

@@ -9,11 +9,11 @@ import sys
 import time
 from functools import partial
 
-from holdfast.durable import names
 from holdfast.identity import Identity
 from holdfast.recovery.lease import Lease
 from holdfast.recovery.sweep import Sweep
 from holdfast.settings import get_settings
+from tests.support import names
 
 
 def hold(count: int) -> None:

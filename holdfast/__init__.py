@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from holdfast.durable.registry import (
         Child,
+        DbosWorkflow,
         Queue,
         Schedule,
         StepProcessDied,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Child",
+    "DbosWorkflow",
     "Queue",
     "Schedule",
     "StepProcessDied",

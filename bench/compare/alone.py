@@ -23,9 +23,9 @@ from bench.compare.cases import TINY_COUNT, TINY_N, Case, Context
 from bench.compare.figures import percentile
 from bench.compare.holdfast import Holdfast, resident_megabytes
 from bench.compare.processes import NotMeasured
-from holdfast.durable.names import FIBONACCI_QUEUE
 from holdfast.installations.embedded import ROOT
 from holdfast.settings import Settings
+from tests.support.names import FIBONACCI_QUEUE
 from tests.support.native_stack import NativeStack
 from tests.support.stack import wait_for
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from holdfast.audit.audit import Subjects
-from holdfast.durable import names
 
 SUBJECTS = Subjects(
-    batch=names.FIBONACCI_BATCH,
-    sequence=names.FIBONACCI_SEQUENCE,
-    number=names.FIBONACCI_NUMBER,
-    tick=names.PULSE_TICK,
-    purges=[names.PURGE, names.PURGE_TICK],
-    poison=names.POISON,
-    scopes=[names.CLASS_SCOPE, names.INSTANCE_SCOPE, names.FUNCTION_SCOPE],
-    listing=names.BUCKET_LISTING,
-    page=names.BUCKET_PAGE,
-    tick_seconds=names.PULSE_SECONDS,
+    batch="fibonacci.batch",
+    sequence="fibonacci.sequence",
+    number="fibonacci.number",
+    tick="pulse.tick",
+    purges=["retention.purge", "retention.tick"],
+    poison="chaos.poison",
+    scopes=["ClassScope.run", "InstanceScope.run", "scope.function"],
+    listing="buckets.listing",
+    page="buckets.page",
+    tick_seconds=5,
 )

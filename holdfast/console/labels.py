@@ -1,62 +1,39 @@
 """Short names of workflows for the page: ``fib(34)`` instead of ``fibonacci.number``.
 
-A label uses the beginning of the stored input, and only numbers that are known to be harmless.
+Modules declare them with their workflows. A label uses the beginning of the stored input, and only numbers
+that are known to be harmless.
 """
 
 from __future__ import annotations
 
 import re
 
-from holdfast.durable import names
+from holdfast.durable.registry import declared_by_name
 
 _ARGUMENTS = re.compile(r'"positionalArgs"\s*:\s*\[(.*)', re.DOTALL)
 _NUMBER = re.compile(r"\s*(-?\d{1,12}(?:\.\d{1,6})?)\s*(?=[,\]])")
-
-# The label's format by name, and the count of numbers in it; {0} and {1} are the input's first two numbers.
-_SHAPES: dict[str, tuple[str, int]] = {
-    names.FIBONACCI_NUMBER: ("fib({0})", 1),
-    names.CLASS_SCOPE: ("scope: class, {0} steps", 1),
-    names.FUNCTION_SCOPE: ("scope: function, {0} steps", 1),
-    names.USERS_PROCESS: ("users: {0} pages of {1}", 2),
-    names.USERS_PAGE: ("users: page {0}", 1),
-    names.BUCKET_PAGE: ("listing: page {0}", 1),
-}
-_PLAIN: dict[str, str] = {
-    names.FIBONACCI_BATCH: "batch",
-    names.FIBONACCI_SEQUENCE: "batch, in turn",
-    names.CLASS_SCOPE: "scope: class",
-    names.INSTANCE_SCOPE: "scope: instance",
-    names.FUNCTION_SCOPE: "scope: function",
-    names.USERS_PROCESS: "users",
-    names.USERS_PAGE: "users: page",
-    names.NESTED_ROOT: "nested: root",
-    names.NESTED_CHILD: "nested: child",
-    names.NESTED_GRANDCHILD: "nested: grandchild",
-    names.PULSE_TICK: "pulse",
-    names.PURGE: "purge",
-    names.PURGE_TICK: "purge",
-    names.BUCKET_LISTING: "listing",
-    names.BUCKET_PAGE: "listing: page",
-    names.POISON: "poison",
-}
 LENGTH = 60
 
 
 def needs_input(name: str) -> bool:
     """Whether the label of such a workflow contains numbers of its input."""
-    return name in _SHAPES
+    declared = declared_by_name(name)
+    return declared is not None and declared.label_with_input is not None
 
 
 def label(name: str, instance_name: str | None = None, inputs: str | None = None) -> str:
     """Returns a label of at most 60 characters. `inputs` is the beginning of the stored JSON, or None."""
-    text = _PLAIN.get(name, name)
-    if name == names.INSTANCE_SCOPE and instance_name:
+    declared = declared_by_name(name)
+    if declared is None:
+        return name[:LENGTH]
+    text = declared.label or name
+    if declared.label_with_instance and instance_name:
         text = f"{text} {instance_name}"
-    if name in _SHAPES and inputs:
-        shape, count = _SHAPES[name]
-        numbers = _numbers(inputs, count)
-        if len(numbers) == count:
-            text = shape.format(*numbers)
+    if declared.label_with_input and inputs:
+        wanted = declared.label_with_input.count("{")
+        numbers = _numbers(inputs, wanted)
+        if len(numbers) == wanted:
+            text = declared.label_with_input.format(*numbers)
     return text[:LENGTH]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from holdfast.console.bars import Collection, Item, Row
-from holdfast.durable.names import PULSE_SECONDS
+from holdfast.console.showcase import PULSE_SECONDS
 
 EXECUTOR_LIMIT = 200
 COUNT_SECONDS = 1.0

@@ -21,7 +21,7 @@ from holdfast.console.bars import BUCKET_SECONDS, Row
 from holdfast.console.history import History
 from holdfast.console.labels import needs_input
 from holdfast.console.page_data import EXECUTOR_LIMIT, Figures
-from holdfast.durable.names import PULSE_TICK
+from holdfast.console.showcase import PULSE_TICK
 from holdfast.errors import DatabaseUnavailable
 
 log = logging.getLogger("holdfast.console")

@@ -128,9 +128,9 @@ def guard_schedule(
     dbos._scheduler.datetime = DatabaseTime  # type: ignore[attr-defined]  # it imports it
 
 
-def is_workflow(name: str) -> bool:
-    """Whether this process has a workflow of that name."""
-    return name in _get_or_create_dbos_registry().workflow_info_map
+def workflow_function(name: str) -> Callable[..., Any] | None:
+    """The workflow of that name in this process, None if it has none."""
+    return _get_or_create_dbos_registry().workflow_info_map.get(name)
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from typing import Any, TypedDict
 
 from dbos import DBOS
 
-from holdfast.durable import names
 from holdfast.durable.measure import measured, timed_step
 from holdfast.durable.resources import resources
 from holdfast.retention import tally
+from holdfast.retention.declaration import PURGE, PURGE_QUEUE, PURGE_TICK
 from holdfast.retention.purger import TIDY, Cutoffs, Done, Purger
 
 
@@ -50,7 +50,7 @@ def _purger(*, dry_run: bool, patient: bool) -> Purger:
 
     def stopping() -> bool:
         # A trial, too: it waits until nothing else runs here.
-        return mine.waker.stopping(names.PURGE_QUEUE) or mine.waker.closed(names.PURGE_QUEUE)
+        return mine.waker.stopping(PURGE_QUEUE.name) or mine.waker.closed(PURGE_QUEUE.name)
 
     return Purger(
         mine.settings,
@@ -101,19 +101,19 @@ def end() -> None:
         resources().ops.run_patiently("purge_end")
 
 
-@DBOS.workflow(name=names.PURGE, max_recovery_attempts=None)
+@DBOS.workflow(name=PURGE.name, max_recovery_attempts=None)
 def purge(age_seconds: float, dry_run: bool) -> Report:
     """An operator's purge of what is older than ``age_seconds``; it waits for its turn."""
-    with measured(names.PURGE):
+    with measured(PURGE.name):
         report = _run(age_seconds, dry_run=dry_run, patient=True)
         assert report is not None
         return report
 
 
-@DBOS.workflow(name=names.PURGE_TICK, max_recovery_attempts=None)
+@DBOS.workflow(name=PURGE_TICK.name, max_recovery_attempts=None)
 def tick(scheduled_at: datetime, context: Any) -> Report | None:  # noqa: ARG001  the scheduler passes both
     """The hourly purge by the settings; it leaves at once to whoever purges already."""
-    with measured(names.PURGE_TICK):
+    with measured(PURGE_TICK.name):
         return _run(None, dry_run=False, patient=False)
 
 

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from holdfast.durable import names
 from tests.chaos.poison import send
-from tests.support import faults, scenes
+from tests.support import faults, names, scenes
 from tests.support.native_stack import NativeStack
 from tests.support.reporting import record
 from tests.support.stack import Stack, running_stack, wait_for

@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from holdfast.durable import names
 from holdfast.settings import Settings
+from tests.support import names
 from tests.support.api_server import Api, serving
 from tests.support.database import Database, wait_until
 

@@ -17,10 +17,10 @@ from holdfast.audit.audit import Audit
 from holdfast.audit.findings import Finding
 from holdfast.audit.journal import Journal
 from holdfast.cli.checks import SUBJECTS
-from holdfast.durable import names
 from holdfast.postgres.database import query
 from holdfast.recovery.adoption import move
 from services.worker.fibonacci.rule import summary
+from tests.support import names
 from tests.support.database import Database
 from tests.support.executors import insert, workflow
 from tests.support.purging import DAY, purge

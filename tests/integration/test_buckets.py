@@ -16,12 +16,12 @@ from dbos import DBOS, DBOSPortableJSONSerializer
 from holdfast.audit import checks as audit
 from holdfast.audit.audit import Audit
 from holdfast.cli.checks import SUBJECTS
-from holdfast.durable import names
 from holdfast.durable.resources import resources
 from holdfast.postgres.database import connect
 from holdfast.process.process import Process
 from services.worker.buckets import object_store
 from services.worker.buckets import workflows as buckets
+from tests.support import names
 from tests.support.database import Database, Server, wait_until
 from tests.support.engines import client, worker_process
 from tests.support.executors import workflow

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from holdfast.durable import names
 from holdfast.postgres.database import sql
+from tests.support import names
 from tests.support.api_server import Api, serving
 from tests.support.database import Database, wait_until
 from tests.support.executors import Peer, claim, insert, workflow

@@ -34,11 +34,11 @@ from holdfast.dbos_adapter.patches import PRIVATE_NAMES
 from holdfast.dbos_adapter.schedules import guard_schedule
 from holdfast.dbos_adapter.slots import Slots
 from holdfast.dbos_adapter.waiting import notices
-from holdfast.durable import names
 from holdfast.installations.embedded import ROOT
 from holdfast.observability import tracing
 from holdfast.postgres.database import query, transaction
 from holdfast.statuses import TERMINAL, UNFINISHED, Status
+from tests.support import names
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched
 from tests.support.executors import Peer, claim, handovers, insert, unfinished, workflow
@@ -668,8 +668,8 @@ def test_a_tick_is_stored_as_dbos_stores_it(app: Launched) -> None:
 
 
 def test_a_schedule_is_known_by_the_registry_of_workflows(app: Launched) -> None:
-    assert schedules.is_workflow("contract.tick"), "look at schedules.is_workflow"
-    assert not schedules.is_workflow("contract.gone")
+    assert schedules.workflow_function("contract.tick"), "look at schedules.workflow_function"
+    assert schedules.workflow_function("contract.gone") is None
 
 
 # --- trials -------------------------------------------------------------------------------------------
@@ -740,14 +740,14 @@ def test_startup_recovers_only_its_own_id(database: Database) -> None:
 
 def test_workflows_have_no_recovery_limit_of_dbos() -> None:
     """DBOS counts every dispatch; crashes are counted by us. (``max_recovery_attempts=None``)"""
-    from holdfast.durable import registry
+    from holdfast.durable import registry, workflows
     from holdfast.retention import workflow as retention
-    from services.api import nesting
+    from services.api.nesting import workflows as nesting
     from services.api.scope import workflows as scope
     from services.api.users import workflows as users
-    from services.worker import poison
     from services.worker.buckets import workflows as buckets
     from services.worker.fibonacci import workflows as fibonacci
+    from services.worker.poison import workflows as poison
     from services.worker.pulse import workflows as pulse
 
     modules = (buckets, fibonacci, nesting, poison, pulse, retention, scope, users)
@@ -756,7 +756,7 @@ def test_workflows_have_no_recovery_limit_of_dbos() -> None:
     without = sum(len(re.findall(r"@DBOS\.workflow\([^)]*max_recovery_attempts=None\)", s)) for s in sources)
     assert decorated == without == len(names.QUEUE_OF.keys() - registry.startable().keys())
     # Those of your own are made in one place.
-    assert "DBOS.workflow(name=name, max_recovery_attempts=None" in inspect.getsource(registry)
+    assert "DBOS.workflow(name=name, max_recovery_attempts=None" in inspect.getsource(workflows)
 
 
 # --- retention --------------------------------------------------------------------------------------

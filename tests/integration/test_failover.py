@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from dbos import DBOS, SetWorkflowID
 
-from holdfast.durable import names
 from holdfast.process.process import Process
+from tests.support import names
 from tests.support.api_server import Api, serving
 from tests.support.database import Database, Server, wait_until
 from tests.support.engines import worker_process

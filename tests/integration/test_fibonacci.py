@@ -10,11 +10,11 @@ from typing import Any, NoReturn
 
 from dbos import SetWorkflowID
 
-from holdfast.durable import names
 from holdfast.durable.resources import Resources, provide
 from holdfast.errors import CpuPoolClosed
 from holdfast.postgres.database import OpsPool
 from services.worker.fibonacci import workflows as fibonacci
+from tests.support import names
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched
 from tests.support.executors import workflow

@@ -13,13 +13,13 @@ from typing import Any
 import psycopg2
 import pytest
 
-from holdfast.durable import names
 from holdfast.postgres.database import transaction
 from holdfast.process.process import Process
 from holdfast.recovery import takeover
 from holdfast.recovery.sweep import Sweep
 from holdfast.recovery.takeover import release
 from services.composition import Worker
+from tests.support import names
 from tests.support.database import Database, wait_until
 from tests.support.executors import (
     Peer,

@@ -13,9 +13,9 @@ from dbos import DBOS
 from sqlalchemy.exc import DBAPIError
 
 from holdfast.dbos_adapter import claims
-from holdfast.durable import names
 from holdfast.postgres.database import OpsPool
 from holdfast.recovery.trials import Trials
+from tests.support import names
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched
 from tests.support.executors import handovers, insert, workflow

@@ -11,8 +11,8 @@ import pytest
 from dbos import DBOS
 from prometheus_client import REGISTRY
 
-from holdfast.durable import names
 from holdfast.recovery.takeover import hand_over
+from tests.support import names
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched
 from tests.support.executors import Peer, insert, live_lease

@@ -25,10 +25,10 @@ from dbos import DBOS
 
 from holdfast.dbos_adapter.ledger import EffectLedger
 from holdfast.dbos_adapter.serializer import json_serializer
-from holdfast.durable import names
 from holdfast.errors import PickleRefused
 from holdfast.installations.embedded import ROOT
 from holdfast.postgres.sessions import Sessions
+from tests.support import names
 from tests.support.api_server import serving
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched, worker_process

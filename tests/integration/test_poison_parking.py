@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from holdfast.durable import names, registry
+from holdfast.durable import registry
+from tests.support import names
 from tests.support.api_server import serving
 from tests.support.database import Database
 from tests.support.executors import Peer, claim, handovers, insert, record_steps, wait_for, workflow

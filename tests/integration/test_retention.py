@@ -19,10 +19,10 @@ from dbos import DBOSClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from holdfast.durable import names
 from holdfast.installations.embedded import ROOT
 from holdfast.postgres.database import query
 from holdfast.retention.purger import BATCH, Cutoffs
+from tests.support import names
 from tests.support.database import Database, Server, wait_until
 from tests.support.engines import client, worker_process
 from tests.support.executors import Peer, insert

@@ -13,12 +13,12 @@ import psycopg2.extensions
 import psycopg2.extras
 import pytest
 
-from holdfast.durable import names
 from holdfast.installations.embedded import ROOT
 from holdfast.observability.database_metrics import DatabaseCollector
 from holdfast.postgres import budget
 from holdfast.postgres.database import METRICS_USER, Connection, OpsPool
 from holdfast.settings import Role, Settings
+from tests.support import names
 from tests.support.api_server import serving
 from tests.support.database import Database, Server, wait_until
 from tests.support.engines import worker_process

@@ -13,10 +13,10 @@ from dbos import error as dbos_error
 
 from holdfast.dbos_adapter.cron import tick_id
 from holdfast.dbos_adapter.schedules import Accounting, guard_schedule
-from holdfast.durable import names
 from holdfast.durable.resources import Resources, provide
 from holdfast.postgres.database import OpsPool
 from services.composition import Worker
+from tests.support import names
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, client, launched, worker_process
 from tests.support.executors import Peer

@@ -16,11 +16,11 @@ from typing import Any
 import psycopg2
 import pytest
 
-from holdfast.durable import names
 from holdfast.postgres.database import Connection, connect, query, transaction
 from holdfast.recovery import sweep as sweep_module
 from holdfast.recovery import takeover
 from holdfast.recovery.sweep import HEARTBEAT_LATE, HUNG, LOCK_LOST, Sweep
+from tests.support import names
 from tests.support.database import Database, Server, wait_until
 from tests.support.executors import (
     LEASE_SECONDS,

@@ -45,13 +45,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from holdfast.durable import names
 from holdfast.postgres.database import Connection, connect, transaction
 from holdfast.recovery import lease as executors
 from holdfast.recovery.lease import Lease
 from holdfast.recovery.sweep import Sweep
 from holdfast.recovery.takeover import release
 from holdfast.settings import Settings
+from tests.support import names
 from tests.support.database import Database
 from tests.support.executors import identity, insert
 

@@ -12,9 +12,9 @@ import psycopg2
 import pytest
 from dbos import DBOS
 
-from holdfast.durable import names
 from holdfast.postgres.database import OpsPool, Row
 from holdfast.recovery.trials import Trials
+from tests.support import names
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched, worker_process
 from tests.support.executors import handovers, unfinished, wait_for, workflow

@@ -16,9 +16,9 @@ from holdfast.dbos_adapter.schema import sqlalchemy_url
 from holdfast.dbos_adapter.serializer import json_serializer
 from holdfast.dbos_adapter.waiting.waits import Waits
 from holdfast.dbos_adapter.wake_ups import Listener
-from holdfast.durable import names
 from holdfast.postgres.database import Row, transaction
 from holdfast.recovery.takeover import give_back, release
+from tests.support import names
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched
 from tests.support.executors import handovers, insert, unfinished, workflow

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast.durable import names
 from holdfast.identity import Identity
 from holdfast.postgres.database import Connection, Row, connect, query, transaction
 from holdfast.recovery.lease import Lease
 from holdfast.recovery.sweep import Sweep
 from holdfast.settings import Role, Settings
+from tests.support import names
 from tests.support.database import Database, wait_until
 
 LEASE_SECONDS = 30.0

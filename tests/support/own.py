@@ -49,4 +49,7 @@ def _collections() -> list[Any]:
         registry._schedules,
         registry._loaded,
     ]
-    return [*own_ones, names.QUEUE_OF, names.ROLE_OF]
+    # Also of names that DBOS's own decorators declare, which are never unknown.
+    named = [registry._labels, *registry._named_queues.values(), *registry._named_schedules.values()]
+    tables = [names.QUEUE_OF, names.ROLE_OF, names.LEAF_QUEUES, *names.STEPS.values()]
+    return [*own_ones, *named, *tables]

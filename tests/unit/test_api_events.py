@@ -12,11 +12,11 @@ import pytest
 from fastapi.testclient import TestClient
 
 from holdfast.api.models import Status
-from holdfast.durable import names
 from holdfast.errors import UnknownWorkflow
 from services.worker.fibonacci import events as module
 from services.worker.fibonacci.batches import read_batch
 from services.worker.fibonacci.events import Feed, Feeds, events, finished, seen
+from tests.support import names
 from tests.support.app import create_app
 from tests.unit.api_fakes import FakeProcess, computed
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from holdfast.durable import names
 from services.worker.pulse.routes import find_gaps
+from tests.support import names
 from tests.support.app import create_app
 from tests.unit.api_fakes import ADMIN, API, FakeClient, FakeProcess, computed, executor
 

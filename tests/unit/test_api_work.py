@@ -16,9 +16,9 @@ from dbos import error as dbos_error
 from fastapi.testclient import TestClient
 
 from holdfast.api import submit
-from holdfast.durable import names
 from holdfast.errors import CpuChildDied
 from services.api.users import workflows as users
+from tests.support import names
 from tests.support.app import create_app
 from tests.unit.api_fakes import ADMIN, API, WORKER, FakeProcess, executor
 

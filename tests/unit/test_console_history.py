@@ -9,7 +9,7 @@ import pytest
 from holdfast.console.bars import BUCKET_SECONDS, Collection
 from holdfast.console.history import History
 from holdfast.console.labels import label
-from holdfast.durable import names
+from tests.support import names
 
 NOW = 1_800_000_000.0
 

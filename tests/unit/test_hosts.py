@@ -44,7 +44,7 @@ KNOWN = {
     r"os\.kill\(": {
         "holdfast/process/process.py",
         "holdfast/recovery/watchdog_child.py",
-        "services/worker/poison.py",
+        "services/worker/poison/workflows.py",
     },
     # Its own score; its parent's state.
     r"/proc/": {

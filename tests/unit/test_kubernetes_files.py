@@ -14,10 +14,10 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from holdfast.durable import names
 from holdfast.installations.secrets import make_secrets
 from holdfast.postgres import budget
 from holdfast.settings import Settings
+from tests.support import names
 from tests.unit.test_deployment_files import SERVICES, interpolated, variable
 
 ROOT = Path(__file__).resolve().parents[2]

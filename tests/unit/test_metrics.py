@@ -14,12 +14,12 @@ from prometheus_client import REGISTRY
 from prometheus_client.core import Metric
 from prometheus_client.metrics import MetricWrapperBase
 
-from holdfast.durable import names
 from holdfast.durable.measure import measured
 from holdfast.installations.embedded import ROOT
 from holdfast.observability import database_metrics, metrics
-from services import composition
+from holdfast.process.registered_work import announce
 from services.api.users import metrics as users_metrics
+from tests.support import names
 from tests.support.sources import source_files
 
 _ROWS: dict[str, list[dict[str, Any]]] = {
@@ -149,7 +149,7 @@ def sample(name: str, **labels: str) -> float | None:
 
 @pytest.mark.parametrize("role", ["api", "worker"])
 def test_counters_stand_at_zero_from_the_start(role: Any) -> None:
-    composition._announce(role)
+    announce(role)
     mine = [name for name, owner in names.ROLE_OF.items() if owner == role]
     assert mine
     for workflow_name in mine:

@@ -18,15 +18,18 @@ from zoneinfo import ZoneInfo
 import pytest
 from pydantic import BaseModel, Field
 
+from holdfast.console.labels import label
 from holdfast.dbos_adapter.serializer import Stored
 from holdfast.dbos_adapter.values import dump, load
-from holdfast.durable import names, registry
+from holdfast.durable import registry
 from holdfast.durable.signature import Revived, Signature
 from holdfast.errors import InvalidRequest, ModuleWrong, UnstorableValue
 from holdfast.settings import Settings
+from services.composition import Worker
+from tests.support import names
 from tests.support.own import forgotten
 
-HEAD = "from holdfast.durable.registry import Queue, Schedule, register, step, workflow\n"
+HEAD = "from holdfast import DbosWorkflow, Queue, Schedule, register, step, workflow\n"
 Write = Callable[[str], str]
 
 
@@ -66,6 +69,25 @@ def test_what_is_loaded_is_known(write: Write) -> None:
     registry.load([module])
 
 
+def test_workflows_of_dbos_own_decorators_are_known_by_their_names(write: Write) -> None:
+    module = write(
+        "leaf, parent = DbosWorkflow('t.leaf', label='leaf'), DbosWorkflow('t.parent')\n"
+        "register(Queue('t-leaves', [leaf], at_once=None, at_once_everywhere=3, rate=(5, 60)),"
+        " Queue('t-parents', [parent], parents=True), steps=['t.step'],"
+        " schedules=[Schedule('t-tick', leaf, '* * * * * *')])\n"
+    )
+    registry.load([module])
+    assert (names.QUEUE_OF["t.leaf"], names.ROLE_OF["t.parent"]) == ("t-leaves", "worker")
+    assert Worker().leaf_queues & {"t-leaves", "t-parents"} == {"t-leaves"}
+    assert "t.step" in names.STEPS["worker"]
+    assert (label("t.leaf"), label("t.parent")) == ("leaf", "t.parent")
+    limits = {queue.name: queue.limits(Settings()) for queue in registry.queues_of("worker")}
+    assert limits["t-leaves"] == {"global_concurrency": 3, "limiter": {"limit": 5, "period": 60}}
+    assert limits["t-parents"] == {"worker_concurrency": 8}
+    assert "t-tick" in [schedule.name for schedule in registry.schedules_of("worker")]
+    assert registry.startable() == {}, "POST /workflows cannot check their arguments"
+
+
 def test_imported_alone_it_is_no_part_of_the_process(write: Write) -> None:
     module = write("@workflow('t.w')\ndef w() -> int: return 1\nregister(Queue('t-q', [w]))\n")
     __import__(module)
@@ -87,6 +109,17 @@ def test_what_a_module_imports_counts_too(write: Write) -> None:
         ("register(Queue('fibonacci', []))\n", "The name fibonacci is taken"),
         ("register(Queue('worker-suspects', []))\n", "The name worker-suspects is taken"),
         ("register(Queue('t q', []))\n", "'t q' is no durable name"),
+        ("register(Queue('t-q', [DbosWorkflow('chaos.poison')]))\n", "The name chaos.poison is taken"),
+        ("register(Queue('t-q', []), role='api')\n", "only workers run workflows that are functions"),
+        ("register(steps=['pulse.record'])\n", "The name pulse.record is taken"),
+        (
+            "register(schedules=[Schedule('t-s', DbosWorkflow('t.w'), '* * * * * *')])\n",
+            "Schedule t-s: t.w is on no queue",
+        ),
+        (
+            "@workflow('t.w')\ndef w() -> int: return 1\nregister(Queue('t-q', [w, DbosWorkflow('t.v')]))\n",
+            "need a queue of their own",
+        ),
         ("register(Queue('t-q', [], at_once=0))\n", "at_once must be at least 1"),
         ("@workflow('t.w')\nasync def w() -> int: return 1\n", "w is async"),
         ("@step('t.s')\ndef s(): ...\n@step('t.s')\ndef r(): ...\n", "The name t.s is taken"),

@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from holdfast.api.submit import Work, enqueue_options
-from holdfast.durable import names
 from holdfast.observability import tracing
 from holdfast.settings import Settings
+from tests.support import names
 from tests.unit.api_fakes import FakeSettings
 
 

@@ -12,8 +12,8 @@ from holdfast.api.context import accepting, process_of
 from holdfast.api.models import Accepted, IdempotencyKey, PurgeRequest
 from holdfast.api.problems import documented
 from holdfast.api.submit import Work, answer, submit
-from holdfast.durable.names import PURGE
 from holdfast.errors import InvalidRequest
+from holdfast.retention.declaration import PURGE
 
 router = APIRouter(tags=["retention"])
 
@@ -43,5 +43,7 @@ async def purge(
             "Everything is kept here (HOLDFAST_RETENTION_SECONDS is 0): say how old what goes must be.",
             field="older_than_seconds",
         )
-    accepted = await submit(request, Work(PURGE, (seconds, body.dry_run), "purge"), body, idempotency_key)
+    accepted = await submit(
+        request, Work(PURGE.name, (seconds, body.dry_run), "purge"), body, idempotency_key
+    )
     return await answer(request, accepted, wait=False)

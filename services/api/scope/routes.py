@@ -12,8 +12,8 @@ from holdfast.api.feature import Feature
 from holdfast.api.models import Accepted, Finished, IdempotencyKey
 from holdfast.api.problems import documented
 from holdfast.api.submit import Work, answer, submit
-from holdfast.durable.names import CLASS_SCOPE, FUNCTION_SCOPE, INSTANCE_NAMES, INSTANCE_SCOPE
 from holdfast.errors import UnknownInstance
+from services.api.scope.declaration import CLASS_SCOPE, FUNCTION_SCOPE, INSTANCE_NAMES, INSTANCE_SCOPE
 from services.api.scope.models import InstanceName, ScopeRequest
 
 router = APIRouter(
@@ -36,7 +36,7 @@ async def _start(request: Request, work: Work, body: ScopeRequest, key: str | No
 @router.post("/scope/class", status_code=202)
 async def class_scope(request: Request, body: ScopeBody, idempotency_key: IdempotencyKey = None) -> Response:
     """Start the class-scope workflow: steps that count on an instance, a class, a module and durably."""
-    work = Work(CLASS_SCOPE, (body.steps, body.step_seconds), "class-scope", class_name="ClassScope")
+    work = Work(CLASS_SCOPE.name, (body.steps, body.step_seconds), "class-scope", class_name="ClassScope")
     return await _start(request, work, body, idempotency_key)
 
 
@@ -52,7 +52,7 @@ async def instance_scope(
     if name not in INSTANCE_NAMES:
         raise UnknownInstance
     arguments = (body.steps, body.step_seconds)
-    work = Work(INSTANCE_SCOPE, arguments, f"instance-scope-{name}", "InstanceScope", name)
+    work = Work(INSTANCE_SCOPE.name, arguments, f"instance-scope-{name}", "InstanceScope", name)
     return await _start(request, work, body, idempotency_key)
 
 
@@ -61,7 +61,7 @@ async def function_scope(
     request: Request, body: ScopeBody, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Start the same on a module-level counter."""
-    work = Work(FUNCTION_SCOPE, (body.steps, body.step_seconds), "function-scope")
+    work = Work(FUNCTION_SCOPE.name, (body.steps, body.step_seconds), "function-scope")
     return await _start(request, work, body, idempotency_key)
 
 

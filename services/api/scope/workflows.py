@@ -12,9 +12,10 @@ from typing import Any, TypedDict
 
 from dbos import DBOS, DBOSConfiguredInstance
 
-from holdfast.durable import names
 from holdfast.durable.measure import measured, timed_step
 from holdfast.durable.resources import resources
+from holdfast.settings import Settings
+from services.api.scope.declaration import CLASS_SCOPE, FUNCTION_SCOPE, INSTANCE_NAMES, INSTANCE_SCOPE
 
 
 class StepReport(TypedDict):
@@ -88,10 +89,10 @@ class ClassScope:
             return _ran(index, instance=self.count, class_=type(self).runs)
 
     @staticmethod
-    @DBOS.workflow(name=names.CLASS_SCOPE, max_recovery_attempts=None)
+    @DBOS.workflow(name=CLASS_SCOPE.name, max_recovery_attempts=None)
     def run(steps: int, step_seconds: float) -> dict[str, Any]:
         """Runs ``steps`` steps of an instance made here and reports what each counter counted."""
-        with measured(names.CLASS_SCOPE):
+        with measured(CLASS_SCOPE.name):
             this = ClassScope()
             reports = [this.work(index, step_seconds) for index in range(steps)]
             return _report("class", reports, instance=this.count, class_=ClassScope.runs)
@@ -120,10 +121,10 @@ class InstanceScope(DBOSConfiguredInstance):
             type(self).runs += 1
             return _ran(index, instance=self.count, class_=type(self).runs)
 
-    @DBOS.workflow(name=names.INSTANCE_SCOPE, max_recovery_attempts=None)
+    @DBOS.workflow(name=INSTANCE_SCOPE.name, max_recovery_attempts=None)
     def run(self, steps: int, step_seconds: float) -> dict[str, Any]:
         """Runs ``steps`` steps of this configured instance and reports what each counter counted."""
-        with measured(names.INSTANCE_SCOPE):
+        with measured(INSTANCE_SCOPE.name):
             reports = [self.work(index, step_seconds) for index in range(steps)]
             report = _report("instance", reports, instance=self.count, class_=InstanceScope.runs)
             return {**report, "name": self.config_name}
@@ -137,15 +138,20 @@ def function_step(index: int, step_seconds: float) -> StepReport:
         return _ran(index, instance=0, class_=0)
 
 
-@DBOS.workflow(name=names.FUNCTION_SCOPE, max_recovery_attempts=None)
+@DBOS.workflow(name=FUNCTION_SCOPE.name, max_recovery_attempts=None)
 def function_scope(steps: int, step_seconds: float) -> dict[str, Any]:
     """Function scope: there is no object, only the module's counter and the durable one."""
-    with measured(names.FUNCTION_SCOPE):
+    with measured(FUNCTION_SCOPE.name):
         reports = [function_step(index, step_seconds) for index in range(steps)]
         return _report("function", reports, instance=0, class_=0)
 
 
 def build_instances() -> None:
     """Builds the configured instances; before the launch, so that stored work finds them by name."""
-    for name in names.INSTANCE_NAMES:
+    for name in INSTANCE_NAMES:
         InstanceScope(name)
+
+
+def start(settings: Settings) -> None:  # noqa: ARG001
+    """Before the process's launch."""
+    build_instances()

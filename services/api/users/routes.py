@@ -14,10 +14,11 @@ from holdfast.api.feature import Feature
 from holdfast.api.models import Accepted, Finished, IdempotencyKey
 from holdfast.api.problems import documented
 from holdfast.api.submit import Work, answer, submit
-from holdfast.durable.names import NESTED_ROOT, USERS_PROCESS
 from holdfast.errors import CredentialUnavailable
+from services.api.nesting.declaration import ROOT
 from services.api.users import workflows as users
 from services.api.users.credentials import CachedCredential
+from services.api.users.declaration import PROCESS
 from services.api.users.models import Cache, NestedRequest, UsersRequest
 
 router = APIRouter()
@@ -38,7 +39,7 @@ async def process_users(
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Process pages of users in nested workflows whose steps use the cached credential."""
-    work = Work(USERS_PROCESS, (body.pages, body.page_size), "users")
+    work = Work(PROCESS.name, (body.pages, body.page_size), "users")
     return await answer(request, await submit(request, work, body, idempotency_key), wait=body.wait)
 
 
@@ -51,7 +52,7 @@ async def nested(
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Start root, child and grandchild, called directly or queued."""
-    work = Work(NESTED_ROOT, (body.queued,), "nested")
+    work = Work(ROOT.name, (body.queued,), "nested")
     return await answer(request, await submit(request, work, body, idempotency_key), wait=body.wait)
 
 

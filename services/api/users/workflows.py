@@ -12,13 +12,13 @@ from typing import Any, get_args
 
 from dbos import DBOS, SetWorkflowID
 
-from holdfast.durable import names
 from holdfast.durable.measure import measured, timed_step
 from holdfast.durable.resources import resources
 from holdfast.errors import CredentialUnavailable
 from holdfast.observability import tracing
 from holdfast.settings import Settings
 from services.api.users.credentials import CachedCredential, Use
+from services.api.users.declaration import PAGE, PAGE_QUEUE, PROCESS
 from services.api.users.metrics import CREDENTIAL_REQUESTS, CREDENTIAL_SECONDS
 
 _cache: CachedCredential | None = None
@@ -78,22 +78,22 @@ def process_one(page: int, user: int) -> dict[str, Any]:
         }
 
 
-@DBOS.workflow(name=names.USERS_PAGE, max_recovery_attempts=None)
+@DBOS.workflow(name=PAGE.name, max_recovery_attempts=None)
 def process_page(page: int, page_size: int) -> list[dict[str, Any]]:
     """One page of users, each a step."""
-    with measured(names.USERS_PAGE):
+    with measured(PAGE.name):
         return [process_one(page, page * page_size + i) for i in range(page_size)]
 
 
-@DBOS.workflow(name=names.USERS_PROCESS, max_recovery_attempts=None)
+@DBOS.workflow(name=PROCESS.name, max_recovery_attempts=None)
 def process_users(pages: int, page_size: int) -> dict[str, Any]:
     """All pages, each a nested workflow on its queue, and what the cache of this process did meanwhile."""
-    with measured(names.USERS_PROCESS):
+    with measured(PROCESS.name):
         workflow_id = DBOS.workflow_id
         handles = []
         for page in range(pages):
             with SetWorkflowID(f"{workflow_id}-page-{page}"), tracing.propagated():
-                handles.append(DBOS.enqueue_workflow(names.USER_PAGES_QUEUE, process_page, page, page_size))
+                handles.append(DBOS.enqueue_workflow(PAGE_QUEUE.name, process_page, page, page_size))
         users = [user for handle in handles for user in handle.get_result()]
         return {
             "workflow_id": workflow_id,
@@ -103,3 +103,13 @@ def process_users(pages: int, page_size: int) -> dict[str, Any]:
             "fingerprints": sorted({user["credential"] for user in users}),
             "cache": _cache.snapshot() if _cache is not None else None,
         }
+
+
+def start(settings: Settings) -> None:
+    """Before the process's launch: opens the credential cache."""
+    open_cache(settings)
+
+
+def close() -> None:
+    """At the process's end."""
+    close_cache()

@@ -17,12 +17,13 @@ from typing import Any, TypedDict
 
 from dbos import DBOS
 
-from holdfast.durable import child_workflows, names
+from holdfast.durable import child_workflows
 from holdfast.durable.measure import measured, timed_step
 from holdfast.durable.resources import resources
 from holdfast.errors import BucketUnordered, ObjectStoreError, ObjectStoreUnavailable
 from holdfast.observability import tracing
 from services.worker.buckets import object_store
+from services.worker.buckets.declaration import LISTING, PAGE, PAGE_QUEUE
 from services.worker.buckets.listing import PageSums, PageTally, Sums, Total, is_beyond, is_ordered
 
 ATTEMPTS = 8
@@ -122,10 +123,10 @@ async def enqueue(pages: dict[str, tuple[Any, ...]], attributes: dict[str, objec
     """Enqueues one workflow a page, by its id; those that exist are left alone. Returns the ids."""
     with timed_step("buckets.enqueue"):
         await child_workflows.enqueue_missing(
-            names.BUCKET_PAGE,
+            PAGE.name,
             pages,
-            queue_name=names.BUCKET_PAGES_QUEUE,
-            role=names.ROLE_OF[names.BUCKET_PAGE],
+            queue_name=PAGE_QUEUE.name,
+            role="worker",
             attributes=attributes,
         )
         return list(pages)
@@ -170,7 +171,7 @@ def _read(bucket: str, prefix: str, start_after: str, end: str, page_size: int) 
     return Page(**tally.sums(), executor_id=resources().executor_id, requests=requests)
 
 
-@DBOS.workflow(name=names.BUCKET_PAGE, max_recovery_attempts=None)
+@DBOS.workflow(name=PAGE.name, max_recovery_attempts=None)
 async def page(  # noqa: PLR0917 - stored by position
     number: int,  # noqa: ARG001 - its label
     bucket: str,
@@ -180,7 +181,7 @@ async def page(  # noqa: PLR0917 - stored by position
     page_size: int,
 ) -> Page:
     """One page: the keys after ``start_after``, up to and with ``end``."""
-    with measured(names.BUCKET_PAGE):
+    with measured(PAGE.name):
         return await read(bucket, prefix, start_after, end, page_size)
 
 
@@ -211,7 +212,7 @@ async def collect(workflow_ids: list[str], prefix: str) -> Collected:
         return Collected(**total.sums(), executors=executors, failed=len(failed), first_failed=first)
 
 
-@DBOS.workflow(name=names.BUCKET_LISTING, max_recovery_attempts=None)
+@DBOS.workflow(name=LISTING.name, max_recovery_attempts=None)
 async def listing(
     bucket: str, prefix: str, start_after: str, page_size: int, max_pages: int
 ) -> dict[str, Any]:
@@ -220,7 +221,7 @@ async def listing(
     Raises ``ListingFailedError`` when a page ended without sums. A report that is not ``complete`` met
     ``max_pages``: ``next_start_after`` is where the next listing goes on.
     """
-    with measured(names.BUCKET_LISTING):
+    with measured(LISTING.name):
         listing_id = str(DBOS.workflow_id)
         after, more = start_after, True
         ids: list[str] = []
@@ -256,7 +257,12 @@ async def _until_unfinished(ids: list[str], *, at_most: int) -> None:
 
     def ring() -> None:
         # Nothing tells when a rate's time is over, and DBOS polls more and more seldom where executors meet.
-        resources().waker.ring(names.BUCKET_PAGES_QUEUE)
+        resources().waker.ring(PAGE_QUEUE.name)
 
     # In a fork from a later step they are the original's.
     await child_workflows.until_unfinished(ids[-1].rpartition("-")[0], at_most=at_most, before_waiting=ring)
+
+
+def close() -> None:
+    """At the process's end: lets the S3 client go."""
+    object_store.close()

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from holdfast.api.submit import find
 from holdfast.api.views import error_text, iso
-from holdfast.durable.names import FIBONACCI_BATCH, FIBONACCI_SEQUENCE
 from holdfast.errors import UnknownWorkflow
+from services.worker.fibonacci.declaration import BATCH, SEQUENCE
 from services.worker.fibonacci.models import Batch, NumberResult
 
 
@@ -26,14 +26,14 @@ def read_batch(
     Raises `UnknownWorkflow` when there is no Fibonacci batch of that id.
     """
     row = find(client, applications, batch_id, payload=True)
-    if row is None or row.name not in (FIBONACCI_BATCH, FIBONACCI_SEQUENCE):
+    if row is None or row.name not in (BATCH.name, SEQUENCE.name):
         raise UnknownWorkflow(
             "There is no Fibonacci batch with this id. GET /workflows?name=fibonacci.batch lists them, and"
             " name=fibonacci.sequence those in turn."
         )
     numbers = _numbers(row)
     finished = _from_output(row, numbers)
-    if finished is None and row.name == FIBONACCI_SEQUENCE:
+    if finished is None and row.name == SEQUENCE.name:
         finished = _from_steps(client, row, numbers)
     elif finished is None:
         finished = _from_children(client, applications, row, numbers, known or {})

@@ -16,12 +16,12 @@ from holdfast.api.problems import documented
 from holdfast.api.sse import BoundedStream
 from holdfast.api.submit import Children, Work, submit
 from holdfast.durable.child_workflows import AT_ONCE
-from holdfast.durable.names import FIBONACCI_BATCH, FIBONACCI_NUMBER, FIBONACCI_SEQUENCE
 from holdfast.errors import InvalidRequest
 from holdfast.process.process import Process
 from holdfast.settings import Settings
 from holdfast.statuses import TERMINAL
 from services.worker.fibonacci.batches import read_batch
+from services.worker.fibonacci.declaration import BATCH, NUMBER, SEQUENCE
 from services.worker.fibonacci.events import Feeds, events, finished
 from services.worker.fibonacci.models import AcceptedBatch, Batch, BatchRequest
 from services.worker.fibonacci.rule import check
@@ -53,11 +53,11 @@ async def start_batch(
     """
     numbers = chosen_numbers(body, process_of(request).settings)
     if body.sequential:
-        work = Work(FIBONACCI_SEQUENCE, (numbers, body.method), "batch")
+        work = Work(SEQUENCE.name, (numbers, body.method), "batch")
     else:
         # The batch enqueues what is more.
-        children = Children(FIBONACCI_NUMBER, [(n, body.method) for n in numbers[:AT_ONCE]])
-        work = Work(FIBONACCI_BATCH, (numbers, body.method), "batch", children=children)
+        children = Children(NUMBER.name, [(n, body.method) for n in numbers[:AT_ONCE]])
+        work = Work(BATCH.name, (numbers, body.method), "batch", children=children)
     accepted = await submit(request, work, body, idempotency_key)
     answer = AcceptedBatch(**accepted.model_dump(), total=len(numbers))
     location = f"/fibonacci/batches/{accepted.workflow_id}"

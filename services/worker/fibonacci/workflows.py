@@ -15,11 +15,12 @@ from dbos import DBOS
 from dbos import error as dbos_error
 
 from holdfast.dbos_adapter.cancelling import Cancellation
-from holdfast.durable import child_workflows, names
+from holdfast.durable import child_workflows
 from holdfast.durable.measure import measured, timed_step
 from holdfast.durable.resources import resources
 from holdfast.errors import CpuCancelled, CpuChildDied, CpuError, CpuPoolClosed
 from holdfast.observability import tracing
+from services.worker.fibonacci.declaration import BATCH, NUMBER, NUMBER_QUEUE, SEQUENCE
 from services.worker.fibonacci.rule import Method, summary
 
 CHILD_DEATHS_LIMIT = 5
@@ -93,20 +94,20 @@ def compute(n: int, method: Method, cancellation: Cancellation) -> Number:
         )
 
 
-@DBOS.workflow(name=names.FIBONACCI_NUMBER, max_recovery_attempts=None)
+@DBOS.workflow(name=NUMBER.name, max_recovery_attempts=None)
 def number(n: int, method: Method) -> Number:
     """Computes one number, then writes its effect once."""
-    with measured(names.FIBONACCI_NUMBER), _cancellation() as cancellation:
+    with measured(NUMBER.name), _cancellation() as cancellation:
         return _number(n, method, "effect", cancellation)
 
 
-@DBOS.workflow(name=names.FIBONACCI_SEQUENCE, max_recovery_attempts=None)
+@DBOS.workflow(name=SEQUENCE.name, max_recovery_attempts=None)
 def sequence(numbers: list[int], method: Method) -> dict[str, Any]:
     """Computes each number after the former's result, with the same two steps, and one effect each.
 
     Ends at the first number that cannot be computed, with its ``CpuError``.
     """
-    with measured(names.FIBONACCI_SEQUENCE), _cancellation() as cancellation:
+    with measured(SEQUENCE.name), _cancellation() as cancellation:
         results = [_number(n, method, str(index), cancellation) for index, n in enumerate(numbers)]
         return {"total": len(results), "results": results}
 
@@ -129,10 +130,10 @@ async def enqueue(numbers: dict[str, int], method: Method, attributes: dict[str,
     """Enqueues one workflow a number, by its id; those that exist are left alone. Returns the ids."""
     with timed_step("fibonacci.enqueue"):
         await child_workflows.enqueue_missing(
-            names.FIBONACCI_NUMBER,
+            NUMBER.name,
             {workflow_id: (n, method) for workflow_id, n in numbers.items()},
-            queue_name=names.FIBONACCI_QUEUE,
-            role=names.ROLE_OF[names.FIBONACCI_NUMBER],
+            queue_name=NUMBER_QUEUE.name,
+            role="worker",
             attributes=attributes,
         )
         return list(numbers)
@@ -160,14 +161,14 @@ async def collect(workflow_ids: list[str]) -> list[dict[str, Any]]:
         return collected
 
 
-@DBOS.workflow(name=names.FIBONACCI_BATCH, max_recovery_attempts=None)
+@DBOS.workflow(name=BATCH.name, max_recovery_attempts=None)
 async def batch(numbers: list[int], method: Method) -> dict[str, Any]:
     """Enqueues every number at once, and collects them in order.
 
     Raises ``BatchFailedError`` when a number ended without a result. Waiting is not recorded, so a batch
     that is carried on elsewhere simply waits there.
     """
-    with measured(names.FIBONACCI_BATCH):
+    with measured(BATCH.name):
         batch_id = str(DBOS.workflow_id)
         by_id = {f"{batch_id}-{index}": n for index, n in enumerate(numbers)}
         ids = await enqueue(by_id, method, tracing.attributes())

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request
 from holdfast.api.context import process_of
 from holdfast.api.feature import Feature
 from holdfast.api.problems import documented
-from holdfast.durable.names import PULSE_SECONDS
+from services.worker.pulse.declaration import PULSE_SECONDS
 from services.worker.pulse.models import Gap, Pulse, Schedule
 
 router = APIRouter(tags=["schedule"])

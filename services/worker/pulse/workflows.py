@@ -7,9 +7,10 @@ from typing import Any
 
 from dbos import DBOS
 
-from holdfast.durable import names
 from holdfast.durable.measure import measured, timed_step
 from holdfast.durable.resources import resources
+from services.worker.fibonacci.declaration import NUMBER_QUEUE
+from services.worker.pulse.declaration import TICK
 
 
 @DBOS.step(name="pulse.record")
@@ -21,14 +22,14 @@ def record(scheduled_at: str) -> dict[str, Any]:
             scheduled_at=scheduled_at,
             workflow_id=DBOS.workflow_id,
             executor_id=resources().executor_id,
-            queue_name=names.FIBONACCI_QUEUE,
+            queue_name=NUMBER_QUEUE.name,
             late_seconds=resources().settings.pulse_late_seconds,
         )
         return rows[0] if rows else {"status": "recorded before"}
 
 
-@DBOS.workflow(name=names.PULSE_TICK, max_recovery_attempts=None)
+@DBOS.workflow(name=TICK.name, max_recovery_attempts=None)
 def tick(scheduled_at: datetime, context: Any) -> None:  # noqa: ARG001  the scheduler passes both
     """One tick: records scheduled time, lateness, executor, queue depth and live processes."""
-    with measured(names.PULSE_TICK):
+    with measured(TICK.name):
         record(scheduled_at.isoformat())

@@ -7,10 +7,10 @@ import signal
 
 from dbos import DBOS
 
-from holdfast.durable import names
 from holdfast.durable.measure import measured, timed_step
 from holdfast.durable.resources import resources
 from holdfast.errors import ChaosDisabled
+from services.worker.poison.declaration import POISON
 
 
 @DBOS.step(name="chaos.kill_process")
@@ -22,8 +22,8 @@ def kill_process() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-@DBOS.workflow(name=names.POISON, max_recovery_attempts=None)
+@DBOS.workflow(name=POISON.name, max_recovery_attempts=None)
 def poison() -> None:
     """Poison: whoever runs it dies."""
-    with measured(names.POISON):
+    with measured(POISON.name):
         kill_process()

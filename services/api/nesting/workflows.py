@@ -7,10 +7,10 @@ from typing import Any
 
 from dbos import DBOS, SetWorkflowID
 
-from holdfast.durable import names
 from holdfast.durable.measure import measured, timed_step
 from holdfast.durable.resources import resources
 from holdfast.observability import tracing
+from services.api.nesting.declaration import CHILD, CHILD_QUEUE, GRANDCHILD, GRANDCHILD_QUEUE, ROOT
 
 log = logging.getLogger("holdfast.nesting")
 
@@ -35,29 +35,29 @@ def touch(level: str) -> str:
         return level
 
 
-@DBOS.workflow(name=names.NESTED_GRANDCHILD, max_recovery_attempts=None)
+@DBOS.workflow(name=GRANDCHILD.name, max_recovery_attempts=None)
 def grandchild(parents: list[str], queued: bool) -> dict[str, Any]:  # noqa: ARG001  stored with the others' shape
     """The lowest level."""
-    with measured(names.NESTED_GRANDCHILD):
+    with measured(GRANDCHILD.name):
         touch("grandchild")
         return _answer("grandchild", parents, None)
 
 
-@DBOS.workflow(name=names.NESTED_CHILD, max_recovery_attempts=None)
+@DBOS.workflow(name=CHILD.name, max_recovery_attempts=None)
 def child(parents: list[str], queued: bool) -> dict[str, Any]:
     """The middle level."""
-    with measured(names.NESTED_CHILD):
+    with measured(CHILD.name):
         touch("child")
-        below = _start(grandchild, names.NESTED_GRANDCHILD_QUEUE, "grandchild", parents, queued)
+        below = _start(grandchild, GRANDCHILD_QUEUE.name, "grandchild", parents, queued)
         return _answer("child", parents, below)
 
 
-@DBOS.workflow(name=names.NESTED_ROOT, max_recovery_attempts=None)
+@DBOS.workflow(name=ROOT.name, max_recovery_attempts=None)
 def root(queued: bool) -> dict[str, Any]:
     """The top: its answer holds the answers of all levels."""
-    with measured(names.NESTED_ROOT):
+    with measured(ROOT.name):
         touch("root")
-        below = _start(child, names.NESTED_CHILD_QUEUE, "child", [], queued)
+        below = _start(child, CHILD_QUEUE.name, "child", [], queued)
         return _answer("root", [], below)
 
 

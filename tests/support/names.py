@@ -1,0 +1,79 @@
+"""Durable names as tests use them: the platform's, and those that the showcase's folders declare."""
+
+from __future__ import annotations
+
+from holdfast.durable import names
+from holdfast.durable.names import (
+    API_SUSPECTS_QUEUE,
+    API_TRIALS_QUEUE,
+    OTHER_QUEUES,
+    QUEUE_OF,
+    ROLE_OF,
+    STEPS,
+    SUSPECTS_QUEUE,
+    TRIALS_QUEUE,
+    WORKER_SUSPECTS_QUEUE,
+    WORKER_TRIALS_QUEUE,
+)
+from holdfast.retention import declaration as retention
+from services import composition
+from services.api.nesting import declaration as nesting
+from services.api.scope import declaration as scope
+from services.api.users import declaration as users
+from services.worker.buckets import declaration as buckets
+from services.worker.fibonacci import declaration as fibonacci
+from services.worker.poison import declaration as poison
+from services.worker.pulse import declaration as pulse
+
+assert composition.WORKER_FOLDERS  # it has imported all declarations
+LEAF_QUEUES = frozenset(names.LEAF_QUEUES)
+
+SCOPE_QUEUE = scope.QUEUE.name
+USERS_QUEUE = users.QUEUE.name
+USER_PAGES_QUEUE = users.PAGE_QUEUE.name
+NESTED_ROOT_QUEUE = nesting.ROOT_QUEUE.name
+NESTED_CHILD_QUEUE = nesting.CHILD_QUEUE.name
+NESTED_GRANDCHILD_QUEUE = nesting.GRANDCHILD_QUEUE.name
+FIBONACCI_BATCH_QUEUE = fibonacci.BATCH_QUEUE.name
+FIBONACCI_QUEUE = fibonacci.NUMBER_QUEUE.name
+FIBONACCI_SEQUENCE_QUEUE = fibonacci.SEQUENCE_QUEUE.name
+PULSE_QUEUE = pulse.QUEUE.name
+PURGE_QUEUE = retention.PURGE_QUEUE.name
+BUCKET_LISTINGS_QUEUE = buckets.LISTING_QUEUE.name
+BUCKET_PAGES_QUEUE = buckets.PAGE_QUEUE.name
+
+CLASS_SCOPE = scope.CLASS_SCOPE.name
+INSTANCE_SCOPE = scope.INSTANCE_SCOPE.name
+FUNCTION_SCOPE = scope.FUNCTION_SCOPE.name
+USERS_PROCESS = users.PROCESS.name
+USERS_PAGE = users.PAGE.name
+NESTED_ROOT = nesting.ROOT.name
+NESTED_CHILD = nesting.CHILD.name
+NESTED_GRANDCHILD = nesting.GRANDCHILD.name
+FIBONACCI_BATCH = fibonacci.BATCH.name
+FIBONACCI_SEQUENCE = fibonacci.SEQUENCE.name
+FIBONACCI_NUMBER = fibonacci.NUMBER.name
+PULSE_TICK = pulse.TICK.name
+PURGE = retention.PURGE.name
+PURGE_TICK = retention.PURGE_TICK.name
+BUCKET_LISTING = buckets.LISTING.name
+BUCKET_PAGE = buckets.PAGE.name
+POISON = poison.POISON.name
+
+PULSE_SCHEDULE = pulse.SCHEDULE.name
+PULSE_SECONDS = pulse.PULSE_SECONDS
+PURGE_SCHEDULE = retention.PURGE_SCHEDULE.name
+PURGE_CRON = retention.PURGE_SCHEDULE.cron
+
+__all__ = [
+    "API_SUSPECTS_QUEUE",
+    "API_TRIALS_QUEUE",
+    "OTHER_QUEUES",
+    "QUEUE_OF",
+    "ROLE_OF",
+    "STEPS",
+    "SUSPECTS_QUEUE",
+    "TRIALS_QUEUE",
+    "WORKER_SUSPECTS_QUEUE",
+    "WORKER_TRIALS_QUEUE",
+]
