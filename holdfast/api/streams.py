@@ -85,7 +85,7 @@ async def values(process: Process, reader: Reader) -> AsyncIterator[str]:
     name = stream_name(reader.workflow_id, reader.key)
     try:
         with waker.notices.streams.of(name) as written, waker.endings.of(f"={reader.workflow_id}") as ended:
-            # What was written between the first read and these two is found at once.
+            # A value written between the first read and this line is found without a wait.
             exists, quiet, pause = True, 0.0, 0.001
             while exists and not stopping.done():
                 batch, reader.batch = reader.batch, []
