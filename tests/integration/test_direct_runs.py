@@ -160,8 +160,8 @@ def test_what_an_execution_left_behind_goes_with_it(app: Launched) -> None:
     _gate.set()
     app.wait("w")
     wait_until(lambda: _waits(app) == [], "its row is gone")
-    assert not app.engine.waits._runs
+    assert not app.engine.waits.runs.by_key
     (task,) = _passed
     task.get_loop().call_soon_threadsafe(task.cancel)
     wait_until(task.done, "its task ends")
-    assert not app.engine.waits._runs
+    assert not app.engine.waits.runs.by_key

@@ -347,7 +347,7 @@ def test_a_wait_is_told_until_the_workflow_goes_on(app: _App, name: str) -> None
         assert time.monotonic() - begun < 1, "a notice wakes it, not a poll"
     assert _seen["w"][-1] == ("step", False), "told to wait while its step ran"
     assert app.database.rows("SELECT * FROM ops.waits") == []
-    assert not [key for key in app.waits._runs if key[0] == "w"], "remembered although it waits no more"
+    assert not [key for key in app.waits.runs.by_key if key[0] == "w"], "remembered although it waits no more"
 
 
 @pytest.mark.parametrize("name", [name for name in _EVERY if "direct" not in name])
@@ -366,9 +366,9 @@ def test_a_cancel_ends_a_wait_at_once(app: _App, name: str) -> None:
 
 def test_a_cancel_whose_notice_was_missed_ends_a_wait_too(app: _App) -> None:
     app.app.waker.cancellations.cancelled = lambda _: None  # type: ignore[method-assign]
-    app.waits._settle_seconds = 0.5
+    app.waits.runs.settle_seconds = 0.5
     app.start("message", 30.0)
-    wait_until(lambda: app.waits._runs, "it waits")
+    wait_until(lambda: app.waits.runs.by_key, "it waits")
     app.cancel("w")
     wait_until(app.gone, "its place is free", seconds=2)
 
@@ -394,7 +394,8 @@ def test_a_short_wait_costs_nothing(app: _App, monkeypatch: pytest.MonkeyPatch) 
         statements.append(name)
         return original(name, **params)
 
-    monkeypatch.setattr(app.waits, "_statement", noting)
+    for part in (app.waits, app.waits._publisher):
+        monkeypatch.setattr(part, "_statement", noting)
     app.app.enqueue("waits.message", 20.0, queue="nobody-polls-it", workflow_id="w")
     app.app.client.send("w", "early", "topic")
     app.database.rows("UPDATE dbos.workflow_status SET queue_name = %(queue)s", queue=_QUEUE)

@@ -10,10 +10,7 @@ from holdfast.installations.embedded import ROOT
 _MODULE_LINES, _FUNCTION_LINES = 300, 60
 
 # Where it stays longer: how long, and why.
-_LONG_MODULES = {
-    # The executions that wait and the thread that tells share one lock and one set of states.
-    "holdfast/dbos_adapter/waiting/waits.py": 382,
-}
+_LONG_MODULES: dict[str, int] = {}
 _LONG_FUNCTIONS = {
     # A decorator: its nested functions share the arguments.
     "holdfast/durable/steps.py:step": 93,

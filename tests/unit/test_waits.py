@@ -103,7 +103,7 @@ def test_the_wait_that_ends_first_is_told(table: _Table, waits: Waits) -> None:
     assert table.rows == {}, "the branch that goes on may do anything"
     assert told(table)["kind"] == "workflow"
     made[0].end()
-    assert (table.rows, waits._runs) == ({}, {})
+    assert (table.rows, waits.runs.by_key) == ({}, {})
 
 
 def test_a_step_hides_a_wait_that_is_told_or_about_to_be(table: _Table, waits: Waits) -> None:
@@ -146,7 +146,7 @@ def test_a_step_waits_for_the_statement_that_tells_the_wait(table: _Table, waits
     """Or the row would come after the step's body began."""
     table.answers.clear()
     waits.wait(*KEY, kind="sleep", seconds=60).begin()
-    wait_until(lambda: waits._runs[KEY].state == 1, "the statement is under way")
+    wait_until(lambda: waits.runs.by_key[KEY].state == 1, "the statement is under way")
     run = waits.step_begins(KEY)
     assert run is not None
     thread = threading.Thread(target=waits.withdraw, args=[run])
@@ -197,10 +197,10 @@ def test_a_database_that_refuses_is_asked_again_and_stops_nobody(table: _Table, 
     table.away = True
     wait = waits.wait(*KEY, kind="sleep", seconds=60)
     wait.begin()
-    wait_until(lambda: waits._runs[KEY].doubtful, "it was refused")
+    wait_until(lambda: waits.runs.by_key[KEY].doubtful, "it was refused")
     other = waits.wait("other", "claim", "sleep", seconds=60)
     other.begin()
-    wait_until(lambda: waits._runs["other", "claim"].doubtful, "it was refused")
+    wait_until(lambda: waits.runs.by_key["other", "claim"].doubtful, "it was refused")
     wait.end()
     table.away = False
     wait_until(lambda: "other" in table.rows, "it is told later")
@@ -231,7 +231,7 @@ def test_work_that_goes_on_is_not_given_back_any_more(table: _Table, waits: Wait
     run = waits.step_begins(KEY)
     assert run is not None
     waits.withdraw(run)
-    assert waits._leaving == {}
+    assert waits.runs.leaving == {}
 
 
 def test_a_step_that_waits_is_ended_by_a_cancel_and_not_told(table: _Table, waits: Waits) -> None:

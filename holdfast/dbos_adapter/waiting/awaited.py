@@ -16,8 +16,9 @@ from dbos._context import EnterDBOSWorkflow, get_local_dbos_context
 from dbos._outcome import NoResult
 
 from holdfast.dbos_adapter.waiting.ending import Endings
+from holdfast.dbos_adapter.waiting.runs import Run
 from holdfast.dbos_adapter.waiting.wait import LAUNCHED, NoWait, Wait, wait_in, waits_of
-from holdfast.dbos_adapter.waiting.waits import Run, Waits
+from holdfast.dbos_adapter.waiting.waits import Waits
 
 LOOK_SECONDS = 60.0
 """The net under a notice that was missed."""

@@ -15,7 +15,8 @@ from dbos._utils import LoopAwareEvent
 
 if TYPE_CHECKING:
     from holdfast.dbos_adapter.waiting.ending import Endings
-    from holdfast.dbos_adapter.waiting.waits import Run, Waits
+    from holdfast.dbos_adapter.waiting.runs import Run
+    from holdfast.dbos_adapter.waiting.waits import Waits
 
 Kind = Literal["sleep", "message", "event", "workflow", "stream"]
 

@@ -1,0 +1,182 @@
+"""The thread that tells in ``ops.waits`` which workflows of this process only wait."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+import psycopg2
+import sqlalchemy as sa
+from dbos import error as dbos_error
+
+from holdfast.dbos_adapter.waiting.runs import CHANGING, HIDDEN, SHOWN, Key, Run, Runs
+from holdfast.dbos_adapter.waiting.wait import Wait, cancelled
+from holdfast.postgres.database import Row, Trouble
+
+log = logging.getLogger("holdfast.waits")
+
+_AT_ONCE = 500
+_RETRY_SECONDS = 1.0
+_LONGEST_SECONDS = 1e9
+
+
+class Withdraw(Protocol):
+    """Of `Waits`."""
+
+    def __call__(self, run: Run, *, raises: bool) -> None:
+        """Tells no more that it waits."""
+
+
+class Publisher:
+    """Tells of waits that last, withdraws those that nobody waits for, and gives isolated work back.
+
+    ``statement`` runs a named statement. What ``isolated`` and ``give_back`` are, `Waits` says.
+    """
+
+    def __init__(
+        self,
+        runs: Runs,
+        statement: Callable[..., list[Row]],
+        withdraw: Withdraw,
+        *,
+        isolated: Collection[str],
+        give_back: Callable[[str], bool],
+    ) -> None:
+        self._runs = runs
+        self._statement = statement
+        self._withdraw = withdraw
+        self._isolated, self._give_back = isolated, give_back
+        self._thread = threading.Thread(target=self._serve, name="waits", daemon=True)
+        self._trouble = Trouble(log, "cannot tell who waits", action="waits.failed")
+
+    def start(self) -> None:
+        """Starts to tell."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Tells nothing more; what is told stays. Takes a second at most."""
+        with self._runs.changed:
+            self._runs.stopped = True
+            self._runs.changed.notify_all()
+        self._thread.join(timeout=1)
+
+    def _serve(self) -> None:
+        while not self._runs.stopped:
+            try:
+                some, leaving, obsolete = self._due()
+                for run in obsolete:
+                    self._withdraw(run, raises=False)
+                if some:
+                    self._publish(some)
+                for run in leaving:
+                    self._release(run)
+            except Exception:
+                log.exception("waits are told on after an error", extra={"action": "waits.failed"})
+                time.sleep(0.1)
+
+    def _due(self) -> tuple[list[Run], list[Run], list[Run]]:
+        """Those to be told now, to be given back and to be withdrawn, waited for until there is one."""
+        with self._runs.changed:
+            while not self._runs.stopped:
+                if self._runs.obsolete:
+                    obsolete, self._runs.obsolete = self._runs.obsolete, []
+                    return [], [], obsolete
+                now = time.monotonic()
+                some = [run for run in self._runs.unshown if run.due <= now][:_AT_ONCE]
+                leaving = [run for run, due in self._runs.leaving.items() if due <= now]
+                for run in some:
+                    self._runs.unshown.discard(run)
+                    run.state = CHANGING
+                if some or leaving:
+                    return some, leaving, []
+                times = [*(run.due for run in self._runs.unshown), *self._runs.leaving.values()]
+                self._runs.changed.wait(min(times) - now if times else None)
+            return [], [], []
+
+    def _publish(self, some: list[Run]) -> None:
+        rows: dict[Key, Row] = {}
+        failed = set(some)
+        try:
+            rows, failed = self._rows(some), set()
+            self._trouble.over()
+        except sa.exc.DataError:
+            rows, failed = self._one_by_one(some)
+        except sa.exc.SQLAlchemyError as error:
+            self._trouble.met(error)
+        finally:
+            with self._runs.changed:
+                for run in some:
+                    shown = run.key in rows and rows[run.key]["published"]
+                    run.state, run.doubtful = (SHOWN if shown else HIDDEN), run in failed
+                    self._runs.settle(run)
+                    if run in failed:
+                        run.due = time.monotonic() + _RETRY_SECONDS
+                    elif not shown:
+                        self._runs.unshown.discard(run)
+                    elif rows[run.key]["queue_name"] in self._isolated:
+                        self._runs.leaving[run] = 0.0
+                self._runs.changed.notify_all()
+        for run in some:
+            row = rows.get(run.key)
+            if row is not None and not row["published"]:
+                # Its notice was missed, or came before the wait.
+                lost = dbos_error.DBOSWorkflowConflictIDError(run.key[0])
+                self._runs.interrupt(run, cancelled(run.key[0]) if row["status"] == "CANCELLED" else lost)
+
+    def _one_by_one(self, some: list[Run]) -> tuple[dict[Key, Row], set[Run]]:
+        """Their rows, and what is to be tried again: a value that PostgreSQL refuses is one wait's own."""
+        rows: dict[Key, Row] = {}
+        failed = set()
+        for run in some:
+            try:
+                rows |= self._rows([run])
+            except sa.exc.DataError as error:
+                fields = {"action": "waits.refused", "workflow_id": run.key[0]}
+                log.error("this wait is not told: %s", str(error).strip(), extra=fields)  # noqa: TRY400
+            except sa.exc.SQLAlchemyError as error:
+                self._trouble.met(error)
+                failed.add(run)
+        return rows, failed
+
+    def _rows(self, some: list[Run]) -> dict[Key, Row]:
+        told = self._tell([(run.key, run.first()) for run in some if run.waits])
+        return {(row["workflow_id"], row["owner_xid"]): row for row in told}
+
+    def _tell(self, some: list[tuple[Key, Wait]]) -> list[Row]:
+        if not some:
+            return []
+        now = time.monotonic()
+        return self._statement(
+            "publish_waits",
+            workflow_ids=[key[0] for key, _ in some],
+            owners=[key[1] for key, _ in some],
+            kinds=[wait.kind for _, wait in some],
+            subjects=[wait.subject for _, wait in some],
+            waited=[now - wait.begun for _, wait in some],
+            seconds=[_left(wait, now) for _, wait in some],
+        )
+
+    def _release(self, run: Run) -> None:
+        """Out of a queue whose place belongs to who runs."""
+        try:
+            gone = self._give_back(run.key[0])
+        except psycopg2.Error as error:
+            self._trouble.met(error)
+            with self._runs.changed:
+                if run in self._runs.leaving:
+                    self._runs.leaving[run] = time.monotonic() + _RETRY_SECONDS
+            return
+        with self._runs.changed:
+            self._runs.leaving.pop(run, None)
+        if gone:
+            self._runs.interrupt(run, dbos_error.DBOSWorkflowConflictIDError(run.key[0]))
+
+
+def _left(wait: Wait, now: float) -> float | None:
+    """Seconds to its end; None where it has none that a timestamp can say, as with ``math.inf``."""
+    if wait.until is None or not wait.until - now <= _LONGEST_SECONDS:
+        return None
+    return max(0.0, wait.until - now)
