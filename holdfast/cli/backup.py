@@ -21,7 +21,8 @@ import typer
 
 from holdfast.cli.archive import ArchiveError, Contents, examine, written
 from holdfast.cli.shown import JsonOption, console, plain_errors, show
-from holdfast.installations.postgres_tools import SCHEMAS, PostgresTools, ToolError, tools_here
+from holdfast.installations.detection import tools_here
+from holdfast.installations.postgres_tools import SCHEMAS, PostgresTools, ToolError
 
 _CHUNK_BYTES = 1 << 20
 # What restore_begin.sql takes: who counted workflows meanwhile would wait for the other one's end.

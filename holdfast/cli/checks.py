@@ -22,21 +22,19 @@ from holdfast.audit.findings import Finding
 from holdfast.audit.journal import Journal
 from holdfast.audit.showcase import SUBJECTS
 from holdfast.cli.shown import JsonOption, console, plain_errors, show, table
-from holdfast.installations import installation
+from holdfast.installations.detection import here
+from holdfast.installations.installation import NothingRunsError
 from holdfast.postgres.database import Connection, connect, query
 from holdfast.recovery.adoption import move
 from holdfast.settings import Settings
 
-# Services whose names begin so: their lines are ours. PostgreSQL's own are of its format, and only searched
-# for secrets.
-OUR_SERVICES = ("api", "worker", "secrets")
 _STATEMENT_SECONDS = 120.0
 
 
 @contextmanager
 def database() -> Iterator[tuple[Settings, Connection]]:
     """Settings and a connection, closed at the end. Raises ``psycopg2.Error``, ``NothingRunsError``."""
-    settings = installation.settings()
+    settings = here().settings()
     connection = connect(settings, purpose="holdfast/cli", statement_timeout_seconds=_STATEMENT_SECONDS)
     try:
         yield settings, connection
@@ -79,40 +77,20 @@ def findings_here(
     secrets: list[Path] | None = None,
 ) -> list[Finding]:
     """All findings about what runs here, wherever its database is."""
-    kind = installation.kind()
-    if kind == "compose":
+    installation = here()
+    if installation.reaches_database:
+        read = Journal.read(journal.splitlines()) if journal is not None else None
+        with database() as (settings, connection):
+            it = Audit(connection, settings, SUBJECTS, read, idle=idle, settle_seconds=settle)
+            findings = [*audit.run(it), evidence.no_server_error(it, read), evidence.counters_agree(it)]
+    else:
         options = ["--settle", str(settle), *(["--idle"] if idle else [])]
         given = ["--journal", "-"] if journal is not None else []
-        findings: list[Finding] = installation.inside_json("verify", *options, *given, stdin=journal)[
-            "findings"
-        ]
-        clean = _compose_logs()
-        return [evidence.joined(f, clean) if f["invariant"] == 9 else f for f in findings]
-    read = Journal.read(journal.splitlines()) if journal is not None else None
-    if kind == "native":
-        logs = logs or [installation.native_home() / "logs"]
-        secrets = secrets or [installation.native_home() / "secrets"]
-    with database() as (settings, connection):
-        it = Audit(connection, settings, SUBJECTS, read, idle=idle, settle_seconds=settle)
-        findings = [*audit.run(it), evidence.no_server_error(it, read), evidence.counters_agree(it)]
-    if logs:
-        clean = evidence.logs_are_clean(evidence.lines_of(logs), evidence.secrets_of(secrets or []))
-        findings[-1] = evidence.joined(findings[-1], clean)
+        findings = installation.answer("verify", *options, *given, stdin=journal)["findings"]
+    if logged := installation.logged(logs, secrets):
+        clean = evidence.logs_are_clean(logged.lines, logged.secrets, plain=logged.plain)
+        findings = [evidence.joined(f, clean) if f["invariant"] == 9 else f for f in findings]
     return findings
-
-
-def _compose_logs() -> Finding:
-    secrets: set[str] = set()
-    for service in ("api", "worker"):
-        done = installation.compose("exec", "-T", service, "sh", "-c", "cat /run/holdfast/*")
-        secrets |= evidence.secrets_in(done.stdout)
-    log = ("logs", "--no-color", "--no-log-prefix")
-    # An override may have added workers of another name.
-    services = installation.compose("ps", "--all", "--services").stdout.split()
-    ours_only = [name for name in services if name.startswith(OUR_SERVICES)]
-    ours = installation.compose(*log, *ours_only).stdout.splitlines()
-    others = installation.compose(*log, "postgres", "migrate").stdout.splitlines()
-    return evidence.logs_are_clean(ours, secrets, plain=others)
 
 
 def show_findings(findings: list[Finding]) -> None:
@@ -156,11 +134,11 @@ def handovers(
 
 def recent_handovers(limit: int, from_executor: str | None = None, after: int = 0) -> list[dict[str, Any]]:
     """Rows of the handover ledger, newest first."""
-    if installation.kind() == "compose":
+    if not here().reaches_database:
         options = ["--limit", str(limit), "--after", str(after)]
         if from_executor:
             options += ["--from-executor", from_executor]
-        rows: list[dict[str, Any]] = installation.inside_json("handovers", *options)["handovers"]
+        rows: list[dict[str, Any]] = here().answer("handovers", *options)["handovers"]
         return rows
     with database() as (_, connection):
         return query(connection, "recent_handovers", limit=limit, from_executor=from_executor, after=after)
@@ -205,9 +183,7 @@ def adopt(
             living = [row for row in query(connection, "list_executors") if row["ended_at"] is None]
             run = {(row["application"], row["application_version"]) for row in living}
             if (application, to_version) not in run:
-                raise installation.NothingRunsError(
-                    f"no executor of {application} runs {to_version}: nothing was moved"
-                )
+                raise NothingRunsError(f"no executor of {application} runs {to_version}: nothing was moved")
             moved = move(connection, application, from_version, to_version)
         data = {"adopted": [row["workflow_id"] for row in moved]}
         show(data, as_json=as_json, human=lambda: f"{len(moved)} workflows go on in {to_version}")
@@ -222,6 +198,8 @@ def _stranded_table(rows: list[dict[str, Any]]) -> Any:
 
 def _elsewhere(*words: str, as_json: bool) -> None:
     """Ends with the same command's exit code inside the api container, if the database is only there."""
-    if installation.kind() == "compose":
-        done = installation.inside(*words, *(["--json"] if as_json else []))
-        raise typer.Exit(installation.pass_on(done))
+    if not here().reaches_database:
+        done = here().run(*words, *(["--json"] if as_json else []))
+        sys.stdout.write(done.stdout)
+        sys.stderr.write(done.stderr)
+        raise typer.Exit(done.returncode)

@@ -16,8 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from holdfast.cli.checks import findings_here, recent_handovers, show_findings
 from holdfast.cli.shown import Api, console
 from holdfast.cli.waiting import looks
-from holdfast.installations.grip import Member, grip
-from holdfast.installations.installation import NothingRunsError, kind
+from holdfast.installations.detection import here
+from holdfast.installations.installation import Member, NothingRunsError
 from holdfast.statuses import TERMINAL
 
 T = TypeVar("T")
@@ -36,11 +36,11 @@ class Demo:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.api = Api()
-        self.grip = grip()
+        self.installation = here()
         self.console = Console(quiet=True) if quiet else console
         self.quiet = quiet
         self.accepted: list[str] = []
-        self.figures: dict[str, Any] = {"backend": kind(), "url": self.api.address}
+        self.figures: dict[str, Any] = {"backend": self.installation.backend, "url": self.api.address}
         self.troubles: list[str] = []
         self.findings: list[Any] = []
         self._hurt: list[tuple[Callable[[Member], None], Member]] = []
@@ -72,8 +72,8 @@ class Demo:
             victim = self._busy_worker(batch, look, at_least=8)
             self._say(f"  SIGKILL to {victim.executor_id}, in the middle of its numbers")
             killed_at = datetime.now(UTC)
-            self.grip.kill(victim)
-            self._hurt.append((self.grip.revive, victim))
+            self.installation.kill(victim)
+            self._hurt.append((self.installation.revive, victim))
             moves = self._moves(victim, look)
             self._times("kill", killed_at, moves)
             self._heal()
@@ -87,8 +87,8 @@ class Demo:
             victim = self._busy_worker(batch, look, at_least=2)
             self._say(f"  freezing {victim.executor_id}; its socket stays open, its heartbeat stops")
             paused_at = datetime.now(UTC)
-            self.grip.pause(victim)
-            self._hurt.append((self.grip.resume, victim))
+            self.installation.pause(victim)
+            self._hurt.append((self.installation.resume, victim))
             moves = self._moves(victim, look)
             self._times("pause", paused_at, moves)
             self._heal()
@@ -110,8 +110,8 @@ class Demo:
         victim = self._members("api")[0]
         self._say(f"  SIGKILL to {victim.executor_id}, which runs them, and a new API in its place")
         begun = time.monotonic()
-        self.grip.kill(victim)
-        self._hurt.append((self.grip.revive, victim))
+        self.installation.kill(victim)
+        self._hurt.append((self.installation.revive, victim))
         self._heal()
         self._wait(lambda: self._live("api"), 60, "a new API")
         self.figures["api_away_seconds"] = round(time.monotonic() - begun, 2)
@@ -181,11 +181,11 @@ class Demo:
         return rows
 
     def _members(self, role: str) -> list[Member]:
-        return self.grip.members(role, self._executors())
+        return self.installation.members(role, self._executors())
 
     def _live(self, role: str) -> list[Member]:
         fresh = [row for row in self._executors() if (row["heartbeat_age_seconds"] or 0) < 3]
-        return self.grip.members(role, fresh)
+        return self.installation.members(role, fresh)
 
     def _workers(self, count: int) -> list[Member]:
         return self._wait(

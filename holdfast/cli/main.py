@@ -9,8 +9,9 @@ import typer
 
 from holdfast.cli import backup, bucket, checks, messages, retention, watch, work
 from holdfast.cli.shown import JsonOption, plain_errors, show
+from holdfast.installations.detection import admin_token, here, url
 from holdfast.installations.embedded import ROOT
-from holdfast.installations.installation import NothingRunsError, admin_token, kind, url
+from holdfast.installations.installation import NothingRunsError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -40,7 +41,7 @@ def up(as_json: JsonOption = False) -> None:
     """Start everything, as `make up`: in containers, or else as plain processes."""
     with plain_errors():
         _make("up", quiet=as_json)
-        data = {"backend": kind(), "url": url()}
+        data = {"backend": here().backend, "url": url()}
         show(data, as_json=as_json, human=lambda: None)
 
 

@@ -17,8 +17,9 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from holdfast.installations.detection import admin_token, url
 from holdfast.installations.embedded import NativeError
-from holdfast.installations.installation import NothingRunsError, admin_token, url
+from holdfast.installations.installation import NothingRunsError
 
 console = Console(highlight=False)
 

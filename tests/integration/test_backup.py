@@ -16,7 +16,8 @@ import pytest
 
 from holdfast.cli.archive import ArchiveError, examine, written
 from holdfast.cli.backup import load, take, workflows_there
-from holdfast.installations.postgres_tools import SCHEMAS, NativeTools, ToolError
+from holdfast.installations.native_installation import NativeTools
+from holdfast.installations.postgres_tools import SCHEMAS, ToolError
 from tests.support.database import Database, Server, wait_until
 from tests.support.executors import Peer, insert
 

@@ -18,7 +18,9 @@ from typer.testing import CliRunner
 
 from holdfast.audit.findings import found
 from holdfast.cli import archive, backup, checks, main, messages, retention, shown, watch
-from holdfast.installations import installation, postgres_tools
+from holdfast.installations import compose_installation, detection, native_installation, postgres_tools
+from holdfast.installations.compose_installation import ComposeInstallation
+from holdfast.installations.detection import InsideContainer
 from holdfast.installations.installation import NothingRunsError
 
 EXECUTORS = [
@@ -301,13 +303,14 @@ def test_the_address_that_compose_publishes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, expected: str
 ) -> None:
     (tmp_path / ".env").write_text(said)
-    monkeypatch.setattr(installation, "ROOT", tmp_path)
+    monkeypatch.setattr(compose_installation, "ROOT", tmp_path)
+    monkeypatch.setattr(native_installation, "ROOT", tmp_path)
     for name in ("HOLDFAST_URL", "HOLDFAST_API_PORT", "HOLDFAST_PUBLISH_ADDRESS", "HOLDFAST_HOME"):
         monkeypatch.delenv(name, raising=False)
-    assert installation.url() == expected
+    assert detection.url() == expected
     # Inside the container, what is published is outside.
     monkeypatch.setenv("HOLDFAST_DATABASE_PASSFILE", "/run/holdfast/pgpass")
-    assert installation.url().startswith("http://127.0.0.1:")
+    assert detection.url().startswith("http://127.0.0.1:")
 
 
 @pytest.mark.parametrize(
@@ -318,7 +321,7 @@ def test_adopt_ends_with_whether_anything_moved(
 ) -> None:
     living = {"application": "a", "application_version": "2", "ended_at": None}
     dead = living | {"application_version": "typo", "ended_at": "then"}
-    monkeypatch.setattr(installation, "kind", lambda: "here")
+    monkeypatch.setattr(checks, "here", InsideContainer)
     monkeypatch.setattr(checks, "database", lambda: nullcontext((None, None)))
     monkeypatch.setattr(checks, "query", lambda *_: [living, dead])
     monkeypatch.setattr(checks, "move", lambda *_: moved)
@@ -366,7 +369,7 @@ def test_without_an_installation_verify_says_what_to_do(monkeypatch: pytest.Monk
     def nothing() -> str:
         raise NothingRunsError("Holdfast does not run here. `holdfast up` starts it.")
 
-    monkeypatch.setattr(installation, "kind", nothing)
+    monkeypatch.setattr(checks, "here", nothing)
     done = run("verify")
     assert done.exit_code == 1
     assert "holdfast up" in done.stderr
@@ -377,12 +380,12 @@ def test_beside_compose_database_commands_run_in_the_api_container(monkeypatch: 
 
     ran: list[tuple[str, ...]] = []
 
-    def inside(*words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    def inside(_: Any, *words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         ran.append(words)
         return subprocess.CompletedProcess(words, 1, '{"stranded": [1]}\n', "")
 
-    monkeypatch.setattr(installation, "kind", lambda: "compose")
-    monkeypatch.setattr(installation, "inside", inside)
+    monkeypatch.setattr(checks, "here", ComposeInstallation)
+    monkeypatch.setattr(ComposeInstallation, "run", inside)
     done = run("stranded", "--json")
     assert (done.exit_code, done.stdout) == (1, '{"stranded": [1]}\n')
     names = ["--application", "a", "--from-version", "1", "--to-version", "2"]
@@ -541,8 +544,8 @@ def test_the_token_of_this_machine_goes_to_nobody_else(
     file.write_text("the-token", "ascii")
     state = {"api_url": "http://192.168.1.5:8000", "admin_token_file": str(file)}
     monkeypatch.delenv("HOLDFAST_ADMIN_TOKEN_FILE", raising=False)
-    monkeypatch.setattr(installation, "native_state", lambda: state)
-    assert installation.admin_token(address) == ("the-token" if given else None)
+    monkeypatch.setattr(native_installation, "native_state", lambda: state)
+    assert detection.admin_token(address) == ("the-token" if given else None)
 
 
 # --- a command that ends with its input -------------------------------------------------------------

@@ -20,7 +20,8 @@ ROLES_SQL = (ROOT / "postgres" / "roles.sql").read_text("utf-8")
 def test_every_variable_is_known() -> None:
     stack = (ROOT / "deploy" / "swarm" / "stack.yaml").read_text("utf-8")
     known = {variable(name) for name in Settings.model_fields} | COMPOSE_ONLY
-    command_line = (ROOT / "holdfast" / "installations" / "installation.py").read_text("utf-8")
+    folder = ROOT / "holdfast" / "installations"
+    command_line = "".join(path.read_text("utf-8") for path in folder.glob("*.py"))
     known |= set(re.findall(r"HOLDFAST_[A-Z_]+", stack + ROLES_SQL + command_line))
     named = set(re.findall(r"HOLDFAST_[A-Z_]+", TEXT))
     assert len(named) > 10 and named <= known

@@ -1,0 +1,161 @@
+"""A Compose project as commands see it, on its host: the database is reached from inside containers only."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dotenv import dotenv_values
+
+from holdfast.audit.evidence import secrets_in
+from holdfast.installations.embedded import ROOT, NativeError
+from holdfast.installations.installation import (
+    Installation,
+    Logged,
+    Member,
+    NothingRunsError,
+)
+from holdfast.installations.postgres_tools import WATCHED, PostgresTools
+from holdfast.settings import Settings
+
+# Services whose names begin so: their lines are ours. PostgreSQL's own are of its format, and only searched
+# for secrets.
+OUR_SERVICES = ("api", "worker", "secrets")
+
+
+def compose(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Runs ``docker compose`` for the checkout's project; the caller looks at the exit code."""
+    options = {"capture_output": True, "text": True, **options}
+    return subprocess.run(["docker", "compose", *arguments], cwd=ROOT, check=False, **options)
+
+
+def runs(service: str) -> bool:
+    """Whether the project has a running container of that service."""
+    try:
+        return bool(compose("ps", "--quiet", "--status", "running", service, timeout=20).stdout.strip())
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def published_url() -> str:
+    """Where Compose publishes the API."""
+    # As Compose does: .env fills in what the shell does not say.
+    said = {**dotenv_values(ROOT / ".env"), **os.environ}
+    address, port = said.get("HOLDFAST_PUBLISH_ADDRESS"), said.get("HOLDFAST_API_PORT")
+    here = "HOLDFAST_DATABASE_PASSFILE" in os.environ  # beside it: what is published is outside
+    if here or not address or address.strip("[]") in ("0.0.0.0", "::"):  # noqa: S104
+        address = "127.0.0.1"
+    return f"http://{address}:{port or 8000}"
+
+
+class ComposeInstallation(Installation):
+    """The checkout's project: ``docker kill`` counts as a manual stop, so no restart policy revives."""
+
+    backend = "compose"
+    reaches_database = False
+
+    @property
+    def url(self) -> str:
+        return published_url()
+
+    def token(self) -> str | None:
+        done = self.run("token")
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    def settings(self) -> Settings:
+        raise NothingRunsError("the database is reached from inside the containers only")
+
+    def run(self, *words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        given = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
+        return compose("exec", "-T", "api", "holdfast", *words, **given)
+
+    def postgres_tools(self) -> PostgresTools:
+        return ComposeTools()
+
+    def logged(self, logs: list[Path] | None, secrets: list[Path] | None) -> Logged:  # noqa: ARG002
+        """What the containers logged, whatever files are named: those lie elsewhere."""
+        hidden: set[str] = set()
+        for service in ("api", "worker"):
+            done = compose("exec", "-T", service, "sh", "-c", "cat /run/holdfast/*")
+            hidden |= secrets_in(done.stdout)
+        log = ("logs", "--no-color", "--no-log-prefix")
+        # An override may have added workers of another name.
+        services = compose("ps", "--all", "--services").stdout.split()
+        ours_only = [name for name in services if name.startswith(OUR_SERVICES)]
+        ours = compose(*log, *ours_only).stdout.splitlines()
+        return Logged(ours, hidden, compose(*log, "postgres", "migrate").stdout.splitlines())
+
+    def _names(self, rows: list[dict[str, Any]]) -> dict[str, str]:
+        lines = compose("ps", "--format", "json", "api", "worker").stdout.splitlines()
+        # A hostname is the first twelve digits of the container's id.
+        containers = {entry["ID"][:12]: entry["Name"] for entry in map(json.loads, lines)}
+        return {
+            row["executor_id"]: containers[row["hostname"]] for row in rows if row["hostname"] in containers
+        }
+
+    def kill(self, member: Member) -> None:
+        _docker("kill", member.name)
+
+    def pause(self, member: Member) -> None:
+        _docker("pause", member.name)
+
+    def resume(self, member: Member) -> None:
+        _docker("unpause", member.name)
+
+    def revive(self, member: Member) -> None:
+        _docker("start", member.name)
+
+
+def _docker(order: str, name: str) -> None:
+    done = subprocess.run(["docker", order, name], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise NothingRunsError(f"docker {order} {name}: {done.stderr.strip()}")
+
+
+class ComposeTools(PostgresTools):
+    """The programs of the database's image, inside its container."""
+
+    def command(self, program: str, *arguments: str) -> list[str]:
+        variables = {
+            "LC_ALL": "C",
+            "TZ": "UTC",
+            "PGAPPNAME": "holdfast/backup",
+            "PGDATABASE": "holdfast",
+            "PGUSER": "postgres",
+            "PGOPTIONS": "-c role=holdfast_owner",
+        }
+        given = [word for name, value in variables.items() for word in ("--env", f"{name}={value}")]
+        # What reads its input ends with it by itself; a dump would wait and write on for nobody.
+        watched = ["bash", "-c", WATCHED] if program == "pg_dump" else []
+        return ["docker", "compose", "exec", "-T", *given, "postgres", *watched, program, *arguments]
+
+    @contextmanager
+    def executors_stopped(self) -> Iterator[None]:
+        workers = len(compose("ps", "--all", "--quiet", "worker").stdout.split())
+        self._must("stop", "api", "worker")
+        # Not `start`: only `up` runs `migrate` again, which a backup of an older version needs.
+        scale = ["--scale", f"worker={workers}"] if workers else []
+        start = ("up", "--detach", "--wait", "--no-build", "--no-recreate", *scale, "api", "worker")
+        try:
+            yield
+        except NativeError as error:
+            try:
+                self._must(*start)
+            except NothingRunsError as second:
+                raise NothingRunsError(f"{error}; and then {second}") from None
+            raise
+        except BaseException:
+            self._must(*start)
+            raise
+        self._must(*start)
+
+    def _must(self, *arguments: str) -> None:
+        done = compose(*arguments)
+        if done.returncode:
+            last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+            raise NothingRunsError(f"docker compose {arguments[0]}: {' '.join(last)}")
