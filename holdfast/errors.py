@@ -40,10 +40,6 @@ class InvalidRequest(HoldfastError):
         """Path of the wrong field, for example ``n`` or ``numbers.3``; None for the request as a whole."""
 
 
-class BodyTooLarge(HoldfastError):
-    """The request body is larger than this server accepts. Send a smaller one."""
-
-
 class NotFound(HoldfastError):
     """There is nothing under this name. Check the address."""
 

@@ -31,7 +31,6 @@ TEXT_SHOWN = 200
 # A subclass that is not listed has the status of its nearest listed ancestor.
 STATUS_OF: dict[type[errors.HoldfastError], int] = {
     errors.InvalidRequest: 422,
-    errors.BodyTooLarge: 413,
     errors.NotFound: 404,
     errors.Conflict: 409,
     errors.NotAllowed: 403,

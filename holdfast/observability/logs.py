@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from typing import Any
 
 from dbos import DBOS
@@ -84,7 +85,7 @@ def configure(settings: Settings, *, role: str, executor_id: str) -> None:
     if formatter is not None:
         formatter.default_time_format = "%Y-%m-%dT%H:%M:%S"
         formatter.default_msec_format = "%s.%03dZ"
-        formatter.converter = __import__("time").gmtime
+        formatter.converter = time.gmtime
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)

@@ -1269,7 +1269,7 @@ def test_a_start_right_after_a_break_of_the_database_judges_nobody(database: Dat
 
 def _accepts(database: Database) -> bool:
     try:
-        return bool(database.run("ping")) and threading.Event().wait(0.05) is False
+        return bool(database.run("database_uptime")) and threading.Event().wait(0.05) is False
     except psycopg2.Error:
         return False
 
@@ -1288,6 +1288,6 @@ def test_a_start_on_a_database_that_ran_for_long_judges_at_once(database: Databa
 def test_the_clock_of_the_tests_is_the_databases(database: Database) -> None:
     """What ``_jump`` relies on: the runtime's statements read the moved clock."""
     _jump(database, 3600)
-    late = database.run("ping")[0]["database_time"] - datetime.now(UTC).timestamp()
+    late = database.run("database_uptime")[0]["database_time"] - datetime.now(UTC).timestamp()
     assert late == pytest.approx(3600, abs=5)
     assert isinstance(Clock()(), float)

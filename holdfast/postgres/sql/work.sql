@@ -36,22 +36,6 @@ RETURNING status, lateness_seconds
 SELECT scheduled_at, started_at, lateness_seconds, executor_id, status, queue_depth, live_executors
 FROM ops.pulses ORDER BY scheduled_at DESC LIMIT %(limit)s
 
--- name: missed_ticks
--- Returns the ticks of the grid that were not scheduled, from the first tick ever, at most the window back: they
--- have no row, and no workflow that can still write one. The newest row proves nothing about earlier ones: a
--- process that starts after a gap fires its first tick before it checks for missed ones.
-SELECT tick AS scheduled_at
-FROM generate_series(
-    to_timestamp(ceil(extract(epoch FROM clock_timestamp() - make_interval(secs => %(window_seconds)s))
-        / %(tick_seconds)s) * %(tick_seconds)s),
-    clock_timestamp(), make_interval(secs => %(tick_seconds)s)) AS tick
-WHERE tick > (SELECT min(scheduled_at) FROM ops.pulses)
-  AND NOT EXISTS (SELECT FROM ops.pulses p WHERE p.scheduled_at = tick)
-  AND NOT EXISTS (SELECT FROM dbos.workflow_status w
-                  WHERE w.workflow_uuid = 'sched-' || %(schedule)s || '-'
-                      || to_char(tick AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"+00:00"'))
-ORDER BY 1
-
 -- name: enqueue_children
 -- Enqueues any number of children in one statement on their queue, and leaves existing ones unchanged. The rows are
 -- the same as with DBOS's own enqueue, which takes five round trips per child (tests/integration/test_round_trips.py).
@@ -175,9 +159,6 @@ GROUP BY 1, 2, 3
 
 -- name: last_purge
 SELECT extract(epoch FROM clock_timestamp() - last_purge_at)::float8 AS age_seconds FROM ops.retention
-
--- name: ping
-SELECT extract(epoch FROM clock_timestamp())::float8 AS database_time
 
 -- name: schema_version
 -- Fails if the database has never been migrated.
