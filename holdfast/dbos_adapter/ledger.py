@@ -27,7 +27,7 @@ class EffectLedger:
     commits them with a marker of their step, records the step apart, and deletes the marker in the end:
     seventeen round trips. `record` is a short transaction of one statement, an effect with the step's own
     record as its marker: one round trip. What a second execution finds is the same
-    (tests/integration/test_ledger.py).
+    (tests/integration/dbos_adapter/test_ledger.py).
     """
 
     def __init__(self, settings: Settings, sessions: Sessions, *, application: str, purpose: str) -> None:

@@ -3,8 +3,8 @@
 DBOS 3.4.0 retries what keeps it from the server, takes the rest for final, and lacks the retry on some
 methods that a workflow or a step can reach. A read-only server (after a failover, or a standby) ended
 workflows with its refusal as their own error. Here one rule says what is worth waiting for
-(`outage.is_outage`), and every method that a workflow reaches follows it; tests/integration/test_outages.py
-lists them.
+(`outage.is_outage`), and every method that a workflow reaches follows it;
+tests/integration/dbos_adapter/test_outages.py lists them.
 
 Private to DBOS 3.4.0 and used here: ``db_retry``, its ``time.sleep`` and ``retriable_postgres_exception``,
 ``dbos._datasource._is_retriable_db_error``, and the methods that `_UNRETRIED` and `_UNRETRIED_EFFECTS` name.

@@ -16,7 +16,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 # By the beginning of a command: the file that runs it, and words of it that stand there.
 ELSEWHERE = {
-    "make up": ("tests/integration/test_native.py", ("native", "up")),
+    "make up": ("tests/integration/installations/test_native.py", ("native", "up")),
     "make test": (".ci/run", ("make test",)),
     "make venv": (".ci/run", ("make lint",)),
     "docker compose logs": ("tests/acceptance/test_scenes.py", ("check_logs",)),
@@ -33,8 +33,8 @@ ELSEWHERE = {
     "deploy/swarm/secrets.sh": ("tests/support/swarm_stack.py", ("deploy/swarm/secrets.sh",)),
     "docker stack deploy": ("tests/support/swarm_stack.py", ("deploy/swarm/stack.yaml",)),
     "docker exec": ("tests/support/swarm_stack.py", ("exec",)),
-    "kubectl kustomize": ("tests/unit/test_kubernetes_files.py", ("kustomize",)),
-    "holdfast purge": ("tests/integration/test_retention.py", ("purge",)),
+    "kubectl kustomize": ("tests/files/test_kubernetes_files.py", ("kustomize",)),
+    "holdfast purge": ("tests/integration/retention/test_retention.py", ("purge",)),
     "holdfast backup": ("tests/acceptance/test_backup.py", ("backup",)),
     "holdfast restore": ("tests/acceptance/test_backup.py", ("restore",)),
     "0 * * * *": ("tests/acceptance/test_backup.py", ("backup",)),

@@ -114,7 +114,8 @@ def read_only_server(ground: Ground, *, seconds: float) -> Seen:
 
 def promotion(ground: Ground) -> Seen:
     """A primary of its own dies and its standby is promoted, under 22 sagas of a worker of its own."""
-    test = "tests/integration/test_failover.py::test_a_promoted_standby_refunds_nobody_and_loses_nothing"
+    file = "tests/integration/dbos_adapter/test_failover.py"
+    test = f"{file}::test_a_promoted_standby_refunds_nobody_and_loses_nothing"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", test, "-q", "-p", "no:cacheprovider"],
         cwd=ROOT,

@@ -1,5 +1,5 @@
 -- DBOS's hot statements, each in one round trip (holdfast/dbos_adapter/round_trips.py). What they read and write is
--- DBOS's own, column by column: tests/integration/test_round_trips.py compares them.
+-- DBOS's own, column by column: tests/integration/dbos_adapter/test_round_trips.py compares them.
 
 -- name: claim_queued
 -- Claims the next workflows of a queue for an executor and reads them, as start_queued_workflows and

@@ -4,7 +4,8 @@ Those for the end of other workflows are in `holdfast.dbos_adapter.waiting.await
 
 Private to DBOS 3.4.0 and replaced here, for a system database that has an attribute ``waits``: methods of
 ``PostgresSystemDatabase``, ``_get_result`` of two handles, ``invoke_step`` and ``EnterDBOSWorkflow``, and
-what ``dbos._dbos`` knows as ``time`` and ``asyncio``. tests/integration/test_waits.py holds them.
+what ``dbos._dbos`` knows as ``time`` and ``asyncio``.
+tests/integration/dbos_adapter/test_waits.py holds them.
 """
 
 from __future__ import annotations

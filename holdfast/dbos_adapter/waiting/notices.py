@@ -7,7 +7,7 @@ comes, up to 60 s later. So our listener, which is back within 0.1 s, wakes thes
 notifications, and by one query for all of them, at its start and every few seconds.
 
 Private to DBOS 3.4.0 and used here: the channels, and ``PostgresSystemDatabase``'s ``notifications_map``,
-``workflow_events_map`` and ``streams_map``. tests/integration/test_contracts.py holds them.
+``workflow_events_map`` and ``streams_map``. tests/integration/dbos_adapter/test_contracts.py holds them.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ FROM ops.pulses ORDER BY scheduled_at DESC LIMIT %(limit)s
 
 -- name: enqueue_children
 -- Enqueues any number of children in one statement on their queue, and leaves existing ones unchanged. The rows are
--- the same as with DBOS's own enqueue, which takes five round trips per child (tests/integration/test_round_trips.py).
+-- the same as with DBOS's own enqueue, which takes five round trips per child (tests/integration/dbos_adapter/test_round_trips.py).
 -- Stores none if the parent has ended: the children of a parent that was cancelled meanwhile would stay running.
 WITH parent AS (
     SELECT FROM dbos.workflow_status

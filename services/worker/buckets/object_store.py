@@ -1,7 +1,8 @@
 """The S3 client of this process, and what its failures mean.
 
 Built once a process, at its first use, and kept in no workflow, step or instance: a client holds sockets,
-locks and credentials, none of which can be stored (tests/integration/test_buckets.py shows what happens).
+locks and credentials, none of which can be stored
+(tests/integration/services/test_buckets.py shows what happens).
 boto3 alone retries nothing here: the steps do, where it is seen and survives the process.
 """
 

@@ -9,7 +9,7 @@ import pytest
 
 from holdfast.postgres import budget
 from holdfast.settings import Role, Settings
-from tests.unit.test_deployment_files import COMPOSE_ONLY, variable
+from tests.files.test_deployment_files import COMPOSE_ONLY, variable
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "operate" / "deploying.md").read_text("utf-8")

@@ -15,7 +15,7 @@ import yaml
 from holdfast.installations.secrets import make_secrets
 from holdfast.postgres import budget
 from holdfast.settings import Settings
-from tests.unit.test_deployment_files import SERVICES, interpolated
+from tests.files.test_deployment_files import SERVICES, interpolated
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "deploy" / "swarm" / "stack.yaml"

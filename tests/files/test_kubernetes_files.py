@@ -17,8 +17,8 @@ import yaml
 from holdfast.installations.secrets import make_secrets
 from holdfast.postgres import budget
 from holdfast.settings import Settings
+from tests.files.test_deployment_files import SERVICES, interpolated, variable
 from tests.support import names
-from tests.unit.test_deployment_files import SERVICES, interpolated, variable
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACE = ROOT / "deploy" / "kubernetes"

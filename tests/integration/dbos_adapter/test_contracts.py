@@ -477,7 +477,7 @@ def test_the_transactions_that_claim() -> None:
     for method in (one, by_partition):
         assert list(inspect.signature(method).parameters)[:2] == ["self", "queue"], look
     assert "isolation_level=isolation" in inspect.getsource(kind._begin), look
-    # What counts and what may be claimed, with the suspects of the queue: tests/integration/test_homes.py.
+    # What counts and what may be claimed, with the suspects of the queue: test_homes.py.
     assert inspect.getsource(one).count("self._queue_pending_filter(queue.name)") == 1, look
     assert inspect.getsource(one).count("self._claim_gate(queue.name, queue_partition_key)") == 1, look
     assert inspect.getsource(by_partition).count("*self._scoped(ws)") == 2, look
@@ -532,7 +532,7 @@ def test_where_dbos_keeps_the_trace_and_what_a_fork_takes_with_it(app: Launched)
 # --- retries after an outage --------------------------------------------------------------------------
 
 
-# Retries: tests/integration/test_outages.py.
+# Retries: tests/integration/dbos_adapter/test_outages.py.
 
 # --- the schedule -------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from holdfast.dbos_adapter.waiting.notices import stream_name
 from holdfast.errors import DatabaseUnavailable
 from tests.support.app import create_app
 from tests.unit.api_fakes import ADMIN, FakeProcess
-from tests.unit.test_api_events import parse
+from tests.unit.services.test_batch_events import parse
 
 
 @pytest.fixture(autouse=True)

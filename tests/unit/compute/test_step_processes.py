@@ -24,7 +24,7 @@ from holdfast.dbos_adapter.cancelling import Cancellation
 from holdfast.errors import CpuCancelled, InvalidRequest, StepProcessDied, StepTimeout
 from tests.support.database import wait_until
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 # What steps run. Their processes import this module by name.
@@ -215,8 +215,8 @@ def test_a_module_that_cannot_be_imported_is_named() -> None:
 def test_nothing_outlives_the_worker(tmp_path: Path) -> None:
     code = textwrap.dedent(f"""
         from holdfast.compute.step_processes import StepProcesses
-        from tests.unit.test_step_processes import spin_with_a_child
-        StepProcesses(lambda: ["tests.unit.test_step_processes"]).run(
+        from tests.unit.compute.test_step_processes import spin_with_a_child
+        StepProcesses(lambda: ["tests.unit.compute.test_step_processes"]).run(
             spin_with_a_child, ({str(tmp_path / "pids")!r},), timeout_seconds=60)
     """)
     worker = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)

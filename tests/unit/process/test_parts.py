@@ -12,7 +12,7 @@ import pytest
 from holdfast.process import parts
 from holdfast.process.parts import PARTS, Part
 
-_DOCUMENT = Path(__file__).parents[2] / "docs" / "design" / "architecture.md"
+_DOCUMENT = Path(__file__).parents[3] / "docs" / "design" / "architecture.md"
 
 
 def test_the_document_quotes_the_order() -> None:

@@ -20,7 +20,7 @@ from holdfast.installations.embedded import free_port
 from holdfast.installations.state_file import read_state
 from holdfast.installations.supervised import is_alive
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 COMMAND = [sys.executable, "-m", "holdfast.installations.native"]
 
 

@@ -21,7 +21,7 @@ from holdfast.dbos_adapter.cancelling import Cancellation
 from holdfast.errors import CpuCancelled, CpuChildDied, CpuPoolClosed, InvalidRequest
 from services.worker.fibonacci import rule as fibonacci
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WAIT_SECONDS = 10.0
 
 
@@ -381,7 +381,7 @@ def test_no_child_outlives_its_parent(end: str, tmp_path: Path) -> None:
     program = textwrap.dedent(f"""
         import os, sys, threading, time
         from holdfast.compute.cpu_pool import CpuPool
-        from tests.unit.test_cpu_pool import note_and_spin
+        from tests.unit.compute.test_cpu_pool import note_and_spin
         pool = CpuPool(3)
         assert pool.wait_ready(10)
         for task in ((note_and_spin, {str(tmp_path / "spin")!r}), (pow, 3, 10**8)):
