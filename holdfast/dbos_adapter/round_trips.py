@@ -4,7 +4,8 @@ DBOS 3.4.0 spends ten round trips on a claim (a ping, BEGIN, version, SELECT, UP
 in a transaction of their own), five on a step's record, and builds each statement anew with SQLAlchemy. Here
 each is one statement, sent as it stands (`Sessions`). What is read and written
 stays the same, and so do the errors
-(tests/integration/dbos_adapter/test_round_trips.py). Queues with a limit that executors share are left to DBOS. How a step's record is read: `replay`.
+(tests/integration/dbos_adapter/test_round_trips.py). Queues with a limit that executors
+share are left to DBOS. How a step's record is read: `replay`.
 
 Private to DBOS 3.4.0 and replaced here: ``PostgresSystemDatabase``'s methods that `install` names.
 """

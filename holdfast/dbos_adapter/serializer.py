@@ -14,8 +14,8 @@ replay, a child's result, an event or a message, or is refused with its type nam
 its text is stored as far as it can be, so that an error can always be stored.
 
 Private to DBOS 3.4.0 and replaced here, held by contract tests: ``dbos._serialization.DefaultSerializer``
-(tests/integration/dbos_adapter/test_no_pickle.py) and
- ``exception_to_workflow_error_data`` (test_outcomes.py).
+(tests/integration/dbos_adapter/test_no_pickle.py)
+and ``exception_to_workflow_error_data`` (test_outcomes.py).
 """
 
 from __future__ import annotations

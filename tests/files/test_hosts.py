@@ -52,7 +52,7 @@ KNOWN = {
         "holdfast/compute/step_child.py",
         "holdfast/recovery/watchdog_child.py",
     },
-    r"/sys/": {"holdfast/settings.py"},  # the CPUs that its own control group gives it
+    r"/sys/": {"holdfast/cpu_quota.py"},  # the CPUs that its own control group gives it
     r"gethostname": {"holdfast/process/process.py"},  # to be shown
     r"\btempfile\b|/tmp\b": set(),
     r"AF_UNIX|flock|lockf": set(),
