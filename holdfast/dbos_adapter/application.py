@@ -1,4 +1,4 @@
-"""What Holdfast attaches to one DBOS application, and how it stops that application's claims."""
+"""Attaches Holdfast's parts to one DBOS application, and stops that application's claims."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from holdfast.postgres.sessions import Sessions
 
 
 def attach_waker(application: Any, waker: Waker) -> None:
-    """Has a DBOS application wait on the bells of ``waker`` and count executions in its slots.
+    """Makes a DBOS application wait for the wake-ups of ``waker`` and count executions in its slots.
 
     Call before the launch, after `holdfast.dbos_adapter.patches.install`.
     """
@@ -33,7 +33,7 @@ def attach_database(
 
 
 def stop_claiming(application: Any, waker: Waker, *, timeout_seconds: float) -> None:
-    """Stops the threads of queues and schedules, and waits for claims under way; what runs goes on."""
+    """Stops the threads of queues and schedules, and waits for claims under way. Running work continues."""
     for event in application.background_thread_stop_events:
         event.set()
     waker.ring_all()

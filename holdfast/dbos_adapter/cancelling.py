@@ -1,7 +1,7 @@
-"""Tells an execution of this process that its workflow was cancelled, or is otherwise no longer its own.
+"""Interrupts an execution of this process whose workflow was cancelled or is no longer its own.
 
-A NOTIFY only says that a workflow was cancelled. Whether that meant the execution that runs here, or an
-earlier one before a resume, is read from the workflow's row: an execution owns its workflow while the row is
+A NOTIFY only reports that a workflow was cancelled. The workflow's row shows whether that affects the
+execution that runs here, or an earlier one before a resume: an execution owns its workflow while the row is
 PENDING under the token of its claim (``owner_xid``).
 
 Private to DBOS 3.4.0 and used here: ``dbos._context.current_owner_xid`` (test_round_trips.py).
@@ -23,14 +23,14 @@ log = logging.getLogger("holdfast.cancelling")
 
 CANCELLED_CHANNEL = "holdfast_cancelled"
 
-# A workflow that goes on elsewhere without a cancel sends no notification: this poll finds its execution.
+# A workflow that continues elsewhere without a cancel sends no notification. This poll finds its execution.
 _READ_ALL_SECONDS = 10.0
 # A notification may arrive between the commit of a claim and the registration of its execution.
 _REMEMBER_SECONDS = 10.0
 
 
 class Cancellation:
-    """Whether an execution lost its workflow, to a cancel or otherwise. Thread-safe."""
+    """Records whether an execution lost its workflow, by a cancel or otherwise. Thread-safe."""
 
     def __init__(self, workflow_id: str = "", owner_xid: str | None = None) -> None:
         self.workflow_id = workflow_id
@@ -40,23 +40,23 @@ class Cancellation:
         self._ends: list[Callable[[], object]] = []
 
     def set(self) -> None:
-        """It was."""
+        """Marks the execution as cancelled and calls the registered callbacks."""
         with self._lock:
             self._cancelled = True
             ends, self._ends = self._ends, []
         for end in ends:
             try:
                 end()
-            except Exception:  # the others are called all the same
+            except Exception:  # the other callbacks still run
                 log.exception("the end of an execution failed", extra={"action": "cancel.end"})
 
     @property
     def is_set(self) -> bool:
-        """Whether it was."""
+        """Returns whether the execution lost its workflow."""
         return self._cancelled
 
     def add(self, end: Callable[[], object]) -> None:
-        """Has ``end`` called once it is cancelled, or immediately if it is already."""
+        """Calls ``end`` once the execution is cancelled, or immediately if it is already."""
         with self._lock:
             now = self._cancelled
             if not now:
@@ -66,7 +66,7 @@ class Cancellation:
 
     @contextmanager
     def ending(self, end: Callable[[], object]) -> Iterator[None]:
-        """Inside, ``end`` is called once it is cancelled, or at once if it is already."""
+        """Inside the block, calls ``end`` once the execution is cancelled, or immediately if it is."""
         self.add(end)
         try:
             yield
@@ -77,7 +77,7 @@ class Cancellation:
 
 
 class Cancellations:
-    """The executions of this process that are watched for the loss of their workflow. Thread-safe."""
+    """Watches the executions of this process for the loss of their workflow. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -88,8 +88,8 @@ class Cancellations:
 
     @contextmanager
     def of(self, workflow_id: str) -> Iterator[Cancellation]:
-        """Watches the execution that calls this. Enter before its first step: what came earlier, the check at
-        that step sees."""
+        """Watches the calling execution. Enter before its first step: that step's check sees earlier cancels.
+        """
         made = self.watch(workflow_id, current_owner_xid(workflow_id))
         try:
             yield made
@@ -97,7 +97,7 @@ class Cancellations:
             self.forget(made)
 
     def watch(self, workflow_id: str, owner_xid: str | None) -> Cancellation:
-        """Watches one execution, until `forget`. Without a token only the row's status counts."""
+        """Watches one execution until `forget`. Without a token only the row's status counts."""
         made = Cancellation(workflow_id, owner_xid)
         with self._lock:
             self._of.setdefault(workflow_id, []).append(made)
@@ -106,7 +106,7 @@ class Cancellations:
         return made
 
     def forget(self, made: Cancellation) -> None:
-        """Ends the watch."""
+        """Stops watching an execution."""
         with self._lock:
             watches = self._of[made.workflow_id]
             watches.remove(made)
@@ -115,7 +115,7 @@ class Cancellations:
                 self._doubtful.discard(made.workflow_id)
 
     def cancelled(self, workflow_id: str) -> None:
-        """A notification: that workflow was cancelled. `check` reads which of its executions that meant."""
+        """Handles a notification that a workflow was cancelled. `check` reads which execution it affects."""
         now = time.monotonic()
         with self._lock:
             if workflow_id in self._of:
@@ -128,14 +128,14 @@ class Cancellations:
                 del self._noticed[noticed]
 
     def watched(self) -> list[Cancellation]:
-        """All that are watched."""
+        """Returns all watched executions."""
         with self._lock:
             return [one for watches in self._of.values() for one in watches]
 
     def check(self, connection: Connection, *, now: bool = False) -> None:
-        """Reads the rows of those whose workflow was cancelled at some time, and ends those that lost theirs.
+        """Reads the rows of executions whose workflow was cancelled, and ends those that lost it.
 
-        From time to time, and with ``now``, it reads those of all: a notification may have been missed.
+        Periodically, and with ``now``, it reads the rows of all: a notification may have been missed.
         """
         at = time.monotonic()
         now = now or at - self._all_read_at >= _READ_ALL_SECONDS
@@ -157,7 +157,7 @@ class Cancellations:
             return [one for workflow_id in ids for one in self._of.get(workflow_id, ())]
 
     def lost(self, executions: Iterable[tuple[str, str | None]]) -> None:
-        """These (id and token) no longer own their workflows."""
+        """Ends the executions (given by id and token) that no longer own their workflows."""
         gone = set(executions)
         with self._lock:
             found = [one for id_, token in gone for one in self._of.get(id_, ()) if one.owner_xid == token]

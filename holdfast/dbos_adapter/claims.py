@@ -1,15 +1,15 @@
-"""Claims from a queue whose limit all executors share: one transaction after the other, in all of them.
+"""Serializes claims from a queue whose limit all executors share.
 
-DBOS counts what runs and claims what waits in one transaction. Two of them that overlap count the same
-number and both claim, if they choose different rows. Executors of two versions do. So do two of one version
-when a row of a higher priority, or with an earlier time of another client's clock, is stored between their
-snapshots. Here these transactions take turns by a session-level advisory lock, which is held before the
-snapshot is taken. They count what came from the queue and runs as a suspect elsewhere as well (`Homes`).
+DBOS counts the running workflows and claims waiting ones in one transaction. Two overlapping transactions
+count the same number and both claim, if they choose different rows. Executors of two versions do. So do two
+of one version when a row of a higher priority, or with an earlier time of another client's clock, is stored
+between their snapshots. Here a session-level advisory lock, acquired before the snapshot, serializes these
+transactions. They also count workflows of the queue that run elsewhere as suspects (`Homes`).
 
 Private to DBOS 3.4.0 and replaced here, with contract tests: ``PostgresSystemDatabase``'s
-``start_queued_workflows`` and ``start_queued_partitioned_workflows``. Their transactions begin by ``_begin``
-or by ``engine.begin``. They ask ``_queue_pending_filter`` what counts, and ``_claim_gate`` or ``_scoped``
-what may be claimed.
+``start_queued_workflows`` and ``start_queued_partitioned_workflows``. Their transactions begin with
+``_begin`` or ``engine.begin``. ``_queue_pending_filter`` selects the workflows that count. ``_claim_gate`` or
+``_scoped`` selects the workflows that may be claimed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dbos._sys_db_postgres import PostgresSystemDatabase
 
 _LOCK_CLASS = 7032
 # An executor that is paused within its claim keeps the lock until its peers have declared it dead. A queue's
-# thread that waited for it could not be stopped. DBOS tries again at its next poll.
+# thread cannot be stopped while it waits for the lock. DBOS tries again at its next poll.
 _LOCK_TIMEOUT = "1s"
 
 
@@ -35,7 +35,7 @@ Room = Literal["room", "full", "behind"]
 
 
 class _Gated:
-    """A system database that claims nothing that came from some home queues."""
+    """A system database that claims no workflow that came from one of the given home queues."""
 
     def __init__(self, db: Any, homes: list[str]) -> None:
         self._db = db
@@ -53,7 +53,7 @@ class _Gated:
 
 
 class _Turn(_Gated):
-    """A system database whose next transaction waits for its turn at one queue."""
+    """A system database whose next transaction first acquires the lock of one queue."""
 
     def __init__(self, db: Any, queue_name: str, homes: list[str]) -> None:
         super().__init__(db, homes)
@@ -88,11 +88,11 @@ class _Turn(_Gated):
             with connection.begin():
                 connection.execute(sa.text("SELECT pg_advisory_unlock(:class, hashtext(:name))"), lock)
         except sa.exc.DBAPIError:
-            connection.invalidate()  # the lock ends with its session
+            connection.invalidate()  # the end of the session releases the lock
 
 
 class _SweepTurn(_Turn):
-    """The same for one claim of many partitions, each of which runs one at a time."""
+    """As `_Turn`, for one claim from many partitions, each of which runs one workflow at a time."""
 
     def _scoped(self, table: Any) -> list[sa.ColumnElement[bool]]:
         if table is not self._db.tables.workflow_status:
@@ -107,16 +107,16 @@ class _SweepTurn(_Turn):
 
 
 def _from_home(queue_name: str) -> Any:
-    # As an array, not a join or an IN: both parts of the OR can then use their index.
+    # With an array, not a join or an IN, both parts of the OR can use their index.
     found = sa.select(_crashes.c.workflow_id).where(_crashes.c.queue_name == queue_name)
     return sa.any_(sa.func.array(found.scalar_subquery()))
 
 
 def room(db: Any, queue: Any, workflow_id: str, partition: str | None) -> Room:
-    """Whether a claimed suspect may start under the limits of its home queue that all executors share.
+    """Returns whether a claimed suspect may start under its home queue's limits that all executors share.
 
-    From then on no claim and no other suspect takes its place. ``behind``: another suspect, which waits or
-    runs, comes first. Of two that wait for each other one has to go. Raises ``DBAPIError``.
+    After ``room`` no claim and no other suspect takes its slot. ``behind``: another suspect, which waits or
+    runs, comes first. Of two that wait for each other one has to give way. Raises ``DBAPIError``.
     """
     if queue is None or (queue._concurrency is None and queue._partition_concurrency is None):
         return "room"
@@ -136,13 +136,13 @@ def room(db: Any, queue: Any, workflow_id: str, partition: str | None) -> Room:
 
 
 def paused_homes(db: Any, queue_name: str) -> list[str]:
-    """Home queues whose suspects are not claimed from that queue for now."""
+    """Returns the home queues whose suspects are currently not claimed from that queue."""
     homes = vars(db).get("homes")
     return homes.paused(queue_name) if homes is not None else []
 
 
 def limits_per_process(queue: Any) -> tuple[int | None, int | None]:
-    """How much of a queue, and of one of its partitions, one process may run."""
+    """Returns how many workflows of a queue, and of one of its partitions, one process may run."""
     return queue._worker_concurrency, queue._partition_worker_concurrency
 
 
@@ -152,7 +152,7 @@ def _shared(queue: Any) -> bool:
 
 
 def install() -> None:
-    """Has claims under a limit that executors share take turns. Idempotent."""
+    """Serializes claims under a limit that executors share. Idempotent."""
     kind: Any = PostgresSystemDatabase
     if hasattr(kind.start_queued_partitioned_workflows, "without_turns"):
         return

@@ -1,6 +1,6 @@
-"""When a schedule ticks: cron expressions with seconds first, in a time zone. Pure functions.
+"""Computes when a schedule ticks, from a cron expression with seconds first and a time zone. Pure functions.
 
-Ticks are computed by croniter, as DBOS does, so that both find the same times.
+Ticks are computed by croniter, as in DBOS, so that both find the same times.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from croniter import croniter
 
 
 def check(cron: str, time_zone: str) -> None:
-    """Raises ``ValueError`` with a sentence where no schedule can tick by these."""
+    """Raises ``ValueError`` with an explanation if no schedule can tick by these arguments."""
     try:
         zone = ZoneInfo(time_zone)
     except (OSError, ValueError, KeyError, TypeError):
@@ -32,7 +32,7 @@ def check(cron: str, time_zone: str) -> None:
 
 
 def ticks_after(cron: str, time_zone: str | None, moment: datetime) -> Iterator[datetime]:
-    """All ticks later than the moment, in order, in the zone."""
+    """Yields all ticks later than the moment, in order, in the zone."""
     zone = ZoneInfo(time_zone) if time_zone else UTC
     times = croniter(cron, moment.astimezone(zone), second_at_beginning=True)
     while True:
@@ -40,5 +40,5 @@ def ticks_after(cron: str, time_zone: str | None, moment: datetime) -> Iterator[
 
 
 def tick_id(schedule: str, scheduled_at: datetime) -> str:
-    """The id that DBOS gives the workflow of a tick. The time has the offset of the schedule's zone."""
+    """Returns the id that DBOS gives a tick's workflow. The time has the offset of the schedule's zone."""
     return f"sched-{schedule}-{scheduled_at.isoformat()}"

@@ -1,8 +1,9 @@
-"""The start of each claimed workflow: what this process does before DBOS runs it.
+"""Starts each claimed workflow: what this process does before DBOS runs it.
 
-DBOS starts every claim through one function, in the thread of its queue. It is replaced once, and does in
-this order: it leaves the claim to the component that starts the claims of that queue (`Slots.starters`); it
-measures how long the workflow waited; it reserves a slot, and asks whether the claim may start now.
+DBOS starts every claim through one function, in the thread of the claim's queue. `install` replaces that
+function. If another component starts the claims of that queue (`Slots.starters`), it gets the claim. Then the
+workflow's wait in the queue is measured, a slot is reserved, and `Slots.admit` decides whether the claim may
+start now.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from holdfast.observability import metrics, tracing
 
 
 def install() -> None:
-    """Replaces the function for every application of this process. Idempotent."""
+    """Replaces the function that starts claims, for every application of this process. Idempotent."""
     queue: Any = dbos._queue
     original = queue.execute_dequeued_workflow
     if hasattr(original, "without_slots"):
@@ -26,7 +27,7 @@ def install() -> None:
     def start(instance: Any, status: Any, owner_xid: str) -> Any:
         observe_claim(status, owner_xid)
         slots = slots_of(instance)
-        if slots is None or status["status"] != "PENDING":  # DBOS runs nothing else
+        if slots is None or status["status"] != "PENDING":  # DBOS runs no other status
             return original(instance, status, owner_xid)
         return _start_in_slot(slots, original, instance, status, owner_xid)
 
@@ -65,15 +66,14 @@ def _start_in_slot(slots: Slots, original: Any, instance: Any, status: Any, owne
 def observe_claim(status: Any, owner_xid: str) -> None:
     """Measures how long a workflow waited in its queue before this process claimed it.
 
-    Only the wait for the first claim counts: claims after a takeover or a handover have metrics of their own.
-    A workflow with a delay waits from the end of the delay. Both times are the database's. For traces, the
-    number of the attempt is kept.
+    Only the first claim counts: claims after a takeover or a handover have other metrics. A delayed workflow
+    waits from the end of its delay. Both times come from the database. Traces get the number of the attempt.
     """
     claimed, enqueued = status["started_at_epoch_ms"], status["created_at"]
     if status["recovery_attempts"] == 1 and status["queue_name"] and claimed and enqueued:
         waited = claimed - max(enqueued, status["delay_until_epoch_ms"] or 0)
         metrics.QUEUE_WAIT.labels(queue_name=status["queue_name"]).observe(max(0.0, waited / 1000))
-    if status["status"] == "PENDING":  # else DBOS won't run it
+    if status["status"] == "PENDING":  # DBOS runs no other status
         tracing.note_claim(status["workflow_uuid"], status["recovery_attempts"])
         if LAUNCHED.waits is not None and (status["recovery_attempts"] or 0) > 1:
             LAUNCHED.waits.follows((status["workflow_uuid"], owner_xid))

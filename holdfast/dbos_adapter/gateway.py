@@ -1,4 +1,4 @@
-"""How HTTP handlers reach PostgreSQL: clients that fail fast, not DBOS's patient retries."""
+"""Gives HTTP handlers access to PostgreSQL: by clients that fail fast, not by DBOS's patient retries."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ log = logging.getLogger("holdfast.gateway")
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# PostgreSQL that answers, but slowly (200 ms more a round trip make an enqueue last 2 s), is worth a
-# longer wait than one that is away; the heartbeat tells the two apart.
+# A slow PostgreSQL (200 ms more per round trip make an enqueue last 2 s) is worth a longer wait than an
+# outage. The heartbeat distinguishes the two.
 _SLOW_SECONDS = 8.0
 _LATE_BEAT_SECONDS = 0.5
 _LOOK_SECONDS = 0.1
 
 
 class Gateway:
-    """A lazy DBOS client and named ops statements, each call bounded in time.
+    """Gives access to a lazy DBOS client and to named ops statements. Each call is bounded in time.
 
-    ``database_up`` says whether the executor's heartbeat goes through: while it does not, calls
-    fail at once instead of queueing up behind each other. ``beat_age_seconds`` is the time since the
-    last one that did.
+    ``database_up`` returns whether the executor's heartbeats succeed. While they do not, calls fail
+    immediately instead of queueing. ``beat_age_seconds`` returns the time since the last successful
+    heartbeat.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Gateway:
         self.pool = OpsPool(
             settings, purpose=f"{purpose}/ops", size=budget.REQUESTS, wait_seconds=self._timeout_seconds
         )
-        # Only reads, and only what /metrics shows: a role of its own may do nothing else.
+        # A separate role may only read what /metrics shows.
         self.figures = OpsPool(
             settings,
             purpose=f"{purpose}/figures",
@@ -90,9 +90,9 @@ class Gateway:
     def enqueue(
         self, options: EnqueueOptions, args: tuple[Any, ...], children: dict[str, Any] | None = None
     ) -> None:
-        """Stores a workflow, and some children with it (`children.statement_params`), or nothing. Blocks.
+        """Stores a workflow and any ``children`` (`children.statement_params`) in one transaction. Blocks.
 
-        One that exists already stays as it is. Raises what SQLAlchemy raises.
+        An existing workflow stays unchanged. Raises SQLAlchemy's errors.
         """
         with self._engine.begin() as connection:
             self.client.enqueue_in_transaction(connection, options, *args)
@@ -100,10 +100,10 @@ class Gateway:
                 connection.exec_driver_sql(sql("enqueue_children"), children)
 
     async def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs a blocking function that talks to PostgreSQL, in a thread.
+        """Runs a blocking function that uses PostgreSQL, in a thread.
 
-        Raises ``DatabaseUnavailable`` when PostgreSQL is away or does not answer within
-        ``database_timeout_seconds`` (8 s while heartbeats go through: it is slow, then); the thread
+        Raises ``DatabaseUnavailable`` during an outage, or when PostgreSQL does not answer within
+        ``database_timeout_seconds`` (8 s while heartbeats succeed, because it is only slow then). The thread
         ends by its own statement timeout.
         """
         if not self._database_up():
@@ -121,7 +121,8 @@ class Gateway:
             raise
 
     async def _patience(self, work: asyncio.Future[T]) -> None:
-        """Returns once the work is done; raises ``DatabaseUnavailable`` when it is not worth the wait."""
+        """Returns once the work is done. Raises ``DatabaseUnavailable`` when it is not worth a longer wait.
+        """
         loop = asyncio.get_running_loop()
         began, pause = loop.time(), self._timeout_seconds
         try:
@@ -131,10 +132,10 @@ class Gateway:
                     raise DatabaseUnavailable
                 pause = _LOOK_SECONDS
         finally:
-            work.cancel()  # does nothing to one that is done
+            work.cancel()  # has no effect on finished work
 
     async def ops(self, statement: str, /, **params: Any) -> list[Row]:
-        """Runs a named ops statement; raises ``DatabaseUnavailable`` as :meth:`call` does."""
+        """Runs a named ops statement. Raises ``DatabaseUnavailable`` as :meth:`call` does."""
         return await self.call(self.pool.run, statement, **params)
 
     def close(self) -> None:

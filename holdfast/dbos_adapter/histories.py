@@ -1,4 +1,4 @@
-"""The records that a replaying execution has read ahead, kept until they are used (`replay`)."""
+"""Keeps the records that a replaying execution has read ahead, until they are used (`replay`)."""
 
 from __future__ import annotations
 
@@ -12,37 +12,38 @@ from holdfast.postgres.database import Row
 GET_RESULT = "DBOS.getResult"
 
 _FRESH_SECONDS = 0.5
-"""How long a page answers before the workflow's status is asked for again: a cancel ends a replay too."""
+"""How long a page is used before the workflow's status is read again: a cancel also ends a replay."""
 _MOST = 64
-"""Executions that read ahead at the same time; more of them ask for each step by itself."""
+"""Limits the executions that read ahead concurrently. Further executions query each step separately."""
 _FORGOTTEN_SECONDS = 60.0
-"""An execution that asked for nothing in this time may give its place to another."""
+"""Another execution may take the entry of an execution that asked for nothing in this time."""
 
 
 @dataclass
 class History:
-    """One page of one execution's history, and whether there may be more records behind it."""
+    """One page of an execution's history. Records whether more may follow."""
 
     owner: str | None
     ahead: bool = True
     rows: dict[int, Row] = field(default_factory=dict)
     results: dict[str | None, Row | None] = field(default_factory=dict)
-    """Of workflows waited for, by their id; None where one has more than one, or an error."""
+    """Results of awaited workflows, by their ids. None for a workflow with more than one, or with an error.
+    """
     last: int = -1
-    """The step that the page goes to."""
+    """The last step of the page."""
     read_at: float = field(default_factory=time.monotonic)
     reading: threading.Lock = field(default_factory=threading.Lock)
 
     def fresh(self) -> bool:
-        """Whether the workflow was not cancelled a moment ago."""
+        """Returns whether the workflow's status was read a moment ago."""
         return time.monotonic() - self.read_at < _FRESH_SECONDS
 
     def asked(self) -> None:
-        """It is not cancelled now."""
+        """Notes that the workflow is not cancelled now."""
         self.read_at = time.monotonic()
 
     def fill(self, rows: list[Row], function_id: int) -> None:
-        """The page that was read from a step on."""
+        """Stores the page that was read from the step ``function_id`` on."""
         found = {row["function_id"]: row for row in rows if row["function_id"] is not None}
         self.results = {}
         for row in found.values():
@@ -56,21 +57,21 @@ class History:
 
 
 class Histories:
-    """Of the executions that replay in this process, by their workflows' ids."""
+    """Holds the histories of the executions that replay in this process, by workflow id."""
 
     def __init__(self) -> None:
         self._known: dict[str, History] = {}
         self._lock = threading.Lock()
 
     def get(self, workflow_id: str, owner: str | None) -> History | None:
-        """The history of that execution, if it replays. Without an owner: of the last one here."""
+        """Returns an execution's history if it replays; without an owner, that of the last one here."""
         known = self._known.get(workflow_id)
         if known is None or (owner is not None and known.owner not in (None, owner)):
             return None
         return known
 
     def begin(self, workflow_id: str, owner: str | None) -> None:
-        """A record was found, so the execution replays."""
+        """Registers that an execution replays, because a record was found."""
         if known := self.get(workflow_id, owner):
             known.ahead = True
             return
@@ -83,12 +84,12 @@ class Histories:
             self._known[workflow_id] = History(owner)
 
     def forget(self, workflow_id: str) -> None:
-        """Its execution is over, or another one begins."""
+        """Drops a workflow's history: its execution is over, or another one begins."""
         with self._lock:
             self._known.pop(workflow_id, None)
 
 
 def histories_of(db: Any) -> Histories:
-    """One for each system database."""
+    """Returns the histories of a system database."""
     found: Histories = vars(db).setdefault("histories", Histories())
     return found

@@ -1,4 +1,4 @@
-"""The effect ledger: an outside effect and the record of its step, committed together."""
+"""The effect ledger: an external effect and the record of its step are committed together."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from holdfast.postgres import budget
 from holdfast.postgres.sessions import SESSION_OPTIONS, Sessions
 from holdfast.settings import Settings
 
-# The name is stored with the step: durable.
+# The name is durable: it is stored with the step.
 STEP = "effects.record"
 
 
 class EffectLedger:
-    """Effects in DBOS's own database.
+    """Writes effects into DBOS's own database.
 
     ``datasource`` is DBOS's, over psycopg 3, for effects of any number of statements (``transaction``). It
-    commits them with a marker of their step, records the step apart, and deletes the marker in the end:
-    seventeen round trips. `record` is a short transaction of one statement, an effect with the step's own
-    record as its marker: one round trip. What a second execution finds is the same
+    commits them with a marker of their step, records the step separately, and finally deletes the marker:
+    seventeen round trips. `record` is a short transaction of one statement, which writes an effect and, as
+    its marker, the step's own record: one round trip. A second execution finds the same
     (tests/integration/dbos_adapter/test_ledger.py).
     """
 
@@ -50,7 +50,7 @@ class EffectLedger:
     def record(self, effect: str, *, executor_id: str, n: int, sha256: str) -> str:
         """Writes an effect of the calling workflow once and returns its key. Call inside a workflow.
 
-        ``effect`` names it within its workflow.
+        ``effect`` names the effect within its workflow.
         """
         workflow_id = DBOS.workflow_id
         if workflow_id is None:

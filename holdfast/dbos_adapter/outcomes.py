@@ -1,21 +1,20 @@
-"""Every end of a step or of a workflow's body is an outcome, recorded once.
+"""Records every end of a step or of a workflow's body as an outcome, once.
 
-DBOS 3.4.0 records what is an ``Exception``. What else a body may raise (``SystemExit``,
-``KeyboardInterrupt``, a framework's own ``BaseException``) leaves the workflow as if it still ran: it would
-be released and run again, for ever. Here such an end becomes an error with the class's name and the text,
-which is what a replay would raise as well, and which no retry repeats. A step's result that cannot be stored
-ends the step the same way, after one run of its body.
+DBOS 3.4.0 records only an ``Exception``. If a body raises anything else (``SystemExit``,
+``KeyboardInterrupt``, a framework's own ``BaseException``), the workflow stays as if it still ran: it would
+be released and run again forever. Here such an end becomes an error with the class's name and the text. A
+replay raises the same error, and no retry repeats it. A step's result that cannot be stored ends the step the
+same way, after one run of its body.
 
-What stays as it is:
+These cases do not change:
 
 - DBOS's own control flow (a cancelled workflow, one that another execution owns): ``DBOSBaseException``.
-- ``asyncio.CancelledError`` where the event loop ends: the workflow goes on elsewhere.
+- ``asyncio.CancelledError`` where the event loop ends: the workflow continues elsewhere.
 - ``asyncio.CancelledError`` in a task that was asked to end (``asyncio.timeout``, a task group): a step
-  leaves no record, as DBOS has it; a workflow's body is recorded as ERROR, and its task ends as it was asked
-  to.
+  leaves no record, as in DBOS; a workflow's body is recorded as ERROR, and its task ends as requested.
 
-An exit in a task of the user's own escapes from the event loop, by asyncio's rule. The loop that all async
-workflows share goes on after it (`SturdyLoop`).
+An exit in a task that user code created escapes from the event loop, by asyncio's rule. The loop that all
+async workflows share survives it (`SturdyLoop`).
 
 Private to DBOS 3.4.0 and replaced here, each held by a contract test: ``dbos._core.invoke_step``,
 ``dbos._core._dropping_datasource_checkpoints``, ``asyncio`` as ``dbos._event_loop`` sees it, and its
@@ -49,19 +48,19 @@ _SHORT = 10_000
 
 
 def install() -> None:
-    """Replaces them for every application of this process. Idempotent."""
+    """Replaces these functions for every application of this process. Idempotent."""
     core: Any = dbos._core
     if isinstance(dbos._event_loop.asyncio, _Asyncio):  # type: ignore[attr-defined]
         return
     core.invoke_step = _recorded_step(core.invoke_step)
     core._dropping_datasource_checkpoints = _recorded_body(core._dropping_datasource_checkpoints)
-    dbos._event_loop.asyncio = _Asyncio()  # type: ignore[attr-defined, assignment]  # it imports it
+    dbos._event_loop.asyncio = _Asyncio()  # type: ignore[attr-defined, assignment]  # the module imports it
 
 
 def raise_outcome(error: BaseException) -> NoReturn:
-    """Raises what is recorded of `error`, or `error` itself where that is not for us to record."""
+    """Raises the outcome to record for `error`, or `error` itself if Holdfast does not record it."""
     if isinstance(error, StopIteration):
-        # As a generator does, and for the same reason: futures and coroutines cannot carry it.
+        # A generator does the same, for the same reason: futures and coroutines cannot carry it.
         text = f"StopIteration was raised: {error_text(error)}"
         raise RuntimeError(text) from error  # noqa: TRY004
     control = error.subgroup(dbos_error.DBOSBaseException) if isinstance(error, BaseExceptionGroup) else None
@@ -73,14 +72,14 @@ def raise_outcome(error: BaseException) -> NoReturn:
 
 
 def _outcome(error: BaseException) -> PortableWorkflowError:
-    """What is recorded of an end that is no ``Exception``, as a replay raises it."""
+    """Returns the error that is recorded for an end that is no ``Exception``. A replay raises it too."""
     made = PortableWorkflowError(error_text(error) or repr(error), type(error).__name__)
     made.final = True  # type: ignore[attr-defined]
     return made
 
 
 def _final(error: BaseException) -> bool:
-    """Whether another attempt is out of the question: the process was told to end, or the effect is done."""
+    """Returns whether no other attempt may follow: the process has to end, or the effect is done."""
     return isinstance(error, UnstorableValue) or getattr(error, "final", False)
 
 
@@ -119,7 +118,7 @@ def _recorded_step(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _step_body(function: Callable[..., Any], *, stores: bool) -> Callable[..., Any]:
-    """The body, whose result is text already: what cannot be stored ends the attempt that made it."""
+    """Wraps the body to convert its result to text. An unstorable result ends the attempt that made it."""
     if inspect.iscoroutinefunction(function):
 
         async def run_async(*args: Any, **kwargs: Any) -> Any:
@@ -133,7 +132,7 @@ def _step_body(function: Callable[..., Any], *, stores: bool) -> Callable[..., A
                 raise_outcome(error)
             if not stores:
                 return value
-            # A large one would hold up the loop.
+            # A large value would block the event loop.
             if isinstance(value, _SCALARS) and not (isinstance(value, str) and len(value) > _SHORT):
                 return stored(value)
             return await asyncio.to_thread(stored, value)
@@ -221,14 +220,14 @@ def _loop_ends() -> bool:
 
 
 async def _record(instance: Any, error: asyncio.CancelledError) -> None:
-    """Ends the workflow as ERROR, if it still runs here: its task carries no outcome to DBOS."""
+    """Ends the workflow as ERROR if it still runs here: its task returns no outcome to DBOS."""
     context: Any = get_local_dbos_context()
     form = serialization_for_type(context.serialization_type, instance._serializer)
     text = dbos._core._serialize_exception_for_persistence(_outcome(error), form, instance._serializer)
     update = instance._sys_db.update_workflow_outcome
     writing = asyncio.ensure_future(asyncio.to_thread(update, context.workflow_id, "ERROR", error=text))
     while not writing.done():
-        # A task may be cancelled again and again (anyio does), while this waits for a free thread.
+        # A task may be cancelled repeatedly (anyio does) while this waits for a free thread.
         with suppress(asyncio.CancelledError):
             await asyncio.shield(writing)
     writing.result()
@@ -238,10 +237,10 @@ async def _record(instance: Any, error: asyncio.CancelledError) -> None:
 
 
 class SturdyLoop(asyncio.SelectorEventLoop):
-    """An event loop that an exit in one task does not end for all the others."""
+    """An event loop that survives an exit in one of its tasks."""
 
     def run_forever(self) -> None:
-        """Runs until it is stopped."""
+        """Runs until the loop is stopped."""
         while True:
             try:
                 return super().run_forever()
@@ -252,17 +251,17 @@ class SturdyLoop(asyncio.SelectorEventLoop):
 
     @property
     def ends(self) -> bool:
-        """Whether it was asked to end all its tasks."""
+        """Returns whether the loop was asked to end all its tasks."""
         code = BackgroundEventLoop._shutdown.__code__
         return any(getattr(task.get_coro(), "cr_code", None) is code for task in asyncio.all_tasks(self))
 
 
 class _Asyncio:
-    """``asyncio`` as ``dbos._event_loop`` sees it: only the loop that it makes differs."""
+    """``asyncio`` as ``dbos._event_loop`` sees it. Only the event loop that it creates differs."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(asyncio, name)
 
     def new_event_loop(self) -> asyncio.AbstractEventLoop:
-        """The loop of one application."""
+        """Creates the event loop of one application."""
         return SturdyLoop()

@@ -1,7 +1,7 @@
-"""Every private name of DBOS that Holdfast uses, and the one call that installs what it replaces.
+"""Lists every private name of DBOS that Holdfast uses, and installs all replacements with one call.
 
-DBOS is pinned exactly (pyproject.toml). Outside of `holdfast.dbos_adapter` no private name of DBOS is used.
-Each has a contract test, which says what to check when it fails after an upgrade of DBOS.
+DBOS is pinned exactly (pyproject.toml). Only `holdfast.dbos_adapter` uses private names of DBOS. Each name
+has a contract test, which says what to check when it fails after an upgrade of DBOS.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from holdfast.dbos_adapter.waiting import blocking_calls
 def install(guard_schedules: Callable[[], object] = lambda: None) -> None:
     """Installs every patch, for all DBOS applications of this process. Idempotent.
 
-    Call before DBOS is constructed. The order counts: a patch that wraps a method keeps what it finds.
+    Call before DBOS is constructed. The order counts: a patch that wraps a method keeps the method it finds.
     A patch changes nothing for an application that lacks what `holdfast.dbos_adapter.application` attaches.
     ``guard_schedules`` installs `schedules.guard_schedule` with the clock and the limits of this process.
     """
     serializer.refuse_pickles()
-    claims.install()  # round_trips keeps this one for queues with limits that all executors share
+    claims.install()  # round_trips calls this one for queues with limits that all executors share
     round_trips.install()
     replay.install()
     blocking_calls.install()
-    outcomes.install()  # after blocking_calls: the outermost of the two that wrap a step
-    retries.install()  # after all that replace methods of the system database
+    outcomes.install()  # after blocking_calls: the outer wrapper of a step
+    retries.install()  # after all replacements in the system database
     wake_ups.install()
     slots.install()
     dispatch.install()
@@ -47,7 +47,7 @@ class PrivateName(NamedTuple):
     """One name that DBOS does not document."""
 
     name: str
-    """Its full name; an attribute of one of DBOS's objects begins with a dot."""
+    """The full name. It begins with a dot if it is an attribute of one of DBOS's objects."""
     why: str
     test: str
     """The contract test."""

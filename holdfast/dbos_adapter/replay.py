@@ -1,14 +1,14 @@
-"""What a workflow's earlier execution recorded, read ahead: a replay costs one statement for many steps.
+"""Reads ahead what a workflow's earlier execution recorded: one statement serves many replayed steps.
 
-DBOS 3.4.0 asks for each recorded step by itself. Here the first record that is found says that the
-execution replays. From then on one statement reads the records that follow, bounded in rows and in bytes;
-each is dropped as it is used. A record never changes, and only the execution that owns the workflow writes
-new ones, so what was read stays true. What is not in the page (a gap, or a step asked for twice) is asked
-for by itself: a page is never taken as proof that something is absent. A first execution finds no record,
-and costs what it did before.
+DBOS 3.4.0 queries each recorded step separately. Here the first record that is found shows that the execution
+replays. From then on one statement reads a page of the following records, bounded in rows and in bytes. Each
+record is dropped once it is used. A record never changes, and only the execution that owns the workflow
+writes new ones, so a page stays valid. A record that is not in the page (a gap, or a step that is requested
+twice) is queried separately: a page never proves that a record is absent. A first execution finds no record
+and costs what it costs in DBOS.
 
-Private to DBOS 3.4.0 and replaced here: ``PostgresSystemDatabase``'s methods that `install` names, which are
-all that read a step's record.
+Private to DBOS 3.4.0 and replaced here: ``PostgresSystemDatabase``'s methods that `install` names. No other
+method reads a step's record.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from holdfast.postgres.sessions import Sessions
 
 PAGE_ROWS = 1000
 PAGE_BYTES = 1_000_000
-"""Of results and errors, as they are stored; a record that is larger is a page of its own."""
+"""Limits the stored results and errors of a page. A larger record is a page by itself."""
 
 
 def install() -> None:
-    """Replaces them for every application of this process. Idempotent; see `round_trips.install`."""
+    """Replaces these methods for every application of this process. Idempotent; see `round_trips.install`."""
     replace(
         check_operation_execution,
         _check_operation_execution_txn,
@@ -44,7 +44,7 @@ def install() -> None:
 
 
 def _owner(workflow_id: str) -> str | None:
-    """The token of the execution that asks; None where a child asks for its parent's record."""
+    """Returns the token of the calling execution, or None if a child reads its parent's record."""
     context = get_local_dbos_context()
     return context.owner_xid if context is not None and context.workflow_id == workflow_id else None
 
@@ -60,7 +60,7 @@ def _status_checked(db: Any, workflow_id: str, rows: list[Row]) -> list[Row]:
 
 
 def _read_ahead(db: Any, sessions: Sessions, workflow_id: str, function_id: int) -> Row | None:
-    """The record from the page, which is read first where it ends before; None if it is not there.
+    """Returns the record from the page, or None. Reads the next page first if this one ends before the step.
 
     The record stays in the page.
     """
@@ -68,7 +68,7 @@ def _read_ahead(db: Any, sessions: Sessions, workflow_id: str, function_id: int)
     if known is None:
         return None
     if function_id > known.last and known.ahead:
-        # One reads, the others of the same workflow wait for what it brings.
+        # One thread reads. The other threads of the workflow wait for its page.
         with known.reading:
             if function_id > known.last and known.ahead:
                 rows = patiently(sessions.run)(
@@ -83,7 +83,7 @@ def _read_ahead(db: Any, sessions: Sessions, workflow_id: str, function_id: int)
 
 
 def _look(db: Any, sessions: Sessions, workflow_id: str, function_id: int) -> Row | None:
-    """The record by itself."""
+    """Queries the record of one step. Returns None if the step has none."""
     owner = _owner(workflow_id)
     rows = patiently(sessions.run)("look_at_step", workflow_id=workflow_id, function_id=function_id)
     (row,) = _status_checked(db, workflow_id, rows)
@@ -114,14 +114,15 @@ def _named(workflow_id: str, function_id: int, function_name: str, row: Row) -> 
     return {name: row[name] for name in names}
 
 
-# --- in the place of DBOS's methods -----------------------------------------------------------------
+# --- replacements for DBOS's methods ------------------------------------------------------------------
 
 
 def check_operation_execution(
     db: Any, workflow_id: str, function_id: int, function_name: str, *, owner_key: str | None = None
 ) -> Any:
-    """What is recorded of a step, None if nothing is. Raises `DBOSWorkflowCancelledError`, and
-    `DBOSUnexpectedStepError` when another step is recorded in its place.
+    """Returns the record of a step, or None. Raises `DBOSWorkflowCancelledError`.
+
+    Raises `DBOSUnexpectedStepError` when another step is recorded under its id.
     """
     sessions = sessions_of(db)
     if sessions is None or owner_key is not None:
@@ -138,7 +139,7 @@ def check_operation_execution(
 def _check_operation_execution_txn(
     db: Any, workflow_id: str, function_id: int, function_name: str, conn: Any
 ) -> Any:
-    """The same inside a transaction, which sends nothing if its first statement is spared."""
+    """As `check_operation_execution`, in a transaction. If the page has the record, it sends nothing."""
     sessions = sessions_of(db)
     row = None if sessions is None else _read_ahead(db, sessions, workflow_id, function_id)
     if row is not None:
@@ -151,7 +152,7 @@ def _check_operation_execution_txn(
 
 
 def get_checkpoint_name(db: Any, *, workflow_id: str, function_id: int) -> str | None:
-    """The name of the step that is recorded there. The step itself may be asked for next."""
+    """Returns the name of the recorded step. The record stays in the page, since DBOS may read it next."""
     sessions = sessions_of(db)
     row = None if sessions is None else _read_ahead(db, sessions, workflow_id, function_id)
     name: str | None = (
@@ -163,12 +164,12 @@ def get_checkpoint_name(db: Any, *, workflow_id: str, function_id: int) -> str |
 
 
 def patch(db: Any, *, workflow_id: str, function_id: int, patch_name: str) -> bool:
-    """Whether the workflow goes the new way; recorded where it comes first."""
+    """Returns whether the workflow takes the patched path. The first execution that gets there records it."""
     return _patched("patch", db, workflow_id, function_id, patch_name)
 
 
 def deprecate_patch(db: Any, *, workflow_id: str, function_id: int, patch_name: str) -> bool:
-    """Whether the patch is recorded there."""
+    """Returns whether the patch is recorded at this step."""
     return _patched("deprecate_patch", db, workflow_id, function_id, patch_name)
 
 
@@ -184,7 +185,7 @@ def _patched(method: str, db: Any, workflow_id: str, function_id: int, patch_nam
 
 
 def check_workflow_result(db: Any, workflow_id: str, *, fail_if_missing: bool = False) -> Any:
-    """The result that the waiting workflow recorded before, else whether there is one yet."""
+    """Returns the result that the waiting workflow recorded, else checks whether there is one yet."""
     if (row := _result(db, workflow_id)) is not None:
         return deserialize_value(row["output"], row["serialization"], db.serializer)
     return original(db, "check_workflow_result")(workflow_id, fail_if_missing=fail_if_missing)
@@ -194,7 +195,7 @@ def _result(db: Any, workflow_id: str) -> Row | None:
     context = get_local_dbos_context()
     if sessions_of(db) is None or context is None or not context.is_workflow():
         return None
-    # A child that is called rather than started is waited for in its own context.
+    # The wait for a child that is called rather than started runs in the child's context.
     for waiting in (context.workflow_id, context.parent_workflow_id):
         known = histories_of(db).get(waiting, _owner(waiting))
         if known is not None and known.fresh() and (row := known.results.get(workflow_id)) is not None:
@@ -212,7 +213,7 @@ def record_get_result(  # noqa: PLR0917 - as DBOS calls it
     *,
     started_at_epoch_ms: int,
 ) -> None:
-    """Records it. A record that is there already stays as it is, and is not written again."""
+    """Records the result in the waiting workflow. An existing record stays and is not written again."""
     context = ctx or get_local_dbos_context()
     if sessions_of(db) is not None and context is not None and (ctx is not None or context.is_workflow()):
         function_id = context.function_id + (ctx is None)

@@ -1,8 +1,8 @@
-"""DBOS's calls during an outage of PostgreSQL: they wait for its end, and no workflow's code sees it.
+"""Makes DBOS's calls wait for the end of an outage of PostgreSQL, so that no workflow's code sees it.
 
-DBOS 3.4.0 retries what keeps it from the server, takes the rest for final, and lacks the retry on some
-methods that a workflow or a step can reach. A read-only server (after a failover, or a standby) ended
-workflows with its refusal as their own error. Here one rule says what is worth waiting for
+DBOS 3.4.0 retries errors that keep it from the server and takes all others for final. Some methods that a
+workflow or a step can reach lack its retry. A read-only server (after a failover, or a standby) ended
+workflows with its refusal as their own error. Here one rule decides which errors are an outage
 (`outage.is_outage`), and every method that a workflow reaches follows it;
 tests/integration/dbos_adapter/test_outages.py lists them.
 
@@ -33,11 +33,11 @@ from holdfast.postgres.outage import REACH, is_outage, is_read_only, server_read
 from holdfast.statuses import UNFINISHED
 
 RETRY_CAP_SECONDS = 1.0
-# The fallback for a notice that PostgreSQL is back, which three sessions of ours wait for all the time.
+# Fallback in case the three Holdfast sessions that watch for it do not report that PostgreSQL is back.
 AWAY_CAP_SECONDS = 30.0
-# A try that began during the outage may fail this long after its end: a name's lookup takes its time.
+# An attempt that began during the outage may fail this long after its end: name lookups are slow.
 _JUST_BACK_SECONDS = 3.0
-# A transaction that began while the server was read-only stays so, for this long at most.
+# A transaction that began on a read-only server stays read-only, for this long at most.
 _READ_ONLY_SECONDS = 5.0
 
 _UNRETRIED = (
@@ -61,27 +61,27 @@ _UNRETRIED = (
 """Methods of DBOS's system database that a workflow or a step can reach and that lack its retry."""
 
 _UNRETRIED_EFFECTS = ("_check_execution", "_record_error", "_delete_checkpoints")
-"""The same of a datasource. Each may run twice: a read, an insert that does nothing twice, a delete."""
+"""Methods of a datasource that lack it. Each may run twice: a read, an idempotent insert, a delete."""
 
 _FOR_EVER: Any = SimpleNamespace(_is_sqlite=False, _retry_connection_errors=True)
-"""A system database as DBOS's retries see it."""
+"""Replaces the system database in DBOS's retries."""
 
 
 class _ShortSleep:
-    """The time module as ``dbos._sys_db`` sees it: its sleeps end when PostgreSQL is back, or after a second.
+    """``time`` as ``dbos._sys_db`` sees it: a sleep ends when PostgreSQL is back, or after a second.
 
-    DBOS doubles its wait for the database up to 60 s, so after a short outage work stands still for
-    several seconds more; an executor's own retry once a second costs the database nothing. While
-    PostgreSQL is known to be away they last longer: dozens of threads that keep asking for a name that
-    does not resolve are seconds late to hear that it does (4.4 s seen, in containers). The few sessions
-    of ours that do ask (lease, sweep, listener) end every sleep.
+    DBOS doubles its wait for the database up to 60 s, so work stands still for several more seconds after a
+    short outage. One retry per second per executor costs the database nothing. During a known outage the
+    sleeps are longer: if dozens of threads keep asking for a name that does not resolve, they learn seconds
+    late that it does (4.4 s seen, in containers). The few sessions of Holdfast that do ask (lease, sweep,
+    listener) end every sleep.
     """
 
     def __getattr__(self, name: str) -> Any:
         return getattr(time, name)
 
     def sleep(self, seconds: float) -> None:
-        """As ``time.sleep``, but no longer than it is worth."""
+        """Sleeps until PostgreSQL is back, at most for a time that depends on the state of the outage."""
         if REACH.away:
             seconds = AWAY_CAP_SECONDS
         elif time.monotonic() - REACH.back_at < _JUST_BACK_SECONDS:
@@ -92,11 +92,11 @@ class _ShortSleep:
 
 
 _read_only_seen = float("-inf")
-"""Monotonic time at which a server last said that it only reads."""
+"""Monotonic time at which a server last reported that it is read-only."""
 
 
 def install() -> None:
-    """Makes every call of DBOS's wait for the end of an outage. Idempotent; call after other replacements."""
+    """Makes every DBOS call wait for the end of an outage. Idempotent; call after other replacements."""
     dbos._sys_db.time = _ShortSleep()  # type: ignore[assignment, attr-defined]
     dbos._sys_db.retriable_postgres_exception = _is_retried  # type: ignore[attr-defined, assignment]
     dbos._datasource._is_retriable_db_error = _is_retried_effect
@@ -111,7 +111,7 @@ def install() -> None:
 
 
 def patiently(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Retries during an outage, as DBOS itself does: for ever."""
+    """Retries a function during an outage, without limit, as DBOS does."""
     waiting: Callable[..., Any] = db_retry(sys_db=_FOR_EVER)(run)
     return waiting
 
@@ -125,28 +125,28 @@ def _wrap(owner: type, name: str, wrapper: Callable[[Callable[..., Any]], Any]) 
 
 
 def _is_retried(error: Exception) -> bool:
-    """DBOS's question whether to try a statement of its own again."""
+    """Decides whether DBOS tries one of its own statements again."""
     if isinstance(error, sa.exc.InvalidRequestError):
-        # Twice in a row a session ended between its checkout and its first statement.
+        # A session ended twice in a row between its checkout and its first statement.
         return str(error) == "This connection is closed"
     return isinstance(error, sa.exc.DBAPIError | psycopg.Error) and is_outage(error)
 
 
 def _is_retried_effect(error: Exception, is_serialization_error: Callable[[Exception], bool]) -> bool:
-    """The same of a datasource's transaction, whose statements a user wrote."""
+    """Decides whether a datasource's transaction, whose statements a user wrote, is tried again."""
     if isinstance(error, sa.exc.TimeoutError):
-        return True  # no session of the pool became free: DBOS's calls wait for one, too
+        return True  # no session of the pool became free: DBOS's calls also wait for one
     if not isinstance(error, sa.exc.DBAPIError):
         return False
     if is_read_only(error) and not error.connection_invalidated:
-        # Not the server's refusal but that of the user's own read-only transaction; or one that began before
+        # The user's own read-only transaction refused this, not the server. Or the transaction began before
         # the server accepted writes again.
         return time.monotonic() - _read_only_seen < _READ_ONLY_SECONDS
     return is_outage(error, users_statement=True) or is_serialization_error(error)
 
 
 def _drop_read_only(context: sa.engine.ExceptionContext) -> None:
-    """A session of a server that only reads counts as lost: the next one may reach the new primary."""
+    """Treats a session of a read-only server as lost: the next one may reach the new primary."""
     global _read_only_seen  # noqa: PLW0603
     error = context.original_exception
     if not isinstance(error, psycopg.Error) or not is_read_only(error):
@@ -165,8 +165,8 @@ def _drop_read_only(context: sa.engine.ExceptionContext) -> None:
 def _waiting(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Gives a method the retry where a workflow or a step calls it.
 
-    DBOS's own threads handle the error themselves, and have to notice a stop meanwhile. Inside somebody's
-    transaction only its owner can retry.
+    DBOS's own threads handle the error themselves and have to notice a stop meanwhile. Inside a caller's
+    transaction only the caller can retry.
     """
 
     def wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -211,7 +211,7 @@ _DONE: dict[str, Callable[..., bool]] = {
     "fork_workflow": _forked,
     "rewind_workflow": _rewound,
 }
-"""Whether an attempt whose answer was lost took effect, for methods that refuse to do the same twice."""
+"""Checks whether an attempt whose answer was lost took effect, for methods that refuse a repetition."""
 
 
 def _waiting_classmethod(original: Any) -> Any:

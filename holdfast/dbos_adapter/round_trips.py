@@ -1,11 +1,10 @@
-"""DBOS's hot statements in fewer round trips and with less Python around them.
+"""Runs DBOS's hot statements in fewer round trips and with less Python around them.
 
-DBOS 3.4.0 spends ten round trips on a claim (a ping, BEGIN, version, SELECT, UPDATE, COMMIT, then the rows
-in a transaction of their own), five on a step's record, and builds each statement anew with SQLAlchemy. Here
-each is one statement, sent as it stands (`Sessions`). What is read and written
-stays the same, and so do the errors
-(tests/integration/dbos_adapter/test_round_trips.py). Queues with a limit that executors
-share are left to DBOS. How a step's record is read: `replay`.
+DBOS 3.4.0 spends ten round trips on a claim (a ping, BEGIN, version, SELECT, UPDATE, COMMIT, then the rows in
+a separate transaction), five on a step's record, and builds each statement anew with SQLAlchemy. Here each is
+one statement, sent unchanged (`Sessions`). It reads and writes the same data and raises the same errors
+(tests/integration/dbos_adapter/test_round_trips.py). DBOS still claims from queues with a limit that
+executors share. `replay` reads a step's record.
 
 Private to DBOS 3.4.0 and replaced here: ``PostgresSystemDatabase``'s methods that `install` names.
 """
@@ -31,36 +30,37 @@ from holdfast.postgres.sessions import Sessions
 
 
 def _refuse_dead(connection: psycopg.Connection, _record: object, _proxy: object) -> None:
-    # Between two uses the server has nothing to say but that the session ended.
+    # Between two uses the server sends data only when the session ends.
     if connection.closed or wait_readable(connection, 0):
         raise sa.exc.InvalidatePoolError("the session ended while it was idle")
 
 
 POOL_OPTIONS: dict[str, Any] = {
     "pool_pre_ping": False,
-    # The session used last, whose statements are prepared and whose caches are warm.
+    # The session used last has prepared statements and warm caches.
     "pool_use_lifo": True,
     "pool_events": [(_refuse_dead, "checkout")],
-    # Bound parameters are workflows' data: they belong into no message.
+    # Bound parameters are workflows' data: no message may contain them.
     "hide_parameters": True,
 }
-"""For each SQLAlchemy engine over psycopg 3: a session that ended while it was idle is replaced first."""
+"""Options for each SQLAlchemy engine over psycopg 3. A session that ended while idle is replaced before use.
+"""
 
 _QUEUES_SECONDS = 2.0
-"""How long a list of queues serves their threads. DBOS reads it once a second."""
+"""How long a list of queues serves the queues' threads. DBOS reads it once a second."""
 
 _read = threading.local()
-"""What this queue thread's last claim read: DBOS asks for it at once."""
+"""Holds the rows of this queue thread's last claim: DBOS asks for them immediately afterwards."""
 
 
 _step = threading.local()
-"""Which step of this thread has written its own record."""
+"""Holds the step of this thread that has written its own record."""
 
 
 def install() -> None:
-    """Replaces them for every application of this process. Idempotent.
+    """Replaces these methods for every application of this process. Idempotent.
 
-    A system database without an attribute ``sessions`` goes on as before.
+    A system database without an attribute ``sessions`` works as before.
     """
     replace(
         start_queued_workflows,
@@ -73,7 +73,7 @@ def install() -> None:
 
 
 def replace(*methods: Callable[..., Any]) -> None:
-    """Puts each in the place of the method of its name, which `original` still finds. Idempotent."""
+    """Replaces the methods of these names. `original` still finds DBOS's own methods. Idempotent."""
     kind: Any = PostgresSystemDatabase
     if not hasattr(kind, "many_trips"):
         kind.many_trips = {}
@@ -85,13 +85,13 @@ def replace(*methods: Callable[..., Any]) -> None:
 
 
 def original(db: Any, name: str) -> Callable[..., Any]:
-    """DBOS's own method of that name."""
+    """Returns DBOS's own method of that name."""
     method: Callable[..., Any] = db.many_trips[name].__get__(db)
     return method
 
 
 def sessions_of(db: Any) -> Sessions | None:
-    """The sessions of a launched application; None for another one, which goes on as before."""
+    """Returns the sessions of a launched application, or None for another one, which works as before."""
     sessions: Sessions | None = vars(db).get("sessions")
     return sessions
 
@@ -109,7 +109,7 @@ def start_queued_workflows(  # noqa: PLR0917 - as DBOS calls it
     *args: Any,
     **options: Any,
 ) -> tuple[list[str], str | None]:
-    """Claims as many as the worker's own limit leaves room for: ids in the queue's order."""
+    """Claims as many workflows as the worker's own limit allows. Returns their ids in the queue's order."""
     shared = (
         queue_partition_key,
         queue._concurrency,
@@ -145,7 +145,7 @@ def start_queued_workflows(  # noqa: PLR0917 - as DBOS calls it
 
 
 def get_workflow_statuses(db: Any, workflow_ids: list[str]) -> list[Any]:
-    """The rows of the claim just made by this thread, or whatever else is asked for, read anew."""
+    """Returns the rows of the claim that this thread just made. Reads any other rows from the database."""
     rows: dict[str, Any] = _read.__dict__.pop("rows", {})
     if workflow_ids and list(rows) == workflow_ids:
         return list(rows.values())
@@ -154,7 +154,7 @@ def get_workflow_statuses(db: Any, workflow_ids: list[str]) -> list[Any]:
 
 
 def list_queues(db: Any, **options: Any) -> list[Any]:
-    """DBOS's own, and kept for `get_queue` where it is of the application's queues."""
+    """As DBOS's method. Keeps the list of the application's queues for `get_queue`."""
     queues: list[Any] = original(db, "list_queues")(**options)
     if options == {"application_name": db.app_name}:
         db.queues_read = (time.monotonic(), {queue.name: queue for queue in queues})
@@ -162,7 +162,7 @@ def list_queues(db: Any, **options: Any) -> list[Any]:
 
 
 def get_queue(db: Any, name: str, **options: Any) -> Any:
-    """A queue's thread asks before each wait: it gets what the list told last. Everyone else reads."""
+    """Serves a queue thread's reload from the last `list_queues` result. Other callers query the database."""
     at, queues = vars(db).get("queues_read", (float("-inf"), {}))
     mine = threading.current_thread().name == f"queue-worker-{name}" and not options
     if mine and name in queues and time.monotonic() - at < _QUEUES_SECONDS:
@@ -176,8 +176,9 @@ def get_queue(db: Any, name: str, **options: Any) -> Any:
 def record_operation_result(
     db: Any, result: Any, *, completed_at_epoch_ms: int | None = None, **options: Any
 ) -> None:
-    """Records a step's result. Raises `DBOSWorkflowConflictIDError` when another execution owns the
-    workflow, `DBOSStepNondeterminismError` when the step has another result already.
+    """Records a step's result. Raises `DBOSWorkflowConflictIDError` if another execution owns the workflow.
+
+    Raises `DBOSStepNondeterminismError` if the step has another result already.
     """
     workflow_id = result["workflow_uuid"]
     owner_xid = options.get("owner_xid") or current_owner_xid(workflow_id)
@@ -190,7 +191,7 @@ def record_operation_result(
         )
         return
     assert result["error"] is None or result["output"] is None
-    # Outside the retries: a retry carries the same time, which is how it is told from another execution.
+    # This is set outside the retries: the same time distinguishes a retry from another execution.
     completed_at = int(time.time() * 1000) if completed_at_epoch_ms is None else completed_at_epoch_ms
     params = {name: value for name, value in result.items() if name != "child_shard_key"}
     rows = patiently(sessions.run)(
@@ -203,7 +204,7 @@ def record_operation_result(
 
 
 def recorded_with_its_effect(workflow_id: str, function_id: int) -> None:
-    """The calling thread's step has written its own record: what DBOS would record next is there."""
+    """Marks that the calling thread's step has written the record that DBOS would write next."""
     _step.recorded = (workflow_id, function_id)
 
 
@@ -216,7 +217,7 @@ def update_workflow_outcome(
     error: str | None = None,
     owner_xid: str | None = None,
 ) -> bool:
-    """Ends a workflow that runs and is still owned, and says whether it was."""
+    """Ends a running workflow that the execution still owns. Returns whether it did."""
     owner_xid = owner_xid or current_owner_xid(workflow_id)
     histories_of(db).forget(workflow_id)
     sessions = sessions_of(db)

@@ -1,6 +1,6 @@
-"""Schedules: ticks on the database's clock, one answer about each of them, and what is made up for.
+"""Decides about each tick of a schedule once, on the database's clock, and catches up on missed ticks.
 
-DBOS fires ticks in each process of an application. Here the database decides what becomes of a tick
+DBOS fires ticks in each process of an application. Here the database decides what happens to a tick
 (``ops.fire_tick``: sql/migrations/009_schedules.sql), and a thread of each worker accounts for ticks that no
 process fired.
 
@@ -33,9 +33,9 @@ from holdfast.postgres.outage import is_outage
 log = logging.getLogger("holdfast.schedules")
 
 AT_MOST = 1000
-"""Ticks of one schedule that are caught up together."""
+"""Limits the ticks of one schedule that are caught up together."""
 COUNTED_AT_MOST = 10_000
-"""Ticks of one gap that are counted as missed."""
+"""Limits the ticks of one gap that are counted as missed."""
 
 _EVERY_SECONDS = 5.0
 # DBOS fires a tick up to 10 s late, so that processes do not all fire at the same moment.
@@ -88,19 +88,20 @@ def guard_schedule(
 ) -> None:
     """Computes ticks on the database's clock, and fires them by the rules of their schedules.
 
-    DBOS computes ticks from the local clock and sleeps until the next: after a step of an hour, back to
-    the right time too, it would schedule nothing for that hour. So ticks are dropped while the local clock is
-    far from the database's. And a process that was paused fires every tick it missed, however many: late ones
-    are dropped, and left to `Accounting`. ``database_now`` must not depend on the local wall clock.
+    DBOS computes ticks from the local clock and sleeps until the next one. After a clock step of an hour,
+    even back to the right time, it would schedule nothing for that hour. So ticks are dropped while the local
+    clock is far from the database's. A process that was paused fires every tick that it missed, without
+    limit. So late ticks are dropped and left to `Accounting`. ``database_now`` must not depend on the local
+    wall clock.
     """
     current: Any = dbos._scheduler._enqueue_scheduled_workflow
     original = getattr(current, "unguarded", current)
 
     class DatabaseTime(datetime):
-        """The class as ``dbos._scheduler`` sees it: only what time it is differs."""
+        """``datetime`` as ``dbos._scheduler`` sees it: only the current time differs."""
 
         @classmethod
-        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]  # a plain one
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]  # a plain datetime
             return database_now().astimezone(tz)
 
     def enqueue(sys_db: Any, workflow_name: str, scheduled_at: datetime, *args: Any, **kwargs: Any) -> None:
@@ -125,17 +126,17 @@ def guard_schedule(
 
     enqueue.unguarded = original  # type: ignore[attr-defined]
     dbos._scheduler._enqueue_scheduled_workflow = enqueue
-    dbos._scheduler.datetime = DatabaseTime  # type: ignore[attr-defined]  # it imports it
+    dbos._scheduler.datetime = DatabaseTime  # type: ignore[attr-defined]  # the module imports it
 
 
 def workflow_function(name: str) -> Callable[..., Any] | None:
-    """The workflow of that name in this process, None if it has none."""
+    """Returns the workflow of that name in this process, or None."""
     return _get_or_create_dbos_registry().workflow_info_map.get(name)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of the ticks of a schedule that are due."""
+    """The decision about the due ticks of a schedule."""
 
     catch_up: list[datetime]
     missed: int
@@ -152,51 +153,51 @@ def decide(
     rule: str,
     window: timedelta,
 ) -> Decision:
-    """Judges the ticks that are due after `since`, in order; `known` are those that were fired.
+    """Decides about the ticks that are due after `since`, in order. `known` are the ticks that were fired.
 
-    `rule` and `window` are the schedule's: ``none``, ``once`` (the latest of all that are due), or ``all``
-    (of the window).
+    `rule` and `window` belong to the schedule. The rule is ``none``, ``once`` (the latest of all due ticks)
+    or ``all`` (the ticks of the window).
     """
     until = due[-1] if due else since
     missing = [tick for tick in due if tick not in known]
     catch_up: list[datetime] = []
     if rule == "once":
-        # Where a later one was fired, that was the run: other processes may be doing this right now.
+        # If the latest tick was fired, that was the run: other processes may do this concurrently.
         catch_up = [until] if until in missing else []
     elif rule == "all":
         catch_up = [tick for tick in missing if now - tick <= window][-AT_MOST:]
     elif young := [tick for tick in missing if now - tick <= _IN_TIME]:
-        # Another process may still fire it.
+        # Another process may still fire these ticks.
         until = max((tick for tick in due if tick < young[0]), default=since)
         missing = [tick for tick in missing if tick < young[0]]
     return Decision(catch_up, len(missing) - len(catch_up), until)
 
 
 class Accounting:
-    """A thread that catches up and counts the ticks that no process fired, every few seconds.
+    """A thread that catches up on and counts the ticks that no process fired, every few seconds.
 
-    Any number of processes may do so at the same time: a tick's id is its time, so catching up is idempotent,
-    and only one of them moves on what is accounted for.
+    Any number of processes may do so concurrently: a tick's id contains its time, so catching up is
+    idempotent, and only one of them advances ``accounted_until``.
     """
 
     def __init__(
         self, ops: OpsPool, application: str, *, is_allowed: Callable[[], bool] = lambda: True
     ) -> None:
-        """`is_allowed`: whether this process may fire ticks now."""
+        """`is_allowed` returns whether this process may fire ticks now."""
         self._ops = ops
         self._application = application
         self._is_allowed = is_allowed
         self._told: dict[str, str] = {}
-        """What was logged last of schedules that could not be accounted for."""
+        """The last logged error of each schedule that could not be accounted for."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="schedules", daemon=True)
 
     def start(self) -> None:
-        """Accounts at once, and from then on."""
+        """Starts the thread, which accounts immediately and then every few seconds."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread; what it does is waited for at most a second."""
+        """Ends the thread. Blocks for a second at most."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(1.0)
@@ -207,16 +208,16 @@ class Accounting:
                 if self._is_allowed():
                     self.account()
             except Exception as error:
-                # The next pass does it again; an outage of PostgreSQL is reported by the lease.
+                # The next pass tries again. The lease reports an outage of PostgreSQL.
                 log.warning(
                     "schedules not accounted for: %s", str(error).strip(), extra={"action": "schedule.failed"}
                 )
             self._stopping.wait(_EVERY_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311
 
     def account(self) -> None:
-        """One pass over the schedules of the application that have ticks to account for.
+        """Makes one pass over the schedules of the application that have ticks to account for.
 
-        A schedule that fails (DBOS creates one whose time never comes, too) holds up no other.
+        A schedule that fails does not block the others. (DBOS also creates one whose time never comes.)
         """
         for row in self._ops.run("due_schedules", application=self._application):
             name = row["schedule_name"]
@@ -235,7 +236,7 @@ class Accounting:
 
     def _account(self, row: Row) -> None:
         name, cron, zone, since = row["schedule_name"], row["cron"], row["time_zone"], row["accounted_until"]
-        # In UTC from here on: between times of one zone Python computes and compares by the wall clock.
+        # UTC from here on: Python computes and compares times of one zone by the wall clock.
         ids = {tick_id(name, tick): tick.astimezone(UTC) for tick in due_ticks(cron, zone, since, row["now"])}
         due = list(ids.values())
         fired = self._ops.run("known_ticks", tick_ids=list(ids)) if due else []
@@ -281,7 +282,7 @@ class Accounting:
 
 
 def due_ticks(cron: str, time_zone: str | None, since: datetime, now: datetime) -> list[datetime]:
-    """The ticks after `since` until now, in the zone; of more than `COUNTED_AT_MOST` both ends."""
+    """Returns the ticks after `since` until now, in the zone: both ends of more than `COUNTED_AT_MOST`."""
     since, now = since.astimezone(UTC), now.astimezone(UTC)
 
     def some(start: datetime) -> list[datetime]:
@@ -291,6 +292,6 @@ def due_ticks(cron: str, time_zone: str | None, since: datetime, now: datetime) 
     oldest = some(since)
     if len(oldest) < COUNTED_AT_MOST // 2:
         return oldest
-    # As many take about as long again.
+    # The same number of ticks takes about the same time.
     last = oldest[-1].astimezone(UTC)
     return oldest + some(max(last, now - (last - since)))

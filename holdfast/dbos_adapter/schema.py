@@ -1,7 +1,7 @@
 """Prepares what a Holdfast database needs beyond DBOS's own tables: the ``ops`` schema and rights.
 
-Runs as ``python -m holdfast.dbos_adapter.schema`` after ``dbos migrate`` (dbos-config.yaml names it
-there). Nothing else in Holdfast runs DDL.
+Runs as ``python -m holdfast.dbos_adapter.schema`` after ``dbos migrate`` (dbos-config.yaml names it there).
+No other part of Holdfast runs DDL.
 """
 
 from __future__ import annotations
@@ -31,19 +31,18 @@ _MIGRATION_LOCK = 7031
 def migrate(settings: Settings) -> list[str]:
     """Brings the ``ops`` schema up to date and returns the names of the migrations that ran.
 
-    Safe to run twice and by two at once: the second waits for the first. Raises
-    ``psycopg2.Error`` when the role may not create schemas or a statement fails; each migration
-    is one transaction.
+    Safe to run twice, and concurrently: the second run waits for the first. Raises ``psycopg2.Error`` when
+    the role may not create schemas or a statement fails. Each migration is one transaction.
     """
-    # The datasource's marker table for the effect ledger; DBOS owns its shape.
+    # This creates the datasource's marker table for the effect ledger. DBOS owns its shape.
     SQLAlchemyDatasource.migrate(sqlalchemy_url(settings.database_url), schema="dbos")
     folder = resources.files("holdfast.postgres") / "sql"
     connection = connect(settings, purpose="migrate", statement_timeout_seconds=300)
     try:
         cursor = connection.cursor()
         cursor.execute("SELECT pg_advisory_lock(%s, 0)", (_MIGRATION_LOCK,))
-        # As roles.sql has it, which the connection's own options override: a change of a table that waits for
-        # its lock makes everyone behind it wait, too. The lock above nobody else waits for.
+        # This is the value of roles.sql, which the connection's own options override. A change of a table
+        # that waits for its lock blocks all sessions behind it. Only migrations wait for the lock above.
         cursor.execute("SET lock_timeout TO '60s'")
         cursor.execute("CREATE SCHEMA IF NOT EXISTS ops")
         cursor.execute(
@@ -51,7 +50,7 @@ def migrate(settings: Settings) -> list[str]:
             "(name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT clock_timestamp())"
         )
         cursor.execute("SELECT name FROM ops.migrations")
-        rows: list[Any] = cursor.fetchall()  # the factory makes them dicts
+        rows: list[Any] = cursor.fetchall()  # the cursor factory makes them dicts
         known = {row["name"] for row in rows}
         ran = []
         for file in _files():
@@ -68,9 +67,9 @@ def migrate(settings: Settings) -> list[str]:
 
 
 def wait_until_prepared(settings: Settings, *, purpose: str, give_up: Callable[[], bool]) -> None:
-    """Waits for a database that is migrated for this code, at most ``database_wait_seconds``, saying so.
+    """Waits until the database is migrated for this code, at most ``database_wait_seconds``. Logs the wait.
 
-    Raises the last ``psycopg2.Error`` when the time is over or ``give_up`` says so.
+    Raises the last ``psycopg2.Error`` when the time is over or ``give_up`` returns True.
     """
     deadline = time.monotonic() + settings.database_wait_seconds
     while True:
@@ -97,9 +96,9 @@ def wait_until_prepared(settings: Settings, *, purpose: str, give_up: Callable[[
 
 
 def lacking(connection: Connection) -> str | None:
-    """What this code needs of the database and is not there yet, or None. A newer database lacks nothing.
+    """Returns what this code needs and the database lacks, or None. A newer database lacks nothing.
 
-    Raises ``psycopg2.Error`` where nothing is prepared at all, or nothing may be read yet.
+    Raises ``psycopg2.Error`` if nothing is prepared at all, or nothing may be read yet.
     """
     (found,) = query(connection, "schema_version")
     for what, is_at, needed in (
@@ -113,18 +112,18 @@ def lacking(connection: Connection) -> str | None:
 
 
 def dbos_migration_count() -> int:
-    """How many migrations the installed DBOS has."""
+    """Returns the number of migrations of the installed DBOS."""
     return len(get_dbos_migrations("dbos", True))
 
 
 def _files() -> list[Traversable]:
-    """Our migrations, in their order."""
+    """Returns Holdfast's migrations in their order."""
     folder = resources.files("holdfast.postgres") / "sql" / "migrations"
     return sorted((file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda f: f.name)
 
 
 def sqlalchemy_url(url: str) -> str:
-    """The libpq URL as SQLAlchemy wants it: psycopg 3 named as the driver, several hosts as parameters."""
+    """Converts a libpq URL for SQLAlchemy: it names psycopg 3 as driver, and several hosts as parameters."""
     parts = urlsplit(url.replace("postgresql://", "postgresql+psycopg://", 1))
     user, at, hosts = parts.netloc.rpartition("@")
     if "," not in hosts:
@@ -134,7 +133,7 @@ def sqlalchemy_url(url: str) -> str:
 
 
 def main() -> int:
-    """Entry point; exit code 0 once the schema is up to date."""
+    """Runs the migrations. Returns exit code 0 once the schema is up to date."""
     try:
         ran = migrate(get_settings())
     except psycopg2.Error as error:

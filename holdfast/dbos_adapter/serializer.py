@@ -1,21 +1,21 @@
-"""How durable values are stored: portable JSON, and never a pickle.
+"""Stores durable values as portable JSON, and never as a pickle.
 
-DBOS loads a pickle wherever a row says ``py_pickle``, whatever serializer it was given: whoever can write
-a row could run any code in every process that reads it. So what it loads and makes pickles with is
-replaced, for every client, application and datasource of this process. What becomes of such a row:
+DBOS loads a pickle wherever a row says ``py_pickle``, whatever its configured serializer: a client that can
+write a row could run any code in every process that reads it. So the methods that load and make pickles are
+replaced, for every client, application and datasource of this process. Such a row has these effects:
 
-- a workflow whose input it is ends as ERROR when it is claimed, so that nothing waits for it, runs it
-  again or counts a crash; nothing of it ran;
-- a workflow that replays such a step, event, message, stream or result gets the error where it asks for it;
-- listings show the text as it is stored.
+- if it is a workflow's input, the workflow ends as ERROR when it is claimed, so that no caller waits for it
+  and no process runs it again or counts a crash; none of it ran;
+- if a workflow replays such a step, event, message, stream or result, it gets the error at that call;
+- listings show the stored text.
 
-What JSON has no type for is tagged (holdfast/dbos_adapter/values.py): a value comes back as what it was, in a
-replay, a child's result, an event or a message, or is refused with its type named. What of an error is not
-its text is stored as far as it can be, so that an error can always be stored.
+A value without a JSON type is tagged (holdfast/dbos_adapter/values.py): it comes back unchanged in a replay,
+a child's result, an event or a message, or is refused with its type named. The attributes of an error, other
+than its text, are stored as far as possible, so that an error can always be stored.
 
 Private to DBOS 3.4.0 and replaced here, held by contract tests: ``dbos._serialization.DefaultSerializer``
-(tests/integration/dbos_adapter/test_no_pickle.py)
-and ``exception_to_workflow_error_data`` (test_outcomes.py).
+(tests/integration/dbos_adapter/test_no_pickle.py) and ``exception_to_workflow_error_data``
+(test_outcomes.py).
 """
 
 from __future__ import annotations
@@ -35,20 +35,21 @@ _CODES = ("code", "error_code", "errno", "status", "status_code")
 
 @dataclass(frozen=True)
 class Stored:
-    """A value whose text is made already, so that it is made once."""
+    """A value with its text, so that the text is made only once."""
 
     value: Any
     text: str
 
 
 def json_serializer() -> DBOSPortableJSONSerializer:
-    """The one serializer of Holdfast. From its first call on no pickle is read, any error can be stored."""
+    """Returns Holdfast's only serializer. After the first call no pickle is read and every error is storable.
+    """
     refuse_pickles()
     return DBOSPortableJSONSerializer()
 
 
 def refuse_pickles() -> None:
-    """No pickle is loaded or made through DBOS in this process any more. Idempotent."""
+    """Makes DBOS refuse to load or make pickles in this process. Idempotent."""
     kind: Any = dbos._serialization.DefaultSerializer
     kind.serialize, kind.deserialize = _serialize, _deserialize
     portable: Any = DBOSPortableJSONSerializer
@@ -58,12 +59,12 @@ def refuse_pickles() -> None:
 
 
 def is_ours(serializer: object) -> bool:
-    """Whether it stores values as `json_serializer` does."""
+    """Returns whether a serializer stores values as `json_serializer` does."""
     return isinstance(serializer, DBOSPortableJSONSerializer)
 
 
 def stored(value: Any) -> Stored:
-    """A value with its text. Raises `UnstorableValue`."""
+    """Returns a value with its text. Raises `UnstorableValue`."""
     return value if isinstance(value, Stored) else Stored(value, values.dump(value))
 
 
@@ -76,29 +77,29 @@ def _deserialize_portable(_: Any, text: str | None) -> Any:
 
 
 def _serialize(_: Any, data: Any) -> str:
-    # DBOS stores the outcome in the format of the workflow's row. Refused, too, the outcome would be lost,
-    # and the workflow with it: unfinished for ever. So errors are stored as the text that they are, without
-    # what PostgreSQL takes for no text.
+    # DBOS stores the outcome in the format of the workflow's row. If errors were refused too, the outcome
+    # would be lost and the workflow unfinished forever. So an error is stored as its text, without characters
+    # that PostgreSQL refuses in a text.
     if isinstance(data, Exception):
         text = f"{type(data).__name__}: {error_text(data)}"
         return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
     raise PickleRefused
 
 
-def _deserialize(_: Any, serialized_data: str) -> NoReturn:  # noqa: ARG001 - not even looked at
+def _deserialize(_: Any, serialized_data: str) -> NoReturn:  # noqa: ARG001 - never read
     raise PickleRefused
 
 
 def error_data(error: Any) -> Any:
-    """What is stored of an error, in DBOS's form: always storable, whatever the error's class does.
+    """Returns what is stored of an error, in DBOS's form: always storable, whatever the error's class does.
 
-    An error that was loaded keeps its name: what a replay ends with is what the first run ended with.
+    An error that was loaded keeps its name, so that a replay ends with the same error as the first run.
     """
     name = error.name if isinstance(error, PortableWorkflowError) else type(error).__name__
     data: dict[str, Any] = {"name": str(name), "message": error_text(error), "code": None}
     for attribute in _CODES:
         found = _attribute(error, attribute)
-        # A class of its own, as http.HTTPStatus, is the number that it is.
+        # A subclass such as http.HTTPStatus is stored as its number.
         if found is not None and isinstance(found, int | str):
             data["code"] = int(found) if isinstance(found, int) else "".join([found])
             break
@@ -111,9 +112,11 @@ def error_data(error: Any) -> Any:
 
 
 def error_text(error: BaseException) -> str:
-    """The text of an error, its class's name where it has none; of a group, of all that is in it."""
+    """Returns an error's text, or its class's name if the text is unreadable; of a group, all its errors'
+    texts.
+    """
     try:
-        # A plain one, of whatever class it is.
+        # The join makes a plain text, whatever its class.
         text = "".join([str(error)])
     except BaseException:
         return f"{type(error).__name__}: its text cannot be read"

@@ -1,13 +1,13 @@
-"""The slots of queues: an execution holds one from its claim until its end, or until its cancel.
+"""Slots of queues: an execution holds one from its claim until its end, or until its cancel.
 
-DBOS counts an execution against ``worker_concurrency`` once its thread or task has begun. What was claimed
-and has not begun is forgotten at the next poll of the queue, so a burst of work exceeded every limit. Here an
-execution counts from its dispatch on. That happens in the queue's thread, before the thread polls again.
+DBOS counts an execution against ``worker_concurrency`` once its thread or task has begun. At the next poll of
+the queue it ignores claims that have not begun, so a burst of work exceeded every limit. Here an execution
+counts from its dispatch, which happens in the queue's thread before the thread polls again.
 
-An execution that has lost its workflow (a cancel, a passed deadline, a resume elsewhere) gives its slot back
-when its code has ended, at the latest after `GRACE_SECONDS`: Python code in a thread cannot be interrupted.
-From then on its thread is *abandoned*: DBOS records nothing of what it still does, it counts for no limit and
-no drain waits for it. A process with too many abandoned threads is replaced (`Slots.limit_abandoned`).
+An execution that has lost its workflow (a cancel, a passed deadline, a resume elsewhere) releases its slot
+when its code ends, at the latest after `GRACE_SECONDS`: Python code in a thread cannot be interrupted. After
+that its thread is *abandoned*: DBOS records nothing that it does, it counts for no limit, and no drain waits
+for it. A process with too many abandoned threads is replaced (`Slots.limit_abandoned`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from holdfast.dbos_adapter.cancelling import Cancellation, Cancellations
 log = logging.getLogger("holdfast.slots")
 
 GRACE_SECONDS = 0.3
-"""How long the code of an execution that lost its workflow may take to end before its slot is freed."""
+"""Grace period for the code of an execution that lost its workflow. After it, the slot is freed."""
 
 Bucket = tuple[str | None, str | None]
 
@@ -41,38 +41,38 @@ class Claim:
     workflow_id: str
     owner_xid: str
     admit: Callable[[], bool]
-    """Returns whether it may start; may wait for that (`Slots.admit`)."""
+    """Returns whether the workflow may start. May block (`Slots.admit`)."""
     start: Callable[[], Any]
 
 
 class Execution:
-    """One run of a workflow in this process; also the entry that DBOS releases, once or several times."""
+    """One run of a workflow in this process. DBOS releases it as its own entry, once or several times."""
 
     def __init__(self, slots: Slots, watch: Cancellation, bucket: Bucket) -> None:
         self.watch = watch
         self.bucket = bucket
         self.home: Bucket | None = None
-        """Where it counts as well: a suspect's home queue."""
+        """The home queue's bucket, in which a suspect counts as well."""
         self.holds_slot = True
         self.over = False
         self._slots = slots
 
     @property
     def workflow_id(self) -> str:
-        """Of its workflow."""
+        """Returns the id of the execution's workflow."""
         return self.watch.workflow_id
 
     @property
     def lost(self) -> bool:
-        """Whether it lost its workflow."""
+        """Returns whether the execution lost its workflow."""
         return self.watch.is_set
 
     def count_at(self, home_queue: str) -> None:
-        """Has a suspect count for its home queue as well, as long as it holds its slot."""
+        """Counts a suspect against its home queue as well, while it holds its slot."""
         self._slots.count_at(self, home_queue)
 
     def release(self) -> None:
-        """Its code has ended. Idempotent."""
+        """Ends the execution, whose code has ended, and frees its slot. Idempotent."""
         self._slots.end(self)
 
 
@@ -80,9 +80,9 @@ _current: ContextVar[Execution | None] = ContextVar("holdfast_execution", defaul
 
 
 class Slots:
-    """Replaces DBOS's set of running executions; also knows what was dispatched and what was abandoned.
+    """Replaces DBOS's set of running executions. Also tracks dispatched and abandoned executions.
 
-    ``on_free`` is called with the name of a queue whenever one of its slots becomes free. Thread-safe.
+    Calls ``on_free`` with a queue's name whenever one of that queue's slots becomes free. Thread-safe.
     """
 
     def __init__(self, cancellations: Cancellations, *, on_free: Callable[[str], object]) -> None:
@@ -96,33 +96,33 @@ class Slots:
         self._limit: int | None = None
         self._on_too_many: Callable[[int], object] = lambda _: None
         self.admit: Callable[[Any, Any, Execution | None], bool] = lambda *_: True
-        """Whether a claim may start, which it may wait for (`Homes.admit`)."""
+        """Returns whether a claim may start. May block (`Homes.admit`)."""
         self.starters: dict[str, Callable[[Claim], object]] = {}
-        """By queue: the component that starts the claims from it, in the thread of the queue."""
+        """Maps a queue to the component that starts its claims, in the thread of the queue."""
 
     # --- what DBOS calls -------------------------------------------------------------------
 
     def add(
         self, key: str, queue_name: str | None = None, queue_partition_key: str | None = None
     ) -> Execution:
-        """Called by DBOS where an execution begins: the one that was reserved for it."""
+        """Returns the execution reserved for the workflow. DBOS calls this where an execution begins."""
         current = _current.get()
         if current is not None and current.workflow_id == key and not current.over:
             return current
         return self.reserve(key, None, queue_name, queue_partition_key)
 
     def activeList(self) -> list[str]:  # noqa: N802 - DBOS's name
-        """Ids of the workflows that were dispatched here or run here, without those that were abandoned."""
+        """Returns the ids of workflows that were dispatched here or run here, without abandoned ones."""
         with self._lock:
             return [id_ for id_, found in self._executions.items() if any(one.holds_slot for one in found)]
 
     def count_for_queue(self, queue_name: str) -> int:
-        """How many slots of a queue are taken in this process."""
+        """Returns how many slots of a queue are in use in this process."""
         with self._lock:
             return sum(count for bucket, count in self._held.items() if bucket[0] == queue_name)
 
     def count_for_partition(self, queue_name: str, queue_partition_key: str | None) -> int:
-        """The same of one partition of a queue."""
+        """Returns how many slots of one partition of a queue are in use in this process."""
         with self._lock:
             return self._held[queue_name, queue_partition_key]
 
@@ -131,7 +131,7 @@ class Slots:
     def reserve(
         self, workflow_id: str, owner_xid: str | None, queue_name: str | None, partition: str | None
     ) -> Execution:
-        """Takes a slot for an execution, or returns that execution where it has one already."""
+        """Acquires a slot for an execution, or returns the execution if it has one already."""
         with self._lock:
             for one in self._executions.get(workflow_id, ()):
                 if owner_xid is not None and one.watch.owner_xid == owner_xid:
@@ -145,14 +145,14 @@ class Slots:
         return execution
 
     def count_at(self, execution: Execution, home_queue: str) -> None:
-        """See `Execution.count_at`."""
+        """Counts a suspect against its home queue as well, see `Execution.count_at`."""
         with self._lock:
             if execution.holds_slot and execution.home is None:
                 execution.home = (home_queue, execution.bucket[1])
                 self._held[execution.home] += 1
 
     def end(self, execution: Execution) -> None:
-        """Its code has ended: frees its slot, if that is still taken. Idempotent."""
+        """Ends an execution whose code has ended, and frees its slot if it still holds one. Idempotent."""
         with self._lock:
             if execution.over:
                 return
@@ -201,23 +201,23 @@ class Slots:
 
     @property
     def abandoned(self) -> list[str]:
-        """Ids of the workflows whose slot is free and whose code still runs here, once for each execution."""
+        """Returns the workflow id of each abandoned execution: its slot is free, but its code still runs."""
         with self._lock:
             return sorted(one.workflow_id for one in self._abandoned)
 
     def executing(self) -> list[str]:
-        """Ids of all workflows whose code runs or is about to run here, abandoned ones included."""
+        """Returns ids of all workflows whose code runs or is about to run here, including abandoned ones."""
         with self._lock:
             return list(self._executions)
 
     def limit_abandoned(self, limit: int, on_too_many: Callable[[int], object]) -> None:
-        """Has ``on_too_many`` called once, with their number, when more than ``limit`` are abandoned."""
+        """Sets ``on_too_many``, which is called once with the count if more than ``limit`` are abandoned."""
         self._limit, self._on_too_many = limit, on_too_many
 
     def free_lost(self) -> None:
         """Frees the slots of executions that lost their workflow and did not end within the grace period.
 
-        To be called several times a second.
+        Call it several times a second.
         """
         now = time.monotonic()
         with self._lock:
@@ -243,14 +243,14 @@ class Slots:
 
 
 def slots_of(instance: Any) -> Slots | None:
-    """The slots of an application; None of one that is not Holdfast's."""
+    """Returns the slots of an application, or None if the application is not Holdfast's."""
     slots = instance._active_workflows_set
     return slots if isinstance(slots, Slots) else None
 
 
 @contextmanager
 def _running(instance: Any, status: Any, context: Any) -> Iterator[None]:
-    """One execution, from the start of its thread or task to its end, whatever comes before its code."""
+    """Counts one execution from the start of its thread or task to its end, even before its code runs."""
     if (slots := slots_of(instance)) is None:
         yield
         return
@@ -269,9 +269,9 @@ def _running(instance: Any, status: Any, context: Any) -> Iterator[None]:
 
 
 def install() -> None:
-    """Has every execution counted by the `Slots` of its application while its code runs. Idempotent.
+    """Counts every execution in the `Slots` of its application while its code runs. Idempotent.
 
-    From its dispatch on it is counted by `holdfast.dbos_adapter.dispatch`.
+    `holdfast.dbos_adapter.dispatch` counts it from its dispatch on.
     """
     core: Any = dbos._core
     thread, task = core._execute_workflow_wthread, core._execute_workflow_async

@@ -1,4 +1,4 @@
-"""DBOS's context in a child process that runs a single step."""
+"""Sets DBOS's context in a child process that runs a single step."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dbos import DBOSContextEnsure
 
 
 def become_step(workflow_id: str, step_id: int) -> None:
-    """Makes this process one that runs that step: ``DBOS.workflow_id`` and ``DBOS.step_id`` return it.
+    """Makes this process run that step: ``DBOS.workflow_id`` and ``DBOS.step_id`` return these ids.
 
-    The context is never left: the process ends with its step.
+    The process never leaves the context: it ends with its step.
     """
     context = DBOSContextEnsure().__enter__()
     context.workflow_id = workflow_id

@@ -1,12 +1,12 @@
-"""Values as the JSON text that is stored, and back: the same value, or `UnstorableValue`.
+"""Converts values to the JSON text that is stored, and back: to the same value, or `UnstorableValue`.
 
-What JSON has stays plain JSON: ``{"n": 1}`` is stored as that. Any other value is an object of one key that
-begins with ``$py:``, such as ``{"$py:tuple":[1,2]}``, so the text stays valid JSON that SQL and people can
-read. A dict that looks like one is stored as ``$py:dict``, so no data of a user's is taken for a tag. Loading
-calls only the types named here: no class is looked up, no code is loaded.
+A value of a JSON type stays plain JSON: ``{"n": 1}`` is stored unchanged. Any other value becomes an object
+of one key that begins with ``$py:``, such as ``{"$py:tuple":[1,2]}``, so the text stays valid JSON that SQL
+and people can read. A dict of that form is stored as ``$py:dict``, so that user data is never taken for a
+tag. Loading calls only the types named here: it looks up no class and loads no code.
 
-Types count exactly. A subclass (an enum, a named tuple, a NumPy float) would come back as its base, so it is
-refused.
+Types must match exactly. A subclass (an enum, a named tuple, a NumPy float) would come back as its base, so
+it is refused.
 """
 
 from __future__ import annotations
@@ -27,30 +27,31 @@ from holdfast.errors import UnstorableValue
 MARK = "$py:"
 
 DEPTH = 200
-"""Nesting beyond it is refused: reading it back would depend on how deep the reader's own stack is."""
+"""Limits the nesting: deeper values could be read back only where the reader's own stack suffices."""
 
 BYTES = 1 << 29
-"""PostgreSQL holds twice that in one field, and the process needs several times that to read it."""
+"""Limits the text. PostgreSQL holds twice that in one field. A process needs several times that to read it.
+"""
 
-# Python neither writes nor reads integers of more than 4,300 decimal digits; in hexadecimal it does.
+# Python neither writes nor reads integers of more than 4,300 decimal digits. Hexadecimal has no such limit.
 _LONG_BITS = 14_000
 _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _MOMENT = re.compile(r"([^\[;]+)(?:\[([^\]]+)\])?(;fold=1)?")
 
 
 def dump(value: Any, *, known_as: Callable[[Any], Any] | None = None) -> str:
-    """The JSON text of a value. Raises `UnstorableValue`, which names the type.
+    """Returns the JSON text of a value. Raises `UnstorableValue`, which names the type.
 
-    `known_as` turns a value of another type into one that can be stored, for a caller that knows from an
-    annotation how to turn it back.
+    `known_as` turns a value of another type into a storable one, for a caller that knows from an annotation
+    how to turn it back.
     """
     text = _text(value, _plain_text, known_as)
     if not text.isascii():
         try:
             text.encode()
         except UnicodeEncodeError:
-            # Half a surrogate pair is written as JSON's escape for it. Two halves side by side would be read
-            # as one character, so such a text is tagged.
+            # Half a surrogate pair is written as its JSON escape. Two adjacent halves would be read as one
+            # character, so such a text is tagged.
             text = _text(value, _split_text, known_as).encode("utf-8", "backslashreplace").decode()
     if len(text) > BYTES // 4 and len(text.encode()) > BYTES:
         raise UnstorableValue(f"A value of more than {BYTES >> 20} MiB cannot be stored.")
@@ -58,7 +59,7 @@ def dump(value: Any, *, known_as: Callable[[Any], Any] | None = None) -> str:
 
 
 def load(text: str) -> Any:
-    """The value of a text that `dump` made, or of any other JSON, whose values are plain."""
+    """Returns the value of a text that `dump` made, or of any other JSON, whose values are plain."""
     if MARK not in text:
         return json.loads(text)
     return json.loads(text, object_hook=_restored)
@@ -69,18 +70,18 @@ def _text(value: Any, of_text: Callable[[str], Any], known_as: Callable[[Any], A
         plain = _Plain(of_text, known_as).of(value, DEPTH)
         return json.dumps(plain, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     except RecursionError as error:
-        # Another error would be tried again, and the effect repeated.
+        # Any other error would be retried, which would repeat the effect.
         raise too_deep() from error
 
 
 class _Plain:
-    """Turns values into what ``json`` writes and reads exactly."""
+    """Converts values to types that ``json`` writes and reads exactly."""
 
     def __init__(self, of_text: Callable[[str], Any], known_as: Callable[[Any], Any] | None) -> None:
         self._of_text, self._known_as = of_text, known_as
 
     def of(self, value: Any, depth: int) -> Any:
-        """`value`, with a tag wherever JSON has no such type."""
+        """Returns `value`, with a tag wherever JSON lacks the type."""
         kind = type(value)
         if kind is str:
             return self._of_text(value)
@@ -121,14 +122,14 @@ class _Plain:
 
 
 def too_deep() -> UnstorableValue:
-    """The error for a value that the rest of the stack does not suffice for."""
+    """Returns the error for a value that is nested too deep for the remaining stack."""
     return UnstorableValue(
         "The value is nested too deep for the stack that its code left, so it cannot be stored."
     )
 
 
 def unstorable(kind: type) -> UnstorableValue:
-    """The error for a value of that type."""
+    """Returns the error for a value of that type."""
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     return UnstorableValue(
         f"A value of type {name} cannot be stored: it would not come back as what it was. Return plain "
@@ -219,6 +220,6 @@ def _restored(found: dict[str, Any]) -> Any:
             try:
                 return loader(item)
             except (TypeError, ValueError, LookupError, ArithmeticError):
-                # `dump` writes no such object: another program's JSON, which stays what it is.
+                # `dump` writes no such object: it is another program's JSON and stays unchanged.
                 return found
     return found

@@ -1,9 +1,9 @@
-"""Waking DBOS's queue threads instead of polling fast.
+"""Wakes DBOS's queue threads instead of polling fast.
 
-DBOS's queue thread sleeps on a stop event between two polls. Here it gets one that can also be rung:
-by a NOTIFY that a trigger sends when work waits, and when a workflow ends here and frees its place.
-Polling every few seconds stays as the net. What is private to DBOS 3.4.0 and used here has contract
-tests: ``dbos._queue.queue_worker_thread``.
+DBOS's queue thread sleeps on a stop event between two polls. Here it sleeps on an event that also has
+wake-ups: by a NOTIFY that a trigger sends when work waits, and by the end of a workflow here, which frees its
+slot. A fallback poll runs every few seconds. Private to DBOS 3.4.0 and used here, with contract tests:
+``dbos._queue.queue_worker_thread``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DONE_CHANNEL = "holdfast_done"
 
 
 class _Bell(threading.Event):
-    """Stands in for the stop event of one queue thread; ringing ends its wait early."""
+    """Replaces the stop event of one queue thread. A wake-up ends its wait early."""
 
     def __init__(self, stop: threading.Event) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class _Bell(threading.Event):
 
 
 class Waker:
-    """The bells of this process's queues, and who waits for the end of workflows."""
+    """Wakes the queue threads of this process, and the callers that wait for the end of workflows."""
 
     def __init__(self) -> None:
         self.cancellations = Cancellations()
@@ -78,7 +78,7 @@ class Waker:
 
     @contextmanager
     def bell(self, queue_name: str, stop: threading.Event) -> Iterator[threading.Event]:
-        """The bell of a queue's thread, as long as that thread runs."""
+        """Registers the wake-up event of a queue's thread while that thread runs."""
         bell = _Bell(stop)
         # Notifications sent before this thread registered are lost, so it polls once immediately.
         bell.set()
@@ -89,11 +89,11 @@ class Waker:
         try:
             yield bell
         finally:
-            bell.waiting = True  # it claims nothing more
+            bell.waiting = True  # the thread claims nothing more
 
     @contextmanager
     def only(self, queue_name: str) -> Iterator[None]:
-        """Inside, no other queue of this process claims anything; a claim under way still ends."""
+        """Pauses all other queues of this process inside the block. A claim under way still completes."""
         with self._lock:
             self._only = queue_name
             self._only_since = time.monotonic()
@@ -109,37 +109,37 @@ class Waker:
                     bell.open.set()
 
     def stopping(self, queue_name: str) -> bool:
-        """Whether that queue of this process was told to stop."""
+        """Returns whether that queue of this process has to stop."""
         bell = self._bells.get(queue_name)
         return bell is not None and bell.is_set()
 
     def polls(self, queue_name: str) -> int:
-        """How many polls of that queue of this process have begun."""
+        """Returns how many polls that queue of this process has begun."""
         bell = self._bells.get(queue_name)
         return 0 if bell is None else bell.polls
 
     def settled(self, queue_name: str, polls: int) -> bool:
-        """Whether all that the first ``polls`` polls of that queue claimed was dispatched."""
+        """Returns whether all claims of that queue's first ``polls`` polls were dispatched."""
         bell = self._bells.get(queue_name)
         return bell is None or bell.waiting or bell.polls > polls
 
     def closed(self, queue_name: str) -> bool:
-        """Whether that queue of this process stands still for another one's sake, see `only`."""
+        """Returns whether the queue is paused because another one runs exclusively (see `only`)."""
         bell = self._bells.get(queue_name)
         return bell is not None and not bell.open.is_set()
 
     @property
     def closed_seconds(self) -> float:
-        """How long all queues but one have been closed for that one's sake, 0 where they are open."""
+        """Returns for how long one queue has run exclusively (see `only`), 0 if none does."""
         return 0.0 if self._only is None else time.monotonic() - self._only_since
 
     def ring(self, queue_name: str) -> None:
-        """Makes the queue look for work now; unknown queues are somebody else's."""
+        """Wakes the queue's thread to poll now. Ignores queues that this process does not run."""
         if bell := self._bells.get(queue_name):
             bell.set()
 
     def ring_all(self) -> None:
-        """Makes every queue look, and every waiting parent check: after missed notices, and at a stop."""
+        """Makes every queue poll and every waiting parent check, after missed notifications and at a stop."""
         with self._lock:
             bells = list(self._bells.values())
         for bell in bells:
@@ -149,7 +149,7 @@ class Waker:
 
 
 def install() -> None:
-    """Has the queue threads of an application that has a `Waker` wait on its bells. Idempotent."""
+    """Makes the queue threads of an application that has a `Waker` wait for its wake-ups. Idempotent."""
     queues: Any = dbos._queue
     original = queues.queue_worker_thread
     if hasattr(original, "without_bells"):
@@ -168,7 +168,7 @@ def install() -> None:
 
 
 class Listener:
-    """A thread that turns PostgreSQL's notices into bells."""
+    """A thread that turns PostgreSQL's notifications into wake-ups."""
 
     def __init__(self, settings: Settings, waker: Waker, *, purpose: str) -> None:
         self._waker = waker
@@ -185,11 +185,11 @@ class Listener:
         )
 
     def start(self) -> None:
-        """Starts to listen; reconnects by itself."""
+        """Starts to listen. The thread reconnects by itself."""
         self.session.start()
 
     def stop(self) -> None:
-        """Stops listening within a fraction of a second; waits a second at most."""
+        """Stops listening within a fraction of a second. Blocks for a second at most."""
         self.session.stop()
 
     def _opened(self, connection: Connection) -> None:
@@ -210,8 +210,8 @@ class Listener:
         try:
             self._listen_a_while(connection)
         except Exception:
-            # Such as an event loop that closes while its parent is woken. The notices after this one were not
-            # acted on; a new session looks at everything.
+            # For example, an event loop closes while its parent is woken. The remaining notifications are
+            # lost, so a new session checks everything.
             connection.close()
             raise
 

@@ -1,26 +1,26 @@
--- Messages, events and streams: what wakes workflows that wait for them, and what the API shows.
+-- Messages, events and streams: statements that wake waiting workflows, and statements for the API.
 
 -- name: messages_arrived
--- For which of these (workflow, topic) a message waits, by their position.
+-- Returns the positions of those (workflow, topic) pairs for which a message waits.
 SELECT g.position FROM unnest(%(workflow_ids)s::text[], %(keys)s::text[])
     WITH ORDINALITY AS g (workflow_id, topic, position)
 WHERE EXISTS (SELECT FROM dbos.notifications n
               WHERE n.destination_uuid = g.workflow_id AND n.topic = g.topic AND NOT n.consumed)
 
 -- name: events_arrived
--- Which of these (workflow, key) are set, by their position.
+-- Returns the positions of those (workflow, key) pairs that are set.
 SELECT g.position FROM unnest(%(workflow_ids)s::text[], %(keys)s::text[])
     WITH ORDINALITY AS g (workflow_id, key, position)
 WHERE EXISTS (SELECT FROM dbos.workflow_events e WHERE e.workflow_uuid = g.workflow_id AND e.key = g.key)
 
 -- name: message_target
--- A workflow of any application, and whether this message was sent to it already.
+-- Returns the status of a workflow of any application, and whether this message was sent to it already.
 SELECT w.status, EXISTS (SELECT FROM dbos.notifications n
                          WHERE n.message_uuid = %(message_uuid)s) AS sent
 FROM dbos.workflow_status w WHERE w.workflow_uuid = %(workflow_id)s
 
 -- name: workflow_events
--- A workflow's events by key, from after one key on; no row at all for an unknown workflow. A value that is too
+-- Returns a workflow's events by key, after a given key; no row for an unknown workflow. A value that is too
 -- long is cut here: reading its length does not read it.
 SELECT e.key, e.bytes, e.value, e.serialization
 FROM dbos.workflow_status w LEFT JOIN LATERAL (
@@ -32,8 +32,8 @@ FROM dbos.workflow_status w LEFT JOIN LATERAL (
 WHERE w.workflow_uuid = %(workflow_id)s ORDER BY e.key
 
 -- name: workflow_streams
--- A workflow's streams by key, from after one key on; no row at all for an unknown workflow. The index is
--- entered once for each key, however many values a stream has.
+-- Returns a workflow's streams by key, after a given key; no row for an unknown workflow. The index is
+-- searched once per key, whatever the number of values.
 WITH RECURSIVE keys AS (
     (SELECT s.key, 1 AS number FROM dbos.streams s
      WHERE s.workflow_uuid = %(workflow_id)s AND (%(after)s::text IS NULL OR s.key > %(after)s)
@@ -51,8 +51,8 @@ FROM dbos.workflow_status w LEFT JOIN keys k ON true LEFT JOIN LATERAL (
 WHERE w.workflow_uuid = %(workflow_id)s ORDER BY k.key
 
 -- name: stream_values
--- The next values of a stream and how its workflow stands; no row at all for an unknown workflow. One value at
--- least, and no more than fit into `budget` bytes; one that is too long is cut.
+-- Returns the next values of a stream and the status of its workflow; no row for an unknown workflow. It
+-- returns at least one value, and no more than fit into `budget` bytes. A value that is too long is cut.
 SELECT w.status, s."offset", s.bytes, s.value, s.serialization
 FROM dbos.workflow_status w LEFT JOIN LATERAL (
     SELECT n."offset", n.bytes, n.serialization,
@@ -67,7 +67,7 @@ FROM dbos.workflow_status w LEFT JOIN LATERAL (
 WHERE w.workflow_uuid = %(workflow_id)s ORDER BY s."offset"
 
 -- name: wait_of
--- What a workflow waits for, as the process that runs it says.
+-- Returns what a workflow waits for, as published by the process that runs it.
 SELECT v.kind, v.subject, v.since, v.until FROM ops.waits v
 JOIN dbos.workflow_status w ON w.workflow_uuid = v.workflow_id AND w.owner_xid = v.owner_xid AND w.status = 'PENDING'
 WHERE v.workflow_id = %(workflow_id)s

@@ -1,18 +1,18 @@
--- Schedules: their rules, their ticks, and what became of each (holdfast/dbos_adapter/schedules.py).
+-- Schedules: their rules, their ticks, and the outcome of each tick (holdfast/dbos_adapter/schedules.py).
 
 -- name: fire_tick
 SELECT ops.fire_tick(%(tick_id)s, %(schedule)s, %(scheduled_at)s, %(workflow_name)s, %(workflow_class)s, %(queue)s,
                      %(application)s, %(version)s, %(arguments)s) AS outcome
 
 -- name: set_schedule_rules
--- Stored before DBOS knows the schedule: its first tick goes by them already.
+-- Stores the rules before DBOS knows the schedule, so that its first tick already follows them.
 INSERT INTO ops.schedules AS s (schedule_name, overlap, catch_up, catch_up_seconds)
 VALUES (%(schedule)s, %(overlap)s, %(catch_up)s, %(catch_up_seconds)s)
 ON CONFLICT (schedule_name) DO UPDATE
 SET overlap = excluded.overlap, catch_up = excluded.catch_up, catch_up_seconds = excluded.catch_up_seconds
 
 -- name: due_schedules
--- Schedules that may have a tick to account for.
+-- Returns the schedules that may have a tick to account for.
 SELECT d.schedule_name, d.schedule AS cron, d.cron_timezone AS time_zone, s.catch_up, s.catch_up_seconds,
        s.accounted_until, s.next_tick_at, clock_timestamp() AS now
 FROM dbos.workflow_schedules d JOIN ops.schedules s USING (schedule_name)
@@ -20,13 +20,13 @@ WHERE d.status = 'ACTIVE' AND (d.application_name = %(application)s OR d.applica
   AND (s.next_tick_at IS NULL OR s.next_tick_at <= clock_timestamp())
 
 -- name: known_ticks
--- Which of these ticks were fired: started, waiting or skipped.
+-- Returns the ticks that were fired: started, waiting or skipped.
 SELECT g.tick_id FROM unnest(%(tick_ids)s::text[]) AS g (tick_id)
 WHERE EXISTS (SELECT FROM dbos.workflow_status w WHERE w.workflow_uuid = g.tick_id)
    OR EXISTS (SELECT FROM ops.skipped_ticks t WHERE t.tick_id = g.tick_id)
 
 -- name: account_ticks
--- Moves on what is accounted for, unless another process did meanwhile.
+-- Advances accounted_until, unless another process did so meanwhile.
 UPDATE ops.schedules SET accounted_until = %(until)s, next_tick_at = %(next_tick_at)s, missed = missed + %(missed)s
 WHERE schedule_name = %(schedule)s AND accounted_until = %(accounted_until)s
 RETURNING schedule_name

@@ -1,10 +1,10 @@
--- DBOS's hot statements, each in one round trip (holdfast/dbos_adapter/round_trips.py). What they read and write is
--- DBOS's own, column by column: tests/integration/dbos_adapter/test_round_trips.py compares them.
+-- DBOS's hot statements, each in one round trip (holdfast/dbos_adapter/round_trips.py). They read and write
+-- the same columns as DBOS: tests/integration/dbos_adapter/test_round_trips.py compares them.
 
 -- name: claim_queued
 -- Claims the next workflows of a queue for an executor and reads them, as start_queued_workflows and
 -- get_workflow_statuses do in two transactions. The array keeps the planner on the primary key, whatever it
--- believes about the limit. A row without a version is for executors of the latest one.
+-- estimates for the limit. Executors of the latest version claim rows without a version.
 WITH waiting AS (
     SELECT workflow_uuid FROM dbos.workflow_status
     WHERE queue_name = %(queue_name)s AND status = 'ENQUEUED'
@@ -38,8 +38,8 @@ FROM claimed c LEFT JOIN dbos.workflow_input i USING (workflow_uuid)
 ORDER BY c.priority, c.created_at
 
 -- name: record_step
--- Records a step's result if the execution still owns its workflow, whose row stays locked meanwhile. No row:
--- it does not. A result that is there already shows when it was completed.
+-- Records a step's result if the execution still owns its workflow, whose row stays locked meanwhile. If it
+-- does not, no row is returned. An existing result stays, and its time of completion is returned.
 WITH owned AS (
     SELECT FROM dbos.workflow_status
     WHERE workflow_uuid = %(workflow_uuid)s AND owner_xid = %(owner_xid)s FOR NO KEY UPDATE)
@@ -54,15 +54,16 @@ ON CONFLICT (workflow_uuid, function_id) DO UPDATE SET completed_at_epoch_ms = o
 RETURNING o.completed_at_epoch_ms
 
 -- name: look_at_step
--- Whether a workflow is cancelled, and what is recorded of one of its steps.
+-- Returns a workflow's status, which may be CANCELLED, and the record of one of its steps.
 SELECT w.status, o.output, o.error, o.function_name, o.child_workflow_id, o.serialization, NULL AS child_shard_key
 FROM dbos.workflow_status w
 LEFT JOIN dbos.operation_outputs o ON o.workflow_uuid = w.workflow_uuid AND o.function_id = %(function_id)s
 WHERE w.workflow_uuid = %(workflow_id)s
 
 -- name: read_steps_ahead
--- Whether a workflow is cancelled, and what is recorded of its steps from one on: so many rows, and no more bytes
--- than a page may have unless the first row alone has more. The sizes are known without reading what they are of.
+-- Returns a workflow's status, which may be CANCELLED, and the records of its steps from a given one on: at
+-- most `page_rows` rows and `page_bytes` bytes, unless the first row alone has more. The sizes are known
+-- without reading the values.
 SELECT w.status, o.function_id, o.output, o.error, o.function_name, o.child_workflow_id, o.serialization,
        NULL AS child_shard_key
 FROM dbos.workflow_status w
@@ -76,9 +77,9 @@ LEFT JOIN LATERAL (
 WHERE w.workflow_uuid = %(workflow_id)s
 
 -- name: record_effect
--- An effect and the record of its step, if the execution still owns its workflow, whose row stays locked
--- meanwhile. A record that is there already stays, and so does its effect. No row: another owns the workflow.
--- Times as Python cuts them: rounded up, a step would end after the next one has begun.
+-- Writes an effect and the record of its step, if the execution still owns its workflow, whose row stays
+-- locked meanwhile. An existing record and its effect stay. If another execution owns the workflow, no row is
+-- returned. Times are rounded down as in Python: rounded up, a step would end after the next one has begun.
 WITH owned AS (
     SELECT FROM dbos.workflow_status
     WHERE workflow_uuid = %(workflow_uuid)s AND owner_xid = %(owner_xid)s FOR NO KEY UPDATE
@@ -98,8 +99,8 @@ WITH owned AS (
 SELECT EXISTS (SELECT FROM recorded) AS written FROM owned
 
 -- name: end_workflow
--- A workflow's outcome, if the execution still owns it. With coalesce the planner stays on the primary key: the
--- index of all that runs looks cheaper to it, and is full of what just ran.
+-- Records a workflow's outcome if the execution still owns it. With coalesce the planner stays on the primary
+-- key: it estimates the index of running workflows as cheaper, but that is full of workflows that just ran.
 WITH ended AS (
     UPDATE dbos.workflow_status SET
         status = %(status)s, deduplication_id = NULL, owner_xid = NULL,

@@ -1,8 +1,8 @@
--- What workflows wait for: holdfast/dbos_adapter/waiting/waits.py.
+-- Publishes what workflows wait for: holdfast/dbos_adapter/waiting/waits.py.
 
 -- name: publish_waits
--- A row for each of these executions that still owns its workflow, and how each of them stands: one that lost its
--- workflow, by a cancel or a release, is to stop.
+-- Stores a row for each of these executions that still owns its workflow, and returns the state of each. An
+-- execution that lost its workflow, by a cancel or a release, has to stop.
 WITH given AS (
     SELECT * FROM unnest(%(workflow_ids)s::text[], %(owners)s::text[], %(kinds)s::text[], %(subjects)s::text[],
                          %(waited)s::float8[], %(seconds)s::float8[])
@@ -22,10 +22,10 @@ LEFT JOIN dbos.workflow_status w ON w.workflow_uuid = g.workflow_id
 LEFT JOIN published p ON p.workflow_id = g.workflow_id AND p.owner_xid = g.owner_xid
 
 -- name: withdraw_wait
--- Before the workflow goes on. No row: somebody released it as waiting, and it goes on elsewhere. A release that is
--- under way is waited for, see `unfinished_work`.
+-- Runs before the workflow continues. If it was released as waiting, it continues elsewhere and no row is
+-- returned. The statement waits for a release under way, see `unfinished_work`.
 DELETE FROM ops.waits x WHERE x.workflow_id = %(workflow_id)s AND (x.owner_xid = %(owner_xid)s
-    -- What the execution before it left, see `keep_waits`.
+    -- The previous execution left this row, see `keep_waits`.
     OR x.owner_xid = '' AND EXISTS (SELECT FROM dbos.workflow_status w
         WHERE w.workflow_uuid = x.workflow_id AND w.owner_xid = %(owner_xid)s))
 RETURNING x.workflow_id

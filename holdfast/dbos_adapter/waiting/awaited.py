@@ -1,7 +1,7 @@
-"""Waiting for the end of other workflows: by its notice (module ``ending``), and a poll a minute.
+"""Waits for the end of other workflows: by completion notices (module ``ending``), and a poll once a minute.
 
-DBOS polls, once a second by default: that is left where no notices are heard. Private to DBOS 3.4.0
-and used here: what `holdfast.dbos_adapter.waiting.blocking_calls` installs.
+DBOS polls, once a second by default. That remains where no notices are received. Private to DBOS 3.4.0 and
+used here: the names that `holdfast.dbos_adapter.waiting.blocking_calls` installs.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from holdfast.dbos_adapter.waiting.wait import LAUNCHED, NoWait, Wait, wait_in, 
 from holdfast.dbos_adapter.waiting.waits import Waits
 
 LOOK_SECONDS = 60.0
-"""The net under a notice that was missed."""
+"""Fallback poll interval for a missed completion notice."""
 
 _FOR_EVER = 1e9
 
 
 def original(db: Any, name: str) -> Callable[..., Any]:
-    """DBOS's own method."""
+    """Returns DBOS's own method."""
     method: Callable[..., Any] = db.deaf[name].__get__(db)
     return method
 
@@ -35,7 +35,7 @@ def original(db: Any, name: str) -> Callable[..., Any]:
 def await_workflow_result(
     db: Any, workflow_id: str, polling_interval: float, *, fail_if_missing: bool = False
 ) -> Any:
-    """As DBOS's: the result, or its error."""
+    """As DBOS's method, with completion notices: returns the workflow's result or raises its error."""
     if waits_of(db) is None:
         return original(db, "await_workflow_result")(
             workflow_id, polling_interval, fail_if_missing=fail_if_missing
@@ -51,7 +51,7 @@ def await_workflow_result(
 async def await_workflow_result_async(
     db: Any, workflow_id: str, polling_interval: float, *, fail_if_missing: bool = False
 ) -> Any:
-    """As DBOS's."""
+    """As DBOS's method, with completion notices."""
     if waits_of(db) is None:
         return await original(db, "await_workflow_result_async")(
             workflow_id, polling_interval, fail_if_missing=fail_if_missing
@@ -65,14 +65,14 @@ async def await_workflow_result_async(
 
 
 def await_first_workflow_id(db: Any, workflow_ids: list[str], polling_interval: float) -> Any:
-    """As DBOS's."""
+    """As DBOS's method, with completion notices."""
     if waits_of(db) is None:
         return original(db, "await_first_workflow_id")(workflow_ids, polling_interval)
     return _until(db, workflow_ids, polling_interval, lambda: db.check_first_workflow_id(workflow_ids))
 
 
 async def await_first_workflow_id_async(db: Any, workflow_ids: list[str], polling_interval: float) -> Any:
-    """As DBOS's."""
+    """As DBOS's method, with completion notices."""
     if waits_of(db) is None:
         return await original(db, "await_first_workflow_id_async")(workflow_ids, polling_interval)
     return await _until_async(
@@ -82,7 +82,7 @@ async def await_first_workflow_id_async(db: Any, workflow_ids: list[str], pollin
 
 @contextmanager
 def _told(db: Any, workflow_ids: Sequence[str]) -> Iterator[tuple[Wait | NoWait, Endings]]:
-    """A wait whose event each end of these workflows sets."""
+    """Creates a wait whose event is set whenever one of these workflows ends."""
     waits, endings = db.waits, db.endings
     more = len(workflow_ids) - 1
     subject = f"{workflow_ids[0]} and {more} more" if more else workflow_ids[0]
@@ -160,7 +160,7 @@ def until_task(theirs: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def tell_direct_children() -> None:
-    """A workflow that is called like a function runs in its parent's place; the parent waits for it."""
+    """Publishes that a parent waits for a child that it calls like a function and that runs in its slot."""
     kind: Any = EnterDBOSWorkflow
     enter, leave = kind.__enter__, kind.__exit__
 
@@ -170,7 +170,7 @@ def tell_direct_children() -> None:
         self.parents_wait, self.waits = None, LAUNCHED.waits
         if self.waits is not None and ctx.owner_xid is None:
             self.waits.direct.begins(ctx)
-        # An execution of its own comes with its token; a copy of who started it may be around it.
+        # A separate execution has its own token. A copy of its starter's context may surround it.
         if parent is not None and parent.is_workflow() and parent.owner_xid and ctx.owner_xid is None:
             waits = self.waits
             if waits is not None:
@@ -185,8 +185,8 @@ def tell_direct_children() -> None:
         ctx, waits = self.use_ctx, self.waits
         key = ctx.workflow_id, ctx.owner_xid
         try:
-            # Withdrawn in `record_get_result`, which comes next and never on an event loop. After what is no
-            # `Exception` (a cancelled task) DBOS does not call that.
+            # `record_get_result` withdraws the wait. It runs next, never on an event loop. DBOS does not call
+            # it after an error that is no `Exception` (a cancelled task).
             run = self.parents_wait and self.parents_wait.forget()
             if run and error[0] is not None and not issubclass(error[0], Exception):
                 _withdraw(waits, run)
@@ -206,11 +206,11 @@ def _withdraw(waits: Waits, run: Run) -> None:
     except RuntimeError:
         waits.withdraw(run, raises=False)
     else:
-        waits.withdraw_soon(run)  # a statement would hold up the loop
+        waits.withdraw_soon(run)  # a statement would block the loop
 
 
 def record_get_result(db: Any, result_workflow_id: str, *args: Any, **options: Any) -> None:
-    """As DBOS's; a parent goes on after its child, if it is told to wait for it."""
+    """As DBOS's method. First withdraws the published wait of a parent for its child."""
     ctx = args[3] if len(args) > 3 else options.get("ctx")
     waits = waits_of(db)
     if waits is not None and ctx is not None and ctx.is_workflow():

@@ -1,11 +1,10 @@
-"""DBOS's calls that block a workflow: told as waits, and ended by a cancel or a release.
+"""Publishes DBOS's blocking calls in a workflow as waits, which a cancel or a release ends.
 
-Those for the end of other workflows are in `holdfast.dbos_adapter.waiting.awaited`.
+`holdfast.dbos_adapter.waiting.awaited` has the calls that wait for the end of other workflows.
 
 Private to DBOS 3.4.0 and replaced here, for a system database that has an attribute ``waits``: methods of
 ``PostgresSystemDatabase``, ``_get_result`` of two handles, ``invoke_step`` and ``EnterDBOSWorkflow``, and
-what ``dbos._dbos`` knows as ``time`` and ``asyncio``.
-tests/integration/dbos_adapter/test_waits.py holds them.
+``time`` and ``asyncio`` as ``dbos._dbos`` sees them. tests/integration/dbos_adapter/test_waits.py tests them.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from holdfast.dbos_adapter.waiting.waits import Waits
 
 
 def install() -> None:
-    """Replaces them for every application of this process. Idempotent."""
+    """Replaces the blocking calls for every application of this process. Idempotent."""
     kind: Any = PostgresSystemDatabase
     if hasattr(kind, "deaf"):
         return
@@ -60,7 +59,7 @@ def install() -> None:
 
 
 def _telling(wait: Wait | None) -> None:
-    """Lets the wait of an event of DBOS's be one of the workflow's."""
+    """Makes the wait for one of DBOS's events a wait of the workflow."""
     if wait is None:
         return
     event: Any = wait.event
@@ -94,7 +93,7 @@ def recv_setup(  # noqa: PLR0917 - as DBOS calls it
     topic: str | None,
     timeout_seconds: float = 60,
 ) -> Any:
-    """As DBOS's."""
+    """As DBOS's method. The wait for the message is published."""
     found = original(db, "recv_setup")(
         workflow_uuid, function_id, timeout_function_id, topic, timeout_seconds
     )
@@ -105,7 +104,7 @@ def recv_setup(  # noqa: PLR0917 - as DBOS calls it
 def get_event_setup(
     db: Any, target_uuid: str, key: str, timeout_seconds: float = 60, caller_ctx: Any = None
 ) -> Any:
-    """As DBOS's."""
+    """As DBOS's method. The wait for the event is published."""
     found = original(db, "get_event_setup")(target_uuid, key, timeout_seconds, caller_ctx)
     _tell_event(db, found, "event", f"{target_uuid}/{key}", is_step=caller_ctx is None)
     return found
@@ -115,13 +114,13 @@ def _tell_event(db: Any, found: Any, kind: Kind, subject: str | None, *, is_step
     waits, ctx = waits_of(db), get_local_dbos_context()
     if waits is None or found[0] or ctx is None or not ctx.workflow_id:
         return
-    # DBOS gives these calls a context as it gives one to a step.
+    # DBOS gives these calls a context like that of a step.
     owner_xid = None if is_step else ctx.owner_xid
     _telling(waits.wait(ctx.workflow_id, owner_xid, kind, subject, seconds=found[2], event=found[1]))
 
 
 def register_stream_listener(db: Any, workflow_uuid: str, key: str) -> Any:
-    """As DBOS's; the end of the workflow that writes the stream wakes the reader too."""
+    """As DBOS's method. The end of the workflow that writes the stream also wakes the reader."""
     event, payload = original(db, "register_stream_listener")(workflow_uuid, key)
     if (waits := waits_of(db)) is not None:
         _telling(wait_in(waits, "stream", f"{workflow_uuid}/{key}", event=event))
@@ -131,7 +130,7 @@ def register_stream_listener(db: Any, workflow_uuid: str, key: str) -> Any:
 
 
 def unregister_stream_listener(db: Any, payload: str, event: Any) -> None:
-    """As DBOS's."""
+    """As DBOS's method. The end of the writing workflow no longer wakes the reader."""
     if (told := vars(event).get("told")) is not None:
         told.__exit__(None, None, None)
     original(db, "unregister_stream_listener")(payload, event)
@@ -141,14 +140,14 @@ def unregister_stream_listener(db: Any, payload: str, event: Any) -> None:
 
 
 class _Time:
-    """The time module as ``dbos._dbos`` sees it: a workflow's sleep is a wait."""
+    """The ``time`` module as ``dbos._dbos`` sees it: a workflow's sleep is a wait."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(time, name)
 
     @staticmethod
     def sleep(seconds: float) -> None:
-        """As ``time.sleep``."""
+        """Sleeps as ``time.sleep`` does. A workflow's sleep is published."""
         wait = LAUNCHED.waits and wait_in(LAUNCHED.waits, "sleep", seconds=seconds)
         if not wait:
             time.sleep(seconds)
@@ -163,14 +162,14 @@ class _Time:
 
 
 class _Asyncio:
-    """The asyncio module as ``dbos._dbos`` sees it."""
+    """The ``asyncio`` module as ``dbos._dbos`` sees it: a workflow's sleep is a wait."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(asyncio, name)
 
     @staticmethod
     async def sleep(seconds: float) -> None:
-        """As ``asyncio.sleep``."""
+        """Sleeps as ``asyncio.sleep`` does. A workflow's sleep is published."""
         wait = LAUNCHED.waits and wait_in(LAUNCHED.waits, "sleep", seconds=seconds)
         if not wait:
             await asyncio.sleep(seconds)
@@ -188,7 +187,7 @@ class _Asyncio:
 
 
 def _telling_step(theirs: Callable[..., Any]) -> Callable[..., Any]:
-    """While a step's body runs its workflow does not only wait, whatever waits beside it."""
+    """Counts a workflow as running while a step's body runs, even if another of its calls waits."""
 
     def invoke_step(instance: Any, step_ctx: Any, func: Any, args: Any, kwargs: Any, **options: Any) -> Any:
         waits = waits_of(instance._sys_db)

@@ -1,4 +1,4 @@
-"""Workflows that were called like a function: each has a row and runs here, and holds no slot."""
+"""Tracks workflows that were called like a function: each has a row and runs here, but holds no slot."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Any
 
 
 class DirectRuns:
-    """Those of this process, by DBOS's context of each. Thread-safe."""
+    """The directly called workflows of this process, by the DBOS context of each. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._contexts: dict[int, Any] = {}
 
     def begins(self, ctx: Any) -> None:
-        """Called. Whether it runs here shows later: by the token that DBOS gives to its execution."""
+        """Adds a call. If the workflow runs here, DBOS gives its execution a token later."""
         with self._lock:
             self._contexts[id(ctx)] = ctx
 
     def ends(self, ctx: Any) -> None:
-        """It returns, or runs elsewhere and only its caller waits here. Idempotent."""
+        """Removes a call that returned, or that only waits for a run elsewhere. Idempotent."""
         with self._lock:
             self._contexts.pop(id(ctx), None)
 
     def ids(self) -> list[str]:
-        """Ids of those that run here."""
+        """Returns the ids of the directly called workflows that run here."""
         with self._lock:
             return [ctx.workflow_id for ctx in self._contexts.values() if ctx.owner_xid is not None]

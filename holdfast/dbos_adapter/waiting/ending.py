@@ -1,4 +1,4 @@
-"""Waiting for the end of workflows: whoever waits counts the notices that say so."""
+"""Waits for the end of workflows by counting completion notices."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from contextlib import contextmanager
 
 
 class Ends:
-    """Counts ends since the last `restart`, for one waiting coroutine.
+    """Counts workflow ends since the last `restart`, for one waiting coroutine.
 
-    Restart, look, then wait for as many ends as the look found unfinished: one that comes between look and
-    wait is counted, and one that the look saw already only makes the next look earlier.
+    Call `restart`, poll, then wait for as many ends as the poll found unfinished. An end between the poll and
+    the wait is counted. An end that the poll saw already only makes the next poll earlier.
     """
 
     def __init__(self) -> None:
@@ -24,13 +24,13 @@ class Ends:
         self._wanted = sys.maxsize
 
     def restart(self) -> None:
-        """Counts from 0 again. Call before a look."""
+        """Resets the counter. Call before a poll."""
         with self._lock:
             self._seen, self._wanted = 0, sys.maxsize
             self._enough.clear()
 
     async def wait(self, count: int, timeout_seconds: float) -> None:
-        """Returns when so many have ended since `restart`, or after that time: a notice may be missed."""
+        """Waits for ``count`` ends since `restart`, at most ``timeout_seconds``: a notice may be missed."""
         with self._lock:
             self._wanted = count
             if self._seen >= count:
@@ -42,7 +42,7 @@ class Ends:
             pass
 
     def add(self, count: int) -> None:
-        """So many more, from any thread."""
+        """Adds ``count`` ends, from any thread."""
         with self._lock:
             self._seen += count
             enough = self._seen >= self._wanted
@@ -51,7 +51,7 @@ class Ends:
 
 
 class _Told:
-    """Calls back at each end."""
+    """Calls a function at each end."""
 
     def __init__(self, tell: Callable[[], object]) -> None:
         self._tell = tell
@@ -61,24 +61,26 @@ class _Told:
 
 
 class Endings:
-    """Who waits for which workflows in this process."""
+    """Tracks which callers in this process wait for which workflows."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: dict[str, set[Ends | _Told]] = {}
         self.heard = False
-        """Whether notices come in: who waits looks rarely then. Set by the listener."""
+        """Whether completion notices are received: if so, waiting callers poll rarely. The listener sets it.
+        """
 
     @contextmanager
     def of(self, name: str) -> Iterator[Ends]:
-        """``name`` is a parent's id for its children, ``=`` and its id for one workflow."""
+        """Counts the ends of a parent's children (``name`` is its id) or of one workflow (``=`` and its id).
+        """
         ends = Ends()
         with self._registered([name], ends):
             yield ends
 
     @contextmanager
     def told(self, workflow_ids: Iterable[str], tell: Callable[[], object]) -> Iterator[None]:
-        """Inside, ``tell`` is called when one of these workflows ends, and when a notice may be missed."""
+        """Inside the block, calls ``tell`` when one of these workflows ends or a notice may be missed."""
         with self._registered([f"={workflow_id}" for workflow_id in workflow_ids], _Told(tell)):
             yield
 
@@ -97,7 +99,8 @@ class Endings:
                         del self._waiting[name]
 
     def notice(self, payload: str) -> None:
-        """One notice: the length of a workflow's id, a colon, the id, and its parent's if it has one."""
+        """Handles a completion notice: the length of a workflow's id, a colon, the id, and any parent's id.
+        """
         length, _, ids = payload.partition(":")
         if not length:
             self.ended_perhaps()  # the ids are too long for a notice
@@ -107,11 +110,11 @@ class Endings:
             self.ended(parent)
 
     def ended(self, name: str) -> None:
-        """One end, by its name as `of` has it."""
+        """Handles one end. ``name`` is the same as for `of`."""
         self._tell(name, 1)
 
     def ended_perhaps(self) -> None:
-        """Makes everyone look: after missed notices, and at a stop."""
+        """Makes every waiting caller poll, after missed notices and at a stop."""
         with self._lock:
             names = list(self._waiting)
         for name in names:

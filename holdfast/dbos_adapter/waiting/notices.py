@@ -1,13 +1,13 @@
-"""DBOS's notifications of messages, events and stream values, heard on our listener's session too.
+"""Receives DBOS's notifications of messages, events and stream values on Holdfast's listener session too.
 
-DBOS's own listener needs a second after an outage until it listens again, and then checks nothing that came
-meanwhile. DBOS announces events and stream values in a transaction of their own, 10 ms after their commit:
-a process that is killed in between never sends it. A workflow that waits would go on when its own poll
-comes, up to 60 s later. So our listener, which is back within 0.1 s, wakes these workflows too: by the
-notifications, and by one query for all of them, at its start and every few seconds.
+After an outage DBOS's own listener needs a second until it listens again, and then does not check what
+arrived meanwhile. DBOS announces events and stream values in a separate transaction, 10 ms after their
+commit: a process that is killed in between never announces them. A waiting workflow would continue at its own
+next poll, up to 60 s later. So Holdfast's listener, which is back within 0.1 s, also wakes these workflows:
+by the notifications, and by one query for all of them, at its start and every few seconds.
 
 Private to DBOS 3.4.0 and used here: the channels, and ``PostgresSystemDatabase``'s ``notifications_map``,
-``workflow_events_map`` and ``streams_map``. tests/integration/dbos_adapter/test_contracts.py holds them.
+``workflow_events_map`` and ``streams_map``. tests/integration/dbos_adapter/test_contracts.py tests them.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from holdfast.postgres.database import Connection, query
 CHANNELS = (_dbos_notifications_channel, _dbos_workflow_events_channel, _dbos_streams_channel)
 
 FALLBACK_SECONDS = 5.0
-"""How often what has come is looked for where no notification says so."""
+"""Fallback poll interval for a missed notification."""
 _IN_ONE_QUERY = 1000
 
 
 class Notices:
-    """Which workflows of this process wait for a message, an event or a stream, and who follows a stream."""
+    """Tracks workflows here that wait for a message, an event or a stream, and readers of streams."""
 
     def __init__(self) -> None:
         self.streams = Endings()
@@ -41,11 +41,11 @@ class Notices:
         self._checked_at = float("-inf")
 
     def attach(self, sys_db: Any) -> None:
-        """The launched application's system database."""
+        """Sets the system database of the launched application."""
         self._db = sys_db
 
     def heard(self, channel: str, payload: str) -> None:
-        """One notification: wakes the workflows that wait for it."""
+        """Handles one notification: wakes the workflows that wait for it."""
         if channel == _dbos_streams_channel:
             self.streams.ended(payload)
         if self._db is not None and (signal := self._waiting(channel).get(payload)) is not None:
@@ -67,7 +67,7 @@ class Notices:
                 for row in query(connection, statement, workflow_ids=ids, keys=keys):
                     some[row["position"] - 1][2].set()
         if now:
-            # A reader of a stream reads again where it stands, and waits on when there is nothing.
+            # A stream's reader reads again at its position, and waits again if nothing is there.
             for _, _, signal in self._waiting(_dbos_streams_channel).snapshot():
                 signal.set()
 
@@ -80,5 +80,5 @@ class Notices:
 
 
 def stream_name(workflow_id: str, key: str) -> str:
-    """What a notification calls a stream."""
+    """Returns the name of a stream in notifications."""
     return f"{workflow_id}::{key}"

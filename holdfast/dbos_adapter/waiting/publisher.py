@@ -1,4 +1,4 @@
-"""The thread that tells in ``ops.waits`` which workflows of this process only wait."""
+"""The thread that publishes in ``ops.waits`` which workflows of this process only wait."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _LONGEST_SECONDS = 1e9
 
 
 class Withdraw(Protocol):
-    """Of `Waits`."""
+    """The signature of `Waits.withdraw`."""
 
     def __call__(self, run: Run, *, raises: bool) -> None:
-        """Tells no more that it waits."""
+        """Withdraws the published wait of an execution."""
 
 
 class Publisher:
-    """Tells of waits that last, withdraws those that nobody waits for, and gives isolated work back.
+    """Publishes waits that last, withdraws obsolete ones, and releases isolated work.
 
-    ``statement`` runs a named statement. What ``isolated`` and ``give_back`` are, `Waits` says.
+    ``statement`` runs a named statement. `Waits` explains ``isolated`` and ``give_back``.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class Publisher:
         self._trouble = Trouble(log, "cannot tell who waits", action="waits.failed")
 
     def start(self) -> None:
-        """Starts to tell."""
+        """Starts the publishing thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Tells nothing more; what is told stays. Takes a second at most."""
+        """Stops publishing. Published rows stay. Blocks for a second at most."""
         with self._runs.changed:
             self._runs.stopped = True
             self._runs.changed.notify_all()
@@ -78,7 +78,7 @@ class Publisher:
                 time.sleep(0.1)
 
     def _due(self) -> tuple[list[Run], list[Run], list[Run]]:
-        """Those to be told now, to be given back and to be withdrawn, waited for until there is one."""
+        """Waits until executions are due. Returns those to publish, to release and to withdraw."""
         with self._runs.changed:
             while not self._runs.stopped:
                 if self._runs.obsolete:
@@ -122,12 +122,12 @@ class Publisher:
         for run in some:
             row = rows.get(run.key)
             if row is not None and not row["published"]:
-                # Its notice was missed, or came before the wait.
+                # The notification was missed, or arrived before the wait.
                 lost = dbos_error.DBOSWorkflowConflictIDError(run.key[0])
                 self._runs.interrupt(run, cancelled(run.key[0]) if row["status"] == "CANCELLED" else lost)
 
     def _one_by_one(self, some: list[Run]) -> tuple[dict[Key, Row], set[Run]]:
-        """Their rows, and what is to be tried again: a value that PostgreSQL refuses is one wait's own."""
+        """Publishes each wait alone, because PostgreSQL refused a value. Returns the rows and the retries."""
         rows: dict[Key, Row] = {}
         failed = set()
         for run in some:
@@ -160,7 +160,7 @@ class Publisher:
         )
 
     def _release(self, run: Run) -> None:
-        """Out of a queue whose place belongs to who runs."""
+        """Releases waiting work from a queue whose only slot belongs to running work."""
         try:
             gone = self._give_back(run.key[0])
         except psycopg2.Error as error:
@@ -176,7 +176,7 @@ class Publisher:
 
 
 def _left(wait: Wait, now: float) -> float | None:
-    """Seconds to its end; None where it has none that a timestamp can say, as with ``math.inf``."""
+    """Returns the seconds until a wait ends. None if it has no end that fits a timestamp (``math.inf``)."""
     if wait.until is None or not wait.until - now <= _LONGEST_SECONDS:
         return None
     return max(0.0, wait.until - now)

@@ -1,4 +1,4 @@
-"""Executions of workflows that wait or run a step: what `waits` and `publisher` share, under one lock."""
+"""Executions of workflows that wait or run a step: `waits` and `publisher` share them under one lock."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from holdfast.dbos_adapter.waiting.wait import Wait
 
 Key = tuple[str, str]
-"""One execution: the workflow's id, and its claim's token."""
+"""Identifies one execution: the workflow's id and the token of its claim."""
 
 HIDDEN, CHANGING, SHOWN = range(3)
-"""Whether a wait of the execution is told in the database; CHANGING while a statement is under way."""
+"""Whether a wait of the execution is published in the database. CHANGING while a statement is under way."""
 
 
 @dataclass(eq=False)
@@ -25,32 +25,33 @@ class Run:
     waits: list[Wait] = field(default_factory=list)
     steps: int = 0
     state: int = HIDDEN
-    # Whether it may have a row although it is hidden: nobody knows what a statement without an answer did.
+    # Whether it may have a row although it is hidden: a statement whose answer was lost may have taken
+    # effect.
     doubtful: bool = False
     due: float = 0.0
     # Whether the execution has ended.
     over: bool = False
 
     def first(self) -> Wait:
-        """The wait that is told: the one that ends first by itself, else the one that began first."""
+        """Returns the wait to publish: the one that times out first, else the one that began first."""
         return min(self.waits, key=lambda wait: (wait.until is None, wait.until or wait.begun))
 
 
 class Runs:
-    """All of this process; ``changed`` is the lock."""
+    """Holds the executions of this process that wait or run a step. ``changed`` is the lock."""
 
     def __init__(self, settle_seconds: float) -> None:
         self.settle_seconds = settle_seconds
         self.by_key: dict[Key, Run] = {}
         self.unshown: set[Run] = set()
         self.leaving: dict[Run, float] = {}
-        """To be given back to their queues, from a monotonic time on."""
+        """Executions to release to their queues, each from a monotonic time on."""
         self.obsolete: list[Run] = []
         self.changed = threading.Condition()
         self.stopped = False
 
     def settle(self, run: Run) -> None:
-        """Where it stands, now that something changed. Under the lock."""
+        """Updates the sets that hold this execution after a change. Call under the lock."""
         if run.waits and run.steps == 0 and run.state == HIDDEN and not run.over:
             run.due = time.monotonic() + self.settle_seconds
             self.unshown.add(run)
@@ -62,7 +63,7 @@ class Runs:
             del self.by_key[run.key]
 
     def interrupt(self, run: Run, error: BaseException) -> None:
-        """Ends its waits with this error."""
+        """Ends all waits of an execution with this error."""
         with self.changed:
             waits = list(run.waits)
         for wait in waits:

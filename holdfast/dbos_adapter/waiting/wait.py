@@ -1,6 +1,6 @@
-"""One blocking call of a workflow here: begun when it really blocks, ended by a cancel or a release too.
+"""One blocking call of a workflow: it begins when it really blocks, and a cancel or a release also ends it.
 
-What is told of all of them is in `holdfast.dbos_adapter.waiting.waits`.
+`holdfast.dbos_adapter.waiting.waits` publishes the waits.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Wait:
         self._hearing = ExitStack()
 
     def begin(self) -> None:
-        """From here on the workflow waits. Idempotent."""
+        """Begins the wait: from here on the workflow waits. Idempotent."""
         if self._on:
             return
         self._on = True
@@ -55,7 +55,7 @@ class Wait:
             self._run = self._waits.begins((self._workflow_id, self._owner_xid), self)
 
     def block(self, seconds: float | None) -> None:
-        """Until the event is set, or for so long; raises what ended the wait from outside."""
+        """Blocks until the event is set, at most ``seconds``. Raises the error that interrupted the wait."""
         if self._interruption is None:
             LoopAwareEvent.wait(self.event, seconds)
         if self._interruption is not None:
@@ -69,22 +69,22 @@ class Wait:
             raise self._interruption
 
     def interrupt(self, error: BaseException) -> None:
-        """Ends it with this error, from any thread."""
+        """Ends the wait with this error, from any thread."""
         self._interruption = self._interruption or error
         LoopAwareEvent.set(self.event)
 
     def end(self) -> None:
-        """The workflow goes on. Raises `DBOSWorkflowConflictIDError` where it goes on elsewhere."""
+        """Ends the wait. Raises `DBOSWorkflowConflictIDError` if the workflow continues elsewhere."""
         if (run := self.forget()) is not None:
             self._waits.withdraw(run, raises=self._interruption is None)
 
     async def end_async(self) -> None:
-        """As `end`, on an event loop, which it does not hold up."""
+        """As `end`, without blocking the event loop."""
         if (run := self.forget()) is not None:
             await self._waits.withdraw_async(run, raises=self._interruption is None)
 
     def forget(self) -> Run | None:
-        """It is over; what is told of the workflow stays for now. Its execution, if it has one."""
+        """Ends the wait but keeps its published row for now. Returns the wait's execution, if it has one."""
         if not self._on:
             return None
         self._on = False
@@ -98,12 +98,12 @@ class Wait:
 
 
 def cancelled(workflow_id: str) -> dbos_error.DBOSWorkflowCancelledError:
-    """What a cancelled workflow's wait ends with: no `Exception`, so user code lets it pass."""
+    """Returns the error for a cancelled workflow's wait: no `Exception`, so user code does not catch it."""
     return dbos_error.DBOSWorkflowCancelledError(f"Workflow {workflow_id} is cancelled: it waits no more.")
 
 
 class NoWait:
-    """In the place of a wait, outside of workflows."""
+    """Replaces a wait outside of workflows."""
 
     def __init__(self) -> None:
         self.event = LoopAwareEvent()
@@ -125,7 +125,7 @@ class NoWait:
 
 
 class _Launched:
-    """Of this process's application, while one is launched."""
+    """Holds the waits of this process's application while it is launched."""
 
     waits: Waits | None = None
 
@@ -134,39 +134,39 @@ LAUNCHED = _Launched()
 
 
 def attach(db: Any, waits: Waits, endings: Endings) -> None:
-    """Lets this system database's calls tell what they wait for."""
+    """Makes this system database's calls publish their waits."""
     db.waits, db.endings = waits, endings
     LAUNCHED.waits = waits
 
 
 def detach(waits: Waits) -> None:
-    """Before the application of `waits` is destroyed."""
+    """Detaches `waits`. Call before their application is destroyed."""
     if LAUNCHED.waits is waits:
         LAUNCHED.waits = None
 
 
 def wait_in(waits: Waits, kind: Kind, subject: str | None = None, **options: Any) -> Wait | None:
-    """One of the workflow that runs here, or of its step; None outside of both."""
+    """Returns a wait of the workflow or step that runs here, or None outside of both."""
     ctx = get_local_dbos_context()
     if ctx is None or not ctx.workflow_id:
         return None
     if ctx.is_workflow():
         workflow_id, owner_xid = ctx.workflow_id, ctx.owner_xid
         if owner_xid is None and (parent := vars(ctx).get("awaited_by")) is not None:
-            workflow_id, owner_xid = parent  # it was called like a function, and runs elsewhere
+            workflow_id, owner_xid = parent  # the workflow was called like a function and runs elsewhere
         if workflow_id == subject:
             waits.direct.ends(ctx)
-            return None  # an execution that lost its workflow: nothing but a thread waits
+            return None  # the execution lost its workflow: only its thread waits
         return waits.wait(workflow_id, owner_xid, kind, subject, **options)
     return waits.wait(ctx.workflow_id, None, kind, subject, **options)
 
 
 def wait_here(kind: Kind, subject: str | None = None) -> Wait | NoWait:
-    """For a blocking call of our own in the body of a workflow."""
+    """Returns a wait for one of Holdfast's own blocking calls in the body of a workflow."""
     return (LAUNCHED.waits and wait_in(LAUNCHED.waits, kind, subject)) or NoWait()
 
 
 def waits_of(db: Any) -> Waits | None:
-    """Of a system database of this process's application."""
+    """Returns the waits of a system database, or None if it is not of this process's application."""
     found: Waits | None = vars(db).get("waits")
     return found

@@ -1,9 +1,9 @@
-"""Which workflows of this process only wait, told in ``ops.waits`` (docs/design/recovery.md, "Waiting").
+"""Publishes in ``ops.waits`` which workflows of this process only wait (docs/design/recovery.md, "Waiting").
 
 A workflow only waits while at least one of its blocking calls (sleep, message, event, another workflow,
-stream) waits and no step of it runs. A wait that lasts gets a row, from one thread for all; a short one costs
-nothing. The row is deleted before anything else of the workflow runs. Who finds it gone has been released as
-waiting meanwhile, goes on elsewhere, and must not go on here.
+stream) waits and none of its steps runs. One thread writes the rows for all waits that last; a short wait
+costs nothing. The row is deleted before anything else of the workflow runs. If it is gone by then, the
+execution was released as waiting: the workflow continues elsewhere and must not continue here.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from holdfast.postgres.database import Row
 log = logging.getLogger("holdfast.waits")
 
 SETTLE_SECONDS = 0.05
-"""How long a workflow must have waited before it is told: what runs between two short waits costs nothing."""
+"""Minimum age of a published wait. Work between two short waits thus costs nothing."""
 
 SURE_SECONDS = 1.0
-"""A sleep of this length is told at once: nothing ends it early."""
+"""A sleep of at least this length is published immediately: nothing ends it early."""
 
 _MOST_FOLLOWERS = 10_000
 
 
 class Waits:
-    """What the workflows of this process wait for.
+    """Tracks what the workflows of this process wait for.
 
-    ``run`` runs a named statement. Work that a queue in ``isolated`` holds is handed to ``give_back`` when it
-    begins to wait: that queue's one place belongs to who runs. It says whether the work is gone.
+    ``run`` runs a named statement. When work from a queue in ``isolated`` begins to wait, ``give_back``
+    releases it, because the queue's only slot belongs to running work. It returns whether the work is gone.
     """
 
     def __init__(
@@ -65,11 +65,11 @@ class Waits:
         )
 
     def start(self) -> None:
-        """Starts to tell."""
+        """Starts the publishing thread."""
         self._publisher.start()
 
     def stop(self) -> None:
-        """Tells nothing more; what is told stays. Takes a second at most."""
+        """Stops publishing. Published rows stay. Blocks for a second at most."""
         self._publisher.stop()
 
     def wait(
@@ -82,16 +82,16 @@ class Waits:
         seconds: float | None = None,
         event: LoopAwareEvent | None = None,
     ) -> Wait:
-        """A wait that can begin; without ``owner_xid`` a step's, which only a cancel ends and is not told."""
+        """Creates a wait. Without ``owner_xid`` it is a step's: only a cancel ends it, and it gets no row."""
         return Wait(self, (workflow_id, owner_xid), kind, subject, seconds, event)
 
     def waiting(self) -> list[str]:
-        """Ids of the workflows here of which a wait is told."""
+        """Returns the ids of the workflows here that have a published wait."""
         with self.runs.changed:
             return [run.key[0] for run in self.runs.by_key.values() if run.state == SHOWN]
 
     def released(self, workflow_ids: Collection[str]) -> None:
-        """These were handed over as waiting: their executions here stop at once."""
+        """Interrupts the executions here of workflows that were handed over as waiting."""
         with self.runs.changed:
             found = [run for run in self.runs.by_key.values() if run.key[0] in workflow_ids]
         for run in found:
@@ -100,14 +100,14 @@ class Waits:
     # --- what the executions do ---------------------------------------------------------------
 
     def follows(self, key: Key) -> None:
-        """This execution goes on after another one, which may have left a row that says that it waits."""
+        """Marks an execution whose predecessor may have left a row that says that it waits."""
         with self.runs.changed:
             self._followers[key] = None
             if len(self._followers) > _MOST_FOLLOWERS:
                 del self._followers[next(iter(self._followers))]
 
     def begins(self, key: Key, wait: Wait) -> Run:
-        """One more wait of an execution."""
+        """Adds a wait to an execution."""
         with self.runs.changed:
             run = self.runs.by_key.setdefault(key, Run(key))
             run.waits.append(wait)
@@ -117,13 +117,13 @@ class Waits:
             return run
 
     def ends(self, run: Run, wait: Wait) -> None:
-        """One less."""
+        """Removes a wait from its execution."""
         with self.runs.changed:
             run.waits.remove(wait)
             self.runs.settle(run)
 
     def step_begins(self, key: Key) -> Run | None:
-        """A step's body is about to run; the execution, if it must be withdrawn before."""
+        """Counts a step that is about to run. Returns the execution if its wait must be withdrawn first."""
         with self.runs.changed:
             run = self.runs.by_key.setdefault(key, Run(key))
             run.steps += 1
@@ -134,7 +134,7 @@ class Waits:
             return run if run.state != HIDDEN or run.doubtful else None
 
     def step_ends(self, key: Key) -> None:
-        """It has run."""
+        """Counts a step that has run."""
         with self.runs.changed:
             run = self.runs.by_key.get(key)
             if run is None or run.steps == 0:
@@ -143,7 +143,7 @@ class Waits:
             self.runs.settle(run)
 
     def over(self, key: Key) -> None:
-        """The execution has ended, whatever a task that it left behind still waits for."""
+        """Removes an execution that has ended, even if a task that it left behind still waits."""
         with self.runs.changed:
             self._followers.pop(key, None)
             run = self.runs.by_key.pop(key, None)
@@ -153,14 +153,14 @@ class Waits:
                 self.withdraw_soon(run)
 
     def goes_on(self, key: Key) -> None:
-        """The execution is about to do something else than wait. Raises as `withdraw`."""
+        """Withdraws the execution's wait before it does anything other than wait. Raises as `withdraw`."""
         if (run := self.runs.by_key.get(key)) is not None:
             self.withdraw(run)
 
     def withdraw(self, run: Run, *, raises: bool = True) -> None:
-        """Tells no more that it waits: before anything else of the workflow runs.
+        """Withdraws the published wait. Call before anything else of the workflow runs.
 
-        Raises `DBOSWorkflowConflictIDError` where it was released as waiting and goes on elsewhere.
+        Raises `DBOSWorkflowConflictIDError` if it was released as waiting and continues elsewhere.
         """
         with self.runs.changed:
             while run.state == CHANGING and not self.runs.stopped:
@@ -181,14 +181,14 @@ class Waits:
             raise dbos_error.DBOSWorkflowConflictIDError(run.key[0])
 
     def withdraw_soon(self, run: Run) -> None:
-        """As `withdraw`, in the thread that tells, and not waited for."""
+        """As `withdraw`, in the publishing thread, and without waiting for it."""
         with self.runs.changed:
             if run.state != HIDDEN or run.doubtful:
                 self.runs.obsolete.append(run)
                 self.runs.changed.notify_all()
 
     async def withdraw_async(self, run: Run, *, raises: bool = True) -> None:
-        """As `withdraw`, in another thread. A cancelled task goes on only after it, too."""
+        """As `withdraw`, in another thread. A cancelled task also continues only after it."""
         with self.runs.changed:
             if run.state == HIDDEN and not run.doubtful:
                 return
@@ -200,12 +200,13 @@ class Waits:
             raise
 
     def _withdrawn(self, key: Key) -> bool:
-        """Deletes the row; whether the execution still owns its workflow."""
+        """Deletes the row. Returns whether the execution still owns its workflow."""
         run = patiently(self._statement)
         execution = {"workflow_id": key[0], "owner_xid": key[1]}
         try:
             return bool(run("withdraw_wait", **execution) or run("still_owned", **execution))
         except sa.exc.SQLAlchemyError as error:
-            # DBOS checks the owner at the next write; the row of who works on says "waits" until then.
+            # DBOS checks the owner at the next write. Until then the row says "waits" although the workflow
+            # runs.
             log.error("wait not withdrawn: %s", str(error).strip(), extra={"action": "waits.failed"})  # noqa: TRY400
             return True
