@@ -24,7 +24,7 @@ def attach_waker(application: Any, waker: Waker) -> None:
 def attach_database(
     application: Any, waker: Waker, *, sessions: Sessions, waits: Waits, homes: object
 ) -> None:
-    """Gives the system database of a launched application what the replaced methods read from it."""
+    """Gives the system database of a launched application the objects that the replaced methods use."""
     database = application._sys_db
     database.sessions = sessions
     database.homes = homes

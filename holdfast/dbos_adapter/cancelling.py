@@ -88,8 +88,7 @@ class Cancellations:
 
     @contextmanager
     def of(self, workflow_id: str) -> Iterator[Cancellation]:
-        """Watches the calling execution. Enter before its first step: that step's check sees earlier cancels.
-        """
+        """Watches the calling execution. Enter before its first step, which checks for earlier cancels."""
         made = self.watch(workflow_id, current_owner_xid(workflow_id))
         try:
             yield made

@@ -115,8 +115,9 @@ def _from_home(queue_name: str) -> Any:
 def room(db: Any, queue: Any, workflow_id: str, partition: str | None) -> Room:
     """Returns whether a claimed suspect may start under its home queue's limits that all executors share.
 
-    After ``room`` no claim and no other suspect takes its slot. ``behind``: another suspect, which waits or
-    runs, comes first. Of two that wait for each other one has to give way. Raises ``DBAPIError``.
+    Once ``room`` is returned, no claim and no other suspect takes its slot. ``behind``: another suspect,
+    which waits or runs, comes first. Of two that wait for each other one has to give way. Raises
+    ``DBAPIError``.
     """
     if queue is None or (queue._concurrency is None and queue._partition_concurrency is None):
         return "room"

@@ -1,4 +1,4 @@
-"""Starts each claimed workflow: what this process does before DBOS runs it.
+"""Starts each claimed workflow: the work of this process before DBOS runs it.
 
 DBOS starts every claim through one function, in the thread of the claim's queue. `install` replaces that
 function. If another component starts the claims of that queue (`Slots.starters`), it gets the claim. Then the

@@ -121,8 +121,7 @@ class Gateway:
             raise
 
     async def _patience(self, work: asyncio.Future[T]) -> None:
-        """Returns once the work is done. Raises ``DatabaseUnavailable`` when it is not worth a longer wait.
-        """
+        """Returns once the work is done. Raises ``DatabaseUnavailable`` if it takes too long."""
         loop = asyncio.get_running_loop()
         began, pause = loop.time(), self._timeout_seconds
         try:

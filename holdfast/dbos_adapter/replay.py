@@ -1,11 +1,11 @@
-"""Reads ahead what a workflow's earlier execution recorded: one statement serves many replayed steps.
+"""Reads ahead the records of a workflow's earlier execution: one statement serves many replayed steps.
 
 DBOS 3.4.0 queries each recorded step separately. Here the first record that is found shows that the execution
 replays. From then on one statement reads a page of the following records, bounded in rows and in bytes. Each
 record is dropped once it is used. A record never changes, and only the execution that owns the workflow
 writes new ones, so a page stays valid. A record that is not in the page (a gap, or a step that is requested
 twice) is queried separately: a page never proves that a record is absent. A first execution finds no record
-and costs what it costs in DBOS.
+and costs the same as in DBOS.
 
 Private to DBOS 3.4.0 and replaced here: ``PostgresSystemDatabase``'s methods that `install` names. No other
 method reads a step's record.

@@ -1,4 +1,4 @@
-"""Prepares what a Holdfast database needs beyond DBOS's own tables: the ``ops`` schema and rights.
+"""Prepares a Holdfast database beyond DBOS's own tables: the ``ops`` schema and rights.
 
 Runs as ``python -m holdfast.dbos_adapter.schema`` after ``dbos migrate`` (dbos-config.yaml names it there).
 No other part of Holdfast runs DDL.
@@ -96,7 +96,7 @@ def wait_until_prepared(settings: Settings, *, purpose: str, give_up: Callable[[
 
 
 def lacking(connection: Connection) -> str | None:
-    """Returns what this code needs and the database lacks, or None. A newer database lacks nothing.
+    """Returns the first requirement of this code that the database lacks, or None. A newer one lacks nothing.
 
     Raises ``psycopg2.Error`` if nothing is prepared at all, or nothing may be read yet.
     """

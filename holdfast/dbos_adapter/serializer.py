@@ -42,8 +42,7 @@ class Stored:
 
 
 def json_serializer() -> DBOSPortableJSONSerializer:
-    """Returns Holdfast's only serializer. After the first call no pickle is read and every error is storable.
-    """
+    """Returns Holdfast's only serializer. From its first call on, it refuses pickles and stores any error."""
     refuse_pickles()
     return DBOSPortableJSONSerializer()
 
@@ -91,7 +90,7 @@ def _deserialize(_: Any, serialized_data: str) -> NoReturn:  # noqa: ARG001 - ne
 
 
 def error_data(error: Any) -> Any:
-    """Returns what is stored of an error, in DBOS's form: always storable, whatever the error's class does.
+    """Returns the stored form of an error, as DBOS has it. It is storable, whatever the error's class does.
 
     An error that was loaded keeps its name, so that a replay ends with the same error as the first run.
     """
@@ -112,9 +111,7 @@ def error_data(error: Any) -> Any:
 
 
 def error_text(error: BaseException) -> str:
-    """Returns an error's text, or its class's name if the text is unreadable; of a group, all its errors'
-    texts.
-    """
+    """Returns the text of an error, or its class's name if unreadable; of a group, all of its texts."""
     try:
         # The join makes a plain text, whatever its class.
         text = "".join([str(error)])

@@ -1,8 +1,8 @@
 """Wakes DBOS's queue threads instead of polling fast.
 
-DBOS's queue thread sleeps on a stop event between two polls. Here it sleeps on an event that also has
-wake-ups: by a NOTIFY that a trigger sends when work waits, and by the end of a workflow here, which frees its
-slot. A fallback poll runs every few seconds. Private to DBOS 3.4.0 and used here, with contract tests:
+DBOS's queue thread sleeps on a stop event between two polls. Here two more events end that sleep: a NOTIFY,
+which a trigger sends when work waits, and the end of a workflow here, which frees its slot. A fallback poll
+runs every few seconds. Private to DBOS 3.4.0 and used here, with contract tests:
 ``dbos._queue.queue_worker_thread``.
 """
 

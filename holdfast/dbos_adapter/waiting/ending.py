@@ -72,8 +72,7 @@ class Endings:
 
     @contextmanager
     def of(self, name: str) -> Iterator[Ends]:
-        """Counts the ends of a parent's children (``name`` is its id) or of one workflow (``=`` and its id).
-        """
+        """Counts ends of a parent's children (``name`` is its id) or of one workflow (``=`` and its id)."""
         ends = Ends()
         with self._registered([name], ends):
             yield ends
@@ -99,8 +98,7 @@ class Endings:
                         del self._waiting[name]
 
     def notice(self, payload: str) -> None:
-        """Handles a completion notice: the length of a workflow's id, a colon, the id, and any parent's id.
-        """
+        """Handles a completion notice: the length of a workflow's id, a colon, the id, any parent's id."""
         length, _, ids = payload.partition(":")
         if not length:
             self.ended_perhaps()  # the ids are too long for a notice

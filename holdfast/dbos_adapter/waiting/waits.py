@@ -206,7 +206,7 @@ class Waits:
         try:
             return bool(run("withdraw_wait", **execution) or run("still_owned", **execution))
         except sa.exc.SQLAlchemyError as error:
-            # DBOS checks the owner at the next write. Until then the row says "waits" although the workflow
-            # runs.
+            # DBOS checks the owner at the next write. Until then the row of the running workflow says
+            # "waits".
             log.error("wait not withdrawn: %s", str(error).strip(), extra={"action": "waits.failed"})  # noqa: TRY400
             return True
