@@ -27,8 +27,7 @@ class History:
     ahead: bool = True
     rows: dict[int, Row] = field(default_factory=dict)
     results: dict[str | None, Row | None] = field(default_factory=dict)
-    """Results of awaited workflows, by their ids. None for a workflow with more than one, or with an error.
-    """
+    """Results of awaited workflows, by their ids. None if a workflow has more than one, or an error."""
     last: int = -1
     """The last step of the page."""
     read_at: float = field(default_factory=time.monotonic)

@@ -1,7 +1,7 @@
 """Lists every private name of DBOS that Holdfast uses, and installs all replacements with one call.
 
 DBOS is pinned exactly (pyproject.toml). Only `holdfast.dbos_adapter` uses private names of DBOS. Each name
-has a contract test, which explains its failure after an upgrade of DBOS.
+has a contract test, which says what to check if it fails after an upgrade of DBOS.
 """
 
 from __future__ import annotations

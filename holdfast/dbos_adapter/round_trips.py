@@ -43,8 +43,7 @@ POOL_OPTIONS: dict[str, Any] = {
     # Bound parameters are workflows' data: no message may contain them.
     "hide_parameters": True,
 }
-"""Options for each SQLAlchemy engine over psycopg 3. A session that ended while idle is replaced before use.
-"""
+"""Options for each SQLAlchemy engine over psycopg 3. They replace a session that ended while idle."""
 
 _QUEUES_SECONDS = 2.0
 """How long a list of queues serves the queues' threads. DBOS reads it once a second."""

@@ -96,7 +96,7 @@ def wait_until_prepared(settings: Settings, *, purpose: str, give_up: Callable[[
 
 
 def lacking(connection: Connection) -> str | None:
-    """Returns the first requirement of this code that the database lacks, or None. A newer one lacks nothing.
+    """Returns what this code needs and the database lacks, or None. A newer database lacks nothing.
 
     Raises ``psycopg2.Error`` if nothing is prepared at all, or nothing may be read yet.
     """

@@ -113,7 +113,7 @@ def error_data(error: Any) -> Any:
 def error_text(error: BaseException) -> str:
     """Returns the text of an error, or its class's name if unreadable; of a group, all of its texts."""
     try:
-        # The join makes a plain text, whatever its class.
+        # The join makes a plain text, even of a subclass of `str`.
         text = "".join([str(error)])
     except BaseException:
         return f"{type(error).__name__}: its text cannot be read"

@@ -30,8 +30,7 @@ DEPTH = 200
 """Limits the nesting: deeper values could be read back only where the reader's own stack suffices."""
 
 BYTES = 1 << 29
-"""Limits the text. PostgreSQL holds twice that in one field. A process needs several times that to read it.
-"""
+"""Limits the text. PostgreSQL holds twice that in one field. A reader needs several times that."""
 
 # Python neither writes nor reads integers of more than 4,300 decimal digits. Hexadecimal has no such limit.
 _LONG_BITS = 14_000

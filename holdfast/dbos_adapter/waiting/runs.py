@@ -25,8 +25,7 @@ class Run:
     waits: list[Wait] = field(default_factory=list)
     steps: int = 0
     state: int = HIDDEN
-    # Whether it may have a row although it is hidden: a statement whose answer was lost may have taken
-    # effect.
+    # Whether it may have a row although it is hidden: a statement without an answer may have taken effect.
     doubtful: bool = False
     due: float = 0.0
     # Whether the execution has ended.
