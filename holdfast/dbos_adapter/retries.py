@@ -61,8 +61,7 @@ _UNRETRIED = (
 """Methods of DBOS's system database that a workflow or a step can reach and that lack its retry."""
 
 _UNRETRIED_EFFECTS = ("_check_execution", "_record_error", "_delete_checkpoints")
-"""Methods of a datasource that lack DBOS's retry. Each may run twice: a read, an idempotent insert, a delete.
-"""
+"""Datasource methods that lack DBOS's retry. Each may run twice: a read, an idempotent insert, a delete."""
 
 _FOR_EVER: Any = SimpleNamespace(_is_sqlite=False, _retry_connection_errors=True)
 """Replaces the system database in DBOS's retries."""

@@ -67,8 +67,7 @@ class Endings:
         self._lock = threading.Lock()
         self._waiting: dict[str, set[Ends | _Told]] = {}
         self.heard = False
-        """Whether completion notices are received: if so, waiting callers poll rarely. Set by the listener.
-        """
+        """Whether completion notices arrive: if so, waiting callers poll rarely. The listener sets it."""
 
     @contextmanager
     def of(self, name: str) -> Iterator[Ends]:
