@@ -1,9 +1,9 @@
-"""Enqueueing any number of children, and waiting for them.
+"""Enqueues any number of child workflows and waits for them.
 
-A thousand are one statement, where DBOS needs five trips each.
+One statement enqueues a thousand children, where DBOS needs five round trips for each.
 
-Who accepts a parent may store its first children with it, in one transaction; the parent's own step then
-stores those that are missing.
+The API may store a parent's first children in the transaction that stores the parent. A step of the parent
+then stores the missing ones.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from holdfast.durable.resources import resources
 from holdfast.settings import Role, Settings
 
 AT_ONCE = 1000
-"""Rows of one statement: the more, the nearer to the statement timeout."""
+"""Maximum number of rows in one statement. More rows come closer to the statement timeout."""
 
 _LOOK_SECONDS = 30.0
-"""The net under notices that were missed."""
+"""Interval of the fallback poll for missed completion notices."""
 
 _OFTEN_SECONDS = 1.0
 
@@ -43,7 +43,7 @@ def statement_params(
     enqueued_by: str | None,
     attributes: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """What the statement ``enqueue_children`` takes; arguments are stored in portable JSON."""
+    """Returns the parameters of the statement ``enqueue_children``. Arguments are stored as portable JSON."""
     return {
         "workflow_ids": list(calls),
         "inputs": [_inputs(args) for args in calls.values()],
@@ -64,10 +64,10 @@ def _inputs(args: Sequence[Any]) -> str:
 async def enqueue_missing(
     name: str, calls: Calls, *, queue_name: str, role: Role, attributes: Mapping[str, Any] | None = None
 ) -> None:
-    """Enqueues one workflow an id as children of the caller; those that exist are left alone.
+    """Enqueues one child of the calling workflow per id, and skips children that already exist.
 
-    Call inside a step: nothing is recorded of it, and running again does no harm. Waits for PostgreSQL as
-    long as it is away.
+    Call inside a step: the call itself is not recorded, and can be repeated without harm. Waits while
+    PostgreSQL is away.
     """
     means = resources()
     parent_id = DBOS.workflow_id
@@ -92,10 +92,10 @@ async def enqueue_missing(
 async def until_unfinished(
     parent_id: str, *, at_most: int = 0, before_waiting: Callable[[], object] | None = None
 ) -> None:
-    """Waits until so few children of that workflow are unfinished: looks again when as many as are too many
-    have ended, by their notices. ``before_waiting`` is called once a second meanwhile.
+    """Waits until at most `at_most` children of that workflow are unfinished.
 
-    Call in the body of a workflow, which only waits then.
+    Checks again once enough completion notices have arrived. Meanwhile calls ``before_waiting`` once per
+    second. Call in the body of a workflow, which counts as waiting during the call.
     """
     means = resources()
     waiter = wait_here("workflow")

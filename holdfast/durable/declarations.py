@@ -1,4 +1,4 @@
-"""Queues and schedules as modules declare them."""
+"""Declarations of queues and schedules, as modules write them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ CatchUp = Literal["once"] | timedelta | None
 
 @dataclass(frozen=True)
 class Queue:
-    """A queue of your own and what starts on it. `at_once`: how many one worker runs at the same time.
+    """A user-defined queue and the workflows that start on it.
 
-    `at_once_everywhere`: how many all workers together run at the same time; no limit if None. `parents`:
-    its workflows start children and wait for them. Children need another queue, or parents would hold their
-    places. `rate`: how many all workers together start in so many seconds. A function of the settings may
-    stand for `at_once`; None is no limit of one worker.
+    `at_once` limits how many workflows one worker runs concurrently. It may be a function of the settings;
+    None means no limit per worker. `at_once_everywhere` limits how many all workers together run
+    concurrently; None means no limit. `rate` is a pair (count, seconds): all workers together start at most
+    `count` workflows in that time. `parents` means that the queue's workflows start children and wait for
+    them. Children need another queue, otherwise their parents would occupy the slots that they need.
     """
 
     name: str
@@ -34,15 +35,15 @@ class Queue:
     rate: tuple[int, int] | None = None
 
     def functions(self) -> list[Workflow[..., Any]]:
-        """Its workflows that are functions."""
+        """Returns the queue's workflows that are functions."""
         return [each for each in self.workflows if isinstance(each, Workflow)]
 
     def names(self) -> list[DbosWorkflow]:
-        """Its workflows that DBOS's own decorators declare."""
+        """Returns the queue's workflows that DBOS's own decorators declare."""
         return [each for each in self.workflows if isinstance(each, DbosWorkflow)]
 
     def limits(self, settings: Settings) -> dict[str, Any]:
-        """In DBOS's words, without those that it does not have."""
+        """Returns the queue's limits under DBOS's parameter names, without limits that are not set."""
         at_once = self.at_once(settings) if callable(self.at_once) else self.at_once
         everywhere = self.at_once_everywhere
         limits = {
@@ -56,20 +57,20 @@ class Queue:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Starts a workflow of one parameter, the time of the tick, at every time of `cron` in `time_zone`.
+    """Starts a workflow at every time of `cron` in `time_zone`. Its one parameter is the time of the tick.
 
-    `cron` has six fields, seconds first: ``0 30 2 * * *`` is half past two. A tick exists once, however many
-    workers there are. `workflow` may be a plain workflow of DBOS, which is on `queue`, or
-    the name of one that is registered.
+    `cron` has six fields, seconds first: ``0 30 2 * * *`` is half past two. Each tick fires once, regardless
+    of the number of workers. `workflow` may also be a plain workflow of DBOS, which runs on `queue`, or the
+    name of a registered workflow.
 
-    `overlap`: what happens to a tick while a run of the schedule is unfinished, on any worker. ``allow``:
-    it starts too. ``skip``: it is not started, and counted as skipped. ``buffer_one``: it starts when that
-    run has ended; one tick waits, and further ones are skipped.
+    `overlap` decides what happens to a tick while a run of the schedule is unfinished on any worker.
+    ``allow`` starts it too. ``skip`` does not start it, and counts it as skipped. ``buffer_one`` starts it
+    when that run has ended: one tick waits, and further ones are skipped.
 
-    `catch_up`: which ticks are made up for that no worker fired in time. None: no tick. ``once``: the latest.
-    A time: all that are at most so old. A function of the settings may say it.
+    `catch_up` decides which ticks run later if no worker fired them in time. None: no tick. ``once``: the
+    latest tick. A timedelta: all ticks that are not older. It may be a function of the settings.
 
-    `enabled`: by the settings, whether it is paused or resumed when a worker starts.
+    `enabled` decides by the settings whether a starting worker resumes or pauses the schedule.
     """
 
     name: str
@@ -82,7 +83,7 @@ class Schedule:
     enabled: Callable[[Settings], bool] | None = None
 
     def __post_init__(self) -> None:
-        """Raises ``ModuleWrong``."""
+        """Checks the fields. Raises ``ModuleWrong``."""
         try:
             cron.check(self.cron, self.time_zone)
         except ValueError as error:
@@ -98,5 +99,5 @@ class Schedule:
             )
 
     def caught_up(self, settings: Settings) -> CatchUp:
-        """Its `catch_up` under these settings."""
+        """Returns the value of `catch_up` under these settings."""
         return self.catch_up(settings) if callable(self.catch_up) else self.catch_up

@@ -1,4 +1,4 @@
-"""Counts and times executions for /metrics, without a trace in the database."""
+"""Counts and times executions for /metrics. Writes nothing to the database."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from dbos import error as dbos_error
 
 from holdfast.observability import metrics, tracing
 
-# Cancelled, or carried on elsewhere: not an outcome of this execution. Any other error of DBOS's is one.
+# The workflow was cancelled or continues in another process, so this execution has no outcome of its own.
+# Every other error of DBOS is an outcome.
 _LEFT = (
     dbos_error.DBOSWorkflowCancelledError,
     dbos_error.DBOSWorkflowConflictIDError,
@@ -22,7 +23,7 @@ _LEFT = (
 
 @contextmanager
 def measured(workflow_name: str) -> Iterator[None]:
-    """Around a workflow's body: one execution here, with its outcome."""
+    """Wraps a workflow's body: counts and times one execution in this process by its outcome."""
     begun = time.perf_counter()
     status = "ERROR"
     tracing.mark_run()
@@ -40,7 +41,7 @@ def measured(workflow_name: str) -> Iterator[None]:
 
 @contextmanager
 def timed_step(step_name: str) -> Iterator[None]:
-    """Around a step's body: one attempt, with its outcome."""
+    """Wraps a step's body: counts and times one attempt by its outcome."""
     begun = time.perf_counter()
     step = DBOS.step_status
     if step is not None and step.current_attempt:

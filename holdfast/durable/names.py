@@ -1,6 +1,6 @@
-"""Durable names: those of the platform's queues, and tables of everything that modules register.
+"""Durable names: the names of the platform's queues, and tables of the names that modules register.
 
-Durable names live in the database. Renaming one strands the work that is stored under the old name.
+The database stores durable names. Renaming one strands the work that is stored under the old name.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ API_TRIALS_QUEUE: Final = "api-trials"
 WORKER_SUSPECTS_QUEUE: Final = "worker-suspects"
 WORKER_TRIALS_QUEUE: Final = "worker-trials"
 
-# Each role's queue for suspects of poison, and its queue for their last run before they are parked.
+# Each role has a queue for suspected poison workflows, and one for their last run before they are parked.
 SUSPECTS_QUEUE: Final[dict[Role, str]] = {"api": API_SUSPECTS_QUEUE, "worker": WORKER_SUSPECTS_QUEUE}
 TRIALS_QUEUE: Final[dict[Role, str]] = {"api": API_TRIALS_QUEUE, "worker": WORKER_TRIALS_QUEUE}
 
-# Queues that no workflow starts on.
+# No workflow starts on these queues.
 OTHER_QUEUES: Final = (*SUSPECTS_QUEUE.values(), *TRIALS_QUEUE.values())
 
-# ``holdfast.durable.registry`` fills the tables below with what modules register.
+# ``holdfast.durable.registry`` fills the tables below with the names that modules register.
 
 QUEUE_OF: Final[dict[str, str]] = {}
-"""The queue that a workflow starts on, and goes back to when an operator resumes it."""
+"""The queue on which a workflow starts, and to which it returns when an operator resumes it."""
 
 ROLE_OF: Final[dict[str, Role]] = {}
-"""Which processes run a workflow."""
+"""The role whose processes run a workflow."""
 
 STEPS: Final[dict[Role, list[str]]] = {"api": [], "worker": []}
-"""Steps of DBOS's own decorators, by the application that runs them: /metrics shows each from the start."""
+"""Steps that DBOS's own decorators declare, by role. /metrics shows each from the start."""
 
 LEAF_QUEUES: Final[set[str]] = set()
-"""Queues of workflows that DBOS's own decorators declare and that start no children. Their workflows may be
-moved to the suspects and on trial: a parent there would hold the one slot and wait for ever for a child that
-is a suspect too."""
+"""Queues of workflows that DBOS's own decorators declare and that start no children. Only their workflows may
+become suspects and be put on trial: a parent would hold the single slot and wait forever for a child that is
+a suspect too."""
 
 _DURABLE_NAME = re.compile(r"^[A-Za-z0-9._-]{1,100}$")
 
 
 def fit(name: str, taken: Iterable[str]) -> str:
-    """The name itself. Raises ``ModuleWrong`` where it is no durable name, or one of those `taken`."""
+    """Returns `name`. Raises ``ModuleWrong`` if it is not a valid durable name, or is in `taken`."""
     if not _DURABLE_NAME.match(name):
         raise ModuleWrong(
             f"{name!r} is no durable name: letters, digits, dot, dash and underscore, at most 100."

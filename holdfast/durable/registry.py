@@ -1,11 +1,11 @@
-"""Workflows of your own: a module says what it has in one call, and every process knows it then.
+"""The registry of user-defined workflows: a module registers its queues and schedules in one call.
 
-``HOLDFAST_MODULES`` names the modules. All processes import them, the workers run what they register. How
-to write one: docs/start/your-own-workflow.md. Functions stay plain: called outside a workflow, a step or a
-workflow is the function that it was, so a unit test needs no stack.
+``HOLDFAST_MODULES`` names the modules. All processes import them; the workers run their workflows.
+docs/start/your-own-workflow.md describes how to write one. Functions stay plain: outside a workflow, a step
+or a workflow behaves like the undecorated function, so a unit test needs no running stack.
 
-Durable are the names given here (workflows, steps, queues, schedules), the order of a workflow's steps,
-and the names and types of its parameters: docs/operate/upgrading.md.
+These are durable: the names given here (workflows, steps, queues, schedules), the order of a workflow's
+steps, and the names and types of its parameters. See docs/operate/upgrading.md.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ R = TypeVar("R")
 _declared: dict[str, Workflow[..., Any]] = {}
 _queues: list[Queue] = []
 _schedules: list[Schedule] = []
-# Those of workflows that DBOS's own decorators declare, by role: names alone, known once they are registered.
+# Queues and schedules of workflows that DBOS's own decorators declare, by role. Only their names are known.
 _named_queues: dict[Role, list[Queue]] = {"api": [], "worker": []}
 _named_schedules: dict[Role, list[Schedule]] = {"api": [], "worker": []}
 _labels: dict[str, DbosWorkflow] = {}
-# None: what a test imported for its functions is no part of the process.
+# While this is empty, nothing is registered: a module that a test imports is not part of the process.
 _loaded: set[str] = set()
 
 
 def workflow(name: str) -> Callable[[Callable[P, R]], Workflow[P, R]]:
-    """Makes a function a workflow under a durable name, for example ``orders.fulfil``."""
+    """Declares a function as a workflow under a durable name, for example ``orders.fulfil``."""
 
     def decorate(function: Callable[P, R]) -> Workflow[P, R]:
         made = Workflow(names.fit(name, names.QUEUE_OF | _declared), function)
@@ -67,10 +67,10 @@ def workflow(name: str) -> Callable[[Callable[P, R]], Workflow[P, R]]:
 def register(
     *queues: Queue, schedules: Iterable[Schedule] = (), steps: Iterable[str] = (), role: Role = "worker"
 ) -> None:
-    """The one call of a module: its queues with their workflows, its schedules. Raises ``ModuleWrong``.
+    """Registers a module's queues with their workflows, and its schedules. Raises ``ModuleWrong``.
 
-    `steps`: the names of steps that DBOS's own decorators declare; /metrics shows them from the start.
-    `role`: which processes run it; only workflows of DBOS's own decorators can be of the API.
+    `steps` are the names of steps that DBOS's own decorators declare; /metrics shows them from the start.
+    `role` is the role that runs them; the API can run only workflows of DBOS's own decorators.
     """
     schedules = list(schedules)
     for queue in queues:
@@ -130,27 +130,27 @@ def _add_names(queue: Queue, role: Role) -> None:
 
 
 def patched(change: str) -> bool:
-    """Whether the workflow that runs goes the new way: all that had not come this far before the change.
+    """Whether the running workflow takes the new path: True unless it passed this point before the change.
 
     ``if patched("insure"): insure()`` adds a step to a workflow that has unfinished
-    runs (docs/operate/upgrading.md). The answer is recorded. True outside a workflow.
+    runs (docs/operate/upgrading.md). The answer is recorded. Returns True outside a workflow.
     """
     return DBOS.workflow_id is None or DBOS.patch(change)
 
 
 def patch_over(change: str) -> None:
-    """In place of the ``if``, once nothing runs any more that went the old way."""
+    """Replaces the ``if patched(...)`` once every run that took the old path has ended."""
     if DBOS.workflow_id is not None:
         DBOS.deprecate_patch(change)
 
 
-# --- what the processes ask ------------------------------------------------------------------
+# --- functions that the processes call ---------------------------------------------------------
 
 
 def load(modules: Iterable[str]) -> None:
-    """Imports the modules and makes their names known. Idempotent.
+    """Imports the modules and adds their names to the tables in `names`. Idempotent.
 
-    Raises ``ModuleWrong``, and what an import of yours raises.
+    Raises ``ModuleWrong``, and any error that a module raises on import.
     """
     for module in modules:
         try:
@@ -174,40 +174,40 @@ def load(modules: Iterable[str]) -> None:
 
 
 def startable() -> dict[str, Workflow[..., Any]]:
-    """Workflows that ``POST /workflows`` starts, by name."""
+    """Returns the workflows that ``POST /workflows`` can start, by name."""
     return dict(_declared) if _loaded else {}
 
 
 def step_names() -> list[str]:
-    """Durable names of the steps."""
+    """Returns the durable names of the steps of loaded modules."""
     return list(declared_steps) if _loaded else []
 
 
 def queues() -> list[Queue]:
-    """Queues of the modules that are loaded."""
+    """Returns the queues of the loaded modules."""
     return list(_queues) if _loaded else []
 
 
 def leaf_queues() -> frozenset[str]:
-    """Those whose workflows start no children: a suspect of poison may move from there."""
+    """Returns the queues whose workflows start no children: a suspect may be moved away from them."""
     return frozenset(queue.name for queue in queues() if not queue.parents)
 
 
 def schedules() -> list[Schedule]:
-    """Schedules of the modules that are loaded."""
+    """Returns the schedules of the loaded modules."""
     return list(_schedules) if _loaded else []
 
 
 def queues_of(role: Role) -> list[Queue]:
-    """All queues that processes of the role run, beside those of suspects and trials."""
+    """Returns all queues that processes of the role run, except the queues of suspects and trials."""
     return [*_named_queues[role], *(queues() if role == "worker" else ())]
 
 
 def schedules_of(role: Role) -> list[Schedule]:
-    """All schedules of the role."""
+    """Returns all schedules of the role."""
     return [*_named_schedules[role], *(schedules() if role == "worker" else ())]
 
 
 def declared_by_name(name: str) -> DbosWorkflow | None:
-    """What is registered of a workflow that DBOS's own decorators declare."""
+    """Returns the declaration of a workflow that DBOS's own decorators declare, or None."""
     return _labels.get(name)

@@ -1,4 +1,4 @@
-"""What the runtime offers to durable code: set once at start, read by workflows and steps."""
+"""The process's resources for durable code. They are set once at start; workflows and steps read them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from holdfast.settings import Settings
 
 @dataclass(frozen=True)
 class Resources:
-    """The process's own means. ``pool`` and ``ledger`` exist on workers only."""
+    """The resources of this process. Only workers have ``pool`` and ``ledger``."""
 
     settings: Settings
     executor_id: str
@@ -27,13 +27,13 @@ _current: Resources | None = None
 
 
 def provide(resources: Resources | None) -> None:
-    """Sets what :func:`resources` returns; None at the end of a process's life."""
+    """Sets the value that :func:`resources` returns. The process passes None when it ends."""
     global _current  # noqa: PLW0603
     _current = resources
 
 
 def resources() -> Resources:
-    """The process's means; raises ``RuntimeError`` outside a started process."""
+    """Returns the process's resources. Raises ``RuntimeError`` outside a started process."""
     if _current is None:
         raise RuntimeError("no Holdfast process is running here: start one through holdfast.process.process")
     return _current

@@ -1,8 +1,8 @@
-"""What a function takes and returns, between Python's types and the values that are stored.
+"""Converts a function's arguments and result between Python types and stored values.
 
-A value is stored as its annotation has it, and comes back through the same annotation. Where no annotation
-names its class (``Any``, ``dict[str, Any]``, none at all), an object of a class would come back as a dict or
-a number: it is refused (`UnstorableValue`).
+A value is stored according to its annotation, and is restored through the same annotation. If no annotation
+names its class (``Any``, ``dict[str, Any]``, no annotation), an object of a class would be restored as a dict
+or a number. Such a value is refused (`UnstorableValue`).
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ _PLAIN = {
     *(type(None), bool, int, float, complex, str, bytes, bytearray),
     *(date, datetime, time, timedelta, Decimal, UUID),
 }
-# What an annotation names of these takes the place of their subclasses.
+# If an annotation names one of these, a value of a subclass is restored as the named class.
 _CONTAINERS = (dict, list, tuple, set, frozenset)
 _ANY = "'type': 'any'"
 _ITERATOR = "'type': 'generator'"
-# Without the last one, infinity would be stored as null.
+# Without ser_json_inf_nan, infinity would be stored as null.
 _CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=False, ser_json_inf_nan="constants")
 
 
 @dataclass(frozen=True)
 class Revived:
-    """A result that has gone through its annotation, as a replay's will."""
+    """A result that was restored through its annotation, as a replay will restore it."""
 
     value: Any
 
@@ -62,7 +62,7 @@ def _without_secrets(schema: dict[str, Any], whose: str) -> None:
 
 @contextmanager
 def _fitting() -> Iterator[None]:
-    """What does not fit its annotation is no other fault than what cannot be stored."""
+    """Reports a value that does not fit its annotation as `UnstorableValue` too."""
     try:
         yield
     except (PydanticSerializationError, ValidationError) as error:
@@ -81,10 +81,10 @@ def _jsonable(value: Any) -> Any:
 
 
 def _refuse_lost(before: Any, after: Any, *, exactly: bool) -> None:
-    """Raises `UnstorableValue` where an object of a class came back as one of another.
+    """Raises `UnstorableValue` if an object was restored as an object of another class.
 
-    Unless `exactly`, what an annotation names may take the place of a subclass: a float that of NumPy's
-    float, a dict that of a Counter.
+    Unless `exactly`, the annotated class may replace a subclass: a float replaces NumPy's float, a dict a
+    Counter.
     """
     kind = type(before)
     if kind in _PLAIN:
@@ -121,7 +121,7 @@ def _parts(value: Any) -> list[Any]:
 
 
 class Signature:
-    """Of one function. Annotations are read at first use, when all of its module exists."""
+    """The signature of one function. Annotations are read at first use, when the whole module exists."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         where = f"{function.__module__}.{function.__qualname__}"
@@ -140,7 +140,7 @@ class Signature:
         self._odd = ""
 
     def check(self, name: str) -> None:
-        """Raises ``ModuleWrong`` for a workflow whose arguments or result JSON cannot hold."""
+        """Raises ``ModuleWrong`` if JSON cannot represent the arguments or the result of the workflow."""
         if self._odd:
             raise ModuleWrong(self._odd)
         with _told(f"Workflow {name}"):
@@ -153,7 +153,7 @@ class Signature:
         self.check_result(f"Workflow {name}")
 
     def check_result(self, whose: str) -> None:
-        """Raises ``ModuleWrong`` where JSON cannot hold the result."""
+        """Raises ``ModuleWrong`` if JSON cannot represent the result."""
         with _told(whose):
             schema = self._returns.json_schema(mode="serialization")
             core = self._returns.core_schema
@@ -162,14 +162,14 @@ class Signature:
             raise ModuleWrong(f"{whose}: an iterator cannot be stored; return a list.")
 
     def json_schema(self, reference: str = "#/$defs/{model}") -> dict[str, Any]:
-        """Of the arguments, as an object by name; `reference` says where its ``$defs`` will be found."""
+        """Returns the schema of the arguments as an object by name. `reference` locates its ``$defs``."""
         return self._model.model_json_schema(by_alias=True, ref_template=reference)
 
     def parse(self, arguments: dict[str, Any], field: str) -> tuple[Any, ...]:
-        """Arguments by name, as a client sent them, as they are stored: defaults included.
+        """Converts a client's arguments by name into the form that is stored, including defaults.
 
-        Strict: no number from text, no unknown name. Raises ``InvalidRequest`` with the path of the first
-        wrong one under `field`.
+        The check is strict: text is not converted to a number, and unknown names are refused. Raises
+        ``InvalidRequest`` with the path of the first wrong argument under `field`.
         """
         try:
             model = self._model.model_validate_json(json.dumps(arguments), strict=True)
@@ -180,7 +180,7 @@ class Signature:
         return self._positional(model)
 
     def stored(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """Arguments of a call as they are stored.
+        """Converts the arguments of a call into the form that is stored.
 
         Raises ``TypeError``, ``ValidationError``, `UnstorableValue`.
         """
@@ -196,7 +196,7 @@ class Signature:
         return stored
 
     def parameters(self, stored: Sequence[Any]) -> tuple[Any, ...]:
-        """The opposite: what the function is called with; a parameter that came later takes its default."""
+        """Converts stored arguments into the function's. A parameter that was added later has its default."""
         if len(stored) > len(self.names):
             raise ValueError(f"{len(stored)} arguments are stored, this code takes {len(self.names)}")
         given = dict(zip(self.names, stored, strict=False))
@@ -204,7 +204,7 @@ class Signature:
         return tuple(getattr(model, name) for name in self._fields)
 
     def result(self, result: Any) -> Stored:
-        """A result with the text that is stored, and as the caller gets it. Raises `UnstorableValue`."""
+        """Returns a result as stored text and as the caller receives it. Raises `UnstorableValue`."""
         with _fitting():
             text = values.dump(
                 self._returns.dump_python(result, round_trip=True, warnings=False), known_as=_jsonable
@@ -217,8 +217,8 @@ class Signature:
         return Stored(Revived(revived), text)
 
     def revive(self, stored: Any) -> Any:
-        """The opposite. Raises ``ValidationError`` where another type was stored."""
-        # Stored by the fields' names, whatever aliases they have for others.
+        """Restores a stored result. Raises ``ValidationError`` if another type was stored."""
+        # Results are stored by the fields' names, not by their aliases.
         return self._returns.validate_python(stored, by_alias=True, by_name=True)
 
     def _positional(self, model: BaseModel) -> tuple[Any, ...]:
@@ -237,7 +237,7 @@ class Signature:
     def _returns(self) -> TypeAdapter[Any]:
         hint = self._hints.get("return", Any)
         if get_origin(hint) is Iterable and not inspect.isgeneratorfunction(self._function):
-            # As pydantic has it, it would come back as an iterator, which can be read once.
+            # pydantic would restore an Iterable as an iterator, which can be read only once.
             hint = list[get_args(hint)]  # type: ignore[misc]
         return TypeAdapter(hint)
 
@@ -247,7 +247,7 @@ class Signature:
 
     @cached_property
     def _model(self) -> type[BaseModel]:
-        # By number, with the name as an alias: a parameter may be called `json`, or begin with a dash below.
+        # Fields have numbers, and the name as an alias: a parameter may be called `json`, or begin with `_`.
         fields: dict[str, Any] = {}
         for index, parameter in enumerate(inspect.signature(self._function).parameters.values()):
             default = ... if parameter.default is parameter.empty else parameter.default

@@ -1,4 +1,4 @@
-"""Steps of your own: the decorator ``step``, which ``holdfast.durable.registry`` passes on."""
+"""User-defined steps: the decorator ``step``, which ``holdfast.durable.registry`` exports."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 declared_steps: dict[str, Signature] = {}
-"""By their durable names."""
+"""Signatures of the declared steps, by durable name."""
 
 _timed: dict[str, Callable[..., Any]] = {}
 
 processes = StepProcesses(lambda: sorted({function.__module__ for function in _timed.values()}))
-"""Those that steps with a timeout run in."""
+"""The processes in which steps with a timeout run."""
 
 
 def step(
@@ -44,17 +44,17 @@ def step(
     errors: Sequence[type[Exception]] = (),
     timeout_seconds: float | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Makes a function a step: its result is recorded once, and a replay reads it instead of running it.
+    """Declares a function as a step: its result is recorded once, and a replay reads it from the database.
 
-    Its result has the type that it is annotated with, first run or replay. A step that raises is tried
-    `attempts` times in all, after `wait_seconds`, twice that, and so on; what it raised last is its result.
-    Of an error, name and text are stored: name in `errors` the classes that the workflow catches, made from
-    the text alone, and they are raised as such by a replay too; a subclass as the one that is named. Those
-    are answers: not tried again.
+    The result has the annotated type, in the first run and in a replay. A step that raises gets `attempts`
+    attempts in total, with pauses of `wait_seconds`, twice that, and so on. Its last error is its result.
+    Only the class name and the text of an error are stored. `errors` lists the classes that the workflow
+    catches; it must be possible to construct them from the text alone. A replay raises them too, and a
+    subclass is raised as the listed class. They are results: the step is not retried after them.
 
-    With `timeout_seconds` each attempt runs in a process of its own, which is killed after that time: the
-    attempt raises `StepTimeout`. The function must be one of a module, since that process finds it there; its
-    arguments, result and errors must be picklable.
+    With `timeout_seconds` each attempt runs in a separate process, which is killed after that time. The
+    attempt then raises `StepTimeout`. The process imports the function, so it must be defined at the top
+    level of a module. Its arguments, result and errors must be picklable.
     """
     kinds = {kind.__name__: kind for kind in errors}
     for kind in errors:
@@ -62,15 +62,15 @@ def step(
     if timeout_seconds is not None:
         if not 0 < timeout_seconds < math.inf:
             raise ModuleWrong(f"Step {name}: timeout_seconds must be positive and finite.")
-        # What a replay raises as itself, too; tried again like any other error.
+        # A replay raises these classes too. They are retried like any other error.
         kinds |= {kind.__name__: kind for kind in (StepTimeout, StepProcessDied)}
 
     def named(error: Exception) -> type[Exception] | None:
-        # As DBOS loads it from JSON it is an error that carries the name of its class.
+        # An error that DBOS loaded from JSON carries the name of its class.
         stored = kinds.get(str(getattr(error, "name", "")))
         return next((kind for kind in type(error).__mro__ if kind in kinds.values()), stored)
 
-    # Whether what this thread's attempt raised is the step's result.
+    # Whether the error of this thread's attempt is the step's result.
     attempt = threading.local()
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -93,14 +93,14 @@ def step(
             should_retry=lambda _: not attempt.final,
         )
         def recorded(*args: P.args, **kwargs: P.kwargs) -> Any:
-            # DBOS would put an error of its own in the place of the last attempt's.
+            # DBOS would replace the last attempt's error with its own.
             status = DBOS.step_status
             attempt.final = status is None or (status.current_attempt or 0) + 1 >= attempts
             with timed_step(name):
                 try:
                     return signature.result(run(*args, **kwargs))
                 except Exception as error:
-                    # Also of one that came out of its process as its text.
+                    # Also set for an error that left the step's process only as text.
                     classes = getattr(error, "classes", ())
                     kind = next((each for each in map(kinds.get, classes) if each in errors), None)
                     if isinstance(error, tuple(errors)):
@@ -108,7 +108,7 @@ def step(
                     if kind is None:
                         raise
                     attempt.final = True
-                    # Under a name that a replay knows.
+                    # A replay knows this class by name.
                     raise kind(str(error)) from error
 
         @wraps(function)
@@ -117,13 +117,13 @@ def step(
                 return function(*args, **kwargs)
             try:
                 found = recorded(*args, **kwargs)
-                # A step inside a step is a part of that one: nobody has unpacked it.
+                # A step inside a step is part of the outer one, so its result is still wrapped.
                 found = found.value if isinstance(found, Stored) else found
                 return found.value if isinstance(found, Revived) else signature.revive(found)  # type: ignore[no-any-return]
             except Exception as error:
                 if (kind := named(error)) is None:
                     raise
-                # In the first run too: what a replay raises is made from the stored text.
+                # The first run raises the same error as a replay, which constructs it from the stored text.
                 raise kind(str(error)) from error
 
         return call
@@ -134,14 +134,14 @@ def step(
 def _run_apart(
     name: str, module: str, timeout_seconds: float, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    """Runs the step in a process of its own, which ends with the workflow's cancellation, too."""
+    """Runs the step in a separate process, which is also killed when the workflow is cancelled."""
     workflow_id = str(DBOS.workflow_id)
     call = (module, name, workflow_id, DBOS.step_id, args, kwargs)
     with _cancellation(workflow_id) as cancellation:
         try:
             return processes.run(_run_here, call, timeout_seconds=timeout_seconds, cancellation=cancellation)
         except CpuCancelled as cancelled:
-            # Recorded nowhere: resumed, the workflow runs the step again.
+            # Nothing is recorded: if the workflow is resumed, it runs the step again.
             raise dbos_error.DBOSWorkflowCancelledError(
                 f"Workflow {workflow_id} is cancelled."
             ) from cancelled
@@ -150,7 +150,7 @@ def _run_apart(
 def _run_here(  # noqa: PLR0917 - it travels by position
     module: str, name: str, workflow_id: str, step_id: int, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    """In that process: the function itself, which is told which step of which workflow it is."""
+    """Calls the function in the step's process, with the identity of its workflow and step set."""
     importlib.import_module(module)
     become_step(workflow_id, step_id)
     return _timed[name](*args, **kwargs)
@@ -160,11 +160,11 @@ def _run_here(  # noqa: PLR0917 - it travels by position
 def _cancellation(workflow_id: str) -> Iterator[Cancellation | None]:
     try:
         means = resources()
-    except RuntimeError:  # a process that nobody tells of cancellations: DBOS without Holdfast's
+    except RuntimeError:  # DBOS runs without a Holdfast process, which would announce cancellations
         yield None
         return
     with means.waker.cancellations.of(workflow_id) as cancellation:
-        # What was said before anyone listened.
+        # A cancellation before this registration was not announced here, so check once.
         execution = {"workflow_ids": [workflow_id], "owner_xids": [cancellation.owner_xid]}
         if means.ops.run_patiently("lost_executions", **execution):
             cancellation.set()
@@ -172,9 +172,9 @@ def _cancellation(workflow_id: str) -> Iterator[Cancellation | None]:
 
 
 def idempotency_key() -> str:
-    """Names what the running step does to the outside: the same at every attempt, and after a takeover.
+    """Returns a key for the running step's external effect, equal at every attempt and after a takeover.
 
-    Hand it to whom the step calls, who does the same thing only once by it.
+    Pass it to the service that the step calls, so that the service can deduplicate retries.
     """
     return f"{DBOS.workflow_id}:{DBOS.step_id}"
 

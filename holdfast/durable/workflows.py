@@ -1,4 +1,4 @@
-"""Durable workflows: functions under a durable name, and names that DBOS's own decorators declare."""
+"""Durable workflows: functions under a durable name, and workflows that DBOS's own decorators declare."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _running: ContextVar[Workflow[..., Any] | None] = ContextVar("running", default=
 class DbosWorkflow:
     """The durable name of a workflow that DBOS's own decorators declare, for example on a class.
 
-    Its queue is the one that names it in ``register(Queue(...))``. `label`: what the operator's page calls
-    it, its name if None. `label_with_input`: the label where the input begins with numbers, which take the
-    place of ``{0}`` and ``{1}``. `label_with_instance`: whether a configured instance's name is added.
+    Its queue is the one that lists it in ``register(Queue(...))``. `label` is its label on the operator's
+    page; None means its name. `label_with_input` is the label if the input begins with numbers, which replace
+    ``{0}`` and ``{1}``. `label_with_instance` appends the name of a configured instance.
     """
 
     name: str
@@ -42,24 +42,24 @@ class DbosWorkflow:
 
 
 class Child(Generic[R]):
-    """A workflow that another one started."""
+    """A handle of a workflow that another workflow started."""
 
     def __init__(self, handle: WorkflowHandle[Any], signature: Signature) -> None:
         self._handle, self._signature = handle, signature
 
     @property
     def workflow_id(self) -> str:
-        """Its id."""
+        """The id of the child workflow."""
         return self._handle.get_workflow_id()
 
     def result(self) -> R:
-        """What it returned, waited for; raises its error."""
+        """Waits for the child's result and returns it. Raises the child's error."""
         found = self._handle.get_result()
         return self._signature.revive(found)  # type: ignore[no-any-return]
 
 
 class Workflow(Generic[P, R]):
-    """A durable function. Called, it is the plain function: inside another workflow, a part of that one."""
+    """A durable function. A direct call runs the plain function, inside a workflow as a part of it."""
 
     def __init__(self, name: str, function: Callable[P, R]) -> None:
         self.name = name
@@ -79,10 +79,10 @@ class Workflow(Generic[P, R]):
         return self.function(*args, **kwargs)
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Child[R]:
-        """Starts it as a child of the workflow that runs, on its own queue.
+        """Starts this workflow as a child of the running workflow, on its own queue.
 
-        Raises ``RuntimeError`` outside a workflow, and where that workflow's queue does not say
-        ``parents=True``: as a suspect of poison it would hold the one place that its child needs.
+        Raises ``RuntimeError`` outside a workflow, and if the running workflow's queue does not have
+        ``parents=True``: as a suspect, the parent would hold the single slot that its child needs.
         """
         parent = _running.get()
         if parent is None or parent.queue is None or self.queue is None:
@@ -98,14 +98,14 @@ class Workflow(Generic[P, R]):
             return Child(DBOS.enqueue_workflow(self.queue.name, self.durable, *arguments), self.signature)
 
     def _validated(self, args: Sequence[Any], _: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        # The scheduler hands a context over after the time, which is always None here.
+        # The scheduler passes a context after the time. It is always None here.
         given = args[:-1] if self.scheduled and len(args) == 2 else args
         if self.scheduled and given and isinstance(given[0], datetime):
-            # Text is what a parameter of any type is made from.
+            # A parameter of any type can be parsed from text.
             given = (given[0].astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),)
         try:
             return self.signature.parameters(given), {}
-        except BaseException as error:  # of a validator: here it would end the queue's thread
+        except BaseException as error:  # a validator's error would end the queue's thread here
             raise_outcome(error)
 
 
