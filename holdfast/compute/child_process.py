@@ -1,4 +1,4 @@
-"""One child process of the CPU pool, as its parent holds it: start, kill, and why it died."""
+"""The parent's handle of one child process of the CPU pool: it starts, kills, and reports its death."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STDERR_TAIL_BYTES = 2000
 
 @dataclass(eq=False)
 class ChildProcess:
-    """``job`` is what it computes; ``doomed``: it was killed, and its end is awaited."""
+    """A child process. It computes ``job``. ``doomed`` means that it was killed but has not ended yet."""
 
     process: subprocess.Popen[bytes]
     channel: socket.socket
@@ -30,17 +30,17 @@ class ChildProcess:
     job: Any = None
 
     def kill(self) -> None:
-        """Ends it at once."""
+        """Kills the process without waiting for its end."""
         self.doomed = True
         self.process.kill()
 
 
 def start_child() -> ChildProcess:
-    """Starts one; raises ``OSError``."""
+    """Starts a child process. Raises ``OSError``."""
     ours, theirs = socket.socketpair()
-    # Not our stderr: whatever a dying interpreter prints there is no line of JSON.
+    # Not our stderr: the output of a dying interpreter is not a line of JSON.
     stderr = os.memfd_create("cpu-child-stderr")
-    # -S and -P: nothing but the standard library at start; our sys.path follows as the first frame.
+    # -S and -P: only the standard library is loaded at start. Our sys.path follows in the first frame.
     command = [sys.executable, "-S", "-P", str(_CHILD_FILE), str(theirs.fileno()), str(os.getpid())]
     try:
         with theirs:
@@ -59,12 +59,12 @@ def start_child() -> ChildProcess:
 
 
 def cause(code: int) -> str:
-    """How a process ended, in words."""
+    """Describes the exit status of a process."""
     return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
 def report_death(child: ChildProcess, code: int) -> None:
-    """Logs an unexpected end, with the last words of its stderr."""
+    """Logs an unexpected end of a child with the end of its stderr."""
     size = os.fstat(child.stderr).st_size
     tail = os.pread(child.stderr, _STDERR_TAIL_BYTES, max(0, size - _STDERR_TAIL_BYTES))
     _log.warning(

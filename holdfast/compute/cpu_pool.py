@@ -1,7 +1,7 @@
-"""Child processes for CPU work that can be killed one by one, and die with this process.
+"""Child processes for CPU work. Each can be killed separately, and all die with this process.
 
-A library was measured first: its children import the worker's whole main module (78 MB and 0.5 s
-each, ours 18 MB and 0.04 s) and keep computing after their parent was killed.
+A library was measured first: its children import the worker's whole main module (78 MB and 0.5 s each,
+ours 18 MB and 0.04 s) and continue to compute after their parent is killed.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _log = logging.getLogger(__name__)
 _PROJECT_ROOT = str(Path(cpu_child.__file__).parents[2])
 _PARENTS_DECISION = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
 _CLOSE_SECONDS = 0.5
-# So long its end takes at most where it only waits for a CPU: killed earlier, it could not say why it died.
+# Grace period before SIGKILL. A child starved of CPU may need this long to exit and flush its stderr.
 _EXIT_SECONDS = 2.0
 _FIRST_BACKOFF_SECONDS, _LAST_BACKOFF_SECONDS = 0.1, 5.0
 
 
 @dataclass(frozen=True)
 class CpuResult(Generic[T]):
-    """What the function returned, in which process, and how long it took there."""
+    """The value that a function returned, the pid of its process, and its duration in seconds."""
 
     value: T
     pid: int
@@ -56,11 +56,11 @@ class _Job:
 
 
 class CpuPool:
-    """`slots` child processes, started at once; each runs one task at a time, first come first served.
+    """A pool of `slots` child processes, started immediately. Each runs one task at a time, in FIFO order.
 
-    Every slot has a thread that starts its child, reads its answers, and replaces it when it dies.
-    `preload` names modules that a child imports before its first task. Functions and arguments travel
-    by pickle, so a function must be importable by name, and not from ``__main__``.
+    Every slot has a thread that starts its child, reads its answers, and replaces it when it dies. A child
+    imports the modules in `preload` before its first task. Functions and arguments are pickled, so a function
+    must be importable by name, and not from ``__main__``.
     """
 
     def __init__(self, slots: int, *, preload: Sequence[str] = ()) -> None:
@@ -71,7 +71,7 @@ class CpuPool:
         self._children: list[ChildProcess | None] = [None] * slots
         self._waiting: deque[_Job] = deque()
         self._closed = False
-        # Daemons: a forgotten close() must not keep the interpreter from ending.
+        # Daemon threads: without a call of close() the interpreter must still be able to exit.
         self._threads = [
             threading.Thread(target=self._keep_slot, args=(index,), name=f"cpu-slot-{index}", daemon=True)
             for index in range(slots)
@@ -80,9 +80,9 @@ class CpuPool:
             thread.start()
 
     async def run(self, function: Callable[[*Ts], T], /, *args: *Ts) -> CpuResult[T]:
-        """Run ``function(*args)`` in a child, from any event loop. Cancelling kills that child at once.
+        """Runs ``function(*args)`` in a child, from any event loop. A cancellation kills that child.
 
-        Raises what the function raises, `CpuChildDied` when its process died, `CpuPoolClosed`.
+        Raises the function's error, `CpuChildDied` if its process died, and `CpuPoolClosed`.
         """
         job = self._submit(function, args)
         try:
@@ -98,8 +98,10 @@ class CpuPool:
         timeout_seconds: float | None = None,
         cancellation: Cancellation | None = None,
     ) -> CpuResult[T]:
-        """The same for threads. The child is killed after `timeout_seconds`, which raises ``TimeoutError``,
-        and by the `cancellation`, which raises `CpuCancelled`.
+        """Runs ``function(*args)`` in a child and blocks the thread, otherwise like `run`.
+
+        Kills the child after `timeout_seconds` and raises ``TimeoutError``, or kills it on the `cancellation`
+        and raises `CpuCancelled`.
         """
         job = self._submit(function, args)
         ending = cancellation.ending(lambda: _resolve(job, CpuCancelled())) if cancellation else nullcontext()
@@ -110,12 +112,12 @@ class CpuPool:
             self._abandon(job)
 
     def wait_ready(self, timeout_seconds: float) -> bool:
-        """Block until no slot is starting; False when that took too long. The log says why a child fails."""
+        """Blocks until no slot is starting. Returns False on a timeout; the log has the reason."""
         with self._changed:
             return self._changed.wait_for(lambda: not self.states()["starting"], timeout_seconds)
 
     def states(self) -> dict[str, int]:
-        """Slots by state: idle, busy, starting. All zero once closed."""
+        """Returns the number of slots by state: idle, busy, starting. All are zero after `close`."""
         counts = {"idle": 0, "busy": 0, "starting": 0}
         with self._changed:
             for child in () if self._closed else self._children:
@@ -124,15 +126,15 @@ class CpuPool:
         return counts
 
     def pids(self) -> list[int]:
-        """Process ids of the children, in the order of their slots, without dead ones."""
+        """Returns the process ids of the living children, in the order of their slots."""
         with self._changed:
             return [child.process.pid for child in self._children if child and not child.doomed]
 
     def close(self, kill: bool = True) -> None:
-        """End all children and wait for it: at once, or with ``kill=False`` after their running tasks.
+        """Ends all children and waits for it: kills them, or lets running tasks end if `kill` is False.
 
-        What waits for a slot, and what is killed, raises `CpuPoolClosed`, as every later call does.
-        Idempotent; a second call with ``kill=True`` cuts a patient one short.
+        Waiting and killed tasks raise `CpuPoolClosed`, as does every later call. Idempotent. A second call
+        with ``kill=True`` ends the wait of a call with ``kill=False``.
         """
         with self._changed:
             self._closed = True
@@ -157,7 +159,7 @@ class CpuPool:
         return job
 
     def _abandon(self, job: _Job) -> None:
-        """Nobody waits for `job` any more: take it out of the line, or kill the child that runs it."""
+        """Removes a `job` that has no caller any more from the queue, or kills the child that runs it."""
         with self._changed:
             with suppress(ValueError):
                 self._waiting.remove(job)
@@ -166,19 +168,19 @@ class CpuPool:
                     child.kill()
 
     def _dispatch(self) -> None:
-        """Hand waiting jobs to idle children. Called with the lock held."""
+        """Sends waiting jobs to idle children. The caller holds the lock."""
         for child in filter(None, self._children):
             if not self._waiting:
                 return
-            # poll() sees a child that was killed a moment ago, before its thread has read the end of file.
+            # poll() detects a killed child before its thread has read the end of file.
             if child.ready and not child.doomed and child.job is None and child.process.poll() is None:
                 child.job = self._waiting.popleft()
-                with suppress(OSError):  # then the end of file follows, and with it CpuChildDied
+                with suppress(OSError):  # the end of file follows, which leads to CpuChildDied
                     cpu_child.send(child.channel, child.job.payload)
 
     def _keep_slot(self, index: int) -> None:
-        # A child inherits this thread's mask, so a Ctrl-C or a signal to the group never reaches it: the
-        # parent decides. And it dies with this very thread (PDEATHSIG), which lives as long as the pool.
+        # A child inherits this thread's signal mask, so a Ctrl-C or a signal to the group never reaches it:
+        # the parent decides. The child dies with this thread (PDEATHSIG), which lives as long as the pool.
         signal.pthread_sigmask(signal.SIG_BLOCK, _PARENTS_DECISION)
         backoff_seconds = _FIRST_BACKOFF_SECONDS
         while not self._closed:
@@ -195,7 +197,7 @@ class CpuPool:
             backoff_seconds = min(backoff_seconds * 2, _LAST_BACKOFF_SECONDS)
 
     def _serve(self, index: int) -> bool:
-        """Start one child and serve it until it dies. False when it never became ready."""
+        """Starts one child and serves it until it dies. Returns False if it never became ready."""
         child = start_child()
         with self._changed:
             self._children[index] = child
@@ -227,7 +229,7 @@ class CpuPool:
         _resolve(job, CpuResult(value, child.process.pid, seconds) if succeeded else value)
 
     def _bury(self, index: int, child: ChildProcess) -> None:
-        child.channel.close()  # its end of file, should it still live
+        child.channel.close()  # a child that still lives reads the end of file and exits
         if not child.doomed:
             with suppress(subprocess.TimeoutExpired):
                 child.process.wait(_EXIT_SECONDS)
@@ -249,7 +251,7 @@ class CpuPool:
 
 
 def _resolve(job: _Job, outcome: CpuResult[Any] | BaseException) -> None:
-    with suppress(InvalidStateError):  # cancelled: nobody waits for it
+    with suppress(InvalidStateError):  # cancelled: the caller has gone
         if isinstance(outcome, BaseException):
             job.future.set_exception(outcome)
         else:

@@ -1,12 +1,12 @@
 """The launcher: one process beside a worker that forks a process for every step with a timeout.
 
 It imports the steps' modules once, so a fork costs milliseconds where a new interpreter costs a second. It
-runs no code of a step itself, so it always answers: it ends a step's process with its whole process group
-when the worker says so, when that process ends, and when the worker is gone (its end of the channel closes).
+runs no code of a step itself, so it always responds. It kills a step's whole process group when the worker
+requests it, when the step's process ends, and when the worker is gone (its end of the channel closes).
 
-Channel: messages of one byte (``RUN``, ``END``) and the step's number; ``RUN`` carries the socket of the
-step. On that socket the worker sends one frame, the pickled call, and gets one frame, the pickled outcome;
-the launcher adds one with the exit status when all of it has ended.
+A message on the channel consists of one byte (``RUN``, ``END``) and the step's number. ``RUN`` carries the
+socket of the step. On that socket the worker sends one frame, the pickled call, and receives one frame, the
+pickled outcome. The launcher adds a frame with the exit status when the whole group has ended.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 if __name__ == "__main__":
-    # As a file it has the directory of none of our packages.
+    # This file is started by its path, so sys.path does not contain our packages yet.
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from holdfast.compute.cpu_child import receive, send
@@ -45,7 +45,7 @@ class Launcher:
         self._channel = channel
         self._pid = os.getpid()
         self._sockets: dict[int, tuple[int, socket.socket]] = {}
-        """Of the steps that run, by process id: the step's number and its socket."""
+        """The number and the socket of each running step, by process id."""
         self._woken, waking = os.pipe()
         os.set_blocking(waking, False)
         os.set_blocking(self._woken, False)
@@ -53,7 +53,7 @@ class Launcher:
         signal.set_wakeup_fd(waking, warn_on_full_buffer=False)
 
     def serve(self) -> None:
-        """Returns when the worker is gone and so are the processes of its steps."""
+        """Serves until the worker is gone, and then kills the processes of its steps."""
         selector = selectors.DefaultSelector()
         selector.register(self._channel, selectors.EVENT_READ)
         selector.register(self._woken, selectors.EVENT_READ)
@@ -88,7 +88,7 @@ class Launcher:
             return
         if pid == 0:
             self._become_step(opened)
-        # Here as well, so that the group exists whichever process runs first.
+        # Both processes create the group, so that it exists whichever runs first.
         with suppress(OSError):
             os.setpgid(pid, pid)
         self._sockets[pid] = (number, opened)
@@ -96,7 +96,7 @@ class Launcher:
     def _become_step(self, opened: socket.socket) -> NoReturn:
         status = 70
         try:
-            with suppress(OSError):  # where the launcher's setpgid came first
+            with suppress(OSError):  # fails if the launcher's setpgid came first
                 os.setsid()
             _die_with(self._pid)
             signal.set_wakeup_fd(-1)
@@ -106,7 +106,7 @@ class Launcher:
             self._channel.close()
             for _, other in self._sockets.values():
                 other.close()
-            # When memory runs out, a step's process goes first.
+            # If memory runs out, the kernel kills a step's process first.
             with suppress(OSError):
                 Path("/proc/self/oom_score_adj").write_bytes(_OOM_SCORE)
             run_step(opened)
@@ -118,9 +118,9 @@ class Launcher:
             os._exit(status)
 
     def _bury(self) -> None:
-        """Ends what is left of the groups whose first process has ended."""
+        """Kills the rest of each group whose first process has ended."""
         for pid in list(self._sockets):
-            # Not yet reaped, its number still belongs to its group.
+            # Until it is reaped, its pid still belongs to its group.
             if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                 continue
             _end_group(pid)
@@ -142,12 +142,12 @@ def run_step(opened: socket.socket) -> None:
 
 
 def _packed(outcome: tuple[bool, Any]) -> bytes:
-    """Of the value or the error; an error of its text, where it does not survive the way."""
+    """Pickles the value or the error. An error that cannot be pickled is reduced to its text."""
     succeeded, value = outcome
     try:
         payload = pickle.dumps(outcome)
         _, copy = pickle.loads(payload)  # noqa: S301 - our own bytes
-        # A class whose ``__init__`` changes its arguments gets them changed twice.
+        # An ``__init__`` that changes its arguments would change them twice.
         if succeeded or (type(copy) is type(value) and _text(copy) == _text(value)):
             return payload
     except Exception as error:
@@ -178,14 +178,14 @@ def _die_with(parent: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent:  # it died before the line above
+    if os.getppid() != parent:  # the parent died before the call above
         os._exit(1)
 
 
 def main(channel: socket.socket) -> None:
-    """Imports the modules, says whether that went well, and serves."""
+    """Imports the modules, reports success or a traceback, and serves."""
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # The worker decides when it ends.
+        # The worker decides when the launcher ends.
         signal.signal(ignored, signal.SIG_IGN)
     path, modules = pickle.loads(receive(channel))  # noqa: S301 - from our own worker
     sys.path[:] = path

@@ -1,9 +1,9 @@
-"""Steps with a timeout: each runs in a process of its own, which is killed when it takes too long.
+"""Steps with a timeout: each runs in a separate process, which is killed when it takes too long.
 
 The processes are forks of a launcher (step_child.py), which is started with the first such step and imports
-the steps' modules once. A step's process is the first of a process group, which ends with it: at the timeout,
-when its workflow is cancelled, when the step is done, and when this worker is gone. A program that begins a
-session of its own leaves that group.
+the steps' modules once. A step's process leads a process group. The whole group is killed at the timeout,
+when the workflow is cancelled, when the step ends, and when this worker is gone. A program that starts a new
+session leaves that group.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ log = logging.getLogger("holdfast.steps")
 
 _FILE = Path(step_child.__file__)
 _START_SECONDS = 60.0
-# How long the end of a killed group may take to be reported, so that an attempt does not begin beside it.
+# Time limit for the report that a killed group has ended. The next attempt must not start beside it.
 _END_SECONDS = 5.0
 
 
 class StepProcesses:
-    """Those of this worker. Thread-safe. `modules` says what the launcher imports when it starts."""
+    """The step processes of this worker. Thread-safe. `modules` returns the modules to import at start."""
 
     def __init__(self, modules: Callable[[], Sequence[str]]) -> None:
         self._modules = modules
@@ -54,8 +54,10 @@ class StepProcesses:
         timeout_seconds: float,
         cancellation: Cancellation | None = None,
     ) -> Any:
-        """``function(*args)``, both pickled. Raises what it raises, `StepTimeout`, `StepProcessDied`, and
-        `CpuCancelled` when the `cancellation` came first.
+        """Runs ``function(*args)`` in a new process; function and arguments are pickled.
+
+        Raises the function's error, `StepTimeout`, `StepProcessDied`, and `CpuCancelled` if the
+        `cancellation` came first.
         """
         payload = pickle.dumps((function, args))
         number, channel = self._start()
@@ -86,7 +88,7 @@ class StepProcesses:
         return _value(outcome, cancelled=cancelled.is_set())
 
     def close(self) -> None:
-        """Ends the launcher and all processes of steps. Idempotent."""
+        """Ends the launcher and the processes of all steps. Idempotent."""
         with self._lock:
             self._forget()
 
@@ -99,7 +101,7 @@ class StepProcesses:
                 try:
                     socket.send_fds(self._channel(), [message], [theirs.fileno()])
                 except OSError:
-                    # It died since the last step.
+                    # The launcher has died since the last step.
                     self._forget()
                     socket.send_fds(self._channel(), [message], [theirs.fileno()])
             except BaseException:
