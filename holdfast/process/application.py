@@ -1,4 +1,4 @@
-"""What a process asks of the application that it runs."""
+"""The interface between a process and the application that it runs."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from holdfast.settings import Role, Settings
 
 
 class Application(Protocol):
-    """What a role runs; ``services.composition`` has the two."""
+    """The application of a role; ``services.composition`` contains both."""
 
     @property
     def role(self) -> Role:
-        """``api`` or ``worker``."""
+        """The role: ``api`` or ``worker``."""
 
     @property
     def suspects_queue(self) -> str:
-        """Where suspects of poison run one at a time."""
+        """The queue on which suspected poison workflows run one at a time."""
 
     @property
     def trials_queue(self) -> str:
-        """Where they run alone in their process, before they are parked."""
+        """The queue on which suspects run alone in their process, before they are parked."""
 
     @property
     def leaf_queues(self) -> frozenset[str]:
-        """Queues whose workflows may be moved there."""
+        """Queues whose workflows may be moved to the queues of suspects and trials."""
 
     @property
     def uses_cpu_pool(self) -> bool:
@@ -32,16 +32,16 @@ class Application(Protocol):
 
     @property
     def preload(self) -> tuple[str, ...]:
-        """Modules that each of these child processes imports before its first task."""
+        """Modules that each child process for CPU work imports before its first task."""
 
     def load(self, settings: Settings) -> None:
-        """Imports modules of your own, before anything else is asked. Raises ``ModuleWrong``."""
+        """Imports user-defined modules. The process calls it first. Raises ``ModuleWrong``."""
 
     def prepare(self, settings: Settings) -> None:
-        """Imports workflows and builds configured instances: after DBOS exists, before its launch."""
+        """Imports workflows and builds configured instances, after DBOS is created and before its launch."""
 
     def register(self, settings: Settings) -> None:
-        """Registers queues and schedules, after the launch."""
+        """Registers queues and schedules, after the launch of DBOS."""
 
     def close(self) -> None:
         """Clears process-wide state at the end."""

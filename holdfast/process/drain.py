@@ -1,4 +1,4 @@
-"""The drain: no new work, time for running steps, the rest back to the queues."""
+"""The drain: takes no new work, waits for running steps, and hands over the rest to the queues."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("holdfast.process")
 
-# A restart of PostgreSQL fits into the first, an answer of a slow one into the second; with the second that
-# `parts.stop_all` may take all of it fits into the 5 s between drain and grace.
+# The retry time covers a restart of PostgreSQL, the total an answer of a slow server. With the one second of
+# `parts.stop_all`, all of it fits into the 5 s between drain and grace.
 _HAND_OVER_RETRY_SECONDS = 1.5
 _HAND_OVER_SECONDS = 2.5
 
 
 async def wait_and_hand_over(process: Process) -> int:
-    """Stops taking work, waits for running steps, hands over the rest; how many workflows that were."""
+    """Stops taking work, waits for running steps, and hands over the rest. Returns the number handed over."""
     assert process.engine is not None
     await asyncio.to_thread(process.engine.stop_dequeuing)
     handed = await _wait_for_steps(process)
@@ -33,7 +33,7 @@ async def wait_and_hand_over(process: Process) -> int:
 
 
 async def _wait_for_steps(process: Process) -> int:
-    """Until no step runs or the time is up; hands over what only waits, and says how many."""
+    """Waits until no step runs or the time is over. Returns how many waiting workflows it handed over."""
     assert process.engine is not None
     handed = 0
     attempt: asyncio.Future[HandedOver | None] | None = None
@@ -41,7 +41,7 @@ async def _wait_for_steps(process: Process) -> int:
     again_at = 0.0
     while True:
         if attempt is None and time.monotonic() >= again_at:
-            # What only waits goes at once, also what begins to wait meanwhile.
+            # Waiting workflows are handed over immediately, also those that begin to wait during the drain.
             attempt = _begin_hand_over(process, only_waiting=True)
         if attempt is not None and (await asyncio.wait({attempt}, timeout=0.1))[0]:
             again_at = time.monotonic() + (0.2 if attempt.result() else 1.0)
@@ -50,7 +50,7 @@ async def _wait_for_steps(process: Process) -> int:
                 recorded = done.left
                 process.engine.waits.released({verdict.work.workflow_id for verdict in done.verdicts})
             attempt = None
-        # What is no longer recorded as running here (cancelled, handed over) executes for nothing.
+        # A workflow that is no longer recorded as running here (cancelled, handed over) executes in vain.
         running = [w for w in process.active() if recorded is None or w in recorded]
         elapsed = process.draining_seconds
         if not running or elapsed >= process.settings.drain_seconds or process.hurry:
@@ -59,7 +59,7 @@ async def _wait_for_steps(process: Process) -> int:
 
 
 async def _hand_over_the_rest(process: Process) -> HandedOver | None:
-    """None when the database did not let it: peers then wait until they find this executor gone."""
+    """Hands over all remaining work. None if the database fails: peers then detect this executor's death."""
     begun = time.monotonic()
     while True:
         attempt = _begin_hand_over(process, only_waiting=False)
@@ -67,7 +67,7 @@ async def _hand_over_the_rest(process: Process) -> HandedOver | None:
         if not attempt.done():
             log.warning("hand over unanswered", extra={"action": "executor.hand_over_failed"})
             return None
-        # Worth a few tries.
+        # A failure may be short, so retry.
         done = attempt.result()
         if done is not None or time.monotonic() - begun >= _HAND_OVER_RETRY_SECONDS:
             return done
@@ -75,7 +75,7 @@ async def _hand_over_the_rest(process: Process) -> HandedOver | None:
 
 
 def _begin_hand_over(process: Process, *, only_waiting: bool) -> asyncio.Future[HandedOver | None]:
-    """In a thread that nobody has to wait for: what a frozen PostgreSQL never answers has no end."""
+    """Hands over in a daemon thread, because a call to a frozen PostgreSQL never returns."""
     outcome: Future[HandedOver | None] = Future()
 
     def run() -> None:

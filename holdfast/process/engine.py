@@ -1,4 +1,4 @@
-"""One DBOS application as Holdfast runs it: configured, launched, stopped."""
+"""Configures, launches and stops one DBOS application for Holdfast."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Engine:
     ) -> None:
         """Patches and constructs DBOS without connecting. Configured instances may be built after this.
 
-        ``guard_schedules`` is called as the last of the patches: `schedules.guard_schedule` with its clock.
+        ``guard_schedules`` is called as the last patch: it calls `schedules.guard_schedule` with its clock.
         """
         patches.install(guard_schedules)
         self._waker = waker
@@ -68,7 +68,7 @@ class Engine:
             "run_migrations": False,
             "log_level": settings.log_level,
             "scheduler_polling_interval_sec": 5.0,
-            # With notices only the net for readers of streams.
+            # Notifications wake readers of streams, so this is only their fallback poll.
             "notification_listener_polling_interval_sec": awaited.LOOK_SECONDS,
         }
         config.update(tracing.dbos_options())
@@ -78,7 +78,7 @@ class Engine:
     def launch(self) -> None:
         """Connects, and starts queue and scheduler threads.
 
-        Call from a thread without an event loop, or DBOS runs async workflows on that loop.
+        Call from a thread without an event loop, otherwise DBOS runs async workflows on that loop.
         """
         DBOS.launch()
         application.attach_database(
@@ -87,21 +87,22 @@ class Engine:
         self.waits.start()
 
     def active(self) -> list[str]:
-        """Ids of the workflows that run here, from their claim on, also of those that were called like a
-        function. Abandoned threads do not count.
+        """Returns the ids of the workflows that run here, from their claim on.
+
+        Includes workflows that were called like a function, but not abandoned threads.
         """
         return list(dict.fromkeys([*self._waker.slots.activeList(), *self.waits.direct.ids()]))
 
     def stop_dequeuing(self) -> None:
-        """Claims nothing more and fires no schedule; what runs goes on.
+        """Stops claims and schedules. Running workflows continue.
 
-        Returns when claims under way are over, or after a second: a claim that ended after the hand
-        over would leave work under this executor's id.
+        Returns when claims in progress have ended, or after a second: a claim that ended after the handover
+        would leave work under this executor's id.
         """
         application.stop_claiming(self._dbos, self._waker, timeout_seconds=1)
 
     def destroy(self, timeout_seconds: float) -> None:
-        """Ends DBOS's threads, and waits for that at most so long."""
+        """Ends DBOS's threads, and waits for their end at most `timeout_seconds`."""
         detach(self.waits)
         self.waits.stop()
         thread = threading.Thread(target=DBOS.destroy, name="dbos-destroy", daemon=True)

@@ -1,7 +1,7 @@
-"""What a process consists of: an ordered list of parts, each of which starts and stops.
+"""The parts of a process, each of which starts and stops in a fixed order.
 
-``PARTS`` is the order; docs/design/architecture.md quotes it. Parts start from first to
-last. They stop by the number of their ``stop_stage``: those of one stage together, one stage after the other.
+``PARTS`` defines the order; docs/design/architecture.md quotes it. Parts start from first to last. They stop
+by ``stop_stage``: the parts of one stage stop concurrently, and the stages stop one after another.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _DESTROY_SECONDS = 1.0
 
 
 def _nothing(_: Process) -> None:
-    """Of a part that needs no start, or ends with the process."""
+    """Does nothing, for a part that needs no start or ends with the process."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One thing that lives as long as the process. ``stop`` takes a second or so at most."""
+    """A part that lives as long as the process. ``stop`` takes at most about a second."""
 
     name: str
     start: Callable[[Process], None] = _nothing
@@ -48,13 +48,13 @@ class Part:
 
 
 def start_all(process: Process) -> None:
-    """In the order of ``PARTS``. Raises what a start raises."""
+    """Starts all parts in the order of ``PARTS``. Raises the error of a failed start."""
     for part in PARTS:
         part.start(process)
 
 
 def stop_all(process: Process) -> None:
-    """Stage by stage. Those of one stage stop together: against a frozen PostgreSQL each takes a second."""
+    """Stops stage by stage, one stage's parts concurrently: with a frozen PostgreSQL each takes a second."""
     for stage in stop_stages():
         if len(stage) == 1:
             stage[0].stop(process)
@@ -67,13 +67,13 @@ def stop_all(process: Process) -> None:
 
 
 def stop_stages() -> list[list[Part]]:
-    """The parts that stop, in the order in which they do."""
+    """Returns the parts of each stage, in the order in which the stages stop."""
     stopped = [(part.stop_stage, part) for part in PARTS if part.stop_stage is not None]
     ordered = sorted(stopped, key=lambda pair: pair[0])
     return [[part for _, part in pairs] for _, pairs in groupby(ordered, key=lambda pair: pair[0])]
 
 
-# --- starts and stops of single parts ------------------------------------------------------------
+# --- start and stop functions of the parts -------------------------------------------------------
 
 
 def _start_child_processes(process: Process) -> None:
@@ -82,7 +82,7 @@ def _start_child_processes(process: Process) -> None:
 
 
 def _stop_child_processes(process: Process) -> None:
-    # The work is no longer ours, so nothing that the children's end breaks can be recorded.
+    # The work is handed over already, so errors that the children's end causes cannot be recorded.
     if process.pool is not None:
         process.pool.close()
 
@@ -133,7 +133,7 @@ def _guard_schedules(process: Process) -> None:
 
 
 def _database_now(process: Process) -> datetime:
-    # Rests on the monotonic clock, so that a wall clock that jumps between two beats is noticed.
+    # Uses the monotonic clock, so that a jump of the wall clock between two heartbeats is detected.
     time_then, monotonic_then = process.lease.database_clock
     return datetime.fromtimestamp(time_then, UTC) + timedelta(seconds=time.monotonic() - monotonic_then)
 
@@ -157,7 +157,7 @@ def _start_accounting(process: Process) -> None:
 
 
 def _start_database_metrics(process: Process) -> None:
-    # The database's figures are everyone's: one process reports them.
+    # The database's metrics are the same for all processes, so only the API reports them.
     if process.role != "api":
         return
     process.collector = DatabaseCollector(
@@ -176,7 +176,7 @@ def _stop_database_metrics(process: Process) -> None:
 
 
 def _read_figures(process: Process, statements: Mapping[str, dict[str, Any]]) -> dict[str, list[Row]]:
-    # Scrapes run in threads, and are bounded as requests are: a frozen server took them 4.5 s.
+    # Scrapes run in threads, with the time limit of requests: without it, a frozen server delayed them 4.5 s.
     assert process.loop is not None
     reading = process.gateway.call(process.gateway.figures.run_all, statements)
     return asyncio.run_coroutine_threadsafe(reading, process.loop).result()
@@ -195,7 +195,7 @@ PARTS: tuple[Part, ...] = (
         stop_stage=4,
     ),
     Part("resources", _provide_resources, lambda _: provide(None), stop_stage=6),
-    # Not before: what a module does while it is imported may take its time.
+    # Starts after the imports, because the import of a user-defined module may block for long.
     Part("watchdog", lambda p: p.watchdog.start(), lambda p: p.watchdog.stop(), stop_stage=3),
     Part("lease", lambda p: p.lease.start(), lambda p: p.lease.stop(), stop_stage=2),
     Part("trials", _install_trials),
@@ -206,4 +206,4 @@ PARTS: tuple[Part, ...] = (
     Part("sweep", lambda p: p.sweep.start(), lambda p: p.sweep.stop(), stop_stage=2),
     Part("database metrics", _start_database_metrics, _stop_database_metrics, stop_stage=5),
 )
-"""In the order of their start."""
+"""All parts, in the order of their start."""

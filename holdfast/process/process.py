@@ -1,7 +1,7 @@
 """The life of a process: start → ready → serve → drain → hand over → exit, in that order.
 
-Every exit is deliberate: 0 after an orderly stop, 1 when the start failed, 75 when a peer declared
-this executor dead. ``os._exit`` ends it, since a step in a thread would hold up Python's own exit.
+The exit code is 0 after an orderly stop, 1 if the start failed, and 75 if a peer declared this executor dead.
+``os._exit`` ends the process, because a step in a thread would block Python's own exit.
 """
 
 from __future__ import annotations
@@ -100,19 +100,19 @@ class Process:
         self.collector: DatabaseCollector | None = None
         self._drain_begun: float | None = None
 
-    # --- what others ask -------------------------------------------------------------------
+    # --- state, for other components -------------------------------------------------------
 
     def active(self) -> list[str]:
-        """Ids of the workflows that run here, from their claim on. Abandoned threads do not count."""
+        """Returns the ids of the workflows that run here, from their claim on, without abandoned threads."""
         return self.engine.active() if self.engine else []
 
     def replace_after_abandoned(self) -> None:
-        """Stops this process in good order for another one, if cancelled workflows' code still runs in it."""
+        """Requests an orderly stop, to be replaced, if code of cancelled workflows still runs here."""
         if (count := len(self.waker.slots.abandoned)) and not self.stopping:
             self.request_stop(f"{count} threads of cancelled workflows go on; another process takes over")
 
     def ready(self) -> tuple[bool, dict[str, str]]:
-        """Whether this process should get work, and what each check says ("ok" or the trouble)."""
+        """Returns whether this process should get work, and each check's result: "ok" or the problem."""
         off = abs(self.lease.clock_difference_seconds)
         closed = self.waker.closed_seconds
         checks = {
@@ -125,11 +125,11 @@ class Process:
 
     @property
     def draining_seconds(self) -> float:
-        """How long this process has been draining, 0 if it is not."""
+        """Time since the drain began, or 0 if there is none."""
         return 0.0 if self._drain_begun is None else time.monotonic() - self._drain_begun
 
     def request_stop(self, reason: str) -> None:
-        """Begins an orderly stop, from any thread; a second call ends the wait for running steps."""
+        """Begins an orderly stop. Thread-safe. A second call ends the wait for running steps."""
         if self._stopping.is_set():
             self.hurry = True
             return
@@ -139,18 +139,21 @@ class Process:
 
     @property
     def stopping(self) -> bool:
-        """Whether a stop has begun; event streams end on it."""
+        """Whether a stop has begun. Event streams end then."""
         return self._stopping.is_set()
 
     async def wait_stopping(self) -> None:
-        """Returns when a stop begins."""
+        """Waits until a stop begins."""
         await self._stopping.wait()
 
     # --- start -----------------------------------------------------------------------------
 
     @asynccontextmanager
     async def life(self) -> AsyncIterator[None]:
-        """Start to end, for an application's lifespan. Raises what the start raises."""
+        """Starts the process, and drains and ends it on exit. For an application's lifespan.
+
+        Raises the error of a failed start.
+        """
         self.loop = asyncio.get_running_loop()
         await asyncio.to_thread(self._start)
         try:
@@ -177,7 +180,7 @@ class Process:
     # --- stop ------------------------------------------------------------------------------
 
     async def drain(self) -> None:
-        """Stops taking work, waits for running steps, hands the rest over. Idempotent."""
+        """Stops taking work, waits for running steps, and hands over the rest. Idempotent."""
         if self.state != "live":
             return
         begun = self._drain_begun = time.monotonic()
@@ -195,7 +198,7 @@ class Process:
     def _end(self) -> None:
         stop_all(self)
 
-    # --- what peers and operators decide ---------------------------------------------------
+    # --- decisions of peers and operators --------------------------------------------------
 
     def _fenced(self) -> None:
         if self.pool is not None:
@@ -214,7 +217,7 @@ class Process:
 
 
 def _identity(settings: Settings, application: Application, port: int) -> Identity:
-    """Of a new executor: no id is ever used again."""
+    """Creates the identity of a new executor. Its id is never reused."""
     role = application.role
     hostname = socket.gethostname()
     return Identity(

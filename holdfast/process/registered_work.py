@@ -1,4 +1,4 @@
-"""What a role runs, by what its modules have registered."""
+"""The application of a role, built from the registrations of its modules."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from holdfast.settings import Role, Settings
 
 log = logging.getLogger("holdfast.composition")
 
-# Fallback poll: NOTIFY is what makes pickup fast.
+# Interval of the fallback poll. NOTIFY makes pickup fast.
 _POLL_SECONDS = 3.0
 
 _RETENTION = "holdfast.retention.workflow"
@@ -32,7 +32,7 @@ class RegisteredWork:
     """The application of a role: the queues, steps and schedules that modules have registered for it.
 
     `workflow_modules` are imported before the launch. Such a module may have a function ``start(settings)``,
-    which is called then, and a function ``close()``, called at the process's end.
+    which is called then, and a function ``close()``, which is called at the process's end.
     """
 
     role: Role
@@ -42,17 +42,17 @@ class RegisteredWork:
 
     @property
     def suspects_queue(self) -> str:
-        """Where suspects of poison run one at a time."""
+        """The queue on which suspected poison workflows run one at a time."""
         return names.SUSPECTS_QUEUE[self.role]
 
     @property
     def trials_queue(self) -> str:
-        """Where they run alone in their process, before they are parked."""
+        """The queue on which suspects run alone in their process, before they are parked."""
         return names.TRIALS_QUEUE[self.role]
 
     @property
     def leaf_queues(self) -> frozenset[str]:
-        """Queues whose workflows may be moved there; of functions, only where they run."""
+        """Queues whose workflows may become suspects. Only workers know those of workflow functions."""
         functions = registry.leaf_queues() if self.role == "worker" else frozenset[str]()
         return functions | names.LEAF_QUEUES
 
@@ -61,12 +61,12 @@ class RegisteredWork:
         registry.load(settings.module_names)
 
     def prepare(self, settings: Settings) -> None:
-        """Imports the workflows, and shows what the process listens to."""
+        """Imports the workflows, and limits DBOS to the queues of this role."""
         modules = self._modules()
         log.debug("workflows loaded: %s", [module.__name__ for module in modules])
         announce(self.role)
-        # Only from the queues that this code knows: in a rolling upgrade a queue may be there already whose
-        # workflows only newer processes know, and what is claimed from it would stay PENDING.
+        # Claim only from queues that this code knows. In a rolling upgrade a queue may exist whose workflows
+        # only newer processes know; a workflow claimed from it here would stay PENDING.
         DBOS.listen_queues(_queue_names(self.role))
         for module in modules:
             if start := getattr(module, "start", None):
@@ -75,7 +75,7 @@ class RegisteredWork:
     def register(self, settings: Settings) -> None:
         """Registers the queues and, in workers, the schedules."""
         limits = {queue.name: queue.limits(settings) for queue in registry.queues_of(self.role)}
-        # One suspect at a time.
+        # A process runs one suspect at a time.
         limits |= {name: {"worker_concurrency": 1} for name in (self.suspects_queue, self.trials_queue)}
         for name, its_limits in limits.items():
             DBOS.register_queue(
@@ -86,7 +86,7 @@ class RegisteredWork:
             _pause_strangers(settings.application_name(self.role))
 
     def close(self) -> None:
-        """At the process's end."""
+        """Calls ``close()`` of each workflow module, at the process's end."""
         for module in self._modules():
             if close := getattr(module, "close", None):
                 close()
@@ -97,7 +97,7 @@ class RegisteredWork:
 
 
 def announce(role: Role) -> None:
-    """Shows the role's workflows, steps and queues in /metrics, at zero."""
+    """Initializes the metrics of the role's workflows, steps and queues with zero."""
     workflows = [name for name, owner in names.ROLE_OF.items() if owner == role]
     steps = [*names.STEPS[role], *(registry.step_names() if role == "worker" else ())]
     metrics.announce(workflows=workflows, steps=steps, queues=_queue_names(role))
@@ -114,12 +114,12 @@ def _register_schedules(schedules: list[Schedule], settings: Settings) -> None:
         if each.enabled is not None:
             (DBOS.resume_schedule if each.enabled(settings) else DBOS.pause_schedule)(each.name)
         elif not isinstance(each.workflow, DbosWorkflow):
-            # A process that did not have its module has paused it.
+            # A process without the schedule's module may have paused it.
             DBOS.resume_schedule(each.name)
 
 
 def _schedule(each: Schedule, settings: Settings) -> ScheduleInput:
-    """A schedule as DBOS takes it; its rules are stored here."""
+    """Stores the rules of a schedule, and returns the schedule as DBOS's input."""
     function: Any = each.workflow
     queue = each.queue
     if isinstance(function, DbosWorkflow):
@@ -143,15 +143,15 @@ def _schedule(each: Schedule, settings: Settings) -> ScheduleInput:
         "context": None,
         "queue_name": queue,
         "cron_timezone": None if each.time_zone == "UTC" else each.time_zone,
-        # Unbounded in DBOS. `Accounting` catches up by the rules of the schedule.
+        # DBOS's backfill has no bound. `Accounting` catches up by the rules of the schedule.
         "automatic_backfill": False,
     }
 
 
 def _pause_strangers(application: str) -> None:
-    """Pauses schedules whose workflow no code names any more: DBOS would fire them for ever, for nobody.
+    """Pauses schedules whose workflow is not registered any more. DBOS would fire them forever, in vain.
 
-    Workers may not delete one. It goes on when a module names it again.
+    Workers must not delete a schedule. It is resumed when a module registers it again.
     """
     for schedule in DBOS.list_schedules(application_name=application, status="ACTIVE"):
         if workflow_function(schedule["workflow_name"]) is None:

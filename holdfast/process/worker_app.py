@@ -14,7 +14,7 @@ from holdfast.process.process import Process
 
 
 def create_app(process: Process) -> FastAPI:
-    """An application whose lifespan is the process's life."""
+    """Returns an application whose lifespan starts and ends the process."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
