@@ -39,12 +39,12 @@ class InFlight:
     name: str
     queue_name: str | None
     home_queue: str | None
-    """The queue it came from, if it was moved to the queue of suspects or trials before."""
+    """The queue of origin, if the workflow was moved to the queue of suspects or trials before."""
     crashes: int
     steps_recorded: int
     steps_at_last_crash: int
     waits: bool
-    """Whether it was only waiting."""
+    """Whether the workflow was only waiting."""
     trial_started: bool = False
     """Whether this claim is a trial that has started, alone in its process."""
 

@@ -1,10 +1,10 @@
-"""Who is alive: executors and their two-signal lease. What peers make of it is in ``sweep``.
+"""The lease of an executor, which consists of two liveness signals. ``sweep`` judges the leases of the peers.
 
-An executor gives two signs of life on a session of its own: a session-level advisory lock, which
-the kernel ends together with the process, and a heartbeat on the database's clock, which ends when
-the process hangs or the network is cut.
+An executor gives both signals on a separate session. A session-level advisory lock ends with the process,
+because the kernel closes its socket. A heartbeat on the database's clock ends if the process hangs or the
+network is cut.
 
-What this relies on: PostgreSQL ends the session of a dead socket at once (TCP keepalives and
+This relies on two facts: PostgreSQL ends the session of a dead socket immediately (TCP keepalives and
 ``tcp_user_timeout`` bound the half-open case), and the database's clock does not jump by a lease.
 """
 
@@ -25,12 +25,11 @@ log = logging.getLogger("holdfast.executors")
 
 
 class Lease:
-    """Keeps an executor alive in the eyes of its peers, from a thread that only waits and beats.
+    """Keeps an executor alive for its peers, from a thread that only waits and sends heartbeats.
 
-    ``on_fenced`` is called once, from that thread, when the executor's row says that it is dead;
-    ``on_desired`` with every new desired state (``draining`` or ``crashed``). ``in_flight`` tells
-    how many workflows run here. ``on_session`` is called with the socket of each lease session, and with
-    None before it is closed.
+    The thread calls ``on_fenced`` once, when the executor's row marks it as dead, and ``on_desired`` with
+    every new desired state (``draining`` or ``crashed``). ``in_flight`` returns how many workflows run here.
+    ``on_session`` is called with the socket of each lease session, and with None before it is closed.
     """
 
     def __init__(
@@ -58,26 +57,26 @@ class Lease:
             log=log,
             text="lease session lost",
             action="lease.lost",
-            # A server that only reads answers at once.
+            # A read-only server answers immediately, so retry less often.
             pause=lambda: soon() * (4 if self.outage else 1),
-            # Peers wait only two looks. Not so after a session that let no beat through.
+            # Peers judge after two polls, so do not wait, unless no heartbeat succeeded on the lost session.
             retry_at_once=True,
             opened=self._opened,
             lost=self._lost,
             closing=lambda: on_session(None),
         )
         self.state = "live"
-        # Set before this executor signs itself off: then a missing row is its own doing.
+        # Set before this executor records its own end, which explains a missing row.
         self.leaving = False
         self.clock_difference_seconds = 0.0
-        # Monotonic times: the current session's begin (none while there is no session), the last beat.
+        # Monotonic times: the start of the current session (None without a session), the last heartbeat.
         self._session_since: float | None = None
         self.last_beat = time.monotonic()
         # The database's clock (epoch seconds) at a monotonic time.
         self.database_clock = (time.time(), self.last_beat)
 
     def start(self) -> None:
-        """Registers the executor together with its lock and starts to beat. Raises ``psycopg2.Error``."""
+        """Registers the executor with its lock and starts the heartbeats. Raises ``psycopg2.Error``."""
         connection = self._open()
         with transaction(connection):
             row = query(
@@ -89,39 +88,39 @@ class Lease:
             self._held = bool(query(connection, "take_lock", lock_key=self._lock_key)[0]["held"])
             before = time.time()
             row = query(connection, "database_uptime")[0]
-            # Before the first beat, too, nothing may rest on a wrong clock.
+            # The database's clock must be known even before the first heartbeat.
             self._set_clock(before, row["database_time"])
-        # A database that came up just now has shaken off everyone's sessions, not only ours.
+        # A restart of the database ends the sessions of all executors, so the settled time begins with it.
         self.last_beat = time.monotonic()
         self._session_since = self.last_beat - row["seconds"]
         self._on_session(connection.fileno())
         self.session.start(connection)
 
     def stop(self) -> None:
-        """Stops the beat and closes the session, which frees the lock; takes a second at most."""
+        """Stops the heartbeats and closes the session, which releases the lock. Takes at most a second."""
         self.session.stop()
 
     @property
     def database_up(self) -> bool:
-        """Whether PostgreSQL is within reach, as far as the beats know: what requests ask before they try.
+        """Whether PostgreSQL is reachable according to the heartbeats. Requests check this first.
 
-        A lost session tells at once. A late beat may be a busy machine's, so it gets time: until then
-        a request that PostgreSQL does not answer ends by its own limit.
+        A lost session is detected immediately. A late heartbeat may be due to a busy machine, so it has some
+        time. Until then the time limit of a request ends its wait for PostgreSQL.
         """
         silence = time.monotonic() - self.last_beat
         return self._session_since is not None and silence < self._break_seconds
 
     @property
     def outage(self) -> str | None:
-        """What the last failed heartbeat says of PostgreSQL in a word, None where it says nothing of it."""
+        """The state of PostgreSQL in one word, by the last failed heartbeat. None if the error shows none."""
         return self.session.outage
 
     @property
     def settled_seconds(self) -> float:
-        """How long the database has answered this executor without a break: zero right after one.
+        """Time for which the database has answered this executor without a break.
 
-        A stalled database, a cut network and a pause of this process all look like everyone else's
-        silence from here, so nobody is judged before this reaches the lease.
+        From here, a stalled database, a cut network and a pause of this process all look like silence of the
+        peers. Therefore no peer is judged before this time reaches the lease.
         """
         now = time.monotonic()
         if self._session_since is None or now - self.last_beat > self._break_seconds:
@@ -154,7 +153,7 @@ class Lease:
 
     def _beat(self, connection: Connection) -> None:
         if not self._held:
-            # The old session may linger until PostgreSQL notices its end; then the next beat takes it.
+            # The old session may hold the lock until PostgreSQL detects its end. Each heartbeat tries again.
             self._held = bool(query(connection, "take_lock", lock_key=self._lock_key)[0]["held"])
         before = time.time()
         rows = query(
@@ -184,14 +183,14 @@ class Lease:
         self.database_clock = (database_time, time.monotonic())
 
     def _wait_for_beat(self, connection: Connection) -> None:
-        """Waits for the next beat; raises ``psycopg2.Error`` as soon as the server closes the session."""
+        """Waits until the next heartbeat. Raises ``psycopg2.Error`` if the server closes the session."""
         seconds = self._settings.heartbeat_seconds if self._held else 0.1
         deadline = time.monotonic() + seconds
         while not self.session.stopping.is_set():
             left = deadline - time.monotonic()
             if left <= 0:
                 return
-            # An idle session says nothing unless it ends: readable means notice or end of file.
+            # An idle session is readable only if it has a notice or the end of file.
             if wait_readable(connection, min(left, 0.5)):
                 connection.poll()
                 if connection.closed:

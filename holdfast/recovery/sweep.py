@@ -1,7 +1,7 @@
-"""The sweep: every executor polls its peers, of any application, and takes over the work of the dead.
+"""The sweep: every executor polls its peers, of any application, and takes over the work of dead ones.
 
-A peer whose lock is missing on two looks, or whose heartbeat is older than the lease, is declared dead
-and its work goes back to the queues, in one transaction. docs/design/recovery.md says when nobody is judged.
+A peer is declared dead if its lock is missing in two polls, or if its heartbeat is older than the lease. Its
+work returns to the queues in the same transaction. docs/design/recovery.md describes when no peer is judged.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ log = logging.getLogger("holdfast.sweep")
 
 LOCK_LOST = "lock lost"
 HUNG = "hung"
-"""Lock missing, heartbeat late, other sessions there: its watchdog closed the lease session."""
+"""Lock missing and heartbeat late, but other sessions open: the peer's watchdog closed its lease session."""
 HEARTBEAT_LATE = "heartbeat late"
 
-# A crash of a process and a hang are somebody's doing; a pause, a cut network and a lost host are not.
+# A workflow may cause a crash or a hang of its process, but not a pause, a cut network or a lost host.
 _COUNTED = (LOCK_LOST, HUNG)
 
-# The orphan anti-join is dearer than a look and rarely finds anything.
+# The anti-join for orphans costs more than a poll of the peers, and rarely finds any.
 _ORPHANS_EVERY_SECONDS = 2.0
 
 
@@ -43,11 +43,11 @@ class _Missing:
 
 
 class Sweep:
-    """Polls the peers of every application and takes over the work of the dead.
+    """Polls the peers of every application and takes over the work of dead ones.
 
-    Any number of sweeps may run; a verdict is one transaction that only one of them wins. A
-    database error ends a round, and the next one finishes it. ``on_takeover`` is told of each
-    takeover (reason, verdicts on its work, seconds since the loss) for metrics and logs.
+    Any number of sweeps may run: a takeover is one transaction, which only one of them wins. A database error
+    ends a round, and the next round completes its work. ``on_takeover`` is called with each takeover (reason,
+    verdicts on its work, seconds since the loss) for metrics and logs.
     """
 
     def __init__(
@@ -82,11 +82,11 @@ class Sweep:
         )
 
     def start(self) -> None:
-        """Starts to look."""
+        """Starts the polls."""
         self.session.start()
 
     def stop(self) -> None:
-        """Ends after the round under way; takes a second at most."""
+        """Stops after the current round. Takes at most a second."""
         self.session.stop()
 
     def _round_and_pause(self, connection: Connection) -> None:
@@ -100,7 +100,7 @@ class Sweep:
         return self._settings.sweep_seconds * random.uniform(1 - SWEEP_JITTER, 1 + SWEEP_JITTER)  # noqa: S311
 
     def round(self, connection: Connection) -> list[str]:
-        """One look at everyone; returns the ids of the executors taken over. Raises ``psycopg2.Error``."""
+        """Polls all peers once. Returns the ids of the executors taken over. Raises ``psycopg2.Error``."""
         taken = []
         failed: psycopg2.Error | None = None
         for row, reason in self._suspected(query(connection, "look")):
@@ -109,7 +109,7 @@ class Sweep:
                     taken.append(row["executor_id"])
                     self._missing.pop(row["executor_id"], None)
             except psycopg2.Error as error:
-                # A row that somebody else holds locked must not hold up everyone else's work.
+                # A row that another session has locked must not delay the takeover of other executors.
                 if connection.closed:
                     raise
                 failed = error
@@ -132,10 +132,10 @@ class Sweep:
             if known not in unlocked:
                 del self._missing[known]
         for executor_id in new:
-            # Several locks gone at one look are the database's doing, not deaths.
+            # If several locks disappear between two polls, the database ended the sessions.
             self._missing[executor_id] = _Missing(now, together=len(new) > 1)
         if now < self._judge_from or self._settled_seconds() < self._settings.lease_seconds:
-            # Our own session ended lately, so others may still be coming back: neither sign tells yet.
+            # Our own session ended recently, so peers may still be reconnecting: no signal is reliable yet.
             return []
         found = []
         for row in rows:
@@ -146,8 +146,8 @@ class Sweep:
             twice = missing is not None and now - missing.since >= self._settings.second_look_seconds
             late = row["heartbeat_age_seconds"] > self._settings.lease_seconds
             if late and missing is None:
-                # A pause, a cut network. A sweeper that has only begun to poll cannot tell it from a machine
-                # that was suspended and whose processes are about to beat again.
+                # A pause or a cut network. A sweeper that has just started cannot distinguish it from a
+                # machine that was suspended, whose processes are about to send heartbeats again.
                 if now - self._watching_since >= 2 * self._settings.heartbeat_seconds:
                     found.append((row, HEARTBEAT_LATE))
             elif twice and missing is not None and (late or not missing.together):
@@ -155,9 +155,9 @@ class Sweep:
         return found
 
     def _is_left_to_others(self, row: Row, rows: list[Row]) -> bool:
-        """Whether executors of the suspect's own application come first, which can also end its sessions.
+        """Whether executors of the suspect's own application take precedence: they can also end its sessions.
 
-        They have a lease for it. Where none of them gives its signs of life, everyone judges at once.
+        They have one lease of time for it. If none of them is alive, every executor judges immediately.
         """
         lease_seconds = self._settings.lease_seconds
         if (
@@ -173,12 +173,12 @@ class Sweep:
         )
 
     def _notice_break(self, rows: list[Row], now: float) -> None:
-        """Too long between two looks, or since our own beat: the machine, the database or we stood still.
+        """Detects a pause of the machine, the database or this process, by a late poll or a late heartbeat.
 
-        Told by the database's clock, since a suspended machine stops the monotonic one. Peers get a
-        lease to come back, and looks from before the break tell nothing about now. Both limits and one
-        beat of a peer make up the lease: of a silence that all shared, even two in a row with a look
-        between them, something is noticed before a peer's heartbeat is as old as the lease.
+        Uses the database's clock, because a suspended machine stops the monotonic clock. After a pause, peers
+        have one lease to reconnect, and polls from before it are void. Both limits plus one heartbeat
+        interval of a peer equal the lease. A pause that all share, even two in a row with a poll between
+        them, is therefore detected before a peer's heartbeat is as old as the lease.
         """
         if not rows:
             return
@@ -194,7 +194,7 @@ class Sweep:
         self._looked_at = looked_at
 
     def take_over(self, connection: Connection, executor_id: str, reason: str) -> bool:
-        """Declares an executor dead and releases its work; false when it lives or another sweep was first."""
+        """Declares an executor dead and releases its work. False if it lives or another sweep was first."""
         missing = self._missing.get(executor_id)
         with transaction(connection):
             rows = query(
@@ -220,11 +220,11 @@ class Sweep:
                 reason=dead["reason"],
                 lost_at=dead["lost_at"],
                 crash_limit=self._settings.crash_limit,
-                # Until the hung process is replaced. Else what hangs stops one executor after the other, and
-                # healthy work has none meanwhile.
+                # Delay until the hung process is replaced. Otherwise a workflow that hangs could block one
+                # executor after another, and healthy work would have none.
                 delay_seconds=self._settings.lease_seconds if dead["reason"] == HUNG else 0.0,
-                # Killed while it drained (its grace or the database ended): no workflow's doing. Nor is an
-                # end while PostgreSQL was away, which may have been an orderly stop that could not say so.
+                # No workflow is to blame for a kill during a drain (the grace period or the database ended),
+                # nor for an end during an outage, which may be an orderly stop that could not be recorded.
                 died=dead["reason"] in _COUNTED and not dead["draining"] and not dead["never_came_back"],
             )
         reason, seconds = dead["reason"], dead["seconds_since_loss"]

@@ -7,7 +7,7 @@ from holdfast.recovery.blame import Verdict
 
 
 def count_takeover(reason: str, verdicts: list[Verdict], seconds: float) -> None:
-    """One release of others' work by this executor; ``seconds`` since the loss, of a takeover."""
+    """Counts one release of work by this executor. ``seconds``: time since the loss, for a takeover."""
     if reason in metrics.TAKEOVER_REASONS:
         metrics.TAKEOVERS.labels(reason=reason).inc()
         metrics.TAKEOVER_DELAY.observe(seconds)

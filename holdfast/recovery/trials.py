@@ -1,9 +1,9 @@
 """Trials: the last run of a suspect before it is parked, alone in its process, so that a death is proof.
 
-Who claims from the trials queue closes its other queues, waits until nothing else runs here, records that,
-and starts what it claimed; the queues open when that run is over. Where the others take long the claim is
-given back for a while: a suspect that waits does no harm, queues that stand still do. Each such wait is
-twice as long as the one before, so a trial comes whenever what runs beside it ends at all.
+The process that claims a workflow from the trials queue pauses its other queues, waits until it is idle,
+records the start of the trial, runs the workflow alone, and then resumes the queues. If the other workflows
+take long, the claim is released for a while: a waiting suspect does no harm, but paused queues do. Each such
+wait is twice as long as the one before, so the trial starts eventually if the other workflows ever end.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _PAUSE_FACTOR = 3
 
 
 class Trials:
-    """Runs what this process claims from its trials queue alone.
+    """Runs each workflow that this process claims from its trials queue alone.
 
-    ``active`` returns the ids of what runs here, ``executing`` also those of abandoned threads (`Slots`).
-    ``on_postponed`` is called after a trial was given back: an abandoned thread may never end.
+    ``active`` returns the ids of the workflows that run here, ``executing`` also those of abandoned threads
+    (`Slots`). ``on_postponed`` is called after a trial is released: an abandoned thread may never end.
     """
 
     def __init__(
@@ -55,19 +55,19 @@ class Trials:
         self._first_wait_seconds = max(1.0, settings.drain_seconds)
         self._wait_seconds = self._first_wait_seconds
         self.held: tuple[str, ...] = ()
-        """What was claimed here and has not started yet."""
+        """The id of the workflow that is claimed here and has not started yet."""
 
     def install(self) -> None:
-        """Lets DBOS start through here what it claimed for a trial. Call before its launch, once."""
+        """Makes DBOS start claims of the trials queue through this object. Call once, before its launch."""
         self._waker.slots.starters[self._identity.trials_queue] = self._hold
 
     def _hold(self, claim: Claim) -> None:
-        """One trial, in the thread of the trials queue, which claims nothing more meanwhile."""
+        """Runs one trial in the thread of the trials queue, which claims nothing else meanwhile."""
         workflow_id, owner_xid = claim.workflow_id, claim.owner_xid
         fields = {"workflow_id": workflow_id}
         self.held = (workflow_id,)
         try:
-            # Before the other queues close: its home queue may be busy elsewhere for hours.
+            # Ask before the other queues are paused: the home queue may be busy elsewhere for hours.
             if not claim.admit():
                 return
             with self._waker.only(self._identity.trials_queue):
@@ -92,7 +92,7 @@ class Trials:
         try:
             give_back(self._settings, self._identity, workflow_id, reason="not alone")
         except psycopg2.Error as error:
-            # It never started here, so the sweep releases it after a lease.
+            # The workflow never started here, so the sweep releases it after a lease.
             log.warning("cannot give it back: %s", str(error).strip(), extra={"action": "trial.failed"})
             return
         log.warning(
@@ -106,11 +106,11 @@ class Trials:
         return self._waker.stopping(self._identity.trials_queue)
 
     def _alone(self, workflow_id: str, owner_xid: str) -> bool:
-        """Waits until nothing else runs here, and records that; false when it took too long, or at a stop."""
+        """Waits until nothing else runs here, and records the start. False on a timeout or a stop."""
         deadline = time.monotonic() + self._wait_seconds
         looks = 0
         while not self._stopping:
-            # A claim that was under way when the queues closed shows at the second look.
+            # A claim that was in progress when the queues were paused is visible in the second check.
             looks = looks + 1 if self._company(workflow_id) == [] else 0
             if looks >= 2 and self._recorded(workflow_id, owner_xid):
                 return True
@@ -120,7 +120,7 @@ class Trials:
         return False
 
     def _recorded(self, workflow_id: str, owner_xid: str) -> bool:
-        """Whether the database knows that this trial starts: without that, no death in it would park."""
+        """Records the start of the trial and returns the success. A death parks only a recorded trial."""
         try:
             self._ops.run("start_trial", workflow_id=workflow_id, owner_xid=owner_xid)
         except psycopg2.Error:
@@ -128,11 +128,11 @@ class Trials:
         return True
 
     def _company(self, workflow_id: str) -> list[str] | None:
-        """What else runs here, what only waits left out; None while the database does not tell."""
+        """Returns the other workflows that run here, without waiting ones. None if the database fails."""
         rows = self._rows()
         if rows is None:
             return None
-        # Both accounts: what was cancelled or lost may still execute here, and kill.
+        # Check threads and database: a cancelled or lost workflow may still execute here and crash.
         return sorted({*self._executing(), *rows} - {w for w, waits in rows.items() if waits} - {workflow_id})
 
     def _runs_here(self, workflow_id: str) -> bool:
@@ -140,7 +140,7 @@ class Trials:
         return rows is None or workflow_id in rows or workflow_id in self._active()
 
     def _rows(self) -> dict[str, bool] | None:
-        """Ids of what is recorded as running here, with whether it only waits."""
+        """Returns the ids of workflows that are recorded as running here, and whether each only waits."""
         me = self._identity
         try:
             rows = self._ops.run(
