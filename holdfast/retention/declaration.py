@@ -1,4 +1,4 @@
-"""The durable names of the retention, its queue and its schedule."""
+"""The durable names of the retention's workflows, queue and schedule."""
 
 from typing import Final
 
@@ -12,8 +12,8 @@ PURGE_QUEUE: Final = Queue("purges", [PURGE, PURGE_TICK], at_once=1)
 PURGE_SCHEDULE: Final = Schedule(
     "purge",
     PURGE_TICK,
-    # Once an hour, and not at its full hour, when everybody's jobs begin. Nothing is caught up: the next
-    # purge finds whatever is old by then.
+    # Once per hour, but not on the hour, when many other jobs start. Missed ticks are not caught up: the next
+    # purge deletes all rows that are old by then.
     "0 17 * * * *",
     enabled=lambda settings: bool(settings.retention_seconds),
 )

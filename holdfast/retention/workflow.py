@@ -1,7 +1,7 @@
-"""Retention: finished workflows and old rows go, by a schedule and by an operator's order.
+"""Retention: workflows that delete finished workflows and old rows, by schedule or at an operator's request.
 
-A purge is a workflow of short steps, so one that is killed goes on elsewhere where it was. One whose process
-drains ends instead, with what it has done: a purge that comes later finds what is left.
+A purge is a workflow of short steps, so after a kill it continues in another process where it was. If its
+process drains, it ends early with its partial result, and a later purge deletes the rest.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from holdfast.retention.purger import TIDY, Cutoffs, Done, Purger
 
 
 class Report(TypedDict):
-    """What a purge deleted, or would delete.
+    """The rows that a purge deleted, or would delete in a dry run.
 
-    ``workflows``: how many by name and status, with everything that belongs to them; ``complete``: whether
-    it came to its end. ``cutoff``: what ended before that time goes (ISO 8601, UTC).
+    ``workflows`` counts the workflows by name and status; their dependent rows are deleted too. ``complete``
+    means that the purge reached its end. Rows that ended before ``cutoff`` (ISO 8601, UTC) are deleted.
     """
 
     cutoff: str
@@ -49,7 +49,7 @@ def _purger(*, dry_run: bool, patient: bool) -> Purger:
     mine = resources()
 
     def stopping() -> bool:
-        # A trial, too: it waits until nothing else runs here.
+        # A purge also stops for a trial, which waits until nothing else runs here.
         return mine.waker.stopping(PURGE_QUEUE.name) or mine.waker.closed(PURGE_QUEUE.name)
 
     return Purger(
@@ -64,7 +64,7 @@ def _purger(*, dry_run: bool, patient: bool) -> Purger:
 
 @DBOS.step(name="retention.begin")
 def begin(age_seconds: float | None, dry_run: bool) -> Cutoffs | None:
-    """Until when rows go: by the age asked for, or by the settings. None: everything is kept."""
+    """Returns the cutoffs by the requested age, or by the settings. None means that all rows are kept."""
     with timed_step("retention.begin"):
         settings = resources().settings
         age = settings.retention_seconds if age_seconds is None else age_seconds
@@ -82,28 +82,28 @@ def begin(age_seconds: float | None, dry_run: bool) -> Cutoffs | None:
 
 @DBOS.step(name="retention.workflows")
 def delete_workflows(cutoffs: Cutoffs, after: list[Any] | None, dry_run: bool, patient: bool) -> Done:
-    """One slice of the workflows."""
+    """Deletes one slice of the workflows."""
     with timed_step("retention.workflows"):
         return _purger(dry_run=dry_run, patient=patient).workflows(cutoffs, after)
 
 
 @DBOS.step(name="retention.tidy")
 def tidy(statement: str, cutoffs: Cutoffs, after: str | None, dry_run: bool, patient: bool) -> Done:
-    """One slice of our own tables' rows."""
+    """Deletes one slice of the rows of our own tables."""
     with timed_step("retention.tidy"):
         return _purger(dry_run=dry_run, patient=patient).tidy(statement, cutoffs, after)
 
 
 @DBOS.step(name="retention.end")
 def end() -> None:
-    """Notes that a purge came to its end."""
+    """Records that a purge reached its end."""
     with timed_step("retention.end"):
         resources().ops.run_patiently("purge_end")
 
 
 @DBOS.workflow(name=PURGE.name, max_recovery_attempts=None)
 def purge(age_seconds: float, dry_run: bool) -> Report:
-    """An operator's purge of what is older than ``age_seconds``; it waits for its turn."""
+    """An operator's purge of rows older than ``age_seconds``. It waits for the purge lock."""
     with measured(PURGE.name):
         report = _run(age_seconds, dry_run=dry_run, patient=True)
         assert report is not None
@@ -112,7 +112,7 @@ def purge(age_seconds: float, dry_run: bool) -> Report:
 
 @DBOS.workflow(name=PURGE_TICK.name, max_recovery_attempts=None)
 def tick(scheduled_at: datetime, context: Any) -> Report | None:  # noqa: ARG001  the scheduler passes both
-    """The hourly purge by the settings; it leaves at once to whoever purges already."""
+    """The hourly purge by the settings. It ends immediately if another process holds the purge lock."""
     with measured(PURGE_TICK.name):
         return _run(None, dry_run=False, patient=False)
 
@@ -134,7 +134,7 @@ def _run(age_seconds: float | None, *, dry_run: bool, patient: bool) -> Report |
     )
 
     def all_of(one_slice: Callable[[Any], Done]) -> bool:
-        """Slice after slice; whether it came to the end."""
+        """Runs slice after slice. Returns whether the last one reached the end."""
         after = None
         while True:
             done = one_slice(after)
