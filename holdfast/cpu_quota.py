@@ -1,4 +1,4 @@
-"""How many CPUs this process may use."""
+"""The number of CPUs that this process may use."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Whole CPUs for this process: its affinity, cut by the cgroup's quota (v2 or v1), at least 1."""
+    """Returns the number of whole CPUs: the affinity, limited by the cgroup's quota (v2, v1), at least 1."""
     cpus = len(os.sched_getaffinity(0))
     for quota_files in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
         try:

@@ -1,4 +1,4 @@
-"""What one incarnation of a process is called, and what it runs."""
+"""The identity of one incarnation of a process: its names and queues."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Identity:
     leaf_queues: Collection[str] = field(repr=False)
 
     def purpose(self, what: str) -> str:
-        """``application_name`` of a connection: by it a peer ends the sessions of a dead executor."""
+        """Returns a connection's ``application_name``, by which peers find a dead executor's sessions."""
         return f"holdfast/{self.executor_id}/{what}"
 
     def registered(self) -> dict[str, Any]:
-        """What the row of this executor says of it."""
+        """Returns the values for this executor's row in the database."""
         return {**asdict(self), "leaf_queues": sorted(self.leaf_queues)}

@@ -1,4 +1,4 @@
-"""Paths that probes and Prometheus ask every few seconds: never limited, logged, traced or locked."""
+"""Paths that probes and Prometheus request every few seconds, without token, rate limit, log and trace."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """One frozen settings object: environment variables (prefix ``HOLDFAST_``) and ``dbos-config.yaml``.
 
-Database URL and base name come from ``dbos-config.yaml`` alone, the file that the ``dbos`` command
-reads too, so that nothing is said twice. Passwords stay in files (``?passfile=`` in the URL).
+The database URL and the base name come only from ``dbos-config.yaml``. The ``dbos`` command reads this file
+too, so each value has one source. Passwords stay in files (``?passfile=`` in the URL).
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from holdfast.origin import host_name, is_loopback
 Role = Literal["api", "worker"]
 
 LEAST_RETENTION_SECONDS = 10_800
-"""Younger rows are not folded into the counters yet (two hours and ten minutes), and clients still retry."""
+"""The counters do not include younger rows yet (two hours and ten minutes), and clients still retry."""
 MAX_RETENTION_SECONDS = 100 * 366 * 86_400
 
 STANDSTILL_SECONDS = 60.0
-"""A process whose queues a trial has kept closed for so long is unready: it takes no other work."""
+"""A process is unready after a trial has paused its queues for this time, because it takes no other work."""
 
 SWEEP_JITTER = 0.2
-"""By this share a pause between two looks at the peers is longer or shorter, so that sweepers do not meet."""
+"""Jitter on the sweep interval (±20 %), so that sweepers do not run in lockstep."""
 _LEAST_LATENESS_SECONDS = 0.1
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -39,11 +39,11 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 class Settings(BaseSettings):
     """Every option of a Holdfast process. Times are seconds, sizes bytes.
 
-    Raises ``pydantic.ValidationError`` when a value is out of range or two values contradict each
-    other (a beat slower than its lease, a drain longer than its grace).
+    Raises ``pydantic.ValidationError`` if a value is out of range or two values contradict each other
+    (a heartbeat interval longer than the lease, a drain longer than the grace period).
     """
 
-    # Empty means the default, as .env.example says it: a file's path would become the working directory.
+    # An empty value means the default, as .env.example states: an empty path would be the working directory.
     model_config = SettingsConfigDict(
         env_prefix="HOLDFAST_", env_ignore_empty=True, frozen=True, extra="ignore"
     )
@@ -194,7 +194,7 @@ class Settings(BaseSettings):
     @cached_property
     def _dbos_config(self) -> dict[str, Any]:
         text = self.config_file.read_text(encoding="utf-8")
-        # The dbos command replaces ${NAME} as text and knows no defaults; so do we.
+        # Like the dbos command, this replaces ${NAME} as text and supports no defaults.
         expanded = _VARIABLE.sub(lambda m: os.environ.get(m[1], ""), text)
         loaded = yaml.safe_load(expanded)
         if not isinstance(loaded, dict) or "name" not in loaded or "system_database_url" not in loaded:
@@ -203,25 +203,25 @@ class Settings(BaseSettings):
 
     @property
     def database_url(self) -> str:
-        """libpq URL of the one database, without a password in it. It may name several hosts."""
+        """libpq URL of the database, without a password. It may contain several hosts."""
         return _with_every_port(str(self._dbos_config["system_database_url"]))
 
     def application_name(self, role: Role) -> str:
-        """DBOS application of a role: base name plus role, for example ``holdfast-worker``."""
+        """Returns the DBOS application of a role: base name plus role, for example ``holdfast-worker``."""
         return f"{self._dbos_config['name']}-{role}"
 
     @property
     def application_names(self) -> list[str]:
-        """Both applications, for listings that span them."""
+        """The names of both applications, for listings that span them."""
         return [self.application_name("api"), self.application_name("worker")]
 
     def version_name(self, role: Role) -> str:
-        """Version of a role's application; DBOS wants names that differ between applications."""
+        """Returns the version of a role's application. DBOS requires different names for each application."""
         return f"{role}-{self.application_version}"
 
     @property
     def module_names(self) -> list[str]:
-        """Modules of your own, in the order given."""
+        """Names of the user-defined modules, in the given order."""
         return [name for part in self.modules.split(",") if (name := part.strip())]
 
     @property
@@ -232,9 +232,9 @@ class Settings(BaseSettings):
 
     @property
     def refusal(self) -> str | None:
-        """Why an API that is set up like this must not start; None when it may.
+        """The reason why an API with these settings must not start, or None if it may.
 
-        Judged is the published address: inside a container, a process listens on all interfaces.
+        The published address counts: inside a container, a process listens on all interfaces.
         """
         if self.require_token:
             if self.admin_token_file is None:
@@ -253,43 +253,43 @@ class Settings(BaseSettings):
 
     @property
     def longest_pause_seconds(self) -> float:
-        """Longest pause between two looks at the peers."""
+        """Longest pause between two polls of the peers."""
         return max((1 + SWEEP_JITTER) * self.sweep_seconds, self.second_look_seconds)
 
     @property
     def lateness_seconds(self) -> float:
-        """How late own beats and looks may be and still count as on time: half of what the lease leaves."""
+        """Tolerated lateness of this process's heartbeats and polls: half of what the lease leaves."""
         return (self.lease_seconds - 2 * self.heartbeat_seconds - self.longest_pause_seconds) / 2
 
     @property
     def blocked_seconds(self) -> float:
-        """Silence of an interpreter after which it counts as blocked: before its heartbeat can be late."""
+        """Silence after which an interpreter counts as blocked: reached before its heartbeat can be late."""
         return self.lease_seconds - 2 * self.heartbeat_seconds
 
     @property
     def slots(self) -> int:
-        """Child processes for CPU work, at least one."""
+        """Number of child processes for CPU work, at least one."""
         return self.cpu_slots or available_cpus()
 
     @property
     def pulse_late_seconds(self) -> float:
-        """A tick that starts later than this records itself as skipped."""
+        """Delay of a tick's start from which the tick records itself as skipped."""
         return self.pulse_catch_up_seconds + 5
 
     @property
     def fibonacci_claims(self) -> int:
-        """Fibonacci workflows that one worker holds at once: its slots plus one ready to go on."""
+        """Maximum number of Fibonacci workflows that one worker claims: its slots plus one in reserve."""
         return self.fibonacci_worker_concurrency or self.slots + 1
 
 
 @lru_cache
 def get_settings() -> Settings:
-    """The process's settings, read once."""
+    """Returns the process's settings, which are read once."""
     return Settings()
 
 
 def _with_every_port(url: str) -> str:
-    """Several hosts share the port behind the last one, which to libpq is that one's only."""
+    """Adds the last host's port to every host without one. libpq would use it for the last host only."""
     parts = urlsplit(url)
     user, at, listed = parts.netloc.rpartition("@")
     hosts = listed.split(",")

@@ -1,4 +1,4 @@
-"""The statuses a workflow can have, as DBOS stores them, and what can still happen in each."""
+"""The statuses of a workflow, as DBOS stores them, grouped by the transitions that are still possible."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ Status = Literal[
 ]
 
 PARKED: Final = "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
-"""It ended its executor too often, and waits for a person."""
+"""The workflow crashed its executor too often, and waits for an operator."""
 
 UNFINISHED: Final[tuple[Status, ...]] = ("ENQUEUED", "PENDING", "DELAYED")
-"""It runs, or will run by itself."""
+"""The workflow runs, or will run without an operator's action."""
 
 ENDED: Final[tuple[Status, ...]] = ("SUCCESS", "ERROR", "CANCELLED")
-"""It is over; there is nothing left to cancel, and it receives no message."""
+"""The workflow has ended: it cannot be cancelled, and receives no messages."""
 
 TERMINAL: Final[tuple[Status, ...]] = (*ENDED, PARKED)
-"""Nothing more happens unless a person resumes it."""
+"""The workflow does not continue unless an operator resumes it."""
 
 RESUMABLE: Final[tuple[Status, ...]] = ("CANCELLED", PARKED)
-"""`POST /workflows/{id}/resume` puts it back into its queue."""
+"""`POST /workflows/{id}/resume` returns the workflow to its queue."""

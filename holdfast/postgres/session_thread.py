@@ -1,4 +1,4 @@
-"""A thread that works on one database session of its own, and opens a new one whenever it is lost."""
+"""A thread that works on one dedicated database session, and opens a new one if the session is lost."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from holdfast.postgres.database import Connection, Trouble
 
 
 def soon() -> float:
-    """Seconds to the next try: about ten tries a second, never in step with those of other processes."""
+    """Returns the seconds until the next retry: about ten per second, with jitter against lockstep."""
     return random.uniform(0.05, 0.15)  # noqa: S311
 
 
 class SessionThread:
-    """Calls ``work`` with an open session, again and again, until it is stopped.
+    """Calls ``work`` with an open session repeatedly until it is stopped.
 
-    A database error from ``work`` loses the session: it is logged (``text``, ``action``), closed, and opened
-    again after ``pause()`` seconds. With ``retry_at_once`` the first try after a session that worked does not
-    wait. Every other error is logged and keeps the session. The hooks run in the thread: ``opened`` with each
-    new session, ``lost`` after each database error, ``closing`` before a session is closed.
+    After a database error from ``work``, the thread logs it (``text``, ``action``), closes the session, and
+    opens a new one after ``pause()`` seconds. With ``retry_at_once`` the first retry after a session that
+    worked does not wait. Any other error is logged and keeps the session. The hooks run in the thread:
+    ``opened`` with each new session, ``lost`` after each database error, ``closing`` before each close.
     """
 
     def __init__(
@@ -55,35 +55,35 @@ class SessionThread:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.connection: Connection | None = None
         self.stopping = threading.Event()
-        """Set by `stop`; ``work`` returns soon after, and may set it itself."""
+        """`stop` sets this event. ``work`` then returns soon; it may also set the event itself."""
 
     def start(self, connection: Connection | None = None) -> None:
-        """Starts the thread, on a session that is open and has worked already, if there is one."""
+        """Starts the thread. A passed `connection` is an open session that has worked already."""
         self.connection = connection
         self._has_worked = connection is not None
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread and its session; waits a second at most.
+        """Ends the thread and its session. Waits at most a second.
 
-        The thread itself closes the session: while it waits for a frozen PostgreSQL's answer, psycopg2's
-        `close` would wait with it.
+        The thread itself closes the session: psycopg2's `close` would block while the thread waits for the
+        answer of a frozen PostgreSQL.
         """
         self.stopping.set()
         self._thread.join(timeout=1)
 
     def join(self, seconds: float) -> bool:
-        """Whether the thread has ended, waited for so long at most."""
+        """Waits at most `seconds` for the end of the thread. Returns whether it has ended."""
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
     @property
     def outage(self) -> str | None:
-        """What the last database error says of PostgreSQL in a word, None where it says nothing of it."""
+        """The state of PostgreSQL in one word, by the last database error. None if the error shows none."""
         return self._trouble.reason
 
     def works(self) -> None:
-        """Called by ``work`` or ``opened``: the session did what it is for, so an outage is over."""
+        """Records that the session works, so an outage is over. ``work`` or ``opened`` calls this."""
         self._has_worked = True
         self._trouble.over()
 
@@ -96,7 +96,7 @@ class SessionThread:
                     break
                 self._lose(error)
             except Exception:
-                # Whatever depends on this thread would never learn that it ended.
+                # Continue: no component that depends on this thread would detect its end.
                 self._log.exception(
                     "%s goes on after an error", self._name, extra={"action": f"{self._name}.failed"}
                 )
