@@ -53,8 +53,8 @@ def step(
     subclass is raised as the listed class. They are results: the step is not retried after them.
 
     With `timeout_seconds` each attempt runs in a separate process, which is killed after that time. The
-    attempt then raises `StepTimeout`. The process imports the function, so it must be defined at the top
-    level of a module. Its arguments, result and errors must be picklable.
+    attempt then raises `StepTimeout`. The process imports the function, so it must belong to a module and not
+    be nested in another function. Its arguments, result and errors must be picklable.
     """
     kinds = {kind.__name__: kind for kind in errors}
     for kind in errors:

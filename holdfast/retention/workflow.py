@@ -1,7 +1,7 @@
 """Retention: workflows that delete finished workflows and old rows, by schedule or at an operator's request.
 
-A purge is a workflow of short steps, so after a kill it continues in another process where it was. If its
-process drains, it ends early with its partial result, and a later purge deletes the rest.
+A purge is a workflow of short steps, so after a kill it continues from its last step in another process. If
+its process drains, it ends early with its partial result, and a later purge deletes the rest.
 """
 
 from __future__ import annotations
