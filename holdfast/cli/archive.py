@@ -1,7 +1,7 @@
-"""A backup's file: written whole or not at all, and read whole before anybody rests on it.
+"""The backup file: it is written completely or not at all, and read completely before use.
 
-It is an archive of ``pg_dump`` (custom format). Its table of contents stands at its beginning, so that a
-file which was cut off still lists well: only reading all of it tells. That also counts what it holds.
+It is a ``pg_dump`` archive (custom format). Its table of contents is at the beginning, so a truncated file
+still lists without an error. Only reading the whole file detects the damage, and it also counts the contents.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from holdfast.statuses import UNFINISHED
 
 _MAGIC = b"PGDMP"
 _NEWER = "restore it into PostgreSQL of that version or a newer one"
-# What is counted or compared, by its table; None: that the table is there is enough.
+# The column that is counted or compared, by table. None: only the table's existence is checked.
 _COLUMNS = {
     "dbos.workflow_status": "status",
     "dbos.dbos_migrations": "version",
@@ -32,30 +32,30 @@ _COLUMNS = {
 
 
 class ArchiveError(NativeError):
-    """This file cannot be written as a backup, or be restored."""
+    """The file cannot be written as a backup, or cannot be restored."""
 
 
 @dataclass
 class Contents:
-    """What an archive holds."""
+    """The contents of a backup archive."""
 
     server_version: str = ""
     begun_at: str = ""
-    """When ``pg_dump`` was started, in UTC."""
+    """The start time of ``pg_dump``, in UTC."""
     values: dict[str, Counter[str]] = field(default_factory=dict)
 
     @property
     def workflows(self) -> dict[str, int]:
-        """Number of workflows by status."""
+        """The number of workflows in the archive, by status."""
         return dict(sorted(self.values["dbos.workflow_status"].items()))
 
     @property
     def unfinished(self) -> int:
-        """Number of workflows that go on after a restore."""
+        """The number of workflows that continue after a restore."""
         return sum(count for status, count in self.workflows.items() if status in UNFINISHED)
 
     def check(self, server_version_num: int) -> None:
-        """Raises `ArchiveError` when this program, or a server of that version, is too old for it."""
+        """Raises `ArchiveError` if this release or the server is too old for the archive."""
         made, here = int(self.server_version.partition(".")[0] or 0), server_version_num // 10_000
         if made > here:
             raise ArchiveError(f"the backup was made with PostgreSQL {made}, this server is {here}: {_NEWER}")
@@ -71,10 +71,10 @@ class Contents:
 
 @contextmanager
 def written(file: Path, *, force: bool) -> Iterator[Path]:
-    """An empty file to fill, readable for its owner alone, that takes its name at the context's end.
+    """Yields an empty temporary file, readable only by its owner, and renames it to ``file`` at the end.
 
-    By then all of it is on the disk; left by an exception, it is gone. Raises `ArchiveError` when the name
-    is taken (unless ``force``) or the file cannot be written.
+    The data is flushed to disk before that. After an exception, the temporary file is deleted. Raises
+    `ArchiveError` if ``file`` exists (unless ``force``) or cannot be written.
     """
     if file.is_dir() or (file.exists() and not force):
         raise ArchiveError(f"{file} exists{'' if file.is_dir() else '; --force replaces it'}")
@@ -99,10 +99,10 @@ def _publish(partial: Path, file: Path, *, force: bool) -> None:
         partial.replace(file)
     else:
         try:
-            os.link(partial, file)  # unlike a rename it never replaces what somebody else put there
+            os.link(partial, file)  # unlike a rename, a link never replaces an existing file
         except FileExistsError:
             raise ArchiveError(f"{file} exists by now; --force replaces it") from None
-        except OSError:  # a file system without links
+        except OSError:  # the file system has no hard links
             partial.replace(file)
 
 
@@ -115,8 +115,8 @@ def _sync(path: Path) -> None:
 
 
 def examine(tools: PostgresTools, file: Path) -> Contents:
-    """Reads all of an archive and tells what it holds. Raises `ArchiveError`, ``OSError``."""
-    with file.open("rb", buffering=0) as archive:  # what is read here moves where the program reads
+    """Reads a whole archive and returns its contents. Raises `ArchiveError`, ``OSError``."""
+    with file.open("rb", buffering=0) as archive:  # unbuffered: the program shares this file's position
         if archive.read(len(_MAGIC)) != _MAGIC:
             raise ArchiveError(f"{file} is no backup: it is not an archive of pg_dump")
         archive.seek(0)
@@ -134,7 +134,7 @@ def examine(tools: PostgresTools, file: Path) -> Contents:
 
 
 def _contents(script: Iterable[bytes]) -> Contents:
-    """Reads the SQL that an archive stands for; the rows of a table stand one a line, tab-separated."""
+    """Reads the archive's SQL script. Each row of a table is one line of tab-separated values."""
     told = Contents()
     lines = iter(script)
     for line in lines:

@@ -1,7 +1,7 @@
-"""``holdfast backup`` and ``holdfast restore``: one file with all work, finished and unfinished.
+"""``holdfast backup`` and ``holdfast restore``: one file with all workflows, finished and unfinished.
 
-A backup is one snapshot, taken while everything runs. A restore is one transaction, so what was there before
-is there until the backup is; API and workers are stopped for it and started again.
+A backup is one snapshot and needs no downtime. A restore is one transaction, so the old data stays until the
+backup has replaced it. API and workers are stopped for a restore and started again afterwards.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from holdfast.installations.detection import tools_here
 from holdfast.installations.postgres_tools import SCHEMAS, PostgresTools, ToolError
 
 _CHUNK_BYTES = 1 << 20
-# What restore_begin.sql takes: who counted workflows meanwhile would wait for the other one's end.
+# The lock that restore_begin.sql acquires. Checking it first avoids a count that blocks until the other
+# restore ends.
 _UNDER_WAY = (
     "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 7031 AND objid = 0"
     " AND objsubid = 2 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 )
 _LOST_CONNECTION = 2
-"""psql's exit code when the server went away."""
+"""psql's exit code after a lost connection to the server."""
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False)]
 
@@ -89,12 +90,13 @@ def restore(
 
 
 def take(tools: PostgresTools, file: Path, *, force: bool = False) -> Contents:
-    """Writes a backup and reads it back; what it holds.
+    """Writes a backup, reads it back and returns its contents.
 
-    Raises ``ArchiveError`` and ``ToolError``; then nothing has changed at ``file``.
+    Raises ``ArchiveError`` and ``ToolError``. In that case ``file`` is unchanged.
     """
     schemas = [f"--schema={name}" for name in SCHEMAS]
-    # Owner and rights are the target's business: `migrate` gives them. DDL under way is waited for a while.
+    # `migrate` sets owner and privileges in the target database. The dump waits at most 30 s for concurrent
+    # DDL.
     options = ["--format=custom", "--no-owner", "--no-privileges", "--lock-wait-timeout=30s"]
     with written(file, force=force) as partial:
         with partial.open("wb") as stream, tools.run("pg_dump", *options, *schemas) as dump:
@@ -104,9 +106,9 @@ def take(tools: PostgresTools, file: Path, *, force: bool = False) -> Contents:
 
 
 def workflows_there(tools: PostgresTools) -> int:
-    """How many workflows the database has beside those of the schedules.
+    """Returns the number of workflows in the database, except those of the schedules.
 
-    Raises ``ToolError``, also while another restore is under way.
+    Raises ``ToolError``, also during another restore.
     """
     if tools.ask(_UNDER_WAY) != "0":
         raise ToolError("another restore, or a migration, is under way")
@@ -116,10 +118,10 @@ def workflows_there(tools: PostgresTools) -> int:
 
 
 def load(tools: PostgresTools, file: Path, *, replace: bool) -> None:
-    """Puts an archive in the place of what the database has, in one transaction.
+    """Replaces the database's contents with an archive, in one transaction.
 
-    API and workers must be stopped. Raises ``ToolError``; then the database is as it was, except where the
-    message says that this is not known.
+    API and workers must be stopped. Raises ``ToolError``. The database is then unchanged, unless the message
+    says that the outcome is unknown.
     """
     scripts = resources.files("holdfast.cli") / "sql"
     options = ["--no-psqlrc", "--quiet", "--output=/dev/null", "-v", "ON_ERROR_STOP=1"]
@@ -142,12 +144,12 @@ def load(tools: PostgresTools, file: Path, *, replace: bool) -> None:
                     shutil.copyfileobj(reader.stdout, psql.stdin, _CHUNK_BYTES)
                 psql.stdin.write((scripts / "restore_end.sql").read_bytes())
                 psql.stdin.flush()
-                # Whatever ends psql before the COMMIT leaves everything as it was.
+                # If psql ends before the COMMIT, nothing has changed.
                 if ending := psql.stdout.readline().strip() == b"loaded":
                     psql.stdin.write(b"COMMIT;\n")
                     psql.stdin.flush()
             except BrokenPipeError:
-                pass  # psql has ended: its exit code and what it said follow
+                pass  # psql has ended: its exit code and its error message follow
     except ToolError as error:
         if ending and error.code == _LOST_CONNECTION:
             raise ToolError(
@@ -173,7 +175,7 @@ def _confirm(there: int, *, replace: bool, yes: bool, as_json: bool) -> None:
 
 
 def at_a_terminal() -> bool:
-    """Whether somebody can be asked."""
+    """Whether the command can ask the user: standard input is a terminal."""
     return sys.stdin.isatty()
 
 
@@ -197,7 +199,7 @@ def _sentence(told: dict[str, Any]) -> str:
 
 @contextmanager
 def _ends_orderly() -> Iterator[None]:
-    """SIGTERM and a closed terminal end the command as Ctrl-C does: nothing half done is left."""
+    """Makes SIGTERM and SIGHUP end the command like Ctrl-C, so that it cleans up after itself."""
     signals = (signal.SIGTERM, signal.SIGHUP)
     before = [signal.signal(signum, signal.default_int_handler) for signum in signals]
     try:

@@ -1,7 +1,7 @@
-"""Commands that look into the database: ``verify``, ``handovers``, ``stranded``, ``adopt``.
+"""Commands that read the database: ``verify``, ``handovers``, ``stranded``, ``adopt``.
 
-On the host of a Compose project they run inside its ``api`` container; ``verify`` then adds what the
-containers logged.
+On the host of a Compose project they run inside its ``api`` container. There, ``verify`` also checks the
+containers' logs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _STATEMENT_SECONDS = 120.0
 
 @contextmanager
 def database() -> Iterator[tuple[Settings, Connection]]:
-    """Settings and a connection, closed at the end. Raises ``psycopg2.Error``, ``NothingRunsError``."""
+    """Yields the settings and an open connection. Raises ``psycopg2.Error``, ``NothingRunsError``."""
     settings = here().settings()
     connection = connect(settings, purpose="holdfast/cli", statement_timeout_seconds=_STATEMENT_SECONDS)
     try:
@@ -76,7 +76,7 @@ def findings_here(
     logs: list[Path] | None = None,
     secrets: list[Path] | None = None,
 ) -> list[Finding]:
-    """All findings about what runs here, wherever its database is."""
+    """Returns all findings about this installation, whether or not its database can be reached from here."""
     installation = here()
     if installation.reaches_database:
         read = Journal.read(journal.splitlines()) if journal is not None else None
@@ -94,7 +94,7 @@ def findings_here(
 
 
 def show_findings(findings: list[Finding]) -> None:
-    """One line an invariant, its figures, and what is wrong below it."""
+    """Prints one line per invariant with its figures, and the violations below it."""
     for finding in findings:
         mark = "[green]holds[/]" if finding["ok"] else "[red bold]BROKEN[/]"
         console.print(f"{finding['invariant']} {mark} {escape(finding['text'])}")
@@ -133,7 +133,7 @@ def handovers(
 
 
 def recent_handovers(limit: int, from_executor: str | None = None, after: int = 0) -> list[dict[str, Any]]:
-    """Rows of the handover ledger, newest first."""
+    """Returns rows of the handover ledger, newest first."""
     if not here().reaches_database:
         options = ["--limit", str(limit), "--after", str(after)]
         if from_executor:
@@ -197,7 +197,8 @@ def _stranded_table(rows: list[dict[str, Any]]) -> Any:
 
 
 def _elsewhere(*words: str, as_json: bool) -> None:
-    """Ends with the same command's exit code inside the api container, if the database is only there."""
+    """Runs the same command in the api container and exits with its code, if only that reaches the database.
+    """
     if not here().reaches_database:
         done = here().run(*words, *(["--json"] if as_json else []))
         sys.stdout.write(done.stdout)

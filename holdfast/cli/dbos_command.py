@@ -1,4 +1,5 @@
-"""DBOS's own command as the image has it: the same, but pickles are refused (runtime/serializer.py)."""
+"""The ``dbos`` command of the image. It is DBOS's own, except that it refuses pickles (runtime/serializer.py).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``make demo``: what happens to work whose process is killed, paused or restarted, and what it costs."""
+"""``make demo``: shows what happens to work when its process is killed, paused or restarted, and the cost."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _LONG_SECONDS = 240.0
 
 
 class DemoFailed(Exception):  # noqa: N818 - says what did not happen
-    """Something that the story needs did not happen in time."""
+    """An expected event of the demo did not happen in time."""
 
 
 class Demo:
-    """The story, told once. ``figures`` collects what was measured, ``troubles`` what did not hold."""
+    """One run of the demo. ``figures`` collects measurements, ``troubles`` the expectations that failed."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.api = Api()
@@ -46,7 +46,7 @@ class Demo:
         self._hurt: list[tuple[Callable[[Member], None], Member]] = []
 
     def run(self) -> dict[str, Any]:
-        """Tells it, heals what it hurt whatever happens, and returns verdict and figures."""
+        """Runs all scenes, always undoes the faults, and returns the verdict and the figures."""
         begun = time.monotonic()
         try:
             self._killed_worker()
@@ -149,7 +149,7 @@ class Demo:
         if not self.troubles and all(finding["ok"] for finding in self.findings):
             self._say("[green bold]Nothing lost, nothing doubled, nothing stuck.[/]")
 
-    # --- how it is told --------------------------------------------------------------------
+    # --- output ----------------------------------------------------------------------------
 
     def _say(self, text: str) -> None:
         self.console.print(text)
@@ -225,7 +225,7 @@ class Demo:
                 mend(member)
 
     def _wait(self, condition: Callable[[], T | bool | None], seconds: float, what: str) -> T:
-        # The API may be away, or its database: that is part of the story.
+        # The API or its database may be down: the demo expects that.
         for value, _ in looks(lambda _: condition(), seconds=seconds):
             if value:
                 return value  # type: ignore[return-value]  # truthy, so it is no bool of a T
@@ -233,7 +233,7 @@ class Demo:
 
 
 class _Look:
-    """Looks at a batch and moves its progress bar."""
+    """Polls a batch and updates its progress bar."""
 
     def __init__(self, demo: Demo, batch: str, bar: Progress) -> None:
         self._demo = demo

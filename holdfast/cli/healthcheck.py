@@ -1,8 +1,8 @@
-"""Exit status 0 when the process on a local port answers 200: the containers' health check.
+"""The containers' health check: exit status 0 if the process on a local port answers 200.
 
-Run as a file (``python -IS healthcheck.py PORT [PATH]``, where no path means ``/readyz``) so that it
-imports nothing but ``socket``: it runs every few seconds in every container, and a Python that imports
-more costs ten times as much.
+Run it as a file (``python -IS healthcheck.py PORT [PATH]``; the default path is ``/readyz``). It imports
+nothing but ``socket``, because it runs every few seconds in every container, and a Python process that
+imports more costs ten times as much.
 """
 
 import socket
@@ -10,7 +10,7 @@ import sys
 
 
 def answers(port: int, path: str = "/readyz", *, timeout_seconds: float = 2.0) -> bool:
-    """Whether ``GET path`` on 127.0.0.1:port answers 200. Never raises for a network fault."""
+    """Whether ``GET path`` on 127.0.0.1:port answers 200. Network faults return False and raise nothing."""
     request = f"GET {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode("ascii")
     try:
         with socket.create_connection(("127.0.0.1", port), timeout_seconds) as connection:

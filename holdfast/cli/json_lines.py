@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 
 def main(logger: str, command: list[str]) -> int:
-    """Run ``command`` to its end; the exit status, 128 plus its number for a signal."""
+    """Runs ``command`` and returns its exit status. For a signal, that is 128 plus the signal's number."""
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="backslashreplace"
     ) as process:

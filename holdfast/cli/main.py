@@ -1,4 +1,4 @@
-"""``holdfast``: the command line. Every command has ``--json``; exit code 0 only if what was asked holds."""
+"""``holdfast``: the command line. Every command has ``--json`` and exits with 0 only on success."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _make(target: str, *, quiet: bool) -> None:
 
 
 def main() -> None:
-    """Entry point of ``python -m holdfast.cli.main``."""
+    """The entry point of ``python -m holdfast.cli.main``."""
     app()
 
 

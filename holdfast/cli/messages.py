@@ -93,7 +93,7 @@ def stream(
 
 
 def _follow(api: Api, path: str, offset: int, timeout: float) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each event of a stream, until its end or the timeout."""
+    """Yields each event of a stream, until its end or the timeout."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         try:
@@ -112,7 +112,7 @@ def _path(workflow_id: str) -> str:
 
 
 def _text(stored: dict[str, Any]) -> str:
-    """A stored value in a line, and what is missing of it."""
+    """Returns a stored value as one line, which says if a part of it is missing."""
     cut = f" … ({stored['bytes']:,} bytes)" if stored["shortened"] else ""
     text = (
         stored["value"]

@@ -1,4 +1,4 @@
-"""``holdfast purge``: deletes what ended long ago, over HTTP, and follows it to its end."""
+"""``holdfast purge``: deletes old finished data over HTTP and follows the purge to its end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ _TABLES = {
 
 
 def seconds_of(text: str) -> float:
-    """An age such as ``7d``, ``12h``, ``90m`` or ``3600`` in seconds. Raises ``typer.BadParameter``."""
+    """Converts an age such as ``7d``, ``12h``, ``90m`` or ``3600`` to seconds. Raises ``typer.BadParameter``.
+    """
     match = _AGE.fullmatch(text.strip())
     if match is None:
         raise typer.BadParameter("--older-than: a number with s, m, h or d behind it, for example 7d")
@@ -58,7 +59,7 @@ def purge(
 
 
 def _to_the_end(api: Api, body: dict[str, Any], *, timeout: float, quiet: bool) -> dict[str, Any]:
-    """Purge after purge until one is complete: one ends early where its worker drains."""
+    """Starts purges until one is complete. A purge ends early if its worker drains."""
     deadline = time.monotonic() + timeout
     runs: list[dict[str, Any]] = []
     word = "would go" if body["dry_run"] else "deleted"
@@ -92,7 +93,7 @@ def _to_the_end(api: Api, body: dict[str, Any], *, timeout: float, quiet: bool) 
 
 
 def _followed(api: Api, workflow_id: str, seconds: float, tell: Callable[[int, str], None]) -> dict[str, Any]:
-    """One purge at its end or at the timeout; empty while it cannot be seen. ``tell`` counts what went."""
+    """Returns one purge at its end or at the timeout, empty during an outage. ``tell`` gets the progress."""
     path = f"/workflows/{workflow_id}"
     steps = workflows = 0
 
@@ -117,7 +118,7 @@ def _workflows_in(step: dict[str, Any]) -> int:
 
 
 def _sum(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """What several runs deleted together."""
+    """Returns the sum of the deletions of several runs."""
     workflows: tally.Tally = {}
     for run in runs:
         tally.add(workflows, run["workflows"])

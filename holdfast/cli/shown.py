@@ -1,4 +1,4 @@
-"""What every command shares: its ``--json``, its way to the API, its errors in one line."""
+"""Shared by all commands: the ``--json`` option, the API client, and one-line errors."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ UrlOption = Annotated[
 ]
 
 
-# The API sends a comment every 10 s where nothing happens.
+# The API sends a comment every 10 s while a stream has no events.
 _STREAM_TIMEOUT_SECONDS = 25.0
 
 
 class Refused(Exception):  # noqa: N818 - what the API said, not a fault of ours
-    """The API's answer to a request that it did not accept."""
+    """The API did not accept a request. Contains its answer."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -46,31 +46,31 @@ class Refused(Exception):  # noqa: N818 - what the API said, not a fault of ours
 
 
 class Api:
-    """The API over HTTP. Raises `Refused` for an answer that is no success.
+    """The API over HTTP. Raises `Refused` for an unsuccessful answer.
 
-    The admin token is sent once the API asks for it: with orders, and with everything where
-    HOLDFAST_REQUIRE_TOKEN is true.
+    The client sends the admin token only after the API has asked for it: for control operations, and for all
+    requests if HOLDFAST_REQUIRE_TOKEN is true.
     """
 
     def __init__(self, address: str | None = None) -> None:
         self.address = (address or url()).rstrip("/")
-        # A kept connection may be one to a process that is gone.
+        # A kept connection may belong to a process that has ended.
         limits = httpx.Limits(max_keepalive_connections=0)
         self._client = httpx.Client(base_url=self.address, timeout=10.0, trust_env=False, limits=limits)
 
     def get(self, path: str, **query: Any) -> Any:
-        """The JSON of a GET."""
+        """Sends a GET request and returns the JSON body."""
         return self._json(self._send("GET", path, params=query))
 
     def post(self, path: str, body: Any = None, *, key: str | None = None) -> Any:
-        """The JSON of a POST, with an Idempotency-Key where one is given."""
+        """Sends a POST request, with an Idempotency-Key if given, and returns the JSON body."""
         headers = {"Idempotency-Key": key} if key else {}
         return self._json(self._send("POST", path, json=body, headers=headers))
 
     def events(self, path: str, *, seconds: float, **query: Any) -> Iterator[tuple[str, Any]]:
-        """Kind and data of each server-sent event, until the stream ends or the time is over.
+        """Yields kind and data of each server-sent event, until the stream ends or ``seconds`` are over.
 
-        Raises `httpx.TransportError` where it breaks off.
+        Raises `httpx.TransportError` if the connection breaks.
         """
         deadline = time.monotonic() + seconds
         with self._client.stream("GET", path, params=query, timeout=_STREAM_TIMEOUT_SECONDS) as answer:
@@ -91,7 +91,7 @@ class Api:
                     return
 
     def text(self, path: str) -> str:
-        """The body of a GET."""
+        """Sends a GET request and returns the body as text."""
         answer = self._send("GET", path)
         if answer.is_error:
             raise Refused(answer.status_code, f"{path} answered {answer.status_code}")
@@ -104,7 +104,7 @@ class Api:
         return answer
 
     def _learn_token(self) -> bool:
-        """Whether there is an admin token that was not sent yet; from now on it is."""
+        """Whether there is an admin token that was not sent yet. If so, later requests send it."""
         token = None if "Authorization" in self._client.headers else admin_token(self.address)
         if token:
             self._client.headers["Authorization"] = f"Bearer {token}"
@@ -123,7 +123,7 @@ class Api:
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Turns what a person has to change into one line on standard error and exit code 1."""
+    """Turns errors that the user can fix into one line on standard error and exit code 1."""
     try:
         yield
     except httpx.TransportError as error:
@@ -145,26 +145,26 @@ def plain_errors() -> Iterator[None]:
 
 
 def show(data: Any, *, as_json: bool, human: Callable[[], Any]) -> None:
-    """The data as JSON, or what ``human`` returns, printed (None: it printed itself)."""
+    """Prints the data as JSON, or the result of ``human`` (None if ``human`` has printed by itself)."""
     if as_json:
         print(json.dumps(data, indent=2, default=str, ensure_ascii=False))
     elif (shown := human()) is not None:
-        # What workflows return is theirs: no markup in it.
+        # Results of workflows are user data: they are not interpreted as markup.
         console.print(shown, markup=False)
 
 
 def table(title: str, columns: list[str], rows: list[list[Any]]) -> Group:
-    """A plain table; None is shown as a dash."""
+    """Builds a plain table. None becomes a dash."""
     made = Table(box=None, pad_edge=False, header_style="bold", show_header=bool(rows))
     for column in columns:
         made.add_column(column, overflow="fold")
     for row in rows:
         cells = (cell if isinstance(cell, Text) else Text("–" if cell is None else str(cell)) for cell in row)  # noqa: RUF001
         made.add_row(*cells)
-    # Not the table's own title, which wraps where a short table ends.
+    # rich's own table title would wrap at the width of a short table.
     return Group(Text(title, style="italic"), made)
 
 
 def age(seconds: float | None) -> str | None:
-    """Seconds as a person reads them."""
+    """Formats a number of seconds for people."""
     return None if seconds is None else f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

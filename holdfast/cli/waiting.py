@@ -1,4 +1,4 @@
-"""Waiting for work's end over HTTP, through restarts of the API and outages of its database."""
+"""Waits for the end of workflows over HTTP, through restarts of the API and outages of its database."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ T = TypeVar("T")
 
 _LOOK_SECONDS = 0.2
 _AWAY = {429: "API busy", 503: "database away"}
-"""Answers that waiting changes."""
+"""Status codes of answers that are worth a retry."""
 
 
 def why_away(error: httpx.TransportError | Refused) -> str:
-    """Why there is no answer at the moment. Raises the error again if waiting does not change it."""
+    """Returns why the API does not answer now. Raises the error again if a retry does not help."""
     if isinstance(error, httpx.TransportError):
         return "API away"
     if error.status not in _AWAY:
@@ -30,9 +30,9 @@ def why_away(error: httpx.TransportError | Refused) -> str:
 
 
 def looks(look: Callable[[float], T], *, seconds: float) -> Iterator[tuple[T | None, str]]:
-    """What ``look`` returns, again and again until the time is over: at least once.
+    """Polls with ``look`` until ``seconds`` are over, at least once, and yields each result.
 
-    ``look`` gets the seconds that are left. While there is no answer, None and the reason.
+    ``look`` gets the remaining seconds. While the API does not answer, yields None and the reason.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -48,10 +48,10 @@ def looks(look: Callable[[float], T], *, seconds: float) -> Iterator[tuple[T | N
 
 
 def ended(api: Api, workflow_id: str, *, timeout: float) -> dict[str, Any]:
-    """The workflow at its end, or at the timeout."""
+    """Waits for a workflow's end, at most ``timeout`` seconds, and returns the workflow."""
     found: dict[str, Any] = {"workflow_id": workflow_id, "status": "ENQUEUED"}
     path = f"/workflows/{workflow_id}"
-    # The API waits too, but not while it drains or has no free place.
+    # The API waits, too, except while it drains or has no free slot for a waiting request.
     for seen, _ in looks(lambda left: api.get(path, wait=min(5.0, left)), seconds=timeout):
         found = seen or found
         if found["status"] in TERMINAL:
@@ -62,9 +62,9 @@ def ended(api: Api, workflow_id: str, *, timeout: float) -> dict[str, Any]:
 def follow(
     api: Api, path: str, accepted: dict[str, Any], *, timeout: float, quiet: bool, total: str = "total"
 ) -> dict[str, Any]:
-    """What was accepted, at its end or at the timeout, with a progress bar meanwhile.
+    """Waits for the end of accepted work, at most ``timeout`` seconds, with a progress bar.
 
-    ``total``: the member that says how many there are to be ``completed``.
+    ``total`` names the member that holds the expected value of ``completed``.
     """
     work_id = accepted["workflow_id"]
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()

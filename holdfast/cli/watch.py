@@ -1,4 +1,4 @@
-"""``holdfast watch``: the console's picture in a terminal: lanes, takeovers, queues, pulses, batches."""
+"""``holdfast watch``: the console in a terminal: executor lanes, takeovers, queues, pulses, batches."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def watch(
                     last = overview(api)
                     live.update(picture(last))
                 except (httpx.TransportError, Refused) as error:
-                    # What was seen stays in view, as the page does it.
+                    # The last data stays visible, as on the page.
                     trouble = Text(f"waiting for {api.address}: {error}", style="bold red")
                     live.update(Group(trouble, *([picture(last)] if last else [])))
                 time.sleep(every)
 
 
 def overview(api: Api) -> dict[str, Any]:
-    """The console's snapshot of the last minute, and the latest batches with their progress."""
+    """Returns the console's snapshot of the last minute, and the latest batches with their progress."""
     data: dict[str, Any] = api.get("/console/snapshot")
     since = data["now"] - WINDOW_SECONDS
     batches = []
@@ -69,7 +69,7 @@ def overview(api: Api) -> dict[str, Any]:
 
 
 def picture(data: dict[str, Any]) -> Group:
-    """All of it as rich shows it."""
+    """Converts the data to rich's form."""
     parts: list[Any] = [_sentence(data), "", _lanes(data), ""]
     moves = [
         [
@@ -144,7 +144,8 @@ def _lanes(data: dict[str, Any]) -> Any:
 def lane(
     bars: list[dict[str, Any]], now: float, *, mark: str | None = None, ended_at: float | None = None
 ) -> str:
-    """How much ran at once, a character a second (eight at most are told apart), and ``mark`` at the end."""
+    """Draws the concurrency of an executor, one character per second (at most eight levels), and ``mark`` at its end.
+    """
     step = WINDOW_SECONDS / WIDTH
     text = []
     for place in range(WIDTH):

@@ -1,11 +1,11 @@
--- For psql, before the archive's own statements. What follows is one transaction.
+-- Input for psql before the archive's own statements. All of it is one transaction.
 SET client_min_messages = warning;
 BEGIN;
 SET LOCAL lock_timeout = '30s';
--- The lock of `migrate`: neither that nor another restore comes in between, and both can be seen.
+-- The lock of `migrate` excludes a concurrent migration or restore, and makes this restore visible to them.
 SELECT pg_advisory_xact_lock(7031, 0);
 
--- Sessions of processes that have ended just now may take a moment to end, too.
+-- The sessions of processes that have just ended may take a moment to close.
 DO $$
 BEGIN
     FOR i IN 1..100 LOOP
@@ -19,7 +19,7 @@ BEGIN
     END LOOP;
 END $$;
 
--- Work of the schedules is there as soon as a stack runs, and nobody's loss.
+-- Workflows of the schedules do not count: they exist as soon as a stack runs, and their loss does no harm.
 \if :replace
 \else
 DO $$

@@ -1,13 +1,14 @@
--- For psql, after the archive's own statements, which left search_path empty.
+-- Input for psql after the archive's own statements, which leave search_path empty.
 
--- Who lived when the backup was made is gone, and nobody saw it die: were it left to the sweep, each of its
--- workflows would be counted a crash. Their work is now that of no live executor, and the sweep gives it back.
+-- The executors that were live at the time of the backup no longer exist. If the sweep declared them dead, it
+-- would count a crash for each of their workflows. Marked as dead here, they have no live executor, and the
+-- sweep releases their work without a crash.
 UPDATE ops.executors
 SET state = 'dead', reason = 'restored from a backup', lost_at = heartbeat_at, ended_at = clock_timestamp(),
     in_flight = 0
 WHERE state IN ('live', 'draining');
 
--- An archive holds no statistics, and without them the first plans are bad ones.
+-- An archive contains no statistics, and without them the first query plans are bad.
 DO $$
 DECLARE
     found regclass;
@@ -19,5 +20,5 @@ BEGIN
     END LOOP;
 END $$;
 
--- Whoever reads this sends the COMMIT.
+-- The reader of this line sends the COMMIT.
 \echo loaded
