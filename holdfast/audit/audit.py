@@ -1,4 +1,4 @@
-"""What the checks of an audit look at, and how they ask."""
+"""The input of the audit's checks, and their queries."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from holdfast.settings import Settings
 
 @dataclass(frozen=True)
 class Subjects:
-    """Names of the workflows that the invariants speak of, and the schedule's grid."""
+    """The names of the workflows that the invariants mention, and the schedule's interval."""
 
     batch: str
     sequence: str
@@ -30,9 +30,9 @@ class Subjects:
 
 @dataclass
 class Audit:
-    """What the checks look at. ``idle``: all work is expected to have ended.
+    """The input of the checks. ``idle``: all work is expected to have ended.
 
-    ``settle_seconds``: how long a fault may take to heal before its traces count.
+    ``settle_seconds``: a fault whose traces disappear within this time does not count.
     """
 
     connection: Connection
@@ -43,15 +43,15 @@ class Audit:
     settle_seconds: float = 20.0
 
     def rows(self, name: str, /, **params: Any) -> list[Row]:
-        """A named statement's rows. Raises ``psycopg2.Error``."""
+        """Returns the rows of a named statement. Raises ``psycopg2.Error``."""
         return query(self.connection, name, **params)
 
     def row(self, name: str, /, **params: Any) -> Row:
-        """The only row of a named statement."""
+        """Returns the only row of a named statement."""
         return self.rows(name, **params)[0]
 
     def until(self, check: Callable[[], list[str]]) -> list[str]:
-        """Troubles that do not go away by themselves within ``settle_seconds``."""
+        """Returns the violations that remain after ``settle_seconds``."""
         deadline = time.monotonic() + self.settle_seconds
         while (troubles := check()) and time.monotonic() < deadline:
             time.sleep(0.5)

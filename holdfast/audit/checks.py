@@ -1,8 +1,8 @@
-"""The audit: the recovery invariants, checked in the database. ``holdfast verify`` shows them.
+"""The audit: checks of the recovery invariants in the database. ``holdfast verify`` shows them.
 
-Each check is a function from an :class:`Audit` to a :class:`Finding`. What was promised to whom, and when
-ticks were allowed to be missing, the database cannot say: a journal of the fault run adds it. Invariants
-8 and 9 are about metrics and logs: ``holdfast/audit/evidence.py``.
+Each check is a function from an :class:`Audit` to a :class:`Finding`. The database records neither the
+answers that clients received nor the periods in which ticks could be missing. The journal of a fault run adds
+both. Invariants 8 and 9 concern metrics and logs: ``holdfast/audit/evidence.py``.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _RESULT_DIGITS = 4000
 
 
 def run(audit: Audit) -> list[Finding]:
-    """Checks invariants 1 to 7 in their order. Raises ``psycopg2.Error``."""
-    # Heals first: the others then look at what lasts.
+    """Checks invariants 1 to 7 and returns the findings in that order. Raises ``psycopg2.Error``."""
+    # This check waits until faults have healed, so the others see only what lasts.
     homeless = nothing_is_homeless(audit)
     findings = [homeless if check is nothing_is_homeless else check(audit) for check in CHECKS]
     return sorted(findings, key=lambda finding: finding["invariant"])
 
 
 def accepted_is_terminal(audit: Audit) -> Finding:
-    """1: what was accepted exists once and ends."""
+    """Invariant 1: each accepted request exists once and ends."""
     keys = audit.row("audit_requests")
     batches = audit.rows("audit_batches", batch=audit.subjects.batch)
     details = counted({"idempotency keys share a workflow with another": keys["shared"]})
@@ -65,7 +65,7 @@ def accepted_is_terminal(audit: Audit) -> Finding:
 
 
 def _not_succeeded(audit: Audit, journal: Journal) -> list[Row]:
-    """Accepted work that is not SUCCESS; unfinished work has a while to end when all should be idle."""
+    """Returns accepted work that is not SUCCESS. If idle, waits for unfinished work first."""
     others: list[Row] = []
 
     def unfinished() -> list[str]:
@@ -81,7 +81,7 @@ def _not_succeeded(audit: Audit, journal: Journal) -> list[Row]:
 
 
 def recorded_once(audit: Audit) -> Finding:
-    """2: one output a step, one effect a number."""
+    """Invariant 2: each step has one output, each number has one effect."""
     steps = audit.row("audit_steps")
     effects = audit.row("audit_effects", number=audit.subjects.number, sequence=audit.subjects.sequence)
     scopes = audit.rows("audit_scope_steps", names=audit.subjects.scopes)
@@ -121,7 +121,7 @@ def recorded_once(audit: Audit) -> Finding:
 
 
 def _fibonacci(n: int) -> int:
-    """F(n) by the audit's own fast doubling: a result is not judged by the code that made it."""
+    """Computes F(n) by the audit's own fast doubling, so that the code under audit does not judge itself."""
     a, b = 0, 1
     for bit in f"{n:b}":
         even, odd = a * (2 * b - a), a * a + b * b
@@ -130,10 +130,10 @@ def _fibonacci(n: int) -> int:
 
 
 def results_are_right(audit: Audit) -> Finding:
-    """3: every result equals fast doubling."""
+    """Invariant 3: every result equals fast doubling."""
     rows = audit.rows("audit_results", number=audit.subjects.number, sequence=audit.subjects.sequence)
     right: dict[int, tuple[Any, ...]] = {}
-    for n in {row["wanted"] for row in rows} - {None}:  # None: an input that can't be read
+    for n in {row["wanted"] for row in rows} - {None}:  # None: the input is not readable
         text = decimal_string(_fibonacci(n))
         whole = text if len(text) <= _RESULT_DIGITS else None
         right[n] = (n, hashlib.sha256(text.encode("ascii")).hexdigest(), whole, len(text))
@@ -145,9 +145,9 @@ def results_are_right(audit: Audit) -> Finding:
 
 
 def ticks_cover_the_grid(audit: Audit) -> Finding:
-    """4: a tick every 5 seconds; gaps only while no worker was there, or in declared downtime."""
+    """Invariant 4: a tick every 5 seconds. Gaps are allowed without a worker or in declared downtime."""
     figures: dict[str, Any] = {}
-    # Two workers may record two ticks in the other order, and a start catches up a moment later.
+    # Two workers may record two ticks in reverse order, and a start backfills a moment later.
     details = audit.until(lambda: _ticks(audit, figures))
     text = "ticks cover the 5-second grid without gap or double outside downtime"
     return found(4, text, details, **figures)
@@ -187,7 +187,7 @@ def _ticks(audit: Audit, figures: dict[str, Any]) -> list[str]:
 
 
 def nothing_is_homeless(audit: Audit) -> Finding:
-    """5: no running work under an executor that is not live; nobody silent; nothing stranded."""
+    """Invariant 5: no running work of executors that are not live, no silent executor, no stranded work."""
 
     def troubles() -> list[str]:
         homeless = audit.rows("audit_homeless")
@@ -219,7 +219,7 @@ def nothing_is_homeless(audit: Audit) -> Finding:
 
 
 def _backlog(audit: Audit) -> list[str]:
-    # A tick is due every 5 s, so one or two of them may be under way at any time; a purge may last.
+    # A tick is due every 5 s, so one or two may be unfinished at any time. A purge may last.
     scheduled = (audit.subjects.tick, *audit.subjects.purges)
     rows = [row for row in audit.rows("audit_unfinished") if row["workflow_name"] not in scheduled]
     return [
@@ -229,7 +229,7 @@ def _backlog(audit: Audit) -> list[str]:
 
 
 def only_poison_is_parked(audit: Audit) -> Finding:
-    """6: parked is what killed its process as often as the limit, nothing else."""
+    """Invariant 6: exactly the workflows that crashed their process up to the limit are parked."""
     limit = audit.settings.crash_limit
     parked = audit.rows("audit_parked")
     healthy = [row for row in parked if row["workflow_name"] != audit.subjects.poison]
@@ -249,7 +249,10 @@ def only_poison_is_parked(audit: Audit) -> Finding:
 
 
 def stops_leave_nothing(audit: Audit) -> Finding:
-    """7: drained executors left no work; a journal's stops exited 0 in time, its ends left no child."""
+    """Invariant 7: drained executors left no work, stops exited with 0 in time, no child outlived its parent.
+
+    Stops and children are those of the journal.
+    """
     row = audit.row("audit_drained")
     grace = audit.settings.stop_grace_seconds
     exits = audit.journal.exits if audit.journal else []

@@ -1,4 +1,4 @@
-"""Invariants 8 and 9: what metrics and logs show. The others are the database's, see runtime/audit.py."""
+"""Invariants 8 and 9: evidence of metrics and logs. The other invariants: holdfast/audit/checks.py."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from holdfast.audit.journal import Journal
 
 _TRIES = 5
 ANSWER_SECONDS = 2.0
-"""How long a 503 may take while the database is away."""
+"""The longest time of a 503 answer during an outage of the database."""
 _SHORTEST_SECRET = 8
 
 
 def scrape(row: dict[str, Any]) -> str | None:
-    """``/metrics`` of a registered executor; None when this host does not reach it."""
+    """Returns ``/metrics`` of a registered executor; None if it is not reachable from this host."""
     host = "127.0.0.1" if row["hostname"] == socket.gethostname() else row["hostname"]
     try:
         answer = httpx.get(f"http://{host}:{row['port']}{probe_paths.METRICS}", timeout=3.0)
@@ -34,7 +34,7 @@ def scrape(row: dict[str, Any]) -> str | None:
 
 
 def samples(text: str, name: str) -> dict[tuple[str, ...], float]:
-    """Values of one metric by the values of its labels, in the labels' alphabetical order."""
+    """Returns the values of one metric by the values of its labels, in the labels' alphabetical order."""
     return {
         tuple(sample.labels[label] for label in sorted(sample.labels)): sample.value
         for family in text_string_to_metric_families(text)
@@ -44,7 +44,7 @@ def samples(text: str, name: str) -> dict[tuple[str, ...], float]:
 
 
 def no_server_error(audit: Audit, journal: Journal | None) -> Finding:
-    """8: no 500; while the database was down, 503 with Retry-After in time, and liveness 200."""
+    """Invariant 8: no 500. In a database outage, 503 with Retry-After in time, and liveness 200."""
     errors: dict[str, int] = {}
     requests, reached = 0.0, 0
     for row in audit.rows("audit_live"):
@@ -81,10 +81,11 @@ def _right_while_down(probe: dict[str, Any]) -> bool:
 
 
 def counters_agree(audit: Audit) -> Finding:
-    """9, first half: counters of processes equal the database's rows.
+    """Invariant 9, first half: the counters of processes equal the database's rows.
 
-    What a process took from others is compared for all that live; what it finished and ran, for those
-    that never lost work themselves. Of one that is older than the last purge's limit, rows are missing.
+    Work taken over from others is compared for all live processes. Finished and executed work is compared
+    only for processes that never lost work themselves. Rows are missing for processes older than the last
+    purge's limit.
     """
     different: list[str] = []
     compared = reached = 0
@@ -100,13 +101,13 @@ def counters_agree(audit: Audit) -> Finding:
                     different.append(f"{row['executor_id']} {what}: {told:g} counted, {known} stored")
         if not different:
             break
-        time.sleep(1.0)  # a workflow is counted a moment before it is stored
+        time.sleep(1.0)  # a workflow is counted just before it is stored
     details = some(different, "counters differ from the database")
     return found(9, "counters equal the database", details, compared=compared, executors_reached=reached)
 
 
 def _counted(audit: Audit, row: dict[str, Any], text: str) -> Iterator[tuple[str, float, int]]:
-    """What a process counted and what the database says, each with what it is about."""
+    """Yields a description, a process's count, and the database's count, for each pair to compare."""
     executor: dict[str, Any] = {"executor_id": row["executor_id"]}
 
     def pairs(told: dict[str, float], rows: list[dict[str, Any]]) -> Iterator[tuple[str, float, int]]:
@@ -115,7 +116,7 @@ def _counted(audit: Audit, row: dict[str, Any], text: str) -> Iterator[tuple[str
             yield what, told.get(what, 0), known.get(what, 0)
 
     def by_label(name: str, *, success: bool = False) -> dict[str, float]:
-        # Labels in alphabetical order: status stands before workflow_name, and after step_name.
+        # Labels are in alphabetical order: status comes before workflow_name, and after step_name.
         found = samples(text, name).items()
         return {
             next(label for label in labels if label != "SUCCESS"): value
@@ -128,13 +129,13 @@ def _counted(audit: Audit, row: dict[str, Any], text: str) -> Iterator[tuple[str
         ("holdfast_takeover_workflows_total", "audit_released_by"),
     ):
         for what, told, known in pairs(by_label(name), audit.rows(statement, **executor)):
-            # A commit whose answer was lost with the database is stored and not counted, never the reverse.
+            # A commit without an answer, in an outage, is stored but not counted. The reverse is impossible.
             yield what, max(told, known), known
     if row["lost_work"]:
         return
     executor["since_ms"] = int(row["started_at"].timestamp() * 1000) - 86_400_000
     completed = by_label("holdfast_workflows_completed_total", success=True)
-    # A plain workflow of DBOS's has no counter, and one that has starts at 0.
+    # A plain DBOS workflow has no counter. Every other workflow's counter starts at 0.
     ended = [r for r in audit.rows("audit_completed_by", **executor) if r["what"] in completed]
     yield from pairs(completed, ended)
     steps = by_label("holdfast_step_duration_seconds_count", success=True)
@@ -142,12 +143,12 @@ def _counted(audit: Audit, row: dict[str, Any], text: str) -> Iterator[tuple[str
     stored = audit.rows("audit_steps_by", **executor, tolerance_ms=tolerance_ms)
     rows = [r for r in stored if r["what"] in steps]
     for what, told, known in pairs(steps, rows):
-        # A body may run and not be recorded (its workflow was cancelled meanwhile), never the reverse.
+        # A body may run without being recorded (after a concurrent cancel). The reverse cannot happen.
         yield what, min(told, known), known
 
 
 def logs_are_clean(lines: Iterable[str], secrets: Iterable[str], *, plain: Iterable[str] = ()) -> Finding:
-    """9, second half: every line is a JSON object and none holds a secret. ``plain`` need not be JSON."""
+    """Invariant 9, second half: each line is a JSON object without secrets. ``plain`` need not be JSON."""
     hidden = [secret for secret in secrets if len(secret) >= _SHORTEST_SECRET]
     total, broken, leaking = 0, [], 0
     for line in lines:
@@ -169,14 +170,14 @@ def logs_are_clean(lines: Iterable[str], secrets: Iterable[str], *, plain: Itera
 
 
 def joined(first: Finding, second: Finding) -> Finding:
-    """Two findings about one invariant as one."""
+    """Merges two findings about one invariant."""
     text = f"{first['text']}; {second['text']}"
     figures = {**first["figures"], **second["figures"]}
     return found(first["invariant"], text, first["details"] + second["details"], **figures)
 
 
 def lines_of(paths: Iterable[Path]) -> Iterator[str]:
-    """Lines of the files, and of the ``.jsonl`` files in the directories."""
+    """Yields the lines of the files, and of the ``.jsonl`` files in the directories."""
     for path in paths:
         for file in sorted(path.glob("*.jsonl")) if path.is_dir() else [path]:
             with file.open(encoding="utf-8", errors="replace") as stream:
@@ -184,7 +185,7 @@ def lines_of(paths: Iterable[Path]) -> Iterator[str]:
 
 
 def secrets_of(paths: Iterable[Path]) -> set[str]:
-    """Secret values of the files, and of all files below the directories. Verifiers are no secrets."""
+    """Returns the secret values of the files, and of all files below the directories, without verifiers."""
     values: set[str] = set()
     for path in paths:
         files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
@@ -195,7 +196,7 @@ def secrets_of(paths: Iterable[Path]) -> set[str]:
 
 
 def secrets_in(text: str) -> set[str]:
-    """The passwords of a password file, the secret of a credentials file, or the lines of any other."""
+    """Returns the passwords of a password file, the secret of a credentials file, or another file's lines."""
     found = {
         line.split(":")[4] if line.count(":") == 4 else line for line in text.splitlines() if line.strip()
     }

@@ -1,4 +1,4 @@
-"""What a check of the audit found, and how it is put into sentences."""
+"""The result of an audit check, and how it is phrased."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _SHOWN = 10
 
 
 class Finding(TypedDict):
-    """What one check found. ``details``: sentences, none when all is well; ``figures``: what was counted."""
+    """The result of one check. ``details``: one sentence per violation; ``figures``: measured values."""
 
     invariant: int
     text: str
@@ -19,12 +19,12 @@ class Finding(TypedDict):
 
 
 def found(invariant: int, text: str, details: list[str], **figures: Any) -> Finding:
-    """A finding, which holds when there is nothing to tell."""
+    """Creates a finding, which holds if there are no details."""
     return Finding(invariant=invariant, text=text, ok=not details, details=details, figures=figures)
 
 
 def some(rows: list[Any], what: str, describe: Callable[[Any], str] = str) -> list[str]:
-    """One sentence for many rows with the first few of them; none for no rows."""
+    """Returns one sentence with the number of rows and the first few of them; no sentence for no rows."""
     if not rows:
         return []
     more = "" if len(rows) <= _SHOWN else f" and {len(rows) - _SHOWN} more"
@@ -32,5 +32,5 @@ def some(rows: list[Any], what: str, describe: Callable[[Any], str] = str) -> li
 
 
 def counted(wrong: dict[str, int]) -> list[str]:
-    """One sentence for each count that should be zero and is not."""
+    """Returns one sentence for each count that is not zero."""
     return [f"{count} {what}" for what, count in wrong.items() if count]

@@ -1,4 +1,4 @@
-"""The journal of a fault run: what was promised, to whom, and when ticks were allowed to be missing."""
+"""The journal of a fault run: the answers that clients received, and the periods without ticks."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ Interval = tuple[datetime, datetime]
 
 @dataclass
 class Journal:
-    """Lines of JSON, each an object with a ``kind``; unknown kinds are somebody else's.
+    """Lines of JSON, each an object with a ``kind``. Unknown kinds are ignored.
 
-    ``request``: ``key``, ``outcome`` (``ok``, ``refused``, ``unknown``), ``status``, ``workflow_id``; a
-    repeated request has a later line with the same key. ``downtime``: ``from``, ``to`` (ISO 8601).
-    ``exit``: ``who``, ``code``, ``seconds`` of a stop. ``probe``: ``path``, ``status``, ``seconds``,
-    ``retry_after`` of a request while the database was down. ``throughput``: ``alone`` and ``beside``
-    poison (healthy jobs a second), ``crashes`` of the poison and ``seconds`` that the second took.
-    ``children``: ``who`` ended, ``children`` (how many it had), ``left`` (pids that live on), and the
-    ``seconds`` between its end and that look.
+    ``request``: ``key``, ``outcome`` (``ok``, ``refused``, ``unknown``), ``status``, ``workflow_id``. A
+    repeated request has a later line with the same key. ``downtime``: ``from``, ``to`` (ISO 8601). ``exit``:
+    ``who``, ``code``, ``seconds`` of a stop. ``probe``: ``path``, ``status``, ``seconds``, ``retry_after`` of
+    a request during an outage of the database. ``throughput``: ``alone`` and ``beside`` poison (healthy jobs
+    per second), ``crashes`` of the poison and ``seconds`` of the measurement beside it. ``children``: ``who``
+    ended, ``children`` (how many it had), ``left`` (pids that still run), and the ``seconds`` between its end
+    and that check.
     """
 
     accepted: set[str] = field(default_factory=set)
@@ -37,7 +37,7 @@ class Journal:
 
     @classmethod
     def read(cls, lines: Iterable[str]) -> Journal:
-        """Raises ``ValueError`` or ``KeyError`` for a line that is no such object."""
+        """Parses a journal. Raises ``ValueError`` or ``KeyError`` for an invalid line."""
         journal = cls()
         unknown: set[str] = set()
         for line in filter(str.strip, lines):

@@ -1,6 +1,6 @@
-"""What a fault run measured beside the database, held against its promise: parts of invariants 6 and 7.
+"""Compares measurements of a fault run with the promises: parts of invariants 6 and 7.
 
-Entries are those of a journal, see :class:`holdfast.audit.journal.Journal`.
+The entries are those of a journal, see :class:`holdfast.audit.journal.Journal`.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from holdfast.audit.findings import some
 
 Entry = dict[str, Any]
 Judged = tuple[list[str], dict[str, Any]]
-"""What is wrong, in sentences, and the figures."""
+"""The violations as sentences, and the figures."""
 
 LEAST_THROUGHPUT = 0.8
-"""Of the healthy throughput without poison, while one poison goes through all its crashes."""
+"""The least throughput beside one poison, until its last crash, relative to that without poison."""
 
 
 def throughput_beside_poison(entries: list[Entry], *, crash_limit: int) -> Judged:
-    """6: the same healthy work was done at 80 % of its speed or more while poison ran beside it.
+    """Invariant 6: healthy work beside poison reached at least 80 % of its throughput alone.
 
-    A measurement that ended before the poison's last crash is none: it left out what it should contain.
+    A measurement that ended before the poison's last crash is invalid: it did not cover the whole effect.
     """
     slow = [entry for entry in entries if ratio(entry) < LEAST_THROUGHPUT]
     short = [entry for entry in entries if entry["crashes"] < crash_limit]
@@ -39,12 +39,12 @@ def throughput_beside_poison(entries: list[Entry], *, crash_limit: int) -> Judge
 
 
 def ratio(entry: Entry) -> float:
-    """Throughput beside poison as a part of that alone; 0 when nothing was done alone."""
+    """Returns the throughput beside poison relative to that alone; 0 if nothing was done alone."""
     return float(entry["beside"] / entry["alone"]) if entry["alone"] > 0 else 0.0
 
 
 def children_of_the_ended(entries: list[Entry]) -> Judged:
-    """7: of every process whose end was watched, no child process lived on."""
+    """Invariant 7: no child process outlived a process whose end was observed."""
     left = [entry for entry in entries if entry["left"]]
     details = some(
         left,

@@ -1,4 +1,4 @@
-"""The showcase's durable names, which the invariants of the audit speak of."""
+"""The showcase's durable names, which the audit's invariants mention."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which ticks of the schedule are missing without an excuse. Pure functions over times."""
+"""Finds the missing ticks of the schedule that have no excuse. Pure functions of times."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from holdfast.audit.journal import Interval
 
-# A worker that lived shorter may have died before it registered the schedule.
+# A worker with a shorter life may have died before it registered the schedule.
 _SETTLED = timedelta(seconds=10)
 
 
@@ -20,10 +20,10 @@ def unexcused(
     tick: timedelta,
     window: timedelta,
 ) -> list[datetime]:
-    """Missing ticks that a worker should have run at their time, or caught up at its start.
+    """Returns missing ticks that a worker should have run in time, or backfilled at its start.
 
-    ``workers``: when each was there; ``window``: how far back a start catches up. Ticks inside
-    ``downtimes`` are excused.
+    ``workers``: their lifetimes; ``window``: how far back a start backfills. Ticks inside ``downtimes`` are
+    excused.
     """
     settled = [(begun, ended) for begun, ended in workers if ended - begun > _SETTLED]
     present = merged([(begun, ended - tick) for begun, ended in settled])
@@ -41,7 +41,7 @@ def unexcused(
 
 
 def merged(intervals: list[Interval]) -> list[Interval]:
-    """The same times as intervals that do not overlap, in order."""
+    """Merges intervals into disjoint ones, in order."""
     result: list[Interval] = []
     for begun, ended in sorted(intervals):
         if result and begun <= result[-1][1]:
@@ -52,6 +52,6 @@ def merged(intervals: list[Interval]) -> list[Interval]:
 
 
 def inside(moment: datetime, ordered: list[Interval]) -> bool:
-    """Whether one of the ordered, disjoint intervals holds the moment."""
+    """Whether one of the ordered, disjoint intervals contains the moment."""
     place = bisect_right(ordered, moment, key=lambda interval: interval[0]) - 1
     return place >= 0 and moment <= ordered[place][1]

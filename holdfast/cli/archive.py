@@ -71,7 +71,7 @@ class Contents:
 
 @contextmanager
 def written(file: Path, *, force: bool) -> Iterator[Path]:
-    """Yields an empty temporary file, readable only by its owner, and renames it to ``file`` at the end.
+    """Yields an empty temporary file, readable only by its owner. At the end it becomes ``file``.
 
     The data is flushed to disk before that. After an exception, the temporary file is deleted. Raises
     `ArchiveError` if ``file`` exists (unless ``force``) or cannot be written.

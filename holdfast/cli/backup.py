@@ -108,7 +108,7 @@ def take(tools: PostgresTools, file: Path, *, force: bool = False) -> Contents:
 def workflows_there(tools: PostgresTools) -> int:
     """Returns the number of workflows in the database, except those of the schedules.
 
-    Raises ``ToolError``, also during another restore.
+    Raises ``ToolError``, also during another restore or a migration.
     """
     if tools.ask(_UNDER_WAY) != "0":
         raise ToolError("another restore, or a migration, is under way")

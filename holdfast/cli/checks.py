@@ -197,8 +197,7 @@ def _stranded_table(rows: list[dict[str, Any]]) -> Any:
 
 
 def _elsewhere(*words: str, as_json: bool) -> None:
-    """Runs the same command in the api container and exits with its code, if only that reaches the database.
-    """
+    """Runs the command in the api container and exits with its code, if only that reaches the database."""
     if not here().reaches_database:
         done = here().run(*words, *(["--json"] if as_json else []))
         sys.stdout.write(done.stdout)

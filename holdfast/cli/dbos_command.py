@@ -1,5 +1,4 @@
-"""The ``dbos`` command of the image. It is DBOS's own, except that it refuses pickles (runtime/serializer.py).
-"""
+"""The ``dbos`` command of the image: DBOS's own, except that it refuses pickles (runtime/serializer.py)."""
 
 from __future__ import annotations
 

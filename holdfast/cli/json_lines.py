@@ -1,5 +1,7 @@
-"""Runs a command whose output is plain text and passes it on as JSON lines, as every container logs:
-``python -m holdfast.cli.json_lines LOGGER COMMAND...``. Its exit status is the command's."""
+"""Runs a command with plain text output and logs each line as JSON, as every container does.
+
+``python -m holdfast.cli.json_lines LOGGER COMMAND...`` exits with the command's status.
+"""
 
 from __future__ import annotations
 

@@ -27,8 +27,7 @@ _TABLES = {
 
 
 def seconds_of(text: str) -> float:
-    """Converts an age such as ``7d``, ``12h``, ``90m`` or ``3600`` to seconds. Raises ``typer.BadParameter``.
-    """
+    """Converts an age such as ``7d``, ``12h``, ``90m``, ``3600`` to seconds. Raises `typer.BadParameter`."""
     match = _AGE.fullmatch(text.strip())
     if match is None:
         raise typer.BadParameter("--older-than: a number with s, m, h or d behind it, for example 7d")

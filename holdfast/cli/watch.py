@@ -144,8 +144,7 @@ def _lanes(data: dict[str, Any]) -> Any:
 def lane(
     bars: list[dict[str, Any]], now: float, *, mark: str | None = None, ended_at: float | None = None
 ) -> str:
-    """Draws the concurrency of an executor, one character per second (at most eight levels), and ``mark`` at its end.
-    """
+    """Draws concurrency as one character per second (at most eight levels), and ``mark`` at the end."""
     step = WINDOW_SECONDS / WIDTH
     text = []
     for place in range(WIDTH):

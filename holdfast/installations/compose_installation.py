@@ -1,4 +1,4 @@
-"""A Compose project as commands see it, on its host: the database is reached from inside containers only."""
+"""A Compose project, seen from its host. The database is reachable only from inside the containers."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from holdfast.installations.installation import (
 from holdfast.installations.postgres_tools import WATCHED, PostgresTools
 from holdfast.settings import Settings
 
-# Services whose names begin so: their lines are ours. PostgreSQL's own are of its format, and only searched
-# for secrets.
+# Prefixes of the services that log in Holdfast's format. PostgreSQL's log has its own format and is only
+# searched for secrets.
 OUR_SERVICES = ("api", "worker", "secrets")
 
 
 def compose(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Runs ``docker compose`` for the checkout's project; the caller looks at the exit code."""
+    """Runs ``docker compose`` for the checkout's project. The caller checks the exit code."""
     options = {"capture_output": True, "text": True, **options}
     return subprocess.run(["docker", "compose", *arguments], cwd=ROOT, check=False, **options)
 
@@ -43,18 +43,18 @@ def runs(service: str) -> bool:
 
 
 def published_url() -> str:
-    """Where Compose publishes the API."""
-    # As Compose does: .env fills in what the shell does not say.
+    """Returns the address at which Compose publishes the API."""
+    # As in Compose, .env provides the variables that the shell does not set.
     said = {**dotenv_values(ROOT / ".env"), **os.environ}
     address, port = said.get("HOLDFAST_PUBLISH_ADDRESS"), said.get("HOLDFAST_API_PORT")
-    here = "HOLDFAST_DATABASE_PASSFILE" in os.environ  # beside it: what is published is outside
+    here = "HOLDFAST_DATABASE_PASSFILE" in os.environ  # inside a container: published addresses are outside
     if here or not address or address.strip("[]") in ("0.0.0.0", "::"):  # noqa: S104
         address = "127.0.0.1"
     return f"http://{address}:{port or 8000}"
 
 
 class ComposeInstallation(Installation):
-    """The checkout's project: ``docker kill`` counts as a manual stop, so no restart policy revives."""
+    """The checkout's project. No restart policy acts after ``docker kill``, which counts as a manual stop."""
 
     backend = "compose"
     reaches_database = False
@@ -78,13 +78,13 @@ class ComposeInstallation(Installation):
         return ComposeTools()
 
     def logged(self, logs: list[Path] | None, secrets: list[Path] | None) -> Logged:  # noqa: ARG002
-        """What the containers logged, whatever files are named: those lie elsewhere."""
+        """Returns the containers' logs. Ignores the named files, which are on the host."""
         hidden: set[str] = set()
         for service in ("api", "worker"):
             done = compose("exec", "-T", service, "sh", "-c", "cat /run/holdfast/*")
             hidden |= secrets_in(done.stdout)
         log = ("logs", "--no-color", "--no-log-prefix")
-        # An override may have added workers of another name.
+        # An override may have added workers with other names.
         services = compose("ps", "--all", "--services").stdout.split()
         ours_only = [name for name in services if name.startswith(OUR_SERVICES)]
         ours = compose(*log, *ours_only).stdout.splitlines()
@@ -92,7 +92,7 @@ class ComposeInstallation(Installation):
 
     def _names(self, rows: list[dict[str, Any]]) -> dict[str, str]:
         lines = compose("ps", "--format", "json", "api", "worker").stdout.splitlines()
-        # A hostname is the first twelve digits of the container's id.
+        # A container's hostname is the first twelve digits of its id.
         containers = {entry["ID"][:12]: entry["Name"] for entry in map(json.loads, lines)}
         return {
             row["executor_id"]: containers[row["hostname"]] for row in rows if row["hostname"] in containers
@@ -118,7 +118,7 @@ def _docker(order: str, name: str) -> None:
 
 
 class ComposeTools(PostgresTools):
-    """The programs of the database's image, inside its container."""
+    """PostgreSQL's programs in the database's container."""
 
     def command(self, program: str, *arguments: str) -> list[str]:
         variables = {
@@ -130,7 +130,8 @@ class ComposeTools(PostgresTools):
             "PGOPTIONS": "-c role=holdfast_owner",
         }
         given = [word for name, value in variables.items() for word in ("--env", f"{name}={value}")]
-        # What reads its input ends with it by itself; a dump would wait and write on for nobody.
+        # psql and pg_restore end with their input. pg_dump does not: without its client it would continue to
+        # run.
         watched = ["bash", "-c", WATCHED] if program == "pg_dump" else []
         return ["docker", "compose", "exec", "-T", *given, "postgres", *watched, program, *arguments]
 
@@ -138,7 +139,7 @@ class ComposeTools(PostgresTools):
     def executors_stopped(self) -> Iterator[None]:
         workers = len(compose("ps", "--all", "--quiet", "worker").stdout.split())
         self._must("stop", "api", "worker")
-        # Not `start`: only `up` runs `migrate` again, which a backup of an older version needs.
+        # `up`, not `start`: only `up` runs `migrate` again, which a backup of an older version needs.
         scale = ["--scale", f"worker={workers}"] if workers else []
         start = ("up", "--detach", "--wait", "--no-build", "--no-recreate", *scale, "api", "worker")
         try:

@@ -1,4 +1,4 @@
-"""Which installation runs here: this container's own, the native stack's, or the Compose project's."""
+"""Detects the installation that runs here: inside its container, a native stack, or a Compose project."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from holdfast.settings import Settings
 
 
 class InsideContainer(Installation):
-    """Seen from inside a container: its environment names the database; other processes are out of reach."""
+    """Inside a container: the environment names the database, and other processes are out of reach."""
 
     backend = "here"
 
@@ -58,7 +58,7 @@ class InsideContainer(Installation):
 
 @cache
 def here() -> Installation:
-    """What runs here, for the life of this process. Raises `NothingRunsError`."""
+    """Returns the installation that runs here. Cached for the process's life. Raises `NothingRunsError`."""
     if _inside_container():
         return InsideContainer()
     if native := running_native():
@@ -72,13 +72,13 @@ def here() -> Installation:
 
 
 def running_native() -> NativeInstallation | None:
-    """The native stack, if it runs."""
+    """Returns the native stack if it runs."""
     state = native_installation.native_state()
     return NativeInstallation(state) if state else None
 
 
 def url() -> str:
-    """The API's address: ``HOLDFAST_URL``, else the native stack's, else where Compose publishes it."""
+    """Returns the API's address: ``HOLDFAST_URL``, else the native stack's, else Compose's published one."""
     if "HOLDFAST_URL" in os.environ:
         return os.environ["HOLDFAST_URL"]
     native = running_native()
@@ -86,11 +86,11 @@ def url() -> str:
 
 
 def admin_token(address: str | None = None) -> str | None:
-    """The token that orders need: of ``HOLDFAST_ADMIN_TOKEN_FILE``, else of what runs here; None if unknown.
+    """Returns the admin token, which control operations need; None if unknown.
 
-    What runs here is asked only for an ``address`` on this machine, or its own: nobody else is to get
-    its token.
-    Raises ``OSError`` when the named file cannot be read.
+    ``HOLDFAST_ADMIN_TOKEN_FILE`` takes precedence over the local installation. The local installation's token
+    is used only if ``address`` is its own or on this machine, so that no other server receives it. Raises
+    ``OSError`` if the named file cannot be read.
     """
     if named := os.environ.get("HOLDFAST_ADMIN_TOKEN_FILE"):
         return Path(named).read_text("ascii").strip()
@@ -105,7 +105,7 @@ def admin_token(address: str | None = None) -> str | None:
 
 
 def tools_here() -> PostgresTools:
-    """PostgreSQL's programs, also where PostgreSQL alone runs. Raises `NothingRunsError`."""
+    """Returns PostgreSQL's programs, even if only PostgreSQL runs. Raises `NothingRunsError`."""
     if native := running_native():
         return native.postgres_tools()
     if compose_installation.runs("postgres"):

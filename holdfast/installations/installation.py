@@ -1,7 +1,7 @@
 """An installation of Holdfast, as commands see it: native processes or a Compose project.
 
-The API is reached over HTTP, the database where that is possible. On the host of a Compose project nothing
-outside reaches the database; there a command runs itself inside the ``api`` container.
+Commands reach the API over HTTP, and the database where possible. On the host of a Compose project the
+database is not reachable from outside. There a command runs itself inside the ``api`` container.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from holdfast.settings import Settings
 
 
 class NothingRunsError(Exception):
-    """Neither the environment, nor a native stack, nor a Compose project says where the database is."""
+    """Neither the environment, nor a native stack, nor a Compose project names a database."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """One executor's process."""
+    """The process of one executor."""
 
     executor_id: str
     role: str
     name: str
-    """Pid, or name of the container."""
+    """The pid, or the container's name."""
 
 
 @dataclass(frozen=True)
 class Logged:
-    """What processes logged, and the secrets that must not be in it."""
+    """Log lines of processes, and the secrets that must not occur in them."""
 
     lines: Iterable[str]
     secrets: set[str]
@@ -46,12 +46,12 @@ class Logged:
 
 
 class Installation(ABC):
-    """What runs here, and what commands do with it."""
+    """The running installation, and the operations that commands need."""
 
     backend: ClassVar[str]
 
     reaches_database = True
-    """Whether this process can connect to the database. Where not, `run` does what needs it."""
+    """Whether this process can connect to the database. If not, commands that need it use `run`."""
 
     # --- API and database ------------------------------------------------------------------
 
@@ -62,18 +62,18 @@ class Installation(ABC):
 
     @abstractmethod
     def token(self) -> str | None:
-        """The admin token, None where it is not known. Raises ``OSError``."""
+        """Returns the admin token, None if it is unknown. Raises ``OSError``."""
 
     @abstractmethod
     def settings(self) -> Settings:
-        """Settings that reach the database, where that is possible."""
+        """Returns settings that reach the database, where that is possible."""
 
     def run(self, *words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-        """Runs ``holdfast …`` where the database is; only for one that is not reached from here."""
+        """Runs ``holdfast …`` where the database is. Only for a database that is not reachable from here."""
         raise NotImplementedError
 
     def answer(self, *words: str, stdin: str | None = None) -> Any:
-        """The JSON that ``holdfast … --json`` prints there. Raises `NothingRunsError` for none."""
+        """Returns the JSON that `run` prints with ``--json``. Raises `NothingRunsError` if there is none."""
         done = self.run(*words, "--json", stdin=stdin)
         try:
             return json.loads(done.stdout)
@@ -82,16 +82,16 @@ class Installation(ABC):
 
     @abstractmethod
     def postgres_tools(self) -> PostgresTools:
-        """PostgreSQL's own programs, beside its server."""
+        """Returns PostgreSQL's own programs, which run on the server's machine."""
 
     def logged(self, logs: list[Path] | None, secrets: list[Path] | None) -> Logged | None:
-        """What these files hold, or else what the installation keeps itself; None where there is nothing."""
+        """Returns the contents of the files, or else the installation's own logs; None if there are none."""
         return Logged(lines_of(logs), secrets_of(secrets or [])) if logs else None
 
     # --- processes -------------------------------------------------------------------------
 
     def members(self, role: str, executors: list[dict[str, Any]]) -> list[Member]:
-        """The live members of a role among the API's ``executors``."""
+        """Returns the live members of a role among the API's ``executors``."""
         live = [row for row in executors if row["state"] == "live" and row["role"] == role]
         names = self._names(live)
         return [
@@ -100,26 +100,26 @@ class Installation(ABC):
 
     @abstractmethod
     def _names(self, rows: list[dict[str, Any]]) -> dict[str, str]:
-        """Names of their processes by executor id, of those that run here."""
+        """Returns the names of the local processes by executor id."""
 
     @abstractmethod
     def kill(self, member: Member) -> None:
-        """SIGKILL."""
+        """Kills the process with SIGKILL."""
 
     @abstractmethod
     def pause(self, member: Member) -> None:
-        """Freeze it."""
+        """Suspends the process."""
 
     @abstractmethod
     def resume(self, member: Member) -> None:
-        """Let it go on."""
+        """Resumes a suspended process."""
 
     @abstractmethod
     def revive(self, member: Member) -> None:
-        """Start again what `kill` ended, where nothing else does."""
+        """Restarts the process after `kill`, if nothing else does."""
 
 
 def settings_of_environment() -> Settings:
-    """Settings as this process's environment and ``dbos-config.yaml`` say."""
+    """Returns the settings of this process's environment and ``dbos-config.yaml``."""
     config = Path(os.environ.get("HOLDFAST_CONFIG_FILE", "dbos-config.yaml"))
     return Settings(config_file=config if config.exists() else ROOT / "dbos-config.yaml")

@@ -1,8 +1,8 @@
 """Holdfast without containers: ``python -m holdfast.installations.native up|down|clean``.
 
-The API, two workers and an embedded PostgreSQL as plain processes, with what Compose would do for them:
-secrets, roles and migration first, a restart after every exit (``unless-stopped``), a drain at the end.
-Everything lives in ``.holdfast/``; ``native.json`` there tells what runs, for the demo and the tests.
+Runs the API, two workers and an embedded PostgreSQL as plain processes, and does for them what Compose would:
+secrets, roles and migration first, a restart after every exit (``unless-stopped``), a drain at the end. All
+data is in ``.holdfast/``. Its ``native.json`` lists the processes for the demo and the tests.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from holdfast.installations.supervised import is_alive
 from holdfast.installations.supervisor import Supervisor
 
 START_SECONDS = 120.0
-"""How long a background start may take; the first one on a slow machine makes the database."""
+"""Timeout of a background start. The first one on a slow machine creates the database."""
 
 
 def take_lock(home: Path) -> int:
-    """The lock that one supervisor holds for its life, as a file descriptor.
+    """Acquires the lock that one supervisor holds for its life, and returns its file descriptor.
 
-    The kernel frees it when the process dies, however it dies. Raises ``NativeError`` when it is held.
+    The kernel releases it when the process dies in any way. Raises ``NativeError`` if it is held.
     """
     home.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -60,7 +60,7 @@ def is_running(home: Path) -> bool:
 
 
 def up(home: Path, workers: int, port: int, *, quiet: bool = False) -> int:
-    """Run in the foreground until SIGINT or SIGTERM; the exit code."""
+    """Runs in the foreground until SIGINT or SIGTERM, and returns the exit code."""
     lock = take_lock(home)
     try:
         return Supervisor(home, workers, port, quiet=quiet).run()
@@ -69,8 +69,8 @@ def up(home: Path, workers: int, port: int, *, quiet: bool = False) -> int:
 
 
 def up_detached(home: Path, workers: int, port: int) -> None:
-    """Start in the background and return when all is ready; raises ``NativeError`` when that fails."""
-    os.close(take_lock(home))  # says at once what a second start is told
+    """Starts in the background and returns when everything is ready. Raises ``NativeError`` if that fails."""
+    os.close(take_lock(home))  # fails immediately if a supervisor already runs
     log = home / "logs" / "native.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     arguments = ["up", "--data", str(home), "--workers", str(workers), "--port", str(port), "--quiet"]
@@ -99,7 +99,7 @@ def up_detached(home: Path, workers: int, port: int) -> None:
 
 
 def down(home: Path) -> bool:
-    """End what runs from this directory, in order; False when nothing did."""
+    """Stops the stack of this directory with a drain. Returns False if nothing ran."""
     if not home.is_dir() or not is_running(home):
         return False
     state = read_state(home)
@@ -113,7 +113,7 @@ def down(home: Path) -> bool:
 
 
 def clean(home: Path) -> None:
-    """End what runs and delete all of it, the data included."""
+    """Stops the stack and deletes all its files, including the data."""
     down(home)
     if home.is_dir():
         Cluster(home, home / "secrets").remove()
@@ -121,7 +121,7 @@ def clean(home: Path) -> None:
 
 
 def _end(pid: int, patience_seconds: float) -> None:
-    """SIGTERM, then wait; SIGKILL after that. The children follow their parent by themselves."""
+    """Sends SIGTERM, waits, and then sends SIGKILL. The children end with their parent."""
     deadline = time.monotonic() + patience_seconds
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
@@ -143,10 +143,10 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point; a message of one line and exit code 1 for what a person has to change."""
+    """The entry point. An error that the user can fix results in a one-line message and exit code 1."""
     options = _arguments(arguments)
     home: Path = options.data.resolve()
-    # As Compose does: .env fills in what the shell does not say.
+    # As in Compose, .env provides the variables that the shell does not set.
     for name, value in dotenv_values(ROOT / ".env").items():
         if name.startswith("HOLDFAST_") and value is not None:
             os.environ.setdefault(name, value)

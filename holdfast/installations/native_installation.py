@@ -1,4 +1,4 @@
-"""A native stack as commands see it: plain processes below one supervisor."""
+"""A native stack, as commands see it: plain processes below one supervisor."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from holdfast.installations.supervised import is_alive
 from holdfast.settings import Settings
 
 _STOP_SECONDS = 30.0
-"""What an orderly stop may take beyond its grace."""
+"""The time that an orderly stop may take in addition to its grace period."""
 
 
 def native_home() -> Path:
-    """Directory of the native stack: ``HOLDFAST_HOME``, else ``.holdfast`` of the checkout."""
+    """Returns the native stack's directory: ``HOLDFAST_HOME``, else ``.holdfast`` of the checkout."""
     return Path(os.environ.get("HOLDFAST_HOME") or ROOT / ".holdfast")
 
 
 def native_state() -> dict[str, Any]:
-    """``native.json`` of the stack that runs; empty when none does."""
+    """Returns ``native.json`` of the running stack, empty if none runs."""
     state = read_state(native_home())
     return state if state and is_alive(int(state["pid"]), state.get("started")) else {}
 
 
 class NativeInstallation(Installation):
-    """The stack whose ``native.json`` was found; the supervisor starts again whatever ends."""
+    """The native stack described by a ``native.json``. Its supervisor restarts any process that ends."""
 
     backend = "native"
 
@@ -62,7 +62,7 @@ class NativeInstallation(Installation):
         os.environ.update(variables)
         try:
             settings = settings_of_environment()
-            _ = settings.database_url  # the variables in dbos-config.yaml are replaced once, here
+            _ = settings.database_url  # this replaces the variables in dbos-config.yaml once
             return settings
         finally:
             os.environ.clear()
@@ -93,7 +93,7 @@ class NativeInstallation(Installation):
 
 
 class NativeTools(PostgresTools):
-    """The embedded package's programs, and the supervisor of the native stack."""
+    """PostgreSQL's programs of the embedded package, and the native stack's supervisor."""
 
     def __init__(self, home: Path, state: dict[str, Any]) -> None:
         self.home = home
@@ -117,7 +117,7 @@ class NativeTools(PostgresTools):
             "PGHOST": "127.0.0.1",
             "PGPORT": str(self.state["postgres"]["port"]),
             "PGDATABASE": str(self.state["postgres"]["database"]),
-            "PGUSER": "holdfast_migrator",  # `roles.sql` makes it the owner in all it does
+            "PGUSER": "holdfast_migrator",  # `roles.sql` gives it the owner's role
             "PGPASSFILE": str(self.state["passfiles"]["migrate"]),
             "PGCONNECT_TIMEOUT": "10",
         }

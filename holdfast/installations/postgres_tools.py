@@ -1,8 +1,9 @@
-"""PostgreSQL's own programs, run beside its server, where they are of its version.
+"""PostgreSQL's own programs, run on the server's machine, where their version matches the server's.
 
-They run with the rights of ``holdfast_owner``, who owns the two schemas and nothing else: natively as the
-migrator with its password file; in Compose inside the database's container, where no password lies, through
-the local socket as the superuser, who gives up its own rights at the connection's start (``role=``).
+They run with the rights of ``holdfast_owner``, which owns the two schemas and nothing else. Natively, they
+connect as the migrator with its password file. In Compose, they run inside the database's container, which
+contains no password. There they connect through the local socket as the superuser, which drops its own rights
+at the start of the connection (``role=``).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import IO, Any
 from holdfast.installations.embedded import ROOT, NativeError, die_with_parent
 
 SCHEMAS = ("dbos", "ops")
-"""All that is Holdfast's in its database."""
+"""All schemas of Holdfast in its database."""
 
 WATCHED = """
 exec 3<&0
@@ -30,11 +31,11 @@ wait "$child"; code=$?
 kill "$watch" 2>/dev/null
 exit "$code"
 """
-"""For bash: a command that ends when the input does. In a container nobody ends one whose client died."""
+"""A bash script that ends a command when its input ends. Nothing else would in a container without client."""
 
 
 class ToolError(NativeError):
-    """A program of PostgreSQL's failed; the message is its first complaint, ``code`` its exit code."""
+    """A PostgreSQL program failed. The message is its first error line, ``code`` its exit code."""
 
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(message)
@@ -42,33 +43,34 @@ class ToolError(NativeError):
 
 
 class PostgresTools(ABC):
-    """``pg_dump``, ``pg_restore`` and ``psql`` for the database of what runs here."""
+    """``pg_dump``, ``pg_restore`` and ``psql`` for the database of the local installation."""
 
     @abstractmethod
     def command(self, program: str, *arguments: str) -> list[str]:
-        """The command line that runs a program as the owner's role, its input and output passed through."""
+        """Returns the command line that runs a program with the owner's role, for piped input and output."""
 
     @property
     def environment(self) -> dict[str, str]:
-        """Variables of the process that is started on this machine."""
+        """Returns the environment variables of the local process."""
         return {name: value for name, value in os.environ.items() if not name.startswith("PG")}
 
     @abstractmethod
     @contextmanager
     def executors_stopped(self) -> Iterator[None]:
-        """API and workers are stopped inside, PostgreSQL runs; afterwards all is migrated, started, ready.
+        """Stops API and workers for the life of the context. At its end, migrates and starts them again.
 
-        Raises ``NativeError`` or ``NothingRunsError`` when that does not come about.
+        PostgreSQL continues to run. Waits until all are ready. Raises ``NativeError`` or ``NothingRunsError``
+        if a stop or start fails.
         """
 
     @contextmanager
     def run(
         self, program: str, *arguments: str, stdin: Any = subprocess.DEVNULL, stdout: Any = subprocess.PIPE
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """A running program; waited for at the end, killed when the context is left by an exception.
+        """Yields a running program. Waits for it at the end, or kills it after an exception.
 
-        Without an input of its own it gets one that stays open: its end tells that this process has ended.
-        Raises `ToolError` when it does not end with 0.
+        Without ``stdin`` it gets a pipe that stays open, so that its end signals the death of this process.
+        Raises `ToolError` if the program does not exit with 0.
         """
         lifeline = stdin is subprocess.DEVNULL
         with tempfile.TemporaryFile() as complaints:
@@ -79,7 +81,7 @@ class PostgresTools(ABC):
                 stdin=subprocess.PIPE if lifeline else stdin,
                 stdout=stdout,
                 stderr=complaints,
-                # Killed hard, this process must not leave one that goes on waiting for a lock.
+                # If this process is killed, the program must not continue to wait for a lock.
                 preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509 - nothing else runs here
             )
             try:
@@ -101,7 +103,7 @@ class PostgresTools(ABC):
                 raise ToolError(_first_complaint(complaints) or f"{program} ended with {code}", code)
 
     def ask(self, statement: str) -> str:
-        """What a statement returns, as ``psql`` prints it: a line a row. Raises `ToolError`."""
+        """Returns a statement's result as ``psql`` prints it, one line per row. Raises `ToolError`."""
         with self.run("psql", "--no-psqlrc", "-qAt", "-v", "ON_ERROR_STOP=1", "-c", statement) as psql:
             assert psql.stdout is not None
             return psql.stdout.read().decode("utf-8").strip()

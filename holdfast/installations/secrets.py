@@ -1,19 +1,19 @@
-"""Random secrets, made once: ``python -m holdfast.installations.secrets [ROOT]``.
+"""Creates random secrets once: ``python -m holdfast.installations.secrets [ROOT]``.
 
-Each consumer has a directory of its own (in Compose a volume) and sees no other's:
+Each consumer has its own directory (in Compose a volume) and cannot read the others:
 
 =============  =====================================================================================
 ``postgres/``  ``superuser`` (the password), ``ROLE.scram``: verifiers, of no use for logging in
 ``migrate/``   ``pgpass``
 ``api/``       ``pgpass``, ``admin_token``, ``upstream_credential``
-``worker/``    ``pgpass``, ``s3_credentials`` (who may list)
-``s3/``        ``s3.json``: whom the S3 server of Compose's profile s3 knows
-``seed/``      ``s3_credentials`` (who may also write)
+``worker/``    ``pgpass``, ``s3_credentials`` (with the right to list)
+``s3/``        ``s3.json``: the identities that the S3 server of Compose's profile s3 accepts
+``seed/``      ``s3_credentials`` (with the right to write, too)
 ``grafana/``   ``admin_password``
 =============  =====================================================================================
 
-Running it again changes nothing. What is missing (an interrupted first run, a deleted volume) is made
-again, and the verifiers follow the passwords, so that the directories agree after every complete run.
+A second run changes nothing. Missing files (after an interrupted first run or a deleted volume) are created
+again, and verifiers are derived from the passwords, so that the directories agree after every complete run.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ CONSUMERS = {
     "worker": ("holdfast_worker",),
 }
 TOKENS = ("admin_token", "upstream_credential")
-# For the users of other images, so readable for all: who may read is decided by who mounts the volume.
+# Readable for all, because other images run as other users. Only the volume's mounts limit access.
 FOREIGN = ("postgres/superuser", "grafana/admin_password")
-# Who may do what on the S3 server, and where the credentials lie: an access key is the identity's name.
+# The S3 server's identities: name, which is the access key, and rights, by directory of the credentials.
 S3_IDENTITIES = {
     "worker": ("holdfast-worker", ["List", "Read"]),
     "seed": ("holdfast-seed", ["Admin", "List", "Read", "Write"]),
@@ -46,9 +46,9 @@ _ITERATIONS = 4096
 
 
 def make_secrets(root: Path) -> list[Path]:
-    """Make what is missing below ``root`` and return the files that were written. Idempotent.
+    """Creates the missing files below ``root`` and returns the written ones. Idempotent.
 
-    Raises ``OSError`` when a directory cannot be written.
+    Raises ``OSError`` if a directory cannot be written.
     """
     written: list[Path] = []
 
@@ -63,7 +63,7 @@ def make_secrets(root: Path) -> list[Path]:
         known = _read_passfile(passfile)
         passwords = {role: known.get(role) or secrets.token_hex(24) for role in roles}
         if passwords != known:
-            # libpq ignores a password file that others may read.
+            # libpq ignores a password file that other users can read.
             write(passfile, "".join(f"*:*:*:{role}:{word}\n" for role, word in passwords.items()), 0o600)
         for role, password in passwords.items():
             verifier = root / "postgres" / f"{role}.scram"
@@ -89,7 +89,7 @@ def make_secrets(root: Path) -> list[Path]:
 
 
 def _scram(password: str, salt: bytes) -> str:
-    """The verifier that PostgreSQL stores for a password of plain ASCII (RFC 5803)."""
+    """Returns the verifier that PostgreSQL stores for a password of plain ASCII (RFC 5803)."""
     salted = hashlib.pbkdf2_hmac("sha256", password.encode("ascii"), salt, _ITERATIONS)
     client_key = hmac.digest(salted, b"Client Key", "sha256")
     server_key = hmac.digest(salted, b"Server Key", "sha256")
@@ -116,7 +116,7 @@ def _read(path: Path) -> str:
 
 
 def _write_whole(path: Path, text: str, mode: int) -> None:
-    """Write so that a reader, and a run after a crash, sees either nothing or all of it."""
+    """Writes atomically: a reader, or a run after a crash, sees either nothing or the whole file."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
     try:
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
@@ -131,11 +131,11 @@ def _write_whole(path: Path, text: str, mode: int) -> None:
 
 
 def main() -> None:
-    """Make the secrets below the given directory and say which, never what."""
+    """Creates the secrets below the given directory and prints their names, never their values."""
     from holdfast.settings import Settings
 
     root = Path(sys.argv[1] if len(sys.argv) > 1 else "/secrets")
-    # The API judges it too, but its restart policy would start it again for ever while `up --wait` waits.
+    # The API checks it, too, but there the restart policy would retry for ever while `up --wait` waits.
     refusal = Settings(admin_token_file=root / "api" / "admin_token").refusal
     if refusal is not None:
         sys.exit(refusal)

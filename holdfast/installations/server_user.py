@@ -1,4 +1,4 @@
-"""The user that PostgreSQL runs as when we are root."""
+"""The user that PostgreSQL runs as if this process is root."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _USER = "holdfast_postgres"
 
 
 def unprivileged_user() -> pwd.struct_passwd:
-    """The server's user, made when it is missing; ``nobody`` where no user can be made."""
+    """Returns the server's user. Creates it if it is missing, or returns ``nobody`` if that is impossible."""
     if not any(entry.pw_name == _USER for entry in pwd.getpwall()):
         options = ["--system", "--user-group", "--no-create-home", "--home-dir", "/", "--shell", "/bin/false"]
         with suppress(OSError):

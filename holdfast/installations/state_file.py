@@ -1,4 +1,4 @@
-"""``native.json``: what the supervisor tells other commands about its processes."""
+"""``native.json``: the supervisor's report about its processes, for other commands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _NAME = "native.json"
 
 
 def read_state(home: Path) -> dict[str, Any]:
-    """What ``native.json`` of this directory says; empty when there is none."""
+    """Returns ``native.json`` of this directory, empty if there is none."""
     try:
         loaded = json.loads((home / _NAME).read_text("utf-8"))
     except (OSError, ValueError):
@@ -19,12 +19,12 @@ def read_state(home: Path) -> dict[str, Any]:
 
 
 def write_state(home: Path, state: dict[str, Any]) -> None:
-    """All of it or nothing, for who reads it meanwhile."""
+    """Writes the file atomically, so that concurrent readers see a complete one."""
     new = home / f"{_NAME}.new"
     new.write_text(json.dumps(state, indent=1), "utf-8")
     new.replace(home / _NAME)
 
 
 def remove_state(home: Path) -> None:
-    """Nothing runs any more."""
+    """Deletes the file: nothing runs any more."""
     (home / _NAME).unlink(missing_ok=True)

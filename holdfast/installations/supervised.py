@@ -1,4 +1,4 @@
-"""One process that the native runner keeps alive, and how processes are told from their pids' later users."""
+"""A supervised process, and how to tell it from a later process that reuses its pid."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from holdfast.recovery.watchdog_child import MARK, end_programs
 
 _BACKOFF_SECONDS = (0.1, 10.0)
 _SETTLED_SECONDS = 10.0
-"""A child that lived this long starts again at once, as under Docker's restart policy."""
+"""A child that lived this long is restarted without back-off, as under Docker's restart policy."""
 _LOG_LIMIT_BYTES = 20_000_000
 
 
 def say(name: str, line: str) -> None:
-    """Print a line of a process; a terminal that is gone is nothing to stop for."""
+    """Prints a line of a process. Ignores a closed terminal."""
     with suppress(OSError):
         print(f"{name:9} | {line}", flush=True)
 
 
 def start_ticks(pid: int) -> int | None:
-    """When the process began, in clock ticks since boot: tells it from a later one with its pid.
+    """Returns the start of the process in clock ticks since boot, which identifies it among users of its pid.
 
-    None for a process that is gone or a zombie.
+    Returns None for a process that has ended or is a zombie.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
@@ -44,14 +44,14 @@ def start_ticks(pid: int) -> int | None:
 
 
 def is_alive(pid: int, started: int | None = None) -> bool:
-    """Whether the process runs and, when ``started`` is given, is still the one that began then."""
+    """Whether the process runs and, if ``started`` is given, has that start time."""
     ticks = start_ticks(pid) if pid > 0 else None
     return ticks is not None and started in (None, ticks)
 
 
 @dataclass
 class Child:
-    """One process that is kept running."""
+    """A process that is restarted after every exit."""
 
     name: str
     module: str
@@ -68,12 +68,12 @@ class Child:
     _shown: IO[bytes] | None = field(default=None, repr=False)
 
     def begin_log(self) -> None:
-        """Put the log of an earlier run aside."""
+        """Renames the log of an earlier run."""
         if self.log.exists():
             self.log.replace(self.log.with_suffix(".1.jsonl"))
 
     def start(self) -> None:
-        """Start it; its log is appended to."""
+        """Starts the process. It appends to its log."""
         self._mark = f"{os.getpid()}-{secrets.token_hex(8)}"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -83,13 +83,13 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C in the terminal is for the supervisor alone
+                start_new_session=True,  # only the supervisor gets the terminal's Ctrl-C
                 preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509 - one thread
             )
         self.started_at = time.monotonic()
 
     def tend(self) -> str | None:
-        """Start it again when it has ended and its pause is over; a sentence when something happened."""
+        """Restarts an ended process when its back-off is over. Returns a sentence if something happened."""
         now = time.monotonic()
         if self.process is None:
             if now < self.start_again_at:
@@ -101,7 +101,7 @@ class Child:
             return None
         if now - self.started_at >= _SETTLED_SECONDS:
             self.backoff_seconds = _BACKOFF_SECONDS[0]
-        # Its watchdog does so too, unless both were killed.
+        # Its watchdog does the same, unless both were killed.
         end_programs(self._mark, leader=None, spare=frozenset())
         pause = self.backoff_seconds
         self.backoff_seconds = min(pause * 2, _BACKOFF_SECONDS[1])
@@ -112,13 +112,13 @@ class Child:
         return f"{self.name} ended {how}; starting it again in {pause:g} s"
 
     def signal(self, signum: int) -> None:
-        """Send a signal if it runs."""
+        """Sends a signal if the process runs."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signum)
 
     @property
     def pid(self) -> int | None:
-        """The pid while it runs."""
+        """The pid while the process runs, else None."""
         return self.process.pid if self.process is not None and self.process.poll() is None else None
 
     def is_ready(self) -> bool:
@@ -133,14 +133,14 @@ class Child:
             connection.close()
 
     def follow(self, show: bool) -> None:
-        """Print what was logged since the last call, each line with the name, and keep the file small."""
+        """Prints new log lines with the process's name, and limits the size of the log file."""
         if show:
             self._shown = self._shown or self.log.open("rb")
             for line in self._shown.readlines():
                 say(self.name, line.decode("utf-8", "replace").rstrip())
         with suppress(OSError):
             if self.log.stat().st_size > _LOG_LIMIT_BYTES:
-                # The child appends, so it goes on at the start of the emptied file.
+                # The child appends, so it continues at the start of the truncated file.
                 shutil.copyfile(self.log, self.log.with_suffix(".1.jsonl"))
                 os.truncate(self.log, 0)
                 if self._shown is not None:

@@ -1,7 +1,7 @@
-"""The supervisor of ``make native``: starts, watches, restarts and ends the processes of one Holdfast.
+"""The supervisor of ``make native``: starts, watches, restarts and stops the processes of one Holdfast.
 
-It has one thread (children ask the kernel to be told of their parent's death, and that goes by thread)
-and one loop: reap, restart, follow the logs, sleep a moment.
+It has one thread, because the kernel's notice of a parent's death belongs to the thread that started the
+child. Its loop reaps, restarts, follows the logs and sleeps briefly.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ _TICK_SECONDS = 0.05
 _FAILURES_AT_START = 3
 
 
-# What the API reads that the first start makes, unless somebody names another file; empty names none.
+# Files for the API that the first start creates, unless the variable names another file. An empty variable
+# names none.
 _MADE = {"HOLDFAST_CREDENTIAL_FILE": "upstream_credential", "HOLDFAST_ADMIN_TOKEN_FILE": "admin_token"}
 
 
 class Supervisor:
-    """The processes of one directory, from secrets to the last exit."""
+    """Supervises the processes of one directory, from the secrets to the last exit."""
 
     def __init__(self, home: Path, workers: int, port: int, *, quiet: bool = False) -> None:
         if workers < 1:
@@ -44,7 +45,8 @@ class Supervisor:
         self.held = False
         self._go_on_at = 0.0
         self._server_again_at = 0.0
-        # The API and the workers read the same environment: what they would refuse is refused here, at once.
+        # The API and the workers read the same environment. Settings that they would refuse fail here
+        # immediately.
         self.settings = get_settings()
         self.secrets = home / "secrets"
         self.logs = home / "logs"
@@ -52,7 +54,7 @@ class Supervisor:
         judged = self.settings.model_copy(update={"publish_address": None, "admin_token_file": token})
         if judged.refusal is not None:
             raise NativeError(judged.refusal)
-        # Before the ports are looked at: an API that was left behind may still be letting go of its own.
+        # Before the ports are checked: a left-over API may still be releasing its port.
         self._end_left_overs()
         try:
             api_port = free_port(port)
@@ -69,11 +71,11 @@ class Supervisor:
 
     @property
     def children(self) -> list[Child]:
-        """The API first, then the workers."""
+        """All children: the API first, then the workers."""
         return [self.api, *self.workers]
 
     def run(self) -> int:
-        """Start everything, keep it running until SIGINT or SIGTERM, end it in order; the exit code."""
+        """Runs everything until SIGINT or SIGTERM, stops it in order, and returns the exit code."""
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(signum, self._on_signal)
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -151,7 +153,7 @@ class Supervisor:
             self._say(f"ready at {self._api_url} with {len(self.workers)} workers; Ctrl-C drains and ends it")
 
     def _hold(self) -> None:
-        """End the API and the workers; PostgreSQL stays, for whoever asked for it."""
+        """Stops the API and the workers. PostgreSQL continues for the process that requested the hold."""
         self._say("told to hold still: only PostgreSQL goes on")
         self.ready = False
         self._drain()
@@ -162,8 +164,8 @@ class Supervisor:
         if time.monotonic() < self._go_on_at:
             return
         try:
-            self._migrate()  # the database may be one of an older version now
-        except NativeError as error:  # PostgreSQL is starting again, say
+            self._migrate()  # the database may have an older version now
+        except NativeError as error:  # for example while PostgreSQL restarts
             self._say(f"{error}; trying again")
             self._go_on_at = time.monotonic() + 1.0
             return
@@ -185,7 +187,7 @@ class Supervisor:
             self._say("draining")
         for child in self.children:
             child.signal(signal.SIGTERM)
-            child.signal(signal.SIGCONT)  # a paused one gets to hear it
+            child.signal(signal.SIGCONT)  # a suspended child receives SIGTERM only after SIGCONT
         deadline = time.monotonic() + self.settings.stop_grace_seconds
         while any(child.pid for child in self.children):
             for child in self.children:
@@ -200,7 +202,7 @@ class Supervisor:
             child.follow(show=not self.quiet)
 
     def _end_left_overs(self) -> None:
-        """End what a supervisor that was killed left behind, before its place is taken."""
+        """Ends the processes that a killed supervisor left behind, before new ones start."""
         state = read_state(self.home)
         left = [
             (int(entry["pid"]), entry["started"])
@@ -232,7 +234,7 @@ class Supervisor:
 
     @property
     def _host(self) -> str:
-        """Where this machine reaches what listens on the chosen address."""
+        """The host at which this machine reaches the chosen bind address."""
         host = self.settings.bind_host
         return "127.0.0.1" if host in ("", "0.0.0.0", "::") else host  # noqa: S104
 
@@ -242,7 +244,7 @@ class Supervisor:
         return free_port()
 
     def _environment(self, user: str, passfile: Path) -> dict[str, str]:
-        # Compose publishes; here a process is reached where it listens.
+        # Only Compose publishes ports. Native processes are reached at their bind address.
         kept = {name: value for name, value in os.environ.items() if name != "HOLDFAST_PUBLISH_ADDRESS"}
         return {
             **kept,

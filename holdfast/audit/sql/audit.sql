@@ -1,16 +1,17 @@
--- The invariants of a Holdfast database, for `holdfast verify`. Read only; each is one pass over an index
--- or one table, fine at 1e5 workflows. "Finished" is SUCCESS, ERROR, CANCELLED or parked.
--- What is no JSON (a planted pickle, say) counts as wrong, and must not end the audit: hence pg_input_is_valid.
+-- The invariants of a Holdfast database, for `holdfast verify`. All queries only read. Each is one pass over
+-- an index or a table, fast enough at 1e5 workflows. "Finished" means SUCCESS, ERROR, CANCELLED or parked. A
+-- value that is not JSON (a planted pickle, for example) counts as wrong and must not end the audit. Hence
+-- pg_input_is_valid.
 
 -- name: audit_requests
--- Idempotency keys: each stands for one workflow of its own. A key without a workflow was claimed by a
--- request that died before it enqueued, so it was never answered with 2xx.
+-- Counts idempotency keys, and violations of one workflow per key. A key without a workflow was claimed by a
+-- request that died before it enqueued, so the request was never answered with 2xx.
 SELECT count(*) AS keys, count(*) - count(DISTINCT r.workflow_id) AS shared,
        count(*) FILTER (WHERE w.workflow_uuid IS NULL) AS without_workflow
 FROM ops.requests r LEFT JOIN dbos.workflow_status w ON w.workflow_uuid = r.workflow_id
 
 -- name: audit_accepted
--- What became of these ids; no status: there is no such workflow.
+-- Returns the status of these ids. A missing workflow has no status.
 SELECT a.workflow_id, w.status, w.name AS workflow_name
 FROM unnest(%(workflow_ids)s::text[]) AS a (workflow_id)
 LEFT JOIN dbos.workflow_status w ON w.workflow_uuid = a.workflow_id
@@ -22,7 +23,7 @@ SELECT w.status, w.name AS workflow_name, count(*) AS workflows,
 FROM dbos.workflow_status w WHERE w.status IN ('ENQUEUED', 'PENDING', 'DELAYED') GROUP BY 1, 2 ORDER BY 1, 2
 
 -- name: audit_batches
--- A finished batch has one finished child for each of its numbers, and none left behind.
+-- Returns finished batches that do not have exactly one finished child per number.
 SELECT b.workflow_uuid AS workflow_id, jsonb_array_length(i.given) AS wanted,
        count(c.workflow_uuid) FILTER (WHERE c.status = 'SUCCESS') AS succeeded
 FROM dbos.workflow_status b
@@ -40,7 +41,7 @@ SELECT count(*) AS steps, count(*) - count(DISTINCT (workflow_uuid, function_id)
 FROM dbos.operation_outputs
 
 -- name: audit_scope_steps
--- A finished scope workflow has one recorded output for each of its steps.
+-- Returns finished scope workflows that do not have one recorded output per step.
 SELECT w.workflow_uuid AS workflow_id, i.wanted, count(o.function_id) AS recorded
 FROM dbos.workflow_status w
 JOIN (SELECT workflow_uuid, CASE WHEN pg_input_is_valid(inputs, 'jsonb')
@@ -53,8 +54,8 @@ HAVING count(o.function_id) IS DISTINCT FROM i.wanted
 LIMIT 20
 
 -- name: audit_listings
--- A finished listing has one finished page for each that its report counts, each with its sums recorded once,
--- and they add up to the report's.
+-- Returns finished listings that do not have as many finished pages as their report counts, each with its
+-- sums recorded once, or whose pages do not add up to the report.
 WITH listings AS (
     SELECT w.workflow_uuid, CASE WHEN pg_input_is_valid(o.output, 'jsonb') THEN o.output::jsonb END AS report
     FROM dbos.workflow_status w JOIN dbos.workflow_output o ON o.workflow_uuid = w.workflow_uuid
@@ -80,8 +81,8 @@ HAVING (count(p.workflow_uuid), coalesce(sum(p.keys), 0), coalesce(sum(p.bytes),
 LIMIT 20
 
 -- name: audit_effects
--- Each number that succeeded has one recorded computation and one effect that agrees with it; a sequence has as
--- many of both as it has numbers. A fork may start after the effect, which is then its original's.
+-- Each number that succeeded has one recorded computation and one effect that agrees with it. A sequence has
+-- as many of both as it has numbers. A fork may start after the effect, which then belongs to its original.
 WITH numbers AS (
     SELECT workflow_uuid, status, forked_from, 1 AS wanted FROM dbos.workflow_status WHERE name = %(number)s
     UNION ALL
@@ -107,7 +108,8 @@ FULL JOIN effects e ON e.workflow_id = n.workflow_uuid
 LEFT JOIN steps s ON s.workflow_uuid = n.workflow_uuid
 
 -- name: audit_effect_contents
--- Effects that differ from what their step recorded. A sequence's end with the place of their number.
+-- Counts effects that differ from their step's record. The effect key of a sequence ends with the number's
+-- index.
 SELECT count(*) AS different
 FROM ops.effects e
 JOIN dbos.operation_outputs o ON o.workflow_uuid = e.workflow_id AND o.function_name = 'fibonacci.compute'
@@ -117,8 +119,8 @@ WHERE o.output IS NOT NULL
       THEN o.output::jsonb ->> 'sha256' <> e.sha256 OR (o.output::jsonb ->> 'n')::bigint <> e.n ELSE true END
 
 -- name: audit_results
--- Every different result of a successful number, with how often it occurs: few rows, however many numbers. A
--- sequence's are in its output, in the order of its input.
+-- Returns each distinct result of successful numbers with its count, so the rows stay few for many numbers. A
+-- sequence has its results in its output, in the order of its input.
 SELECT (stored.output ->> 'n')::bigint AS n, (stored.input -> 'positionalArgs' ->> 0)::bigint AS wanted,
        stored.output ->> 'sha256' AS sha256, stored.output ->> 'result' AS result,
        (stored.output ->> 'digits')::bigint AS digits, count(*) AS results, min(stored.workflow_uuid) AS example
@@ -148,15 +150,15 @@ SELECT count(*) AS ticks, count(*) FILTER (WHERE status = 'run') AS run,
 FROM ops.pulses
 
 -- name: audit_pulse_doubles
--- Workflows of the schedule against their rows: a tick that two workflows stand for, or a finished one
--- that wrote nothing.
+-- Compares the schedule's workflows with their rows: ticks with two workflows, and finished workflows without
+-- a row.
 SELECT count(*) - count(DISTINCT w.workflow_uuid) AS doubled,
        count(*) FILTER (WHERE w.status = 'SUCCESS' AND p.workflow_id IS NULL) AS without_row
 FROM dbos.workflow_status w LEFT JOIN ops.pulses p ON p.workflow_id = w.workflow_uuid
 WHERE w.name = %(tick)s
 
 -- name: audit_pulse_gaps
--- Runs of ticks without a row, between the first and the last one that retention left alone.
+-- Returns runs of ticks without a row, between the first and the last row that retention kept.
 SELECT previous + make_interval(secs => %(tick_seconds)s) AS first,
        scheduled_at - make_interval(secs => %(tick_seconds)s) AS last,
        (extract(epoch FROM scheduled_at - previous) / %(tick_seconds)s)::bigint - 1 AS missed
@@ -166,35 +168,36 @@ WHERE scheduled_at - previous > make_interval(secs => %(tick_seconds)s)
 ORDER BY 1 LIMIT 1000
 
 -- name: audit_settled_ticks
--- Ticks of the grid that have no `run` row; `whole` unless retention deleted rows of that time.
+-- Counts ticks of the grid without a `run` row. `whole` is false if retention deleted rows of that time.
 SELECT count(*) AS not_run, coalesce((SELECT min(scheduled_at) FROM ops.pulses) <= %(first)s, false) AS whole
 FROM generate_series(%(first)s::timestamptz, %(until)s::timestamptz, make_interval(secs => %(tick_seconds)s)) AS g (at)
 WHERE NOT EXISTS (SELECT FROM ops.pulses p WHERE p.scheduled_at = g.at AND p.status = 'run')
 
 -- name: audit_presence
--- When executors of a role were there, by what the registry knows. A loss that nobody was there to see is
--- dated by the next one's first look, so the last heartbeat counts too.
+-- Returns the lifetimes of a role's executors according to the registry. A loss without any live executor is
+-- dated by the first sweep of the next executor, so the last heartbeat counts, too.
 SELECT started_at AS begun,
        CASE WHEN state IN ('live', 'draining') THEN clock_timestamp()
             ELSE least(lost_at, ended_at, heartbeat_at) END AS ended
 FROM ops.executors WHERE role = %(role)s ORDER BY started_at
 
 -- name: audit_homeless
--- Running work of executors that are not alive, beyond the time a takeover may need.
+-- Returns running work of executors that are not live. The caller allows the time of a takeover.
 SELECT w.workflow_uuid AS workflow_id, w.name AS workflow_name, w.executor_id, e.state,
        coalesce(extract(epoch FROM clock_timestamp() - e.ended_at), 0)::float8 AS seconds
 FROM dbos.workflow_status w LEFT JOIN ops.executors e ON e.executor_id = w.executor_id
 WHERE w.status = 'PENDING' AND coalesce(e.state, 'unknown') NOT IN ('live', 'draining') LIMIT 100
 
 -- name: audit_silent
--- Registered as alive, but silent for longer than its lease and a few sweeps: nobody declared it dead.
+-- Returns executors registered as live that were silent for two leases, so a sweep should have declared them
+-- dead.
 SELECT executor_id, application, extract(epoch FROM clock_timestamp() - heartbeat_at)::float8 AS silent_seconds
 FROM ops.executors
 WHERE state IN ('live', 'draining')
   AND heartbeat_at < clock_timestamp() - make_interval(secs => 2 * %(lease_seconds)s) LIMIT 100
 
 -- name: audit_standstill
--- Executors that claim nothing, because a workflow on trial keeps their other queues closed.
+-- Returns executors that claim nothing, because a workflow on trial pauses their other queues.
 SELECT e.executor_id, w.workflow_uuid AS workflow_id
 FROM ops.executors e JOIN dbos.workflow_status w ON w.executor_id = e.executor_id
 WHERE e.state = 'live' AND w.status = 'PENDING' AND w.queue_name = e.trials_queue
@@ -213,7 +216,7 @@ FROM dbos.workflow_status w LEFT JOIN ops.crashes c ON c.workflow_id = w.workflo
 WHERE w.status = 'MAX_RECOVERY_ATTEMPTS_EXCEEDED' ORDER BY w.created_at LIMIT 1000
 
 -- name: audit_over_limit
--- Crashed as often as the limit, or more often, and not parked.
+-- Returns workflows that have reached the crash limit and are not parked.
 SELECT c.workflow_id, c.crashes, w.status FROM ops.crashes c
 JOIN dbos.workflow_status w ON w.workflow_uuid = c.workflow_id
 WHERE c.crashes >= %(crash_limit)s AND w.status IN ('ENQUEUED', 'PENDING') LIMIT 100
@@ -225,24 +228,25 @@ SELECT count(*) AS drained, count(*) FILTER (WHERE EXISTS (
 FROM ops.executors e WHERE e.state = 'drained'
 
 -- name: audit_live
--- Who is alive, whether its work ever went to someone else, and whether it is older than what retention left.
+-- Returns live executors, whether they ever lost work, and whether they are older than retention's limit.
 SELECT e.executor_id, e.application, e.role, e.state, e.hostname, e.pid, e.port, e.started_at,
        EXISTS (SELECT FROM ops.handovers h WHERE h.from_executor = e.executor_id) AS lost_work,
        e.started_at <= (SELECT purged_until FROM ops.retention) AS purged
 FROM ops.executors e WHERE e.state IN ('live', 'draining') ORDER BY e.started_at
 
 -- name: audit_completed_by
--- What the database says an executor finished.
+-- Counts the workflows that an executor finished, by name.
 SELECT name AS what, count(*) AS number FROM dbos.workflow_status
 WHERE executor_id = %(executor_id)s AND status = 'SUCCESS' AND created_at >= %(since_ms)s
 GROUP BY 1
 
 -- name: audit_steps_by
--- Steps that succeeded, of the workflows that an executor has or had last, and that began after it had claimed
--- them. Whatever puts work back into a queue (takeover, hand over, resume) forgets when it was claimed before.
--- Of forks, only those that began after the fork. A step's begin is on its worker's clock, a claim's on the
--- database's: where another's steps may be among them, those that began within the tolerance of both tell
--- nothing. A resume makes the claims' count begin anew: one within the tolerance after the cancel is not told.
+-- Counts successful steps by name, of the workflows that an executor has or had last. The steps must have
+-- begun after it claimed the workflow. A return to a queue (takeover, handover, resume) erases the earlier
+-- claim time. Of a fork, only steps that began after the fork count. A step's begin is on its worker's clock,
+-- a claim's on the database's. If steps of another executor may be included, steps within the tolerance of
+-- both clocks are not counted. A resume resets the number of claims, so a claim within the tolerance after
+-- the cancel goes unnoticed.
 SELECT o.function_name AS what, count(*) AS number
 FROM dbos.workflow_status w
 JOIN dbos.operation_outputs o ON o.workflow_uuid = w.workflow_uuid
@@ -252,19 +256,20 @@ WHERE w.executor_id = %(executor_id)s AND w.created_at >= %(since_ms)s
 GROUP BY 1
 
 -- name: audit_taken_over_by
--- Executors that this one declared dead, by reason.
+-- Counts executors that this one declared dead, by reason.
 SELECT reason AS what, count(*) AS number FROM ops.executors
 WHERE taken_over_by = %(executor_id)s AND state = 'dead' GROUP BY 1
 
 -- name: audit_released_by
--- Workflows that this executor took from others, or gave back because they never started, as metrics call it.
+-- Counts workflows that this executor took over, or released because they never started, by the metrics'
+-- reasons.
 SELECT CASE reason WHEN 'no live executor' THEN 'orphan' WHEN 'not running here' THEN 'stray' ELSE reason END AS what,
        count(*) AS number
 FROM ops.handovers
 WHERE released_by = %(executor_id)s AND kind IN ('takeover', 'orphan') GROUP BY 1
 
 -- name: recent_handovers
--- Work that left an executor which did not finish it, newest first.
+-- Returns moves of work away from executors that did not finish it, newest first.
 SELECT workflow_id, workflow_name, kind, reason, from_executor, released_by, to_executor, lost_at, released_at,
        claimed_at, extract(epoch FROM claimed_at - lost_at)::float8 AS seconds_from_loss_to_claim
 FROM ops.handovers

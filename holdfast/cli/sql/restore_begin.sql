@@ -2,7 +2,7 @@
 SET client_min_messages = warning;
 BEGIN;
 SET LOCAL lock_timeout = '30s';
--- The lock of `migrate` excludes a concurrent migration or restore, and makes this restore visible to them.
+-- The lock of `migrate` excludes a concurrent migration or restore. It also shows in pg_locks.
 SELECT pg_advisory_xact_lock(7031, 0);
 
 -- The sessions of processes that have just ended may take a moment to close.
