@@ -1,7 +1,7 @@
-"""The composition root: the showcase's folders, and what the two roles run of them.
+"""The composition root: the showcase's folders, and the parts that each of the two roles runs.
 
 A folder has its durable names, queues and schedules in ``declaration``, its workflows in ``workflows``, and,
-where it serves HTTP, a ``FEATURE`` in ``routes``. All processes know the declarations.
+if it serves HTTP, a ``FEATURE`` in ``routes``. All processes know the declarations.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _workflows(folders: tuple[str, ...]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Api(RegisteredWork):
-    """The API's application: object scope and process caches need a process that answers requests."""
+    """The API's application. Object scope and process caches need a process that answers requests."""
 
     role: Role = "api"
     workflow_modules: tuple[str, ...] = _workflows(API_FOLDERS)
@@ -38,7 +38,7 @@ class Api(RegisteredWork):
 
 @dataclass(frozen=True)
 class Worker(RegisteredWork):
-    """The worker's application: the Fibonacci queue, the schedules, bucket listings, and your own."""
+    """The worker's application: Fibonacci queue, schedules, bucket listings, and user-defined modules."""
 
     role: Role = "worker"
     workflow_modules: tuple[str, ...] = _workflows(WORKER_FOLDERS)

@@ -1,1 +1,1 @@
-"""Where modules found the public names before they had a package of their own."""
+"""The former location of the public names, before they had a package of their own."""

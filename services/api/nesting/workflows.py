@@ -1,4 +1,4 @@
-"""Root → child → grandchild, called directly or through queues; every answer names its parents."""
+"""Root → child → grandchild, called directly or through queues. Every answer lists its ancestors."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def _answer(level: str, parents: list[str], below: dict[str, Any] | None) -> dic
 
 @DBOS.step(name="nesting.touch")
 def touch(level: str) -> str:
-    """A step on every level, so that each has something recorded."""
+    """A step on every level, so that each level records something."""
     with timed_step("nesting.touch"):
         return level
 
 
 @DBOS.workflow(name=GRANDCHILD.name, max_recovery_attempts=None)
 def grandchild(parents: list[str], queued: bool) -> dict[str, Any]:  # noqa: ARG001  stored with the others' shape
-    """The lowest level."""
+    """The lowest level of the nested workflows."""
     with measured(GRANDCHILD.name):
         touch("grandchild")
         return _answer("grandchild", parents, None)
@@ -45,7 +45,7 @@ def grandchild(parents: list[str], queued: bool) -> dict[str, Any]:  # noqa: ARG
 
 @DBOS.workflow(name=CHILD.name, max_recovery_attempts=None)
 def child(parents: list[str], queued: bool) -> dict[str, Any]:
-    """The middle level."""
+    """The middle level. Starts the grandchild."""
     with measured(CHILD.name):
         touch("child")
         below = _start(grandchild, GRANDCHILD_QUEUE.name, "grandchild", parents, queued)
@@ -54,7 +54,7 @@ def child(parents: list[str], queued: bool) -> dict[str, Any]:
 
 @DBOS.workflow(name=ROOT.name, max_recovery_attempts=None)
 def root(queued: bool) -> dict[str, Any]:
-    """The top: its answer holds the answers of all levels."""
+    """The top level. Its answer contains the answers of all levels."""
     with measured(ROOT.name):
         touch("root")
         below = _start(child, CHILD_QUEUE.name, "child", [], queued)

@@ -1,4 +1,4 @@
-"""Class, instance and function scope: what of an object survives a restart."""
+"""Class, instance and function scope: which state of an object survives a restart."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def instance_scope(
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Start the same on a configured instance, `alpha` or `beta`."""
-    # A name nobody configured would be stored and then stay PENDING for ever.
+    # A workflow with an unknown instance name would be stored and stay PENDING for ever.
     if name not in INSTANCE_NAMES:
         raise UnknownInstance
     arguments = (body.steps, body.step_seconds)

@@ -1,8 +1,8 @@
-"""What of an object survives a restart: counters in an instance, a class, a module, and a durable one.
+"""Which state of an object survives a restart: counters in an instance, a class, a module, and a durable one.
 
-A step's result is stored; nothing that it did to memory is. After a crash the workflow's body runs
-again from the top, stored steps return their results without running, so whatever a *step* counted
-in memory starts again, and whatever the *body* counted from results is complete.
+A step's result is stored, its changes to memory are not. After a crash, the workflow's body runs again from
+the top, and stored steps return their results without running. So a counter that a *step* increments in
+memory starts again, and a counter that the *body* computes from results is complete.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from services.api.scope.declaration import CLASS_SCOPE, FUNCTION_SCOPE, INSTANCE
 
 
 class StepReport(TypedDict):
-    """What a step recorded when its body ran: who ran it, and what the memory of that process had counted."""
+    """The record of a step whose body ran: the executor, and the counters in that process's memory."""
 
     index: int
     executor_id: str
@@ -28,7 +28,7 @@ class StepReport(TypedDict):
     module: int
 
 
-# Steps whose bodies ran in this process, by workflow: what is not in here was replayed.
+# The steps whose bodies ran in this process, by workflow. All other steps were replayed.
 _ran_here: dict[str, set[int]] = {}
 _module_counter = 0
 
@@ -71,17 +71,17 @@ def _report(scope: str, reports: list[StepReport], *, instance: int, class_: int
 
 @DBOS.dbos_class()
 class ClassScope:
-    """An ordinary object, made anew for every execution: its state lives as long as that execution."""
+    """An ordinary object, created for each execution: its state lives as long as that execution."""
 
     runs: int = 0
-    """Steps run by any instance in this process."""
+    """Steps run by all instances in this process."""
 
     def __init__(self) -> None:
         self.count = 0
 
     @DBOS.step(name="scope.class.step")
     def work(self, index: int, step_seconds: float) -> StepReport:
-        """One step inside the instance: sleeps ``step_seconds`` and counts in the object and the class."""
+        """One step of the instance. Sleeps ``step_seconds``, then counts in the object and in the class."""
         with timed_step("scope.class.step"):
             time.sleep(step_seconds)
             self.count += 1
@@ -91,7 +91,7 @@ class ClassScope:
     @staticmethod
     @DBOS.workflow(name=CLASS_SCOPE.name, max_recovery_attempts=None)
     def run(steps: int, step_seconds: float) -> dict[str, Any]:
-        """Runs ``steps`` steps of an instance made here and reports what each counter counted."""
+        """Runs ``steps`` steps of a new instance and reports the value of each counter."""
         with measured(CLASS_SCOPE.name):
             this = ClassScope()
             reports = [this.work(index, step_seconds) for index in range(steps)]
@@ -100,10 +100,10 @@ class ClassScope:
 
 @DBOS.dbos_class()
 class InstanceScope(DBOSConfiguredInstance):
-    """A configured instance: built before launch under a name that is stored, its attributes are not.
+    """A configured instance, created before launch. Its name is stored, its attributes are not.
 
-    All workflows of one name share the object of their process: attributes are configuration, and
-    a counter in one is shared memory that a restart empties.
+    All workflows of one name share the object of their process. Attributes are configuration, and a counter
+    in one is shared memory that a restart resets.
     """
 
     runs: int = 0
@@ -114,7 +114,7 @@ class InstanceScope(DBOSConfiguredInstance):
 
     @DBOS.step(name="scope.instance.step")
     def work(self, index: int, step_seconds: float) -> StepReport:
-        """One step inside the configured instance: sleeps ``step_seconds`` and counts."""
+        """One step of the configured instance. Sleeps ``step_seconds``, then counts."""
         with timed_step("scope.instance.step"):
             time.sleep(step_seconds)
             self.count += 1
@@ -123,7 +123,7 @@ class InstanceScope(DBOSConfiguredInstance):
 
     @DBOS.workflow(name=INSTANCE_SCOPE.name, max_recovery_attempts=None)
     def run(self, steps: int, step_seconds: float) -> dict[str, Any]:
-        """Runs ``steps`` steps of this configured instance and reports what each counter counted."""
+        """Runs ``steps`` steps of this configured instance and reports the value of each counter."""
         with measured(INSTANCE_SCOPE.name):
             reports = [self.work(index, step_seconds) for index in range(steps)]
             report = _report("instance", reports, instance=self.count, class_=InstanceScope.runs)
@@ -147,11 +147,11 @@ def function_scope(steps: int, step_seconds: float) -> dict[str, Any]:
 
 
 def build_instances() -> None:
-    """Builds the configured instances; before the launch, so that stored work finds them by name."""
+    """Creates the configured instances. Runs before the launch, so that stored work finds them by name."""
     for name in INSTANCE_NAMES:
         InstanceScope(name)
 
 
 def start(settings: Settings) -> None:  # noqa: ARG001
-    """Before the process's launch."""
+    """Prepares the process before its launch."""
     build_instances()

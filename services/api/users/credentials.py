@@ -14,10 +14,10 @@ _FINGERPRINT_DIGITS = 12
 
 
 class Credential:
-    """A secret that does not show itself: not in repr, str or format, and it refuses to be pickled.
+    """A secret that hides its value from repr, str and format, and refuses to be pickled.
 
-    ``fingerprint`` is the first 12 hex digits of the value's SHA-256, safe to log; ``fetched_at`` is
-    the cache's clock when the fetch began.
+    ``fingerprint`` is the first 12 hex digits of the value's SHA-256 and safe to log. ``fetched_at`` is the
+    cache's clock at the start of the fetch.
     """
 
     __slots__ = ("_value", "fetched_at", "fingerprint")
@@ -28,23 +28,23 @@ class Credential:
         self.fingerprint = hashlib.sha256(value.encode()).hexdigest()[:_FINGERPRINT_DIGITS]
 
     def reveal(self) -> str:
-        """The secret itself. Use it and forget it: never return it from a step, never log it."""
+        """Returns the secret. Do not keep it, return it from a step, or log it."""
         return self._value
 
     def __repr__(self) -> str:
         return f"Credential(fingerprint={self.fingerprint!r})"
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
-        # A workflow's inputs and steps' outputs are pickled or made JSON; both must fail on a secret.
+        # Workflow inputs and step outputs are pickled or encoded as JSON. Both must fail on a secret.
         raise TypeError("a Credential must not leave its process; pass its fingerprint instead")
 
 
 Use = Literal["hit", "miss", "error"]
-"""What became of one `get`: served from the cache, after a fetch, or not at all."""
+"""The result of one `get`: from the cache, after a fetch, or without a value."""
 
 
 class CacheSnapshot(TypedDict):
-    """What the cache did and holds, without the secret. The last three are None while it is empty."""
+    """Counters and state of the cache, without the secret. The last three are None while it is empty."""
 
     hits: int
     misses: int
@@ -56,11 +56,11 @@ class CacheSnapshot(TypedDict):
 
 
 class CachedCredential:
-    """Holds one secret for `ttl_seconds` after the start of the fetch that brought it.
+    """Holds one secret for `ttl_seconds` after the start of its fetch.
 
-    `fetch` returns the secret; it may block and may raise. `clock` counts seconds and never goes back
-    (``time.monotonic``). `on_use` is told of every `get`. A fetch that takes longer than `ttl_seconds`
-    serves those who wait for it only.
+    `fetch` returns the secret. It may block and may raise. `clock` counts seconds and never goes back
+    (``time.monotonic``). `on_use` is called at every `get`. A fetch that takes longer than `ttl_seconds`
+    serves only the callers that wait for it.
     """
 
     def __init__(
@@ -83,10 +83,10 @@ class CachedCredential:
         self._hits = self._misses = self._fetches = self._errors = 0
 
     def get(self) -> Credential:
-        """The cached credential if it is fresh, else a fetched one. Blocks while it is fetched.
+        """Returns the cached credential if it is fresh, else fetches one and blocks meanwhile.
 
-        Callers that miss together share one fetch: its result, or its error, which is not cached.
-        Raises `CredentialUnavailable`.
+        Concurrent misses share one fetch: its result, or its error, which is not cached. Raises
+        `CredentialUnavailable`.
         """
         with self._lock:
             held = self._held
@@ -105,23 +105,24 @@ class CachedCredential:
         return credential
 
     def refresh(self) -> Credential:
-        """Fetch now, or join the fetch under way; `get` serves the held value meanwhile, if fresh.
+        """Fetches now, or joins a running fetch. Meanwhile `get` returns the held value, if fresh.
 
-        To be certain of a value read after this moment, `invalidate` and `get`. Counts neither as hit
-        nor as miss. Raises `CredentialUnavailable`; the held value then stays until it expires.
+        A joined fetch may have read an older value: to exclude that, call `invalidate` and `get`. Counts
+        neither as hit nor as miss. Raises `CredentialUnavailable`; the held value then stays until it
+        expires.
         """
         with self._lock:
             flight, leads = self._join()
         return self._land(flight, leads)
 
     def invalidate(self) -> None:
-        """Forget the value. A fetch under way still answers those who wait for it, and nobody after."""
+        """Discards the value. A running fetch still serves its present waiters, but no later callers."""
         with self._lock:
             self._held = None
             self._flight = None
 
     def snapshot(self) -> CacheSnapshot:
-        """Counters since the start of the process, and age, time left and fingerprint of the value held."""
+        """Returns the counters since process start, and the held value's age, time left and fingerprint."""
         with self._lock:
             held = self._held
             age = None if held is None else self._clock() - held.fetched_at
@@ -136,7 +137,7 @@ class CachedCredential:
             }
 
     def _join(self) -> tuple[Future[Credential], bool]:
-        """The flight under way, or a new one that the caller leads. Called with the lock held."""
+        """Returns the running fetch, or a new one that the caller performs. Called with the lock held."""
         if self._flight is not None:
             return self._flight, False
         self._flight = Future()
@@ -149,7 +150,7 @@ class CachedCredential:
         try:
             return flight.result()
         except CredentialUnavailable as error:
-            # One raise each: threads that raise a shared exception grow its traceback together.
+            # Each waiter raises its own exception: a shared one would collect the tracebacks of all threads.
             raise CredentialUnavailable(error.message) from error.__cause__
 
     def _fly(self, flight: Future[Credential]) -> None:
@@ -165,7 +166,7 @@ class CachedCredential:
         except Exception as error:
             failure = _unavailable(error)
         except BaseException as stop:
-            # The leader's thread is being stopped: let it, but do not leave the others waiting for ever.
+            # The fetching thread is being stopped. It must not leave the other waiters blocked for ever.
             self._settle(flight, None)
             flight.set_exception(CredentialUnavailable())
             raise stop from None
@@ -178,15 +179,16 @@ class CachedCredential:
     def _settle(self, flight: Future[Credential], fetched: Credential | None) -> None:
         with self._lock:
             self._errors += fetched is None
-            # Invalidated meanwhile: this value may be the one that had to go, so nobody else gets it.
+            # After a concurrent `invalidate`, this value may be the discarded one: it serves only its
+            # waiters.
             if self._flight is flight:
                 self._flight = None
                 self._held = fetched or self._held
 
 
 def _unavailable(error: Exception) -> CredentialUnavailable:
-    # Only the operating system's words are passed on, and only its errors are chained: any other
-    # exception might carry the secret (UnicodeDecodeError holds the bytes it was reading).
+    # Only errors of the operating system are chained, and only their message is passed on. Any other
+    # exception might contain the secret (UnicodeDecodeError holds the bytes that it was reading).
     if not isinstance(error, OSError):
         kind = type(error).__name__
         return CredentialUnavailable(f"The credential's source could not be read ({kind}). Check it.")

@@ -1,7 +1,7 @@
-"""User pages processed with a cached credential: process scope, which ends with the process.
+"""Processes pages of users with a cached credential, which has process scope: it ends with the process.
 
-The secret is used inside a step and never returned from one: workflows and steps record what they
-return, so only the fingerprint leaves a step.
+The secret is used inside a step and never returned from one. Workflows and steps record their return values,
+so only the fingerprint leaves a step.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _cache: CachedCredential | None = None
 
 
 def open_cache(settings: Settings) -> CachedCredential:
-    """Makes the process's cache; the application's lifespan calls it and :func:`close_cache`."""
+    """Creates the process's cache. The application's lifespan calls it and :func:`close_cache`."""
     global _cache  # noqa: PLW0603
     fallback = secrets.token_urlsafe(24)
 
@@ -51,7 +51,7 @@ def open_cache(settings: Settings) -> CachedCredential:
 
 
 def close_cache() -> None:
-    """Forgets the credential."""
+    """Discards the cache with its credential."""
     global _cache  # noqa: PLW0603
     if _cache is not None:
         _cache.invalidate()
@@ -59,13 +59,13 @@ def close_cache() -> None:
 
 
 def cache() -> CachedCredential | None:
-    """The process's cache, None outside the API's life."""
+    """Returns the process's cache, None before start and after close."""
     return _cache
 
 
 @DBOS.step(name="users.process_one")
 def process_one(page: int, user: int) -> dict[str, Any]:
-    """Processes one user with the credential; returns who did it and with which fingerprint."""
+    """Processes one user with the credential. Returns the executor and the fingerprint."""
     with timed_step("users.process_one"):
         if _cache is None:
             raise CredentialUnavailable
@@ -80,14 +80,14 @@ def process_one(page: int, user: int) -> dict[str, Any]:
 
 @DBOS.workflow(name=PAGE.name, max_recovery_attempts=None)
 def process_page(page: int, page_size: int) -> list[dict[str, Any]]:
-    """One page of users, each a step."""
+    """Processes one page of users, with one step per user."""
     with measured(PAGE.name):
         return [process_one(page, page * page_size + i) for i in range(page_size)]
 
 
 @DBOS.workflow(name=PROCESS.name, max_recovery_attempts=None)
 def process_users(pages: int, page_size: int) -> dict[str, Any]:
-    """All pages, each a nested workflow on its queue, and what the cache of this process did meanwhile."""
+    """Processes all pages, each as a nested workflow on its queue. Reports this process's cache use."""
     with measured(PROCESS.name):
         workflow_id = DBOS.workflow_id
         handles = []
@@ -106,10 +106,10 @@ def process_users(pages: int, page_size: int) -> dict[str, Any]:
 
 
 def start(settings: Settings) -> None:
-    """Before the process's launch: opens the credential cache."""
+    """Opens the credential cache before the process's launch."""
     open_cache(settings)
 
 
 def close() -> None:
-    """At the process's end."""
+    """Closes the credential cache at the process's end."""
     close_cache()

@@ -1,9 +1,9 @@
-"""Listing a bucket in ranges of keys: where a range ends, and sums of bounded size that add up exactly.
+"""Lists a bucket in ranges of keys: ends of ranges, and sums of bounded size that add up exactly.
 
-A range is the keys after one key, up to and with another, in the server's own order. S3 lists in the order of
-UTF-8 bytes; servers that keep folders (SeaweedFS) list ``a/x`` before ``a-b``, as if "/" were the lowest
-character. In both, the keys below one folder stand together, which is what lets :class:`PageTally` be small:
-a folder that neither begins nor ends a page lies in it whole.
+A range contains the keys after one key, up to and including another, in the server's own order. S3 lists in
+the order of UTF-8 bytes. Servers that keep folders (SeaweedFS) list ``a/x`` before ``a-b``, as if "/" were
+the lowest character. In both orders, the keys below one folder are adjacent. A folder that neither begins nor
+ends a page is therefore completely on that page, which keeps :class:`PageTally` small.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypedDict
 
 TOP = 20
-"""Folders that a page, and the report, name: the largest."""
+"""The number of largest folders that a page and the report name."""
 
 
 class Group(TypedDict):
-    """What lies below one folder: its keys begin with ``prefix``."""
+    """The sums of one folder, whose keys begin with ``prefix``."""
 
     prefix: str
     keys: int
@@ -24,14 +24,14 @@ class Group(TypedDict):
 
 
 class Largest(TypedDict):
-    """The largest object."""
+    """The largest object, with its key and size."""
 
     key: str
     bytes: int
 
 
 class PageSums(TypedDict):
-    """One page: ``groups`` are its first folder, its largest, and its last, in no order."""
+    """The sums of one page. ``groups`` are its first folder, its largest, and its last, in no order."""
 
     keys: int
     bytes: int
@@ -44,7 +44,7 @@ class PageSums(TypedDict):
 
 
 class Sums(TypedDict):
-    """Pages in a row: the largest folders of all, and what lies in none (``loose``)."""
+    """The sums of consecutive pages: the largest folders, and the keys outside folders (``loose``)."""
 
     keys: int
     bytes: int
@@ -55,25 +55,25 @@ class Sums(TypedDict):
 
 
 def by_bytes(key: str) -> bytes:
-    """Sorts as S3 lists."""
+    """Returns the sort key of S3's order."""
     return key.encode()
 
 
 def by_folder(key: str) -> bytes:
-    """Sorts as servers list that keep folders."""
+    """Returns the sort key of the order of servers that keep folders."""
     return key.replace("/", "\0").encode()
 
 
 def is_ordered(keys: Sequence[str]) -> bool:
-    """Whether these keys are listed in an order that ranges can rest on, each once."""
+    """Whether these keys are distinct and in one of the two orders, which ranges need."""
     ordered = list(keys) in (sorted(keys, key=by_bytes), sorted(keys, key=by_folder))
     return ordered and len(set(keys)) == len(keys)
 
 
 def is_beyond(key: str, end: str, first_after: Callable[[], str | None]) -> bool:
-    """Whether a key that is listed lies beyond the end of its range, a key that may have been deleted.
+    """Whether a listed key is beyond the end of its range. The end may be a deleted key.
 
-    Where the two orders disagree, ``first_after`` asks the server: its first key after the end.
+    If the two orders disagree, ``first_after`` asks the server for its first key after the end.
     """
     verdicts = {by_bytes(key) > by_bytes(end), by_folder(key) > by_folder(end)}
     return verdicts == {True} or (len(verdicts) == 2 and key == first_after())
@@ -90,7 +90,7 @@ def _larger(one: Largest | None, other: Largest | None) -> Largest | None:
 
 
 class PageTally:
-    """Sums up one page, key by key in the listing's order, however many there are."""
+    """Sums up one page of any size, key by key in the listing's order."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
@@ -102,7 +102,7 @@ class PageTally:
         self._inner: list[Group] = []
 
     def add(self, key: str, size: int) -> None:
-        """Counts one object of so many bytes."""
+        """Counts one object of ``size`` bytes."""
         self._keys += 1
         self._bytes += size
         self._largest = _larger(self._largest, Largest(key=key, bytes=size))
@@ -126,7 +126,7 @@ class PageTally:
         return self._open
 
     def sums(self) -> PageSums:
-        """The page as it is recorded: a few kilobytes."""
+        """Returns the page's sums as they are recorded: a few kilobytes."""
         edges = [] if self._first is None or self._open is None else [self._first]
         if self._open is not None and self._open is not self._first:
             edges.append(self._open)
@@ -143,7 +143,7 @@ class PageTally:
 
 
 class Total:
-    """Adds pages up in their order. A folder may begin on one page and end on a later one."""
+    """Adds up pages in their order. A folder may begin on one page and end on a later one."""
 
     def __init__(self, prefix: str) -> None:
         self._keys = self._bytes = self._folders = 0
@@ -153,7 +153,7 @@ class Total:
         self._top: list[Group] = []
 
     def add(self, page: PageSums) -> None:
-        """The next page."""
+        """Adds the next page."""
         self._keys += page["keys"]
         self._bytes += page["bytes"]
         self._folders += page["folders"]
@@ -179,7 +179,7 @@ class Total:
             self._top = _largest([*self._top, self._open])
 
     def sums(self) -> Sums:
-        """All pages so far."""
+        """Returns the sums of all pages added."""
         return Sums(
             keys=self._keys,
             bytes=self._bytes,

@@ -1,9 +1,9 @@
-"""The S3 client of this process, and what its failures mean.
+"""The S3 client of this process, and the meaning of its failures.
 
-Built once a process, at its first use, and kept in no workflow, step or instance: a client holds sockets,
-locks and credentials, none of which can be stored
-(tests/integration/services/test_buckets.py shows what happens).
-boto3 alone retries nothing here: the steps do, where it is seen and survives the process.
+The client is created once per process, at its first use. It is kept in no workflow, step or instance, because
+it holds sockets, locks and credentials, which cannot be stored (tests/integration/services/test_buckets.py
+shows the effect). boto3 itself does not retry: the steps do, so that retries are visible and survive the
+process.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _building = threading.Lock()
 
 @dataclass(frozen=True)
 class Listed:
-    """Objects in the server's order, each with its size in bytes; ``more``: others come after them."""
+    """Objects in the server's order, each with its size in bytes. ``more``: further objects follow."""
 
     objects: list[tuple[str, int]]
     more: bool
 
 
 def client(settings: Settings) -> Any:
-    """The process's client; threads may share it."""
+    """Returns the process's client. It is thread-safe."""
     global _client  # noqa: PLW0603
     with _building:
         if _client is None:
@@ -53,7 +53,7 @@ def client(settings: Settings) -> Any:
 
 
 def close() -> None:
-    """Lets the client go; the next use builds another."""
+    """Closes the client. The next use creates another."""
     global _client  # noqa: PLW0603
     with _building:
         if _client is not None:
@@ -62,7 +62,7 @@ def close() -> None:
 
 
 def _build(settings: Settings) -> Any:
-    # Costs time and memory that only who lists buckets pays.
+    # Imported lazily: boto3 is slow and large, and only bucket listings need it.
     import boto3
     from botocore.config import Config
 
@@ -76,14 +76,14 @@ def _build(settings: Settings) -> Any:
             read_timeout=settings.s3_timeout_seconds,
             retries={"total_max_attempts": 1},
             max_pool_connections=_CONNECTIONS,
-            # Buckets as host names need a wildcard in DNS, which only AWS has for certain.
+            # Bucket names as host names need a wildcard in DNS, which only AWS certainly has.
             s3={"addressing_style": "path" if settings.s3_endpoint else "auto"},
         ),
     )
 
 
 def _credentials(file: Path | None) -> dict[str, str]:
-    """Those of the file, which win over all of boto3's own places. Raises ``ObjectStoreRefused``."""
+    """Returns the file's credentials, which override boto3's other sources. Raises ``ObjectStoreRefused``."""
     if file is None:
         return {}
     read = configparser.ConfigParser(interpolation=None)
@@ -100,7 +100,7 @@ def _credentials(file: Path | None) -> dict[str, str]:
 
 
 def list_objects(settings: Settings, bucket: str, prefix: str, start_after: str, limit: int) -> Listed:
-    """At most ``limit`` (1,000 on most servers) objects after a key. Blocks.
+    """Lists at most ``limit`` (1,000 on most servers) objects after a key. Blocks.
 
     Raises ``BucketMissing``, ``ObjectStoreRefused``, ``ObjectStoreUnavailable`` (worth a retry),
     ``ObjectStoreError``.
@@ -121,7 +121,7 @@ def list_objects(settings: Settings, bucket: str, prefix: str, start_after: str,
 
 
 def _refusal(response: dict[str, Any], bucket: str) -> ObjectStoreError:
-    """What the server's answer means. Only its code is told on: its text may quote what was signed."""
+    """Converts the server's answer to an error. Keeps only its code: the text may quote signed data."""
     code = str(response.get("Error", {}).get("Code", "unknown"))[:60]
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     told = f"(HTTP {status}, {code})"
@@ -141,7 +141,7 @@ def _refusal(response: dict[str, Any], bucket: str) -> ObjectStoreError:
 
 
 def _failure(error: Exception, settings: Settings) -> ObjectStoreError:
-    """What it means that no answer came, or none that can be read."""
+    """Converts a missing or unreadable answer to an error."""
     from botocore import exceptions
     from botocore.parsers import ResponseParserError
 
@@ -151,7 +151,7 @@ def _failure(error: Exception, settings: Settings) -> ObjectStoreError:
             "There are no credentials for the S3 server. Set HOLDFAST_S3_CREDENTIALS_FILE to a file that has "
             "them, and restart the workers."
         )
-    # Every other failure of the way there and back: refused, reset, timed out, cut short, not XML.
+    # All other failures of the connection: refused, reset, timed out, cut short, not XML.
     passing = (
         exceptions.HTTPClientError,
         exceptions.ConnectionError,

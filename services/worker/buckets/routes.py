@@ -1,4 +1,4 @@
-"""Listing a bucket of an S3 server: starting it, looking at it. Only workers speak to the server."""
+"""Starts and shows listings of S3 buckets. Only workers talk to the S3 server."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ async def show_listing(request: Request, bucket: BucketName, workflow_id: Workfl
             report = ListingReport.model_validate(row.output)
         except ValidationError:
             error = "the stored report can't be read"
-    # A finished listing has its sums in its own output, also where its pages are deleted.
+    # A finished listing has its sums in its own output, even after its pages were deleted.
     if report is not None:
         progress = {
             "pages": report.pages,
@@ -85,13 +85,13 @@ async def show_listing(request: Request, bucket: BucketName, workflow_id: Workfl
 
 
 def _bucket(given: Any) -> Any:
-    """The bucket of a stored input; None when it can't be read."""
+    """Returns the bucket of a stored input; None if it is not readable."""
     args = given["args"] if isinstance(given, dict) else ()
     return args[0] if args else None
 
 
 def describe(schemas: dict[str, Any], settings: Settings) -> None:
-    """What this installation's settings allow, so that a client can know before it asks."""
+    """Adds this installation's limits to the OpenAPI schemas, so that clients know them in advance."""
     kind_of(schemas["ListingRequest"], "max_pages")["maximum"] = settings.s3_max_pages
 
 

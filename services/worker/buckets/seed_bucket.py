@@ -1,8 +1,7 @@
-"""Fills a bucket to list: ``python -m services.worker.buckets.seed_bucket NAME``.
+"""Fills a bucket for listings: ``python -m services.worker.buckets.seed_bucket NAME``.
 
-The one-shot of Compose's profile s3.
-
-1,200 small objects in ten folders, always the same; what is there already stays.
+It is the one-shot container of Compose's profile s3. It writes 1,200 small objects in ten folders, always the
+same, and keeps existing ones.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from holdfast.settings import get_settings
 from services.worker.buckets import object_store
 
 OBJECTS = {f"{number % 10}/{number:05}": number % 1000 for number in range(1200)}
-"""Their sizes in bytes, by key."""
+"""The objects' sizes in bytes, by key."""
 _PATIENCE_SECONDS = 60.0
 
 
 def main() -> None:
-    """Fill the bucket and say so in one line of JSON; exit code 1 when the server does not take it."""
+    """Fills the bucket and logs one line of JSON. Exits with 1 if the server does not accept the objects."""
     bucket = sys.argv[1]
     client = object_store.client(get_settings())
     deadline = time.monotonic() + _PATIENCE_SECONDS
@@ -33,7 +32,7 @@ def main() -> None:
             written = _fill(client, bucket)
             break
         except (BotoCoreError, ClientError) as error:
-            # It answers before it has room for objects.
+            # The server answers before it has room for objects.
             if time.monotonic() > deadline:
                 _say("ERROR", f"cannot fill bucket {bucket}: {type(error).__name__}")
                 sys.exit(1)

@@ -1,12 +1,13 @@
-"""S3 listing: a workflow cuts a bucket into pages, each a queued workflow that sums up its keys.
+"""S3 listing: a workflow cuts a bucket into pages. Each page is a queued workflow that sums up its keys.
 
-A page is a range of keys, not a continuation token and not the keys themselves. A token is the server's,
-ends when it likes and means nothing after a restart; a thousand keys are up to a megabyte in a row. A range
-stays what it is while the bucket changes: ranges adjoin, so a key that stays is in exactly one, however late
-its page runs and however often; one that comes or goes meanwhile counts if it is there when its page is
-read. The price is a second listing of each page, which runs beside the cutting of the next ones.
+A page is a range of keys, not a continuation token and not the keys themselves. A token belongs to the
+server, which may end it at any time, and it means nothing after a restart. A thousand keys take up to a
+megabyte in a row. A range keeps its meaning while the bucket changes. Ranges adjoin, so a key that stays is
+in exactly one, however late and often its page runs. A key that is added or deleted meanwhile counts if it
+exists when its page is read. The price is a second listing of each page, which runs concurrently with cutting
+the next ones.
 
-What is recorded of a page is its sums (services/worker/buckets/listing.py), once; the report adds them up.
+The record of a page is its sums (services/worker/buckets/listing.py), once. The report adds them up.
 """
 
 from __future__ import annotations
@@ -27,33 +28,35 @@ from services.worker.buckets.declaration import LISTING, PAGE, PAGE_QUEUE
 from services.worker.buckets.listing import PageSums, PageTally, Sums, Total, is_beyond, is_ordered
 
 ATTEMPTS = 8
-"""Of a step whose server is away, busy or slow: half a minute of pauses, and the waits for answers."""
+"""Attempts of a step while the server is away, busy or slow: half a minute of pauses plus timeouts."""
 CUTS_AT_ONCE = 10
-"""Pages that one step cuts at most: a takeover replays so many fewer steps."""
+"""The most pages that one step cuts. A takeover then replays fewer steps."""
 CUT_SECONDS = 1.0
-"""When a step has cut for so long, its pages begin, though they are fewer."""
+"""The time after which a step ends, so that its pages start even if they are fewer."""
 AHEAD = 50
-"""Unfinished pages from which on cutting waits: what the rate lets start in 10 seconds. A range is read soon
-after it was cut, and a queue that is merely slow is not taken for one that stands still."""
+"""The number of unfinished pages at which cutting waits: the starts that the rate allows in 10 seconds.
+
+A range is then read soon after it was cut, and a slow queue is not mistaken for a stalled one.
+"""
 _COLLECTED_AT_ONCE = 50
 
 
 class Cut(TypedDict):
-    """The last key of each page that was cut, and whether keys come after them."""
+    """The last key of each cut page, and whether further keys follow."""
 
     ends: list[str]
     more: bool
 
 
 class Page(PageSums):
-    """A page's sums, and who read it in how many requests."""
+    """A page's sums, its executor, and the number of its requests."""
 
     executor_id: str
     requests: int
 
 
 class Collected(Sums):
-    """All pages' sums, who read how many, and which have none."""
+    """All pages' sums, the number of pages by executor, and the pages without sums."""
 
     executors: dict[str, int]
     failed: int
@@ -61,7 +64,7 @@ class Collected(Sums):
 
 
 class ListingFailedError(Exception):
-    """Some pages of a listing have no sums; the message says which and why."""
+    """Some pages of a listing have no sums. The message names the first one and the reason."""
 
 
 def _heals(error: BaseException) -> bool:
@@ -78,7 +81,7 @@ _PATIENTLY: dict[str, Any] = {
 
 
 def _given_up(error: ObjectStoreUnavailable) -> ObjectStoreError:
-    """The last attempt's error: DBOS's own would only count retries, not say what failed."""
+    """Returns the last attempt's error, because DBOS's own would give only the number of retries."""
     return ObjectStoreError(f"{error.message} {ATTEMPTS} attempts failed.")
 
 
@@ -88,7 +91,7 @@ def _is_last_attempt() -> bool:
 
 
 def _listed(bucket: str, prefix: str, start_after: str, limit: int) -> object_store.Listed:
-    """As the server lists it. Raises ``BucketUnordered`` also where it goes in circles."""
+    """Lists objects. Raises ``BucketUnordered``, also if the server lists in circles."""
     found = object_store.list_objects(resources().settings, bucket, prefix, start_after, limit)
     keys = [key for key, _ in found.objects]
     if not is_ordered([start_after, *keys] if start_after else keys) or (found.more and not keys):
@@ -98,7 +101,7 @@ def _listed(bucket: str, prefix: str, start_after: str, limit: int) -> object_st
 
 @DBOS.step(name="buckets.cut", **_PATIENTLY)
 async def cut(bucket: str, prefix: str, start_after: str, page_size: int, pages: int) -> Cut:
-    """Cuts the next pages: their last keys. Nothing is enqueued here: run again, it may cut elsewhere."""
+    """Cuts the next pages and returns their last keys. Enqueues nothing: a second run may cut elsewhere."""
     with timed_step("buckets.cut"):
         ends: list[str] = []
         deadline = time.monotonic() + CUT_SECONDS
@@ -120,7 +123,7 @@ async def cut(bucket: str, prefix: str, start_after: str, page_size: int, pages:
 
 @DBOS.step(name="buckets.enqueue")
 async def enqueue(pages: dict[str, tuple[Any, ...]], attributes: dict[str, object] | None) -> list[str]:
-    """Enqueues one workflow a page, by its id; those that exist are left alone. Returns the ids."""
+    """Enqueues one workflow per page, by id. Existing ones are left unchanged. Returns the ids."""
     with timed_step("buckets.enqueue"):
         await child_workflows.enqueue_missing(
             PAGE.name,
@@ -134,7 +137,7 @@ async def enqueue(pages: dict[str, tuple[Any, ...]], attributes: dict[str, objec
 
 @DBOS.step(name="buckets.read", **_PATIENTLY)
 async def read(bucket: str, prefix: str, start_after: str, end: str, page_size: int) -> Page:
-    """Sums up the keys of a range, as it is now: key by key, so that a range that grew needs no memory."""
+    """Sums up the present keys of a range, key by key, so that a range that grew needs no more memory."""
     with timed_step("buckets.read"):
         try:
             return await asyncio.to_thread(_read, bucket, prefix, start_after, end, page_size)
@@ -180,14 +183,14 @@ async def page(  # noqa: PLR0917 - stored by position
     end: str,
     page_size: int,
 ) -> Page:
-    """One page: the keys after ``start_after``, up to and with ``end``."""
+    """Reads one page: the keys after ``start_after``, up to and including ``end``."""
     with measured(PAGE.name):
         return await read(bucket, prefix, start_after, end, page_size)
 
 
 @DBOS.step(name="buckets.collect")
 async def collect(workflow_ids: list[str], prefix: str) -> Collected:
-    """Adds the pages up in their order, a few at a time."""
+    """Adds up the pages in their order, a few at a time."""
     with timed_step("buckets.collect"):
         total, executors = Total(prefix), dict[str, int]()
         failed: list[str] = []
@@ -216,10 +219,10 @@ async def collect(workflow_ids: list[str], prefix: str) -> Collected:
 async def listing(
     bucket: str, prefix: str, start_after: str, page_size: int, max_pages: int
 ) -> dict[str, Any]:
-    """Cuts the bucket page by page, enqueues each, and adds up what they found.
+    """Cuts the bucket into pages, enqueues each, and adds up their sums.
 
-    Raises ``ListingFailedError`` when a page ended without sums. A report that is not ``complete`` met
-    ``max_pages``: ``next_start_after`` is where the next listing goes on.
+    Raises ``ListingFailedError`` if a page ended without sums. A report that is not ``complete`` reached
+    ``max_pages``: the next listing continues after ``next_start_after``.
     """
     with measured(LISTING.name):
         listing_id = str(DBOS.workflow_id)
@@ -233,8 +236,8 @@ async def listing(
                 f"{listing_id}-{number}": (number, bucket, prefix, begin, end, page_size)
                 for number, (begin, end) in enumerate(zip([after, *ends], ends, strict=False), len(ids))
             }
-            # Cut and enqueued in two steps: only what is recorded may become a child, or a second run could
-            # cut elsewhere than the first one enqueued.
+            # Cutting and enqueueing are two steps: only recorded cuts may become children. Otherwise a second
+            # run could cut elsewhere than the first one enqueued.
             if pages:
                 ids += await enqueue(pages, tracing.attributes())
                 after = ends[-1]
@@ -251,18 +254,18 @@ async def listing(
 
 
 async def _until_unfinished(ids: list[str], *, at_most: int) -> None:
-    """Waits until so few of these pages are left."""
+    """Waits until at most ``at_most`` of these pages are unfinished."""
     if not ids:
         return
 
     def ring() -> None:
-        # Nothing tells when a rate's time is over, and DBOS polls more and more seldom where executors meet.
+        # No event signals the end of a rate's period, and DBOS polls less and less often under contention.
         resources().waker.ring(PAGE_QUEUE.name)
 
-    # In a fork from a later step they are the original's.
+    # After a fork from a later step, the children belong to the original.
     await child_workflows.until_unfinished(ids[-1].rpartition("-")[0], at_most=at_most, before_waiting=ring)
 
 
 def close() -> None:
-    """At the process's end: lets the S3 client go."""
+    """Closes the S3 client at the process's end."""
     object_store.close()

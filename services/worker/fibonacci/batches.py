@@ -1,4 +1,4 @@
-"""Reading a Fibonacci batch: its numbers, its children, and who computed what. Blocking code."""
+"""Reads a Fibonacci batch: its numbers, its children, and their executors. Blocking code."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def read_batch(
     batch_id: str,
     known: Mapping[int, NumberResult] | None = None,
 ) -> Batch:
-    """The batch as it stands. Numbers in `known` that had succeeded are not loaded again.
+    """Returns the batch's present state. Succeeded numbers in `known` are not loaded again.
 
-    Raises `UnknownWorkflow` when there is no Fibonacci batch of that id.
+    Raises `UnknownWorkflow` if there is no Fibonacci batch with that id.
     """
     row = find(client, applications, batch_id, payload=True)
     if row is None or row.name not in (BATCH.name, SEQUENCE.name):
@@ -48,14 +48,14 @@ def read_batch(
 
 
 def _numbers(row: WorkflowStatus) -> list[int]:
-    # An input that can't be read comes as a string: there is nothing to show then but the status.
+    # An unreadable input arrives as a string. Then only the status can be shown.
     args = row.input["args"] if isinstance(row.input, dict) else ()
     first = args[0] if args else []
     return [int(number) for number in first] if isinstance(first, list | tuple) else []
 
 
 def _from_output(row: WorkflowStatus, numbers: list[int]) -> list[NumberResult] | None:
-    """A finished batch has its results in its own output, also where its children are deleted."""
+    """Returns a finished batch's results from its own output, even after its children were deleted."""
     results = row.output.get("results") if isinstance(row.output, dict) else None
     if row.status != "SUCCESS" or not isinstance(results, list) or len(results) != len(numbers):
         return None
@@ -63,7 +63,7 @@ def _from_output(row: WorkflowStatus, numbers: list[int]) -> list[NumberResult] 
 
 
 def _from_steps(client: DBOSClient, row: WorkflowStatus, numbers: list[int]) -> list[NumberResult]:
-    """Of a sequence that has not succeeded: its recorded computations, and the one that it is at."""
+    """Returns an unsuccessful sequence's recorded computations, and the current one."""
     steps = client.list_workflow_steps(row.workflow_id)
     done = [
         step["output"]

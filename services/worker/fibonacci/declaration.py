@@ -10,9 +10,9 @@ SEQUENCE: Final = DbosWorkflow("fibonacci.sequence", label="batch, in turn")
 NUMBER: Final = DbosWorkflow("fibonacci.number", label_with_input="fib({0})")
 
 BATCH_QUEUE: Final = Queue("fibonacci-batches", [BATCH], at_once=32, parents=True)
-# Greedy claims leave the last numbers to one worker while the other idles.
+# Greedy claims would leave the last numbers to one worker while the other idles.
 NUMBER_QUEUE: Final = Queue("fibonacci", [NUMBER, POISON], at_once=lambda settings: settings.fibonacci_claims)
-# Each computes one number at a time, in its turn with the queue's.
+# Each sequence computes one number at a time and shares the CPUs with the number queue.
 SEQUENCE_QUEUE: Final = Queue(
     "fibonacci-sequences", [SEQUENCE], at_once=lambda settings: settings.fibonacci_claims
 )

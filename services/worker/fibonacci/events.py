@@ -1,7 +1,7 @@
-"""A batch as server-sent events: one reader a batch feeds every open stream of this process.
+"""A batch as server-sent events. One reader per batch feeds all open streams of this process.
 
-An event's id says which numbers the client has (`{total}-{bits in hex}`), so that a reconnect, to any
-API process, goes on where the stream broke: `Last-Event-ID` needs no memory on our side.
+An event's id encodes the numbers that the client has (`{total}-{bits in hex}`). A reconnect, to any API
+process, therefore continues where the stream broke: `Last-Event-ID` needs no memory on our side.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _EVENT_ID = re.compile(r"(\d{1,5})-([0-9a-f]{1,3000})(-end)?")
 
 
 class Feed:
-    """The one reader of a batch: looks while anyone listens, and wakes those who do."""
+    """The only reader of a batch. It polls while it has listeners, and wakes them."""
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
@@ -40,10 +40,10 @@ class Feed:
         self.ended = batch.status in TERMINAL
         self.task: asyncio.Task[None] | None = None
         self.next_look = asyncio.Event()
-        """Set at the reader's next look, and then replaced."""
+        """Set at the reader's next poll, and then replaced by a new event."""
 
     async def follow(self, process: Process) -> None:
-        """Keep `batch` fresh until it is terminal; an outage of the database only delays it."""
+        """Keeps `batch` fresh until it is terminal. An outage of the database only delays it."""
         loop = asyncio.get_running_loop()
         gateway, applications = process.gateway, process.settings.application_names
         while not self.ended:
@@ -54,14 +54,15 @@ class Feed:
                 self.batch = await gateway.call(
                     read_batch, gateway.client, applications, self.batch.workflow_id, known
                 )
-                # A look at a thousand numbers costs more than one at fifty: never spend over a fifth on it.
+                # Polls use at most a fifth of the time: a batch of a thousand numbers costs more than one of
+                # fifty.
                 pause = max(pause, 4 * (loop.time() - began))
             except DatabaseUnavailable:
                 pause = OUTAGE_LOOK_SECONDS
-            except HoldfastError:  # deleted meanwhile
+            except HoldfastError:  # the batch was deleted
                 self.ended = True
             except Exception:
-                # The streams end without an end, so that their clients ask again.
+                # The streams end without `end`, so that their clients reconnect.
                 logger.exception("event feed failed", extra={"action": "request.failed"})
                 self.ended = True
             self.ended = self.ended or self.batch.status in TERMINAL
@@ -72,7 +73,7 @@ class Feed:
 
 
 class Feeds:
-    """Every open feed of this process, and the bound on open streams."""
+    """All open feeds of this process, and the limit on open streams."""
 
     def __init__(self, process: Process, limit: int) -> None:
         self.process = process
@@ -80,7 +81,8 @@ class Feeds:
         self._feeds: dict[str, Feed] = {}
 
     async def join(self, batch_id: str) -> Feed:
-        """The batch's feed, read once at least. Raises `UnknownWorkflow`, `DatabaseUnavailable`."""
+        """Returns the batch's feed after one poll or more. Raises `UnknownWorkflow`, `DatabaseUnavailable`.
+        """
         if batch_id not in self._feeds:
             gateway = self.process.gateway
             batch = await gateway.call(
@@ -94,7 +96,7 @@ class Feeds:
         return feed
 
     def leave(self, feed: Feed) -> None:
-        """Undo one `join`; the last one ends the reader."""
+        """Undoes one `join`. The last one ends the reader."""
         feed.listeners -= 1
         if feed.listeners == 0:
             self._feeds.pop(feed.batch.workflow_id, None)
@@ -103,9 +105,9 @@ class Feeds:
 
 
 async def events(process: Process, feed: Feed, last_event_id: str | None) -> AsyncIterator[str]:
-    """`snapshot` (unless resumed), `number` for each change, `progress`, and `end` when terminal.
+    """Yields `snapshot` (unless resumed), `number` per change, `progress`, and `end` when terminal.
 
-    Stops without `end` when the process drains: the client reconnects, to its successor.
+    Stops without `end` when the process drains, so that the client reconnects to the next process.
     """
     yield f"retry: {RECONNECT_MILLISECONDS}\n\n"
     sent: dict[int, Any] = {}
@@ -121,7 +123,7 @@ async def events(process: Process, feed: Feed, last_event_id: str | None) -> Asy
     stopping = asyncio.ensure_future(process.wait_stopping())
     try:
         while True:
-            # Taken before the batch is read: a look in between sets it, and nothing is slept through.
+            # Taken before the batch is read: a poll in between sets it, so no change is missed.
             next_look = feed.next_look
             batch, ended = feed.batch, feed.ended
             for number in batch.results:
@@ -145,12 +147,12 @@ async def events(process: Process, feed: Feed, last_event_id: str | None) -> Asy
 
 
 def finished(last_event_id: str | None) -> bool:
-    """Whether the client has seen the end, and only reconnects because EventSource always does."""
+    """Whether the client has received the end, and reconnects only because EventSource always does."""
     return bool(last_event_id and (match := _EVENT_ID.fullmatch(last_event_id)) and match[3])
 
 
 def seen(last_event_id: str | None, total: int) -> set[int] | None:
-    """Indexes that the client has; None for an id that isn't one of this batch's."""
+    """Returns the indexes that the client has; None for an id that does not belong to this batch."""
     match = _EVENT_ID.fullmatch(last_event_id or "")
     if match is None or int(match[1]) != total:
         return None
@@ -159,7 +161,7 @@ def seen(last_event_id: str | None, total: int) -> set[int] | None:
 
 
 def _mark(number: NumberResult) -> Any:
-    # A number with a result never changes again; one without is worth an event when who or how changes.
+    # A number with a result never changes. Without one, a change of status, executor or attempts is an event.
     return "SUCCESS" if number.status == "SUCCESS" else (number.status, number.executor_id, number.attempts)
 
 

@@ -1,4 +1,4 @@
-"""Fibonacci batches: starting one, looking at it, following it."""
+"""Starts, shows and follows Fibonacci batches."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def start_batch(
     if body.sequential:
         work = Work(SEQUENCE.name, (numbers, body.method), "batch")
     else:
-        # The batch enqueues what is more.
+        # The batch enqueues the remaining numbers.
         children = Children(NUMBER.name, [(n, body.method) for n in numbers[:AT_ONCE]])
         work = Work(BATCH.name, (numbers, body.method), "batch", children=children)
     accepted = await submit(request, work, body, idempotency_key)
@@ -65,7 +65,7 @@ async def start_batch(
 
 
 def chosen_numbers(body: BatchRequest, settings: Settings) -> list[int]:
-    """The batch's numbers. Raises `InvalidRequest` naming the field that asks too much."""
+    """Returns the batch's numbers. Raises `InvalidRequest`, which names the field that exceeds a limit."""
     if body.count is not None and body.numbers is not None:
         raise InvalidRequest("Give count or numbers, not both.", field="numbers")
     largest = settings.fibonacci_max_count
@@ -128,7 +128,7 @@ async def follow_batch(
     if finished(last_event_id) and feed.batch.status in TERMINAL:
         feeds.leave(feed)
         feeds.places.give_back()
-        # 204 is what tells an EventSource to stop reconnecting.
+        # 204 makes an EventSource stop reconnecting.
         return Response(status_code=204)
 
     def leave() -> None:
@@ -139,16 +139,16 @@ async def follow_batch(
 
 
 def prepare(app: FastAPI, process: Process) -> None:
-    """Puts the readers of open event streams on the application."""
+    """Stores the feeds of open event streams in the application's state."""
     app.state.feeds = Feeds(process, STREAM_LIMIT)
 
 
 def describe(schemas: dict[str, Any], settings: Settings) -> None:
-    """What this installation's settings allow, so that a client can know before it asks."""
+    """Adds this installation's limits to the OpenAPI schemas, so that clients know them in advance."""
     batch = schemas["BatchRequest"]
     count, numbers = (kind_of(batch, name) for name in ("count", "numbers"))
     count["maximum"] = numbers["maxItems"] = settings.fibonacci_max_count
-    # Also true where method is left out: recursive is the default.
+    # This also matches a missing method: recursive is the default.
     batch["if"] = {"properties": {"method": {"const": "recursive"}}}
     batch["then"] = {"properties": {"numbers": {"items": {"maximum": settings.fibonacci_max_n}}}}
 

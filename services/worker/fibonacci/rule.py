@@ -1,7 +1,7 @@
-"""Fibonacci numbers, exact: F(0) = 0, F(1) = 1. Pure functions.
+"""Exact Fibonacci numbers: F(0) = 0, F(1) = 1. Pure functions.
 
-The recursive form is the CPU load on purpose. The doubling form is the oracle for every result and
-the way to huge n.
+The recursive form is slow on purpose: it is the CPU load. The doubling form is the oracle for every result
+and computes huge n.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ Method = Literal["recursive", "doubling"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 RECURSIVE_LIMIT = 40
-"""Largest n of the recursive form: its cost grows 1.6-fold a step, 40 takes some 15 s in CPython."""
+"""The largest n of the recursive form. Its cost grows 1.6-fold per step; 40 takes some 15 s in CPython."""
 DOUBLING_LIMIT = 1_000_000
-"""Largest n of the doubling form: 208,988 digits."""
+"""The largest n of the doubling form: 208,988 digits."""
 RESULT_DIGITS = 4000
-"""Longest result handed out in full. Python's own reading and printing of integers stops at 4,300 digits."""
+"""The longest result returned in full. Python itself limits conversions of integers to 4,300 digits."""
 
 _SHORT_HEAD, _SHORT_TAIL, _SHORT_WHOLE = 6, 4, 20
 
 
 class Summary(TypedDict):
-    """A result as JSON can carry it: huge numbers as digits, hash and short form."""
+    """A result in a form that JSON can carry: huge numbers as digit count, hash and short form."""
 
     n: int
     method: Method
@@ -37,12 +37,12 @@ class Summary(TypedDict):
 
 
 def recursive(n: int) -> int:
-    """F(n) by plain recursion, about 1.6**n calls. Does not check its argument; see `check`."""
+    """Computes F(n) by plain recursion, about 1.6**n calls. Does not check its argument; see `check`."""
     return n if n < 2 else recursive(n - 1) + recursive(n - 2)
 
 
 def doubling(n: int) -> int:
-    """F(n) by fast doubling: F(2k) = F(k)(2F(k+1) - F(k)), F(2k+1) = F(k)² + F(k+1)²."""
+    """Computes F(n) by fast doubling: F(2k) = F(k)(2F(k+1) - F(k)), F(2k+1) = F(k)² + F(k+1)²."""
     a, b = 0, 1
     for bit in f"{n:b}":
         even, odd = a * (2 * b - a), a * a + b * b
@@ -51,7 +51,7 @@ def doubling(n: int) -> int:
 
 
 def check(n: int, method: str, *, recursive_limit: int = RECURSIVE_LIMIT, field: str = "n") -> None:
-    """Raise `InvalidRequest`, naming `field`, unless F(n) may be computed by `method`."""
+    """Raises `InvalidRequest` with the name of `field` unless `method` may compute F(n)."""
     if method not in METHODS:
         raise InvalidRequest(f"method must be one of {', '.join(METHODS)}.", field="method")
     limit = recursive_limit if method == "recursive" else DOUBLING_LIMIT
@@ -63,13 +63,13 @@ def check(n: int, method: str, *, recursive_limit: int = RECURSIVE_LIMIT, field:
 
 
 def compute(n: int, method: Method) -> int:
-    """F(n) by `method`. Raises `InvalidRequest` for n out of range or an unknown method."""
+    """Computes F(n) by `method`. Raises `InvalidRequest` for n out of range or an unknown method."""
     check(n, method)
     return recursive(n) if method == "recursive" else doubling(n)
 
 
 def summarise(n: int, method: Method, value: int) -> Summary:
-    """`value` as a `Summary`: no ``result`` above `RESULT_DIGITS` digits, ``sha256`` is of all of them."""
+    """Converts `value` to a `Summary`: no ``result`` above `RESULT_DIGITS`, ``sha256`` of all digits."""
     text = decimal_string(value)
     whole = len(text) <= _SHORT_WHOLE
     return {
@@ -83,5 +83,5 @@ def summarise(n: int, method: Method, value: int) -> Summary:
 
 
 def summary(n: int, method: Method) -> Summary:
-    """Compute and summarise: what a child process runs. Raises `InvalidRequest` as `compute` does."""
+    """Computes and summarises in a child process. Raises `InvalidRequest` as `compute` does."""
     return summarise(n, method, compute(n, method))

@@ -1,8 +1,8 @@
-"""The Fibonacci queue: a batch enqueues one workflow a number; each computes in a child process, then
-writes one effect. A sequence does so number by number, in one workflow.
+"""The Fibonacci queue. A batch enqueues one workflow per number, a sequence computes all in one workflow.
 
-Plain recursion is the load on purpose. The compute step is killed with its child when its workflow is
-cancelled, and retries when its child dies, so that a killed child costs an attempt and not the workflow.
+Each number is computed in a child process and then has one effect. Plain recursion is the load on purpose. A
+cancel kills the compute step with its child. The step retries when its child dies, so that a killed child
+costs an attempt and not the workflow.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CHILD_DEATHS_LIMIT = 5
 
 
 class Number(TypedDict):
-    """One computed number: ``result`` is decimal, None when it has more than 4,000 digits."""
+    """One computed number. ``result`` is decimal, None if it has more than 4,000 digits."""
 
     n: int
     method: str
@@ -43,7 +43,7 @@ class Number(TypedDict):
 
 
 class BatchFailedError(Exception):
-    """Some numbers of a batch have no result; the message says which and why."""
+    """Some numbers of a batch have no result. The message names the first one and the reason."""
 
 
 def _child_died(error: BaseException) -> bool:
@@ -59,10 +59,10 @@ def _child_died(error: BaseException) -> bool:
     should_retry=_child_died,
 )
 def compute(n: int, method: Method, cancellation: Cancellation) -> Number:
-    """Computes F(n) in a child process; raises ``CpuError`` when the fifth child has died over it.
+    """Computes F(n) in a child process. Raises ``CpuError`` when the fifth child has died.
 
-    Not async, and so are the workflows around it: each wait for PostgreSQL would be two hops between
-    threads, which cost more than the statement.
+    This step and its workflows are not async: each wait for PostgreSQL would be two hops between threads,
+    which cost more than the statement.
     """
     pool = resources().pool
     if pool is None:
@@ -74,13 +74,13 @@ def compute(n: int, method: Method, cancellation: Cancellation) -> Number:
         try:
             done = pool.run_sync(summary, n, method, cancellation=cancellation)
         except (CpuCancelled, CpuPoolClosed) as left:
-            # Recorded nowhere: a workflow that is resumed computes again, and so does who takes it over from
-            # a process that stops, handed over or not.
+            # Nothing is recorded. A resumed workflow computes again, and so does the next executor after this
+            # process stops, with or without a handover.
             raise dbos_error.DBOSWorkflowCancelledError(str(left)) from left
         except CpuChildDied as death:
             if attempt < CHILD_DEATHS_LIMIT:
                 raise
-            # DBOS's own error for the last attempt would only count retries, not say what failed.
+            # DBOS's own error for the last attempt would give only the number of retries, not the cause.
             raise CpuError(
                 f"{attempt} child processes died computing F({n}). The last one: {death}"
             ) from death
@@ -103,7 +103,7 @@ def number(n: int, method: Method) -> Number:
 
 @DBOS.workflow(name=SEQUENCE.name, max_recovery_attempts=None)
 def sequence(numbers: list[int], method: Method) -> dict[str, Any]:
-    """Computes each number after the former's result, with the same two steps, and one effect each.
+    """Computes each number after the previous result, with the same two steps and one effect each.
 
     Ends at the first number that cannot be computed, with its ``CpuError``.
     """
@@ -127,7 +127,7 @@ def _number(n: int, method: Method, effect: str, cancellation: Cancellation) -> 
 
 @DBOS.step(name="fibonacci.enqueue")
 async def enqueue(numbers: dict[str, int], method: Method, attributes: dict[str, object] | None) -> list[str]:
-    """Enqueues one workflow a number, by its id; those that exist are left alone. Returns the ids."""
+    """Enqueues one workflow per number, by id. Existing ones are left unchanged. Returns the ids."""
     with timed_step("fibonacci.enqueue"):
         await child_workflows.enqueue_missing(
             NUMBER.name,
@@ -141,7 +141,7 @@ async def enqueue(numbers: dict[str, int], method: Method, attributes: dict[str,
 
 @DBOS.step(name="fibonacci.collect")
 async def collect(workflow_ids: list[str]) -> list[dict[str, Any]]:
-    """Reads the children's results back, in the order asked for; a failed one has ``error`` instead."""
+    """Reads the children's results, in the order of the ids. A failed child has ``error`` instead."""
     with timed_step("fibonacci.collect"):
         statuses = {
             status.workflow_id: status
@@ -155,7 +155,7 @@ async def collect(workflow_ids: list[str]) -> list[dict[str, Any]]:
             if status is not None and status.status == "SUCCESS" and isinstance(status.output, dict):
                 collected.append(status.output)
                 continue
-            # A result that can't be read (PickleRefused) comes as the text that is stored.
+            # An unreadable result (PickleRefused) arrives as the stored text.
             why = f"{status.status}: {status.error or 'unreadable'}" if status is not None else "missing"
             collected.append({"workflow_id": workflow_id, "error": why})
         return collected
@@ -163,16 +163,16 @@ async def collect(workflow_ids: list[str]) -> list[dict[str, Any]]:
 
 @DBOS.workflow(name=BATCH.name, max_recovery_attempts=None)
 async def batch(numbers: list[int], method: Method) -> dict[str, Any]:
-    """Enqueues every number at once, and collects them in order.
+    """Enqueues all numbers together, and collects the results in order.
 
-    Raises ``BatchFailedError`` when a number ended without a result. Waiting is not recorded, so a batch
-    that is carried on elsewhere simply waits there.
+    Raises ``BatchFailedError`` if a number ended without a result. The wait is not recorded, so a batch that
+    continues on another executor waits there.
     """
     with measured(BATCH.name):
         batch_id = str(DBOS.workflow_id)
         by_id = {f"{batch_id}-{index}": n for index, n in enumerate(numbers)}
         ids = await enqueue(by_id, method, tracing.attributes())
-        # In a fork from a later step they are the original's.
+        # After a fork from a later step, the children belong to the original.
         await child_workflows.until_unfinished(ids[-1].rpartition("-")[0])
         results = await collect(ids)
         failed = [r for r in results if "error" in r]

@@ -1,4 +1,4 @@
-"""The durable names of the poison. It starts on the Fibonacci queue, among ordinary work."""
+"""The durable names of the poison. It runs on the Fibonacci queue, among ordinary work."""
 
 from typing import Final
 

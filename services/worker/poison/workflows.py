@@ -1,4 +1,4 @@
-"""A workflow that kills its process: the test of the parking. It runs only where chaos is allowed."""
+"""A workflow that kills its process, to test parking. It runs only where chaos is allowed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.worker.poison.declaration import POISON
 
 @DBOS.step(name="chaos.kill_process")
 def kill_process() -> None:
-    """Ends this process with SIGKILL; raises ``ChaosDisabled`` where chaos is off."""
+    """Kills this process with SIGKILL. Raises ``ChaosDisabled`` where chaos is off."""
     with timed_step("chaos.kill_process"):
         if not resources().settings.chaos:
             raise ChaosDisabled
@@ -24,6 +24,6 @@ def kill_process() -> None:
 
 @DBOS.workflow(name=POISON.name, max_recovery_attempts=None)
 def poison() -> None:
-    """Poison: whoever runs it dies."""
+    """Poison: kills every process that runs it."""
     with measured(POISON.name):
         kill_process()

@@ -1,4 +1,4 @@
-"""The 5-second schedule: recent ticks, how late they came, and which are missing."""
+"""The 5-second schedule: recent ticks, their lateness, and missing ticks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def show_schedule(
 
 
 def find_gaps(scheduled: list[datetime]) -> list[Gap]:
-    """Runs of missing ticks on the 5-second grid between the first and the last, oldest first."""
+    """Returns runs of missing ticks on the 5-second grid between the first and the last, oldest first."""
     tick = timedelta(seconds=PULSE_SECONDS)
     ordered = sorted(set(scheduled))
     gaps = []

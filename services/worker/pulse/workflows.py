@@ -1,4 +1,4 @@
-"""The pulse: every 5 seconds, once across all workers, a row that says how the system is."""
+"""The pulse: every 5 seconds, one worker writes a row with the system's state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.worker.pulse.declaration import TICK
 
 @DBOS.step(name="pulse.record")
 def record(scheduled_at: str) -> dict[str, Any]:
-    """Writes the tick's row; a second run of the same tick changes nothing."""
+    """Writes the tick's row. A second run of the same tick changes nothing."""
     with timed_step("pulse.record"):
         rows = resources().ops.run_patiently(
             "record_pulse",
@@ -30,6 +30,6 @@ def record(scheduled_at: str) -> dict[str, Any]:
 
 @DBOS.workflow(name=TICK.name, max_recovery_attempts=None)
 def tick(scheduled_at: datetime, context: Any) -> None:  # noqa: ARG001  the scheduler passes both
-    """One tick: records scheduled time, lateness, executor, queue depth and live processes."""
+    """Runs one tick: records scheduled time, lateness, executor, queue depth and live processes."""
     with measured(TICK.name):
         record(scheduled_at.isoformat())
