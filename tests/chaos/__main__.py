@@ -1,9 +1,9 @@
 """A seeded fault campaign: ``python -m tests.chaos --seed S --minutes M [--backend BACKEND]``.
 
-Starts a Holdfast of its own under load, does what the seed says, and after each fault waits until it has
-healed. At the end every request without an answer is repeated, the backlog must empty, and the audit
-decides. Everything it started it ends. Exit code 0 only if every invariant and every fault's own check
-hold; the report is Markdown and JSON.
+Starts a Holdfast with load, injects the faults that the seed determines, and waits after each fault until the
+system has recovered. At the end, all requests without an answer are repeated, the backlog must become empty,
+and the audit decides. The campaign ends everything that it started. It exits with 0 only if all invariants
+and all faults' own checks hold. The report is Markdown and JSON.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Campaign:
         self.troubles: list[str] = []
 
     def run(self, faults: list[Fault]) -> None:
-        """Fault after fault, until the plan or the time is over."""
+        """Runs the faults in order until the plan or the time is over."""
         self._heal()
         for fault in faults:
             if time.monotonic() + KINDS[fault.kind].cost_seconds > self.deadline:
@@ -73,7 +73,7 @@ class Campaign:
         try:
             self.ground.over()
             entry["seen"] = FAULTS[fault.kind](self.ground, **fault.parameters)
-        except Exception as error:  # a fault that breaks off is a finding, not the end of the campaign
+        except Exception as error:  # a failed fault is a finding and does not end the campaign
             self._trouble(entry, f"{fault.kind}: {type(error).__name__} {error}")
         entry["fault_seconds"] = round(time.monotonic() - begun, 2)
         healed = True
@@ -95,9 +95,9 @@ class Campaign:
         self._say(f"    {text[:1500]}")
 
     def _heal(self) -> float:
-        """Waits until all is there, nothing is under a process that is gone, and new work succeeds.
+        """Waits until all processes run, no work belongs to an ended one, and new work succeeds.
 
-        Seconds since the harm was over.
+        Returns the seconds since the end of the fault.
         """
         patiently(self.ground.ids, HEAL_SECONDS)
         wait_for(
@@ -111,7 +111,7 @@ class Campaign:
 
 
 def audit(stack: Stack, journal: Path) -> list[dict[str, Any]]:
-    """``holdfast verify`` on that stack, with the journal. Raises ``AssertionError`` when it cannot tell."""
+    """Runs ``holdfast verify`` with the journal. Raises ``AssertionError`` if it gives no result."""
     if isinstance(stack, ComposeStack):
         environment = {
             **stack.environment,
@@ -137,7 +137,7 @@ def audit(stack: Stack, journal: Path) -> list[dict[str, Any]]:
 
 
 def campaign(options: argparse.Namespace, faults: list[Fault], home: Path) -> dict[str, Any]:
-    """Runs it and returns the report."""
+    """Runs the campaign and returns the report."""
     stack: Stack
     if options.backend == "native":
         modules = {
@@ -148,7 +148,7 @@ def campaign(options: argparse.Namespace, faults: list[Fault], home: Path) -> di
     else:
         build = ["docker", "compose", "build", "--quiet"]
         subprocess.run(build, cwd=ROOT, env={**os.environ, "HOLDFAST_IMAGE": IMAGE}, check=True)
-        # The small disk only where it is filled: all else runs on what everybody runs.
+        # Only the fault that fills the disk gets the small disk. All other campaigns use the ordinary setup.
         override = disk.OVERRIDE if any(fault.kind == "disk_full" for fault in faults) else ""
         if options.backend == "networks":
             stack = hosts.stack(IMAGE, workers=options.workers, **SETTINGS)
@@ -197,7 +197,7 @@ def campaign(options: argparse.Namespace, faults: list[Fault], home: Path) -> di
 
 
 def main() -> int:
-    """Entry point."""
+    """The entry point of the campaign."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=5.0)
@@ -238,13 +238,14 @@ def main() -> int:
 
 
 def _default_report(backend: str, seed: int) -> Path:
-    # With its time: a later run must not hide what an earlier one of the same seed found.
+    # The name contains the time: a later run must not overwrite the findings of an earlier one with the same
+    # seed.
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     return ROOT / ".holdfast" / "chaos" / f"{backend}-{seed}-{moment}.md"
 
 
 def docker_answers() -> bool:
-    """Whether an engine with Compose is there."""
+    """Whether a Docker engine with Compose is available."""
     try:
         done = subprocess.run(["docker", "compose", "ls"], capture_output=True, timeout=10)
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""One worker's clock wrong, by libfaketime: it is unready and schedules nothing, and nobody minds."""
+"""One worker with a wrong clock, by libfaketime: it is unready, schedules nothing, and harms no other."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.support.native_stack import NativeStack
 from tests.support.stack import Stack, free_ports, wait_for
 
 NOTICED_SECONDS = 5.0
-"""A few heartbeats: how long a worker may take a clock for what it was."""
+"""A few heartbeats: the time that a worker may need to notice a change of its clock."""
 START_SECONDS = 120.0
-"""On a busy machine: the launch of a process, under a library that opens a file at each look at the clock."""
+"""Timeout of a process start on a busy machine, under a library that opens a file at each clock read."""
 TICKS_SECONDS = 11.0
-"""In any such time two ticks are due."""
+"""Any interval of this length contains two due ticks."""
 
-# libfaketime 0.9.10 breaks clock_nanosleep, and so time.sleep: it takes an absolute monotonic time for one of
-# the clock it fakes. Python imports this before all else.
+# libfaketime 0.9.10 breaks clock_nanosleep, and so time.sleep: it treats an absolute monotonic time as one of
+# the clock that it fakes. Python imports this file first.
 _SLEEP = """
 import threading, time
 time.sleep = lambda seconds: (threading.Event().wait(seconds), None)[1]
@@ -34,14 +34,14 @@ _ALLOWED = 2.0
 
 
 def library() -> str:
-    """Where libfaketime is. Raises ``AssertionError``, saying how to install it."""
+    """Returns the path of libfaketime. Raises ``AssertionError`` with installation instructions."""
     found = [str(path) for pattern in _LIBRARIES for path in Path("/").glob(pattern[1:])]
     assert found, "no libfaketimeMT.so.1: apt-get install faketime"
     return found[0]
 
 
 class WrongClock:
-    """One more worker, whose wall clock can be set; its monotonic clock is everyone's."""
+    """An additional worker with an adjustable wall clock. Its monotonic clock is the machine's."""
 
     def __init__(self, stack: NativeStack, offset: float) -> None:
         self._file = stack.home / "clock"
@@ -62,20 +62,20 @@ class WrongClock:
         )
 
     def set(self, offset: float) -> None:
-        """Steps the clock to so many seconds from the machine's."""
+        """Steps the clock to ``offset`` seconds from the machine's."""
         new = self._file.with_suffix(".new")
         new.write_text(f"{offset:+g}\n", "ascii")
-        new.replace(self._file)  # it is read at every look at the clock
+        new.replace(self._file)  # libfaketime reads the file at every clock read
 
     def readiness(self) -> Any:
-        """The document of ``/readyz``; none while nothing answers."""
+        """Returns the document of ``/readyz``, None without an answer."""
         assert self.process.poll() is None, f"it ended: {self.log.read_text('utf-8')[-800:]}"
         with suppress(httpx.TransportError):
             return httpx.get(f"http://127.0.0.1:{self.port}/readyz", timeout=5, trust_env=False).json()
         return None
 
     def wait(self, *, right: bool, seconds: float, what: str) -> str:
-        """Waits until it says that of its clock, and that alone; its executor id."""
+        """Waits until the worker reports this state of its clock and no other fault. Returns its id."""
 
         def said() -> str | None:
             told = self.readiness()
@@ -88,7 +88,7 @@ class WrongClock:
         return wait_for(said, seconds, what, pause_seconds=0.1)
 
     def leave(self) -> tuple[int, float]:
-        """An orderly stop: its exit code and how long it took."""
+        """Stops the worker in order. Returns its exit code and the seconds that it took."""
         begun = time.monotonic()
         self.process.terminate()
         try:
@@ -107,12 +107,12 @@ def wrong_clock(ground: Ground, *, offset: float) -> Seen:
     try:
         seen = _steps(ground, other, offset)
     finally:
-        other.process.kill()  # does nothing to one that has left in order
+        other.process.kill()  # has no effect on a process that has ended
         ground.over()
     complete(ground)
     replaced = before - ground.ids()
     assert not replaced, f"others were replaced: {replaced}"
-    # Of the time since the beginning, catching up included, and not of the future.
+    # Ticks since the beginning, including backfilled ones, but none of the future.
     wild = {at for at in _ticks(stack) - known if not begun - 65 <= at <= time.time() + _ALLOWED}
     assert not wild, f"ticks far from their time: {sorted(wild)[:5]}"
     return seen

@@ -1,9 +1,9 @@
-"""Holds every packet of a netfilter queue back for a while: ``python -m tests.chaos.delay QUEUE SECONDS``.
+"""Delays every packet of a netfilter queue: ``python -m tests.chaos.delay QUEUE SECONDS``.
 
-What ``tc qdisc add ... netem delay`` does, for kernels without netem: an iptables
-rule with ``-j NFQUEUE`` hands over the packets' numbers, and each is let go after its time. Connections
-that stand are slowed too, which a proxy could not do. Runs as root in the network namespace of the rule,
-says ``ready`` once it is bound, and ends when its standard input does.
+Replaces ``tc qdisc add ... netem delay`` on kernels without netem. An iptables rule with ``-j NFQUEUE``
+passes the packets' numbers, and each packet is released after its delay. Unlike a proxy, this also slows
+established connections. The program runs as root in the network namespace of the rule, prints ``ready`` once
+it is bound, and ends when its standard input does.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ _ERROR = 2
 _BIND, _COPY_META, _ACCEPT = 1, 1, 1
 _MOST_PACKETS = 65_536
 
-# Header of a netlink message: length, kind, flags, sequence, sender; then netfilter's: family, version,
-# number of the queue.
+# Header of a netlink message: length, kind, flags, sequence, sender. Then netfilter's header: family,
+# version, number of the queue.
 _HEADER = struct.Struct("=IHHII")
 _NF_HEADER = struct.Struct("!BBH")
 _ATTRIBUTE = struct.Struct("=HH")
 
 
 def attribute(kind: int, value: bytes) -> bytes:
-    """One netlink attribute, padded to four bytes."""
+    """Encodes one netlink attribute, padded to four bytes."""
     size = _ATTRIBUTE.size + len(value)
     return _ATTRIBUTE.pack(size, kind) + value + bytes(-size % 4)
 
 
 def message(kind: int, queue: int, attributes: bytes, *, ack: bool = False) -> bytes:
-    """One netlink message about a netfilter queue."""
+    """Encodes one netlink message about a netfilter queue."""
     body = _NF_HEADER.pack(socket.AF_UNSPEC, 0, queue) + attributes
     flags = _REQUEST | (_ACK if ack else 0)
     return _HEADER.pack(_HEADER.size + len(body), kind, flags, 0, 0) + body
 
 
 def verdict(queue: int, packet: int) -> bytes:
-    """The message that lets a packet go."""
+    """Encodes the message that releases a packet."""
     return message(_VERDICT, queue, attribute(_VERDICT_HEADER, struct.pack("!II", _ACCEPT, packet)))
 
 
 def packets(data: bytes) -> list[int]:
-    """The numbers of the packets that the kernel tells of. Raises ``OSError`` for an error it tells of."""
+    """Returns the packet numbers in the kernel's messages. Raises ``OSError`` for an error message."""
     found = []
     while len(data) >= _HEADER.size:
         size, kind, *_ = _HEADER.unpack_from(data)
@@ -75,7 +75,7 @@ def _number(attributes: bytes) -> int:
 
 
 def bind(queue: int) -> socket.socket:
-    """A socket that gets that queue's packets. Raises ``OSError`` where the kernel or the rights lack."""
+    """Returns a socket with the queue's packets. Raises ``OSError`` without kernel support or privileges."""
     netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETFILTER)
     netlink.bind((0, 0))
     netlink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
@@ -93,7 +93,7 @@ def bind(queue: int) -> socket.socket:
 
 
 def hold_back(queue: int, seconds: float) -> int:
-    """Delays until standard input ends; returns how many packets it was."""
+    """Delays packets until standard input ends. Returns the number of packets."""
     netlink = bind(queue)
     print("ready", flush=True)
     waiting: deque[tuple[float, int]] = deque()
@@ -103,7 +103,7 @@ def hold_back(queue: int, seconds: float) -> int:
         sources: list[socket.socket | int] = [netlink] if last else [netlink, sys.stdin.fileno()]
         readable = select.select(sources, [], [], first)[0]
         if sys.stdin.fileno() in readable:
-            last = True  # what is held still gets its time
+            last = True  # held packets are still delayed in full
         if netlink in readable:
             due = time.monotonic() + seconds
             waiting.extend((due, packet) for packet in packets(netlink.recv(1 << 20)))
@@ -114,7 +114,7 @@ def hold_back(queue: int, seconds: float) -> int:
 
 
 def main() -> int:
-    """Entry point."""
+    """The entry point of the delayer."""
     print(hold_back(int(sys.argv[1]), float(sys.argv[2])), flush=True)
     return 0
 

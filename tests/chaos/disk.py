@@ -1,4 +1,4 @@
-"""PostgreSQL's disk full under load, then freed: on a small disk of its own (``small-disk.yaml``)."""
+"""Fills PostgreSQL's disk under load, then frees it. The disk is a small one (``small-disk.yaml``)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from tests.support.compose_stack import ComposeStack
 
 OVERRIDE = "tests/chaos/small-disk.yaml"
 ANSWER_SECONDS = 4.0
-"""Twice the limit of invariant 8, which is checked on a machine of its own."""
+"""Twice the limit of invariant 8, which is checked on a dedicated machine."""
 
-# To the last block: PostgreSQL asks for 8 kB at a time.
+# The file fills the last block, too: PostgreSQL allocates 8 kB at a time.
 _FILL = (
     "dd if=/dev/zero of=/disk/filler bs=1M; dd if=/dev/zero bs=4k oflag=append conv=notrunc of=/disk/filler;"
     " df --output=avail /disk | tail -1"
 )
-# The log is written into segments that are there already; the step to one that is not makes PostgreSQL
-# panic, come up again, and panic again at the end of its recovery: then its container ends.
+# The log is written into existing segments. The step to a new one makes PostgreSQL panic, restart, and panic
+# again at the end of its recovery. Then its container ends.
 _NEXT_SEGMENT = "SELECT pg_logical_emit_message(false, 'chaos', ''), pg_switch_wal()"
 _SEGMENTS = 12
 
@@ -78,7 +78,7 @@ def _refused_writes(stack: ComposeStack, since: str) -> int:
 
 
 def _probe(ground: Ground, statuses: dict[int, int]) -> None:
-    """Reads may go on and writes may find room: right is any answer but an error of ours."""
+    """Probes the API. Reads may work and writes may find space: only our own errors are wrong answers."""
     for method, path in (("GET", "/livez"), ("GET", "/readyz"), ("GET", "/executors"), ("POST", "/nested")):
         begun = time.monotonic()
         answer = httpx.request(method, ground.stack.url + path, timeout=10, trust_env=False)

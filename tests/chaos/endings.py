@@ -1,4 +1,4 @@
-"""What an ended process leaves running: nothing, soon after its end. Invariant 7."""
+"""Invariant 7: soon after the end of a process, none of its children runs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tests.chaos.ground import Ground
 from tests.support.stack import Member
 
 SOON_SECONDS = 2.0
-"""The kernel ends a child with its parent; a busy machine gets a moment for it."""
+"""The kernel ends a child with its parent. A busy machine needs a moment for that."""
 
 
 @contextmanager
 def watched(ground: Ground, *members: Member) -> Iterator[None]:
-    """These end inside. The journal then tells how many of their children live on."""
+    """Observes processes that end inside the context, and records how many children outlive each."""
     had = {member: len(ground.stack.children(member)) for member in members}
     yield
     for member, children in had.items():
@@ -24,7 +24,7 @@ def watched(ground: Ground, *members: Member) -> Iterator[None]:
 
 
 def tell(ground: Ground, member: Member, children: int) -> None:
-    """Writes down which children of a process that has ended still live after ``SOON_SECONDS``."""
+    """Records in the journal the children of an ended process that still live after ``SOON_SECONDS``."""
     begun = time.monotonic()
     while (left := ground.stack.outliving(member)) and time.monotonic() - begun < SOON_SECONDS:
         time.sleep(0.05)

@@ -1,6 +1,6 @@
-"""The faults of processes: each does its harm, undoes it where nothing else does, and returns what it saw.
+"""Faults of processes. Each fault injects its harm, undoes it if nothing else does, and returns observations.
 
-A fault raises ``AssertionError`` when what it saw breaks a promise. Healing is waited for by the caller.
+A fault raises ``AssertionError`` if an observation breaks a promise. The caller waits for the recovery.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def rolling_restart(ground: Ground) -> Seen:
 
 
 def rolling_upgrade(ground: Ground) -> Seen:
-    """Start new workers, stop the old ones, then replace the API, as docs/operate/upgrading.md says."""
+    """Starts new workers, stops the old ones, replaces the API, as docs/operate/upgrading.md describes."""
     stack = ground.stack
     assert isinstance(stack, ComposeStack)
     old, api = ground.workers(), patiently(stack.api)
@@ -97,7 +97,8 @@ def rolling_upgrade(ground: Ground) -> Seen:
 
 
 def _orderly(ground: Ground, member: Member, at: float) -> float:
-    """How long the end of one took that was told to stop ``at`` that time (epoch): 0, and nothing is left."""
+    """Returns the seconds that a stop requested at ``at`` (epoch) took. It must exit with 0 and leave no work.
+    """
     ended = ground.stack.exited(member, 5)
     seconds = round(ended.at - at, 2)
     ground.journal.write("exit", who=member.executor_id, code=ended.code, seconds=seconds)

@@ -1,7 +1,7 @@
-"""The way of one container to PostgreSQL, spoiled from outside: rules in its own network namespace.
+"""Disturbs one container's path to PostgreSQL from outside, by rules in its network namespace.
 
-Needs root on the engine's own machine. What cannot be done raises ``AssertionError``: a fault that did no
-harm must not count as survived.
+Needs root on the engine's own machine. A rule that cannot be applied raises ``AssertionError``: a fault
+without harm must not count as survived.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from tests.support.stack import ROOT, Member
 
 _OUT = ["OUTPUT", "-p", "tcp", "--dport", "5432"]
 _IN = ["INPUT", "-p", "tcp", "--sport", "5432"]
-# The same seen from PostgreSQL.
+# The same match, seen from PostgreSQL.
 _IN_POSTGRES = ["-p", "tcp", "--dport", "5432"]
 _OUT_POSTGRES = ["-p", "tcp", "--sport", "5432"]
-# A rejected packet is answered with a reset, which must get through itself.
+# A rejected packet is answered with a reset, which must pass the rule itself.
 _NO_RESET = ["!", "--tcp-flags", "RST", "RST"]
 _QUEUE = "5432"
 
@@ -30,14 +30,14 @@ Rule = list[str]
 
 @contextmanager
 def half_open(stack: ComposeStack, member: Member) -> Iterator[None]:
-    """Nothing is closed and nothing answers: packets from and to PostgreSQL vanish."""
+    """Drops all packets from and to PostgreSQL: connections stay open without answers."""
     with _rules(stack, member, [[*_OUT, "-j", "DROP"], [*_IN, "-j", "DROP"]]):
         yield
 
 
 @contextmanager
 def host_cut(stack: ComposeStack, host: str) -> Iterator[None]:
-    """Packets between PostgreSQL and everything on the network of that host vanish."""
+    """Drops all packets between PostgreSQL and the network of a host."""
     subnet = stack.subnet(host)
     into, out_of = ["INPUT", "-s", subnet, *_IN_POSTGRES], ["OUTPUT", "-d", subnet, *_OUT_POSTGRES]
     with _rules(stack, stack.postgres(), [[*into, "-j", "DROP"], [*out_of, "-j", "DROP"]]):
@@ -46,7 +46,7 @@ def host_cut(stack: ComposeStack, host: str) -> Iterator[None]:
 
 @contextmanager
 def reset(stack: ComposeStack, member: Member) -> Iterator[None]:
-    """Whoever says something to the other side gets a reset, and so does who connects."""
+    """Answers packets of either side, and connection attempts, with a reset."""
     answer = ["-j", "REJECT", "--reject-with", "tcp-reset"]
     with _rules(stack, member, [[*_OUT, *_NO_RESET, *answer], [*_IN, *_NO_RESET, *answer]]):
         yield
@@ -54,10 +54,10 @@ def reset(stack: ComposeStack, member: Member) -> Iterator[None]:
 
 @contextmanager
 def slow(stack: ComposeStack, members: list[Member], seconds: float) -> Iterator[None]:
-    """What these say to PostgreSQL gets there that much later: each round trip takes so much more."""
+    """Delays all packets of these members to PostgreSQL, so that each round trip takes that much longer."""
     with ExitStack() as all_of_them:
         for member in members:
-            # First the one who lets the packets go, then the rule; the other way round at the end.
+            # The delayer starts before its rule, and stops after it.
             all_of_them.enter_context(_delayer(stack, member, seconds))
             rule = [*_OUT, "-j", "NFQUEUE", "--queue-num", _QUEUE]
             all_of_them.enter_context(_rules(stack, member, [rule]))
@@ -66,8 +66,8 @@ def slow(stack: ComposeStack, members: list[Member], seconds: float) -> Iterator
 
 @contextmanager
 def _rules(stack: ComposeStack, member: Member, rules: list[Rule]) -> Iterator[None]:
-    # The namespace is held open: it outlives the container's process, so that the rules can be taken back
-    # even from a container that ended meanwhile.
+    # The open file keeps the namespace alive after the container's process, so that the rules can be removed
+    # even if the container ends meanwhile.
     with Path(f"/proc/{_pid(stack, member)}/ns/net").open("rb") as held:
         namespace = held.fileno()
         _restore(namespace, "-I", rules)
@@ -80,7 +80,7 @@ def _rules(stack: ComposeStack, member: Member, rules: list[Rule]) -> Iterator[N
 
 
 def _restore(namespace: int, how: str, rules: list[Rule]) -> None:
-    # All in one: between two single calls a connection could break off in one direction alone.
+    # All rules apply in one call: between two calls, a connection could break in only one direction.
     lines = ["*filter", *(" ".join([how, *rule]) for rule in rules), "COMMIT", ""]
     _inside(namespace, "iptables-restore", "--noflush", "--wait", "5", text="\n".join(lines))
 

@@ -1,4 +1,4 @@
-"""What a fault works on, and what several faults need."""
+"""The context of a fault, and helpers that several faults share."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ GRACE_SECONDS = 20.0
 EXIT_SECONDS = 15.0
 FENCED = 75
 MIDDLE = [31, 32, 33] * 4
-"""A batch that two CPUs compute for two seconds and more, so that a fault hits them in its middle."""
+"""A batch that keeps two CPUs busy for two seconds or more, so that a fault hits it in the middle."""
 
 Seen = dict[str, Any]
 Fault = Callable[..., Seen]
 
 
 def patiently(ask: Callable[[], T], seconds: float = 60.0) -> T:
-    """What ``ask`` returns once it does: on a busy machine a 503 may come a while after a fault, too."""
+    """Retries ``ask`` and returns its first result: on a busy machine, a 503 may still come after a fault."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -36,47 +36,47 @@ def patiently(ask: Callable[[], T], seconds: float = 60.0) -> T:
 
 
 class Ground:
-    """What a fault works on."""
+    """The context of a fault: stack, load and journal."""
 
     def __init__(self, stack: Stack, load: Load, journal: JournalFile) -> None:
         self.stack = stack
         self.load = load
         self.journal = journal
         self.over_at = time.monotonic()
-        """When the harm was over, monotonic: recovery counts from here, whatever the fault looks at after."""
+        """The monotonic time of the harm's end, from which recovery counts, whatever is checked later."""
         self._posts = 0
 
     def over(self) -> None:
-        """The harm is done, or undone; the last call of a fault counts."""
+        """Records that the harm is done or undone. The last call of a fault counts."""
         self.over_at = time.monotonic()
 
     def key(self, what: str) -> str:
-        """A key of its own."""
+        """Returns a unique key."""
         self._posts += 1
         return f"{what}-{self._posts}"
 
     def batch(self, numbers: list[int]) -> str:
-        """A journaled batch that must be accepted."""
+        """Starts a journaled batch that must be accepted. Returns its id."""
         body = {"numbers": numbers}
         key = self.key("fault-batch")
         answer = wait_for(lambda: self.load.post("/fibonacci/batches", body, key), 20, "a batch accepted")
         return str(answer["workflow_id"])
 
     def worker(self, index: int) -> Member:
-        """One of the workers, in the order of their names."""
+        """Returns one of the workers, in the order of their names."""
         members = sorted(self.workers(), key=lambda member: member.name)
         return members[index % len(members)]
 
     def workers(self) -> list[Member]:
-        """All workers, once they are ready."""
+        """Waits until all workers are ready and returns them."""
         return patiently(self.stack.workers)
 
     def ids(self) -> set[str]:
-        """Executor ids of everyone, once all are ready."""
+        """Waits until all processes are ready and returns their executor ids."""
         return {member.executor_id for member in [*self.workers(), patiently(self.stack.api)]}
 
     def succeeded(self, batch_id: str, seconds: float) -> None:
-        """Waits for the end of a batch, which must be success; the API may be away meanwhile."""
+        """Waits until a batch ends with success, through outages of the API."""
 
         def status() -> str | None:
             answer = self.stack.request("GET", f"/fibonacci/batches/{batch_id}")
@@ -88,7 +88,7 @@ class Ground:
 
 
 def gone(ground: Ground, executor_id: str) -> Seen:
-    """How long the work of a lost executor was nobody's."""
+    """Returns the seconds for which the work of a lost executor had no owner."""
     rows = ground.stack.query(
         "SELECT count(*) AS n, extract(epoch FROM max(released_at - lost_at))::float8 AS seconds"
         f" FROM ops.handovers WHERE from_executor = '{executor_id}'"
@@ -97,7 +97,7 @@ def gone(ground: Ground, executor_id: str) -> Seen:
 
 
 def declared_dead(ground: Ground, executor_id: str) -> None:
-    """Waits for the verdict."""
+    """Waits until the executor is declared dead."""
 
     def dead() -> bool:
         return bool(patiently(ground.stack.executors)[executor_id]["state"] != "live")
@@ -106,7 +106,7 @@ def declared_dead(ground: Ground, executor_id: str) -> None:
 
 
 def replaced_or_unharmed(ground: Ground, victim: Member) -> Seen:
-    """Waits until all is well again. A victim declared dead has ended as fenced, any other has not ended."""
+    """Waits for the recovery. A victim declared dead must have ended as fenced; any other must still run."""
     row = patiently(ground.stack.executors)[victim.executor_id]
     if row["state"] == "live":
         complete(ground)
@@ -121,5 +121,5 @@ def replaced_or_unharmed(ground: Ground, victim: Member) -> Seen:
 
 
 def complete(ground: Ground) -> None:
-    """Waits until every process is there again."""
+    """Waits until every process runs again."""
     ground.ids()

@@ -1,4 +1,4 @@
-"""What faults need of a stack beyond what the tests share: PostgreSQL's end, its superuser, code inside."""
+"""Operations on a stack that only faults need: PostgreSQL's end, its superuser, code inside containers."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _SIGNALS = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT, "kill": signal.S
 
 @contextmanager
 def postgres_gone(stack: Stack, how: str) -> Iterator[None]:
-    """PostgreSQL is ended inside, ``fast``, ``immediate`` or by ``kill``, and started again after."""
+    """Stops PostgreSQL for the life of the context: ``fast``, ``immediate`` or by ``kill``."""
     if isinstance(stack, NativeStack):
         pid = stack.state["postgres"]["pid"]
         started = start_ticks(pid)
-        stack.hold(True)  # its supervisor would start it again
+        stack.hold(True)  # its supervisor would restart it
         try:
             os.kill(pid, _SIGNALS[how])
             wait_for(lambda: not is_alive(pid, started), 20, "end of PostgreSQL")
@@ -57,7 +57,7 @@ def _accepts(stack: Stack) -> bool:
 
 
 def as_superuser(stack: Stack, statement: str) -> None:
-    """Runs a statement as PostgreSQL's superuser; an error is nobody's business."""
+    """Runs a statement as PostgreSQL's superuser. Ignores errors."""
     if isinstance(stack, ComposeStack):
         psql = ["psql", "--no-psqlrc", "-At", "-U", "postgres", "-d", "holdfast", "-c", statement]
         stack.compose("exec", "-T", "postgres", *psql, check=False)
@@ -81,7 +81,7 @@ def as_superuser(stack: Stack, statement: str) -> None:
 def run_inside(
     stack: Stack, role: str, code: str, *, timeout: float = 60, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs Python where a process of that role runs, with its environment."""
+    """Runs Python code beside a process of that role, with its environment."""
     if isinstance(stack, ComposeStack):
         given = [word for name, value in environment.items() for word in ("-e", f"{name}={value}")]
         container = stack.containers(role)[0]["ID"]
@@ -108,7 +108,7 @@ def run_inside(
 
 @contextmanager
 def workers_gone(stack: Stack, members: list[Member]) -> Iterator[None]:
-    """All workers are killed, and nothing brings them back before the end."""
+    """Kills all workers and prevents their restart until the end of the context."""
     if isinstance(stack, NativeStack):
         stack.hold(True)
     for member in members:
@@ -125,7 +125,7 @@ def workers_gone(stack: Stack, members: list[Member]) -> Iterator[None]:
 
 @contextmanager
 def off_the_network(stack: ComposeStack, member: Member) -> Iterator[None]:
-    """A container without its network: nothing is closed, nothing answers."""
+    """Disconnects a container from its network: connections stay open without answers."""
     network = stack.database_network(member)
     stack.docker("network", "disconnect", network, member.container)
     try:
@@ -135,7 +135,7 @@ def off_the_network(stack: ComposeStack, member: Member) -> Iterator[None]:
 
 
 def stop_seconds(stack: Stack, member: Member, seconds: float) -> tuple[int, float]:
-    """SIGTERM; the exit code and how long it took."""
+    """Sends SIGTERM. Returns the exit code and the seconds until the end."""
     begun = time.time()
     stack.stop(member)
     ended = stack.exited(member, seconds)
@@ -143,7 +143,7 @@ def stop_seconds(stack: Stack, member: Member, seconds: float) -> tuple[int, flo
 
 
 def newer_image(stack: ComposeStack) -> None:
-    """What ``up`` starts from now on: the same code in an image that is another one to Compose."""
+    """Makes ``up`` use an image with the same code that Compose considers a new one."""
     base, _, _ = stack.image.partition(":")
     release = f"FROM {stack.image}\nLABEL org.holdfast.release={time.time_ns()}\n"
     stack.image = f"{base}:upgraded"
@@ -152,7 +152,7 @@ def newer_image(stack: ComposeStack) -> None:
 
 
 def unfinished_elsewhere(stack: Stack) -> list[dict[str, Any]]:
-    """Running work of executors that are not alive."""
+    """Returns running work of executors that are not live."""
     return stack.query(
         "SELECT w.workflow_uuid AS id FROM dbos.workflow_status w WHERE w.status = 'PENDING' AND NOT EXISTS"
         " (SELECT FROM ops.executors e"

@@ -1,4 +1,4 @@
-"""Several hosts: a network each (hosts.yaml), and one cut off from PostgreSQL at a time."""
+"""Several hosts, simulated by one network each (hosts.yaml). One at a time is cut off from PostgreSQL."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tests.support.stack import Member
 
 OVERRIDE = "tests/chaos/hosts.yaml"
 HOSTS = ("west", "east")
-"""Those with workers."""
+"""The hosts with workers."""
 API_HOST = "middle"
 
 _PROBED_FROM_SECONDS = 3.0
 
 
 def stack(image: str, *, workers: int, **settings: str) -> ComposeStack:
-    """Holdfast across the hosts, with as many workers on each."""
+    """Returns a stack across the hosts, with ``workers`` workers on each."""
     services = ("worker", "worker-east")
     return ComposeStack(
         image,
@@ -44,7 +44,7 @@ def stack(image: str, *, workers: int, **settings: str) -> ComposeStack:
 
 
 def cut_host(ground: Ground, *, host: int, seconds: float) -> Seen:
-    """Every worker there is declared dead in time and ends fenced; the other host has taken its work over."""
+    """Each worker of the host is declared dead in time and ends fenced. The other host takes over."""
     network, across = HOSTS[host % len(HOSTS)], _hosts(ground)
     victims = on_host(ground, network)
     others = {member.executor_id for member in ground.workers()} - {v.executor_id for v in victims}
@@ -78,7 +78,7 @@ def cut_host(ground: Ground, *, host: int, seconds: float) -> Seen:
 
 
 def cut_api_host(ground: Ground, *, seconds: float) -> Seen:
-    """The API says 503 in time. The workers judge it as they judge each other, and it starts anew."""
+    """The API answers 503 in time. The workers declare it dead like a worker, and it restarts."""
     begun, before, api = now(), ground.ids(), patiently(ground.stack.api)
     with firewall.host_cut(_hosts(ground), API_HOST):
         until = time.monotonic() + seconds
@@ -95,7 +95,7 @@ def cut_api_host(ground: Ground, *, seconds: float) -> Seen:
 
 
 def cut_hosts_in_turn(ground: Ground, *, seconds: float) -> Seen:
-    """Each heals before the next is cut; one batch spans all of it."""
+    """Each host recovers before the next one is cut. One batch spans the whole time."""
     batch_id = ground.batch([27] * 20)
     seen = [cut_host(ground, host=host, seconds=seconds) for host in range(len(HOSTS))]
     cut_api_host(ground, seconds=seconds)
@@ -104,7 +104,7 @@ def cut_hosts_in_turn(ground: Ground, *, seconds: float) -> Seen:
 
 
 def on_host(ground: Ground, network: str) -> list[Member]:
-    """The workers whose way to PostgreSQL is that network."""
+    """Returns the workers that reach PostgreSQL through that network."""
     across = _hosts(ground)
     name = f"{across.project}_{network}"
     found = [member for member in ground.workers() if across.database_network(member) == name]

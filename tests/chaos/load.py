@@ -1,4 +1,4 @@
-"""Load with a journal: every request has a key, every outcome is written down, no outcome stays unknown."""
+"""Load with a journal: each request has a key, each outcome is recorded, and none stays unknown."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Work = tuple[str, dict[str, Any]]
 
 
 def now() -> str:
-    """The time as the journal has it."""
+    """Returns the current time in the journal's format."""
     return datetime.now(UTC).isoformat()
 
 
 class JournalFile:
-    """Lines of JSON, one an event; see ``holdfast/audit/journal.py``."""
+    """A file of JSON lines, one per event; see ``holdfast/audit/journal.py``."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -29,13 +29,13 @@ class JournalFile:
         self._stream = path.open("w", encoding="utf-8")
 
     def write(self, kind: str, **entry: Any) -> None:
-        """One line, on disk at once."""
+        """Writes one line and flushes it to disk immediately."""
         with self._lock:
             self._stream.write(json.dumps({"kind": kind, "at": now(), **entry}) + "\n")
             self._stream.flush()
 
     def close(self) -> None:
-        """Ends the file."""
+        """Closes the file."""
         self._stream.close()
 
 
@@ -56,18 +56,18 @@ class Load:
         self._threads = [threading.Thread(target=self._run, args=(n,), daemon=True) for n in range(threads)]
 
     def start(self) -> None:
-        """Begins to post."""
+        """Starts the threads."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """Ends after the requests under way."""
+        """Stops the threads after their current requests."""
         self._stop.set()
         for thread in self._threads:
             thread.join(30)
 
     def post(self, path: str, body: dict[str, Any], key: str, *, client: httpx.Client | None = None) -> Any:
-        """One journaled request; the JSON of its 2xx answer, else None."""
+        """Sends one journaled request. Returns the JSON of its 2xx answer, else None."""
         own = client or httpx.Client(base_url=self.url, timeout=10, trust_env=False)
         begun = time.monotonic()
         status, answer, outcome = 0, None, "unknown"
@@ -99,7 +99,7 @@ class Load:
         return answer
 
     def settle(self, seconds: float) -> int:
-        """Repeats what has no answer yet, with the same keys; returns how many stay without one."""
+        """Repeats unanswered requests with their keys. Returns the number that stay without an answer."""
         deadline = time.monotonic() + seconds
         while self._unsettled and time.monotonic() < deadline:
             with self._lock:
@@ -112,7 +112,7 @@ class Load:
 
     def _run(self, thread: int) -> None:
         rng = random.Random(f"{self._seed}/load/{thread}")
-        # A kept connection may be one to a process that is gone.
+        # A kept connection may belong to a process that has ended.
         limits = httpx.Limits(max_keepalive_connections=0)
         with httpx.Client(base_url=self.url, timeout=10, trust_env=False, limits=limits) as client:
             number = 0
@@ -123,7 +123,7 @@ class Load:
 
 
 def some_work(rng: random.Random) -> Work:
-    """Work of a random kind, small."""
+    """Returns a small request of a random kind."""
     kind = rng.choices(["batch", "scope", "instance", "function", "users", "nested"], [4, 2, 1, 1, 2, 2])[0]
     steps = {"steps": rng.randint(3, 20), "step_seconds": round(rng.uniform(0.02, 0.2), 2)}
     if kind == "batch":

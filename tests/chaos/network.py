@@ -1,4 +1,4 @@
-"""Faults of the network between processes and PostgreSQL, where PostgreSQL itself is well."""
+"""Faults of the network between processes and PostgreSQL, which itself runs normally."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from tests.support.stack import Member
 
 DELAY_SECONDS = 0.2
 _PROBED_FROM_SECONDS = 3.0
-# A beat may be due a second after the last one, and TCP repeats it after 0.2, 0.6, 1.4, 3 and 6.2 s: what is
-# cut longer is heard of again only near the end of the lease.
+# A heartbeat may be due a second after the last one, and TCP repeats it after 0.2, 0.6, 1.4, 3 and 6.2 s.
+# After a longer cut, the next heartbeat arrives only near the end of the lease.
 _HARMLESS_SECONDS = 3.2
 
 
@@ -61,7 +61,7 @@ def half_open_briefly(ground: Ground, *, worker: int, seconds: float) -> Seen:
     ground.over()
     held = time.monotonic() - begun
     seen: Seen = {"held_seconds": round(held, 2)}
-    if held > _HARMLESS_SECONDS:  # a busy machine made it another fault
+    if held > _HARMLESS_SECONDS:  # a busy machine turned it into another fault
         complete(ground)
         return {**seen, "longer_than_meant": True}
     _all_the_same(ground, before)
@@ -78,8 +78,8 @@ def half_open_api(ground: Ground, *, seconds: float) -> Seen:
             probe(ground)
             time.sleep(0.3)
     ground.over()
-    # Past the lease the workers judge the API as they judge a worker. Cut for less, TCP may still repeat the
-    # next heartbeat only after the lease, so that both ends are right.
+    # After the lease, the workers declare the API dead like a worker. After a shorter cut, TCP may still
+    # repeat the next heartbeat only after the lease, so both outcomes are valid.
     seen = replaced_or_unharmed(ground, api)
     ground.journal.write("downtime", **{"from": begun, "to": now()}, reason="API half-open")
     if not seen["replaced"]:
@@ -92,7 +92,8 @@ def reset(ground: Ground, *, api: bool, worker: int, seconds: list[float]) -> Se
     victim = patiently(stack.api) if api else ground.worker(worker)
     ground.batch(MIDDLE)
     for each in seconds:
-        # By its container: a worker that lost its lock for two looks is another one after.
+        # The container stays the same, while a worker without its lock at two checks gets another executor
+        # id.
         with firewall.reset(stack, victim):
             time.sleep(each)
         ground.over()
@@ -113,7 +114,8 @@ def slow_queries(ground: Ground, *, seconds: float) -> Seen:
         asked = time.monotonic() - begun
         assert asked >= DELAY_SECONDS, f"a question took {asked:.3f} s: nothing was slowed"
         time.sleep(max(0.0, seconds - asked))
-        # To accept takes more round trips than a request may wait for: a 503 in time is right, too.
+        # Accepting a request takes more round trips than its time limit may allow: a 503 in time is valid,
+        # too.
         answers = {name: ground.load.counts[name] - before_it for name, before_it in counts.items()}
     ground.over()
     _all_the_same(ground, before)

@@ -1,4 +1,4 @@
-"""Which faults, in which order, with which parameters: all of it follows from the seed. Pure."""
+"""The faults of a campaign, their order and their parameters. All follow from the seed. Pure functions."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 Draw = Callable[[random.Random], dict[str, Any]]
 
 CONTAINERS = ("compose", "networks")
-"""``networks``: containers, too, on networks that stand for hosts of their own (hosts.yaml)."""
+"""``networks`` also means containers, on networks that simulate separate hosts (hosts.yaml)."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of fault, of a ``row`` of the fault matrix; ``cost_seconds`` is about its time with healing."""
+    """A kind of fault, in a ``row`` of the fault matrix. ``cost_seconds``: approximate time with recovery."""
 
     row: int
     text: str
@@ -24,7 +24,7 @@ class Kind:
     backends: tuple[str, ...] = ("native", *CONTAINERS)
     draw: Draw = field(default=lambda _: {})
     minutes: float = 0
-    """Only in campaigns at least so long."""
+    """The minimum length of campaigns that include this kind."""
 
 
 def _delay(most: float) -> Draw:
@@ -138,7 +138,7 @@ KINDS: dict[str, Kind] = {
         12,
         "PostgreSQL's disk full for 5 to 15 s, then freed",
         40,
-        # Its small disk and the hosts are two different overrides of compose.yaml.
+        # The small disk and the hosts are two different overrides of compose.yaml.
         backends=("compose",),
         draw=lambda rng: {"seconds": round(rng.uniform(5, 15), 2), "panic": rng.random() < 0.5},
         minutes=10,
@@ -147,7 +147,7 @@ KINDS: dict[str, Kind] = {
         13,
         "a worker's clock an hour off, put right, and stepping back an hour",
         60,
-        # The library is the machine's; containers have none.
+        # The library is installed on the machine, not in containers.
         backends=("native",),
         draw=lambda rng: {"offset": rng.choice([3600.0, -3600.0])},
         minutes=10,
@@ -167,7 +167,7 @@ KINDS: dict[str, Kind] = {
     "all_workers_down_long": Kind(16, "every worker down 60 s", 80, draw=_seconds(60, 60), minutes=10),
     "all_workers_paused": Kind(16, "every scheduler paused 20 s", 45, draw=_seconds(20, 20), minutes=6),
     "all_workers_paused_long": Kind(16, "every scheduler paused 60 s", 85, draw=_seconds(60, 60), minutes=15),
-    # Their workflows are a module of the tests', which is in no image.
+    # Their workflows are in a module of the tests, which no image contains.
     "kill_in_waits": Kind(
         17, "SIGKILL of a worker in every kind of wait", 25, weight=2, backends=("native",), draw=_delay(1.0)
     ),
@@ -182,7 +182,7 @@ KINDS: dict[str, Kind] = {
 
 @dataclass(frozen=True)
 class Fault:
-    """One planned fault: it begins ``pause_seconds`` after the one before has healed."""
+    """One planned fault. It begins ``pause_seconds`` after the recovery from the previous one."""
 
     number: int
     kind: str
@@ -191,7 +191,7 @@ class Fault:
 
     @property
     def row(self) -> int:
-        """Its row in the fault matrix."""
+        """The fault's row in the fault matrix."""
         return KINDS[self.kind].row
 
     def __str__(self) -> str:
@@ -200,15 +200,15 @@ class Fault:
 
 
 GROUPS = {"waits": ["kill_in_waits", "hung_step", "blocked_interpreter", "read_only_server", "promotion"]}
-"""Names for several kinds."""
+"""Names for groups of kinds."""
 
 
 def plan(
     seed: int, minutes: float, backend: str, only: list[str] | None = None, runs: int = 0
 ) -> list[Fault]:
-    """The faults of a campaign of about ``minutes``: shuffled decks, each with every kind at least once.
+    """Returns the faults of a campaign of about ``minutes``: shuffled decks, each with every kind at least once.
 
-    With ``runs`` it has so many of each kind, if there is time.
+    With ``runs``, each kind occurs that often, if the time allows.
     """
     rng = random.Random(f"{seed}/{backend}")
     known = [

@@ -1,10 +1,10 @@
-"""Poison beside healthy work: parked, and the healthy work hardly slower for it. Invariant 6.
+"""Invariant 6: poison is parked and hardly slows down healthy work beside it.
 
-The measured window is about a minute of healthy jobs. It holds everything that one poison costs: its
-first crash in the healthy queue, its further ones one at a time on the suspects' queue, the last alone in
-its process, each time the wait for the takeover, the jobs that were cut off and run again, and the new
-process's start. While a poison is alive the throughput is lower, since crash follows crash as fast as
-processes come back; the journal tells that as well. What is promised is that it is soon over.
+The measured window is about a minute of healthy jobs. It contains all costs of one poison: its first crash in
+the healthy queue, its further crashes one at a time on the suspects' queue, the last one alone in its
+process, each time the wait for the takeover, the interrupted jobs that run again, and the start of the new
+process. While a poison is alive, throughput is lower, because crash follows crash as fast as processes
+restart. The journal records that, too. The promise is only that this ends soon.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.chaos.ground import Ground, Seen, patiently
 from tests.support.stack import Member, Stack, wait_for
 
 _N = 31
-"""A few tenths of a second on an idle core: little is lost with a job that is cut off."""
+"""A few tenths of a second on an idle core, so that an interrupted job loses little."""
 _CALIBRATION_JOBS = 16
 _LEAST_JOBS, _MOST_JOBS = 25, 800
 
@@ -34,21 +34,21 @@ print(c.enqueue({"workflow_name": POISON.name, "queue_name": NUMBER_QUEUE.name,
 
 
 def poison(ground: Ground, *, seconds: float) -> Seen:
-    """``seconds``: how long the healthy work takes alone, about."""
+    """Runs the fault. ``seconds``: the approximate duration of the healthy work alone."""
     speed = _speed(_done(ground, _CALIBRATION_JOBS))
     jobs = min(_MOST_JOBS, max(_LEAST_JOBS, round(speed * seconds)))
     rounds = [_round(ground, jobs)]
     if ratio(rounds[0]) < LEAST_THROUGHPUT:
-        # Once more, for whatever else the machine had to do; the journal keeps what the first one gave.
+        # A second round, in case other load disturbed the first. The journal keeps the first round's results.
         rounds.append(_round(ground, jobs))
     best = max(rounds, key=ratio)
     ground.journal.write("throughput", **best, ratios=[round(ratio(one), 3) for one in rounds])
-    ground.over()  # what recovers from poison was measured above
+    ground.over()  # the recovery from poison was measured above
     return {**best, "rounds": len(rounds)}
 
 
 def _round(ground: Ground, jobs: int) -> Seen:
-    # Half of it before and half after, so that a machine that slows down meanwhile slows both alike.
+    # Half runs before and half after, so that a machine that slows down affects both measurements alike.
     before = _done(ground, jobs // 2)
     members = ground.workers()
     children = sum(len(ground.stack.children(member)) for member in members) // len(members)
@@ -65,7 +65,7 @@ def _round(ground: Ground, jobs: int) -> Seen:
 
 
 def _done(ground: Ground, jobs: int) -> dict[str, Any]:
-    """So many healthy jobs alone."""
+    """Measures ``jobs`` healthy jobs without poison."""
     batch_id = ground.batch([_N] * jobs)
     ground.succeeded(batch_id, 300)
     return _measured(ground, batch_id)
@@ -76,7 +76,7 @@ def _speed(done: dict[str, Any]) -> float:
 
 
 def _measured(ground: Ground, *batch_ids: str) -> dict[str, Any]:
-    """Jobs of these batches and the seconds from the first request to the last job, by the database."""
+    """Returns the batches' jobs, and the database's seconds from the first request to the last job."""
     ids = ", ".join(f"'{batch_id}'" for batch_id in batch_ids)
     (row,) = ground.stack.query(
         "SELECT count(n.completed_at) AS jobs, max(n.completed_at) AS ended,"
@@ -89,7 +89,7 @@ def _measured(ground: Ground, *batch_ids: str) -> dict[str, Any]:
 
 
 def _beside(ground: Ground, jobs: int) -> tuple[dict[str, Any], Seen]:
-    # The poison comes into the middle of a queue, not behind it.
+    # The poison is in the middle of a queue, not at its end.
     first = ground.batch([_N] * (jobs // 4))
     workflow_id = send(ground.stack)
     second = ground.batch([_N] * (jobs - jobs // 4))
@@ -117,14 +117,14 @@ def _beside(ground: Ground, jobs: int) -> tuple[dict[str, Any], Seen]:
 
 
 def send(stack: Stack) -> str:
-    """Enqueues one poison, which runs where ``HOLDFAST_CHAOS`` is true; returns its id."""
+    """Enqueues one poison, which runs if ``HOLDFAST_CHAOS`` is true. Returns its id."""
     done = hands.run_inside(stack, "api", _POISON)
     assert done.returncode == 0, done.stderr[-500:]
     return done.stdout.split()[-1]
 
 
 def _dead_workers(ground: Ground) -> dict[str, Member]:
-    """Nobody but the registry knows every process that a poison ended."""
+    """Returns the workers that the poison killed. Only the registry knows all of them."""
     return {
         executor_id: Member(executor_id, "worker", executor_id, row["pid"], row["hostname"])
         for executor_id, row in patiently(ground.stack.executors).items()

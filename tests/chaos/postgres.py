@@ -1,4 +1,4 @@
-"""Faults of PostgreSQL and of the ways to it."""
+"""Faults of PostgreSQL and of the connections to it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _postgres(ground: Ground, how: str, seconds: float) -> Seen:
 
 
 def probe(ground: Ground) -> None:
-    """Asks the API what it must answer without PostgreSQL; the audit judges the answers."""
+    """Sends requests that the API must answer without PostgreSQL. The audit checks the answers."""
     for method, path in (("GET", "/livez"), ("GET", "/readyz"), ("GET", "/executors"), ("POST", "/nested")):
         begun = time.monotonic()
         try:

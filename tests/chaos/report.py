@@ -1,4 +1,4 @@
-"""Reports of campaigns; several as one: ``python -m tests.chaos.report A.json B.json > report.md``."""
+"""Reports of campaigns. Merge several: ``python -m tests.chaos.report A.json B.json > report.md``."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 from tests.chaos.plan import KINDS
 
-# The fault matrix's goals in recovery.md, by row, and by kind where a row has several.
+# The goals of the fault matrix in recovery.md, by row, or by kind if a row has several.
 GOALS = {1: 300, 2: 200, 3: 50, 5: 30, 6: 30, 7: 20, 8: 30, 9: 10, 10: 10, 11: 10}
 GOALS |= {12: 3, 13: 10, 14: 20, 15: 100, 16: 10, 17: 20, 18: 20, 19: 20}
 GOALS_OF = {"postgres_stop": 60, "postgres_away": 10, "postgres_away_long": 3}
 
 
 def by_kind(faults: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Counts and recovery times of each kind, in the order of the matrix."""
+    """Returns counts and recovery times of each kind, in the order of the matrix."""
     rows = []
     for name in sorted({fault["kind"] for fault in faults}, key=lambda name: (KINDS[name].row, name)):
         mine = [fault for fault in faults if fault["kind"] == name]
@@ -30,7 +30,7 @@ def by_kind(faults: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "text": KINDS[name].text,
                 "runs": len(mine),
                 "failed": sum(not fault["ok"] for fault in mine),
-                # Of whom the fault took a process: workflows that it had, and how often it had any.
+                # For faults that took a process: the sum of its workflows, and how often it had any.
                 "moved": sum(moved) if moved else None,
                 "hit": sum(number > 0 for number in moved),
                 "recovery_median_seconds": round(statistics.median(times), 2) if times else None,
@@ -41,12 +41,12 @@ def by_kind(faults: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _comparable(fault: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
-    """Without a recovery time where an older campaign counted it from a later moment."""
+    """Returns the fault, without its recovery time if an older campaign counted that from a later moment."""
     return fault if report.get("recovery_from") == "harm" else {**fault, "recovery_seconds": None}
 
 
 def totals(reports: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the audits found, added up."""
+    """Returns the sum of the audits' findings."""
     found: dict[str, Any] = {"faults": 0, "accepted": 0, "lost": 0, "doubled": 0, "stuck": 0, "failed": 0}
     found |= {"ok": 0, "refused": 0, "unknown": 0}
     for report in reports:
@@ -77,7 +77,7 @@ _ACROSS = (
 
 
 def markdown(reports: list[dict[str, Any]]) -> str:
-    """One document for all of them."""
+    """Returns one Markdown document for all reports."""
     faults = [_comparable(fault, report) for report in reports for fault in report["faults"]]
     sums = totals(reports)
     across = all(report["backend"] == "networks" for report in reports)
@@ -148,7 +148,7 @@ def markdown(reports: list[dict[str, Any]]) -> str:
 
 
 def main() -> int:
-    """Entry point; what was met on the way stands in ``met.md`` beside this file."""
+    """The entry point. Known problems of the campaigns are in ``met.md`` beside this file."""
     reports = [json.loads(Path(name).read_text("utf-8")) for name in sys.argv[1:]]
     print(markdown(reports))
     print(Path(__file__).with_name("met.md").read_text("utf-8"), end="")

@@ -1,4 +1,4 @@
-"""Faults that meet work which waits or hangs, in every way there is (`tests.support.waiting_workflows`)."""
+"""Faults during work that waits or hangs, in all kinds of waits (`tests.support.waiting_workflows`)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SAGAS = 5
 
 @contextmanager
 def _waits(ground: Ground, sleep_seconds: float) -> Iterator[Round]:
-    """Waits of every kind and style; at the end what they wait for comes, and all must be right."""
+    """Starts waits of every kind and style. At the end, releases them and checks the results."""
     assert isinstance(ground.stack, NativeStack)
     with client_of(ground.stack) as client:
         made = Round(ground.stack, client, ground.key("waits"), sleep_seconds)
@@ -48,7 +48,7 @@ def kill_in_waits(ground: Ground, *, worker: int, delay: float) -> Seen:
 
 
 def blocked_interpreter(ground: Ground) -> Seen:
-    """A step that holds the lock of its interpreter, for hours if nobody ends it."""
+    """A step holds its interpreter's lock, for hours unless it is ended."""
     with _waits(ground, 14.0) as made:
         blocker = ground.key("blocker")
         began, members = time.monotonic(), ground.workers()
@@ -65,7 +65,7 @@ def blocked_interpreter(ground: Ground) -> Seen:
 
 
 def hung_step(ground: Ground) -> Seen:
-    """One that has a timeout, and one in each worker that nothing can interrupt, which is cancelled."""
+    """Hung steps: one with a timeout, and one in each worker that cannot be interrupted and is cancelled."""
     stack = ground.stack
     assert isinstance(stack, NativeStack)
     key = ground.key("hung")
@@ -96,7 +96,7 @@ def hung_step(ground: Ground) -> Seen:
 
 
 def read_only_server(ground: Ground, *, seconds: float) -> Seen:
-    """A server that refuses every write, under waits and under work that undoes itself at any error."""
+    """A server refuses every write, during waits and during work that undoes its effects at any error."""
     stack = ground.stack
     key, begun = ground.key("saga"), now()
     with _waits(ground, 8.0) as made:
@@ -113,7 +113,7 @@ def read_only_server(ground: Ground, *, seconds: float) -> Seen:
 
 
 def promotion(ground: Ground) -> Seen:
-    """A primary of its own dies and its standby is promoted, under 22 sagas of a worker of its own."""
+    """A separate primary dies and its standby is promoted, during 22 sagas of a separate worker."""
     file = "tests/integration/dbos_adapter/test_failover.py"
     test = f"{file}::test_a_promoted_standby_refunds_nobody_and_loses_nothing"
     done = subprocess.run(

@@ -81,8 +81,7 @@ class Feeds:
         self._feeds: dict[str, Feed] = {}
 
     async def join(self, batch_id: str) -> Feed:
-        """Returns the batch's feed after one poll or more. Raises `UnknownWorkflow`, `DatabaseUnavailable`.
-        """
+        """Returns the batch's feed after a first poll. Raises `UnknownWorkflow`, `DatabaseUnavailable`."""
         if batch_id not in self._feeds:
             gateway = self.process.gateway
             batch = await gateway.call(
