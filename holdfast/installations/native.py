@@ -1,8 +1,8 @@
 """Holdfast without containers: ``python -m holdfast.installations.native up|down|clean``.
 
-Runs the API, two workers and an embedded PostgreSQL as plain processes, and does for them what Compose would:
-secrets, roles and migration first, a restart after every exit (``unless-stopped``), a drain at the end. All
-data is in ``.holdfast/``. Its ``native.json`` lists the processes for the demo and the tests.
+The API, two workers and an embedded PostgreSQL as plain processes, with what Compose would do for them:
+secrets, roles and migration first, a restart after every exit (``unless-stopped``), a drain at the end.
+Everything lives in ``.holdfast/``; ``native.json`` there tells what runs, for the demo and the tests.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A seeded fault campaign: ``python -m tests.chaos --seed S --minutes M [--backend BACKEND]``.
 
-Starts a Holdfast with load, injects the faults that the seed determines, and waits after each fault until the
-system has recovered. At the end, all requests without an answer are repeated, the backlog must become empty,
-and the audit decides. The campaign ends everything that it started. It exits with 0 only if all invariants
-and all faults' own checks hold. The report is Markdown and JSON.
+Starts a Holdfast of its own under load, does what the seed says, and after each fault waits until it has
+healed. At the end every request without an answer is repeated, the backlog must empty, and the audit
+decides. Everything it started it ends. Exit code 0 only if every invariant and every fault's own check
+hold; the report is Markdown and JSON.
 """
 
 from __future__ import annotations

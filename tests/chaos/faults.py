@@ -97,8 +97,7 @@ def rolling_upgrade(ground: Ground) -> Seen:
 
 
 def _orderly(ground: Ground, member: Member, at: float) -> float:
-    """Returns the seconds that a stop requested at ``at`` (epoch) took. It must exit with 0 and leave no work.
-    """
+    """Returns the seconds from ``at`` (epoch) to the end of a stop, which must exit with 0 and no work."""
     ended = ground.stack.exited(member, 5)
     seconds = round(ended.at - at, 2)
     ground.journal.write("exit", who=member.executor_id, code=ended.code, seconds=seconds)

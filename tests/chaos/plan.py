@@ -206,7 +206,7 @@ GROUPS = {"waits": ["kill_in_waits", "hung_step", "blocked_interpreter", "read_o
 def plan(
     seed: int, minutes: float, backend: str, only: list[str] | None = None, runs: int = 0
 ) -> list[Fault]:
-    """Returns the faults of a campaign of about ``minutes``: shuffled decks, each with every kind at least once.
+    """Returns a campaign's faults for about ``minutes``: shuffled decks, each with every kind at least once.
 
     With ``runs``, each kind occurs that often, if the time allows.
     """

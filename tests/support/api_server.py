@@ -1,4 +1,4 @@
-"""The API over real sockets, served as in production, without a process life behind it."""
+"""The API on real sockets, served as in production, but without the life of a whole process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.unit.api_fakes import FakeProcess
 
 @dataclass
 class Api:
-    """The application behind uvicorn, in a thread."""
+    """The application with uvicorn, in a thread."""
 
     process: FakeProcess
     server: uvicorn.Server
@@ -42,7 +42,7 @@ class Api:
 
 @contextmanager
 def serving_with_token(database: Database, file: Path, token: str) -> Iterator[Api]:
-    """Serves beside a worker, where everything needs the token; it lies in ``file``."""
+    """Serves beside a worker. All requests need the token, which is in ``file``."""
     file.write_text(token, "ascii")
     Peer.start(database, "worker-a")
     with serving(database.settings("api", require_token=True, admin_token_file=file)) as made:
@@ -56,7 +56,7 @@ def serving(
     *,
     beat_age_seconds: Callable[[], float] = float,
 ) -> Iterator[Api]:
-    """Serves with the real gateway, whose database counts as up until a call says otherwise."""
+    """Serves with the real gateway. The database counts as up until a call fails."""
     process = process or FakeProcess()
     process.settings = settings  # type: ignore[assignment]
     gateway = Gateway(

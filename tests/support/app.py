@@ -1,4 +1,4 @@
-"""The API's HTTP application as the api container has it: with the showcase's features."""
+"""The API's HTTP application as in the api container: with the showcase's features."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""A backup in the middle of work, everything thrown away, and a restore: the same on every backend."""
+"""A backup during work, the loss of everything, and a restore: the same checks for every backend."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STEPS = 20
 
 
 def check_backup_into_an_empty_stack(make: Callable[[], Stack], directory: Path) -> None:
-    """Unfinished work of the backup finishes elsewhere, what was finished stays, the audit is clean."""
+    """Unfinished work of the backup finishes in an empty stack, finished work stays, the audit is clean."""
     file = directory / "holdfast.backup"
     with running_stack(make()) as first:
         work = _work(first)
@@ -45,7 +45,7 @@ def check_backup_into_an_empty_stack(make: Callable[[], Stack], directory: Path)
 
 
 def make_file(stack: Stack, directory: Path) -> Path:
-    """A backup of it, with one finished batch."""
+    """Makes a backup of the stack, with one finished batch. Returns the file."""
     path = directory / "holdfast.backup"
     stack.finished_batch(stack.start_batch(numbers=[1, 2, 3]), 60)
     told(stack, "backup", str(path))
@@ -53,7 +53,7 @@ def make_file(stack: Stack, directory: Path) -> Path:
 
 
 def _work(stack: Stack) -> dict[str, Any]:
-    """One piece of work that has ended, several in their middle, some that wait."""
+    """Starts work: one piece that has ended, several that run, some that wait."""
     done = stack.start_batch(numbers=[10, 20])
     stack.finished_batch(done, 60)
     key = {"Idempotency-Key": f"backup-{time.time_ns()}"}
@@ -92,13 +92,13 @@ def _nobody_is_blamed(stack: Stack, lost: set[str], begun: float) -> None:
         f" WHERE released_at > to_timestamp({begun}) AND kind <> 'handover'"
     )
     assert moves == [{"kind": "orphan", "reason": "no live executor"}]
-    # The schedule made up for the last minute at most, however old the backup.
+    # The schedule backfilled at most the last minute, however old the backup is.
     pulses = stack.query(f"SELECT count(*) AS n FROM ops.pulses WHERE started_at > to_timestamp({begun})")
     assert pulses[0]["n"] <= (time.time() - begun + 65) / 5 + 2
 
 
 def _refused(stack: Stack, file: Path) -> None:
-    """Work of its own is there: nothing is stopped, nothing changes."""
+    """A restore into a stack with work is refused: nothing stops and nothing changes."""
     before = stack.api().executor_id
     done = holdfast(stack, "restore", str(file))
     assert done.returncode == 1

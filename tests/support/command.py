@@ -1,4 +1,4 @@
-"""The ``holdfast`` command on the machine that a stack under test runs on."""
+"""The ``holdfast`` command on the machine that runs the stack under test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.stack import ROOT, Stack, clean_environment
 
 
 def environment(stack: Stack) -> dict[str, str]:
-    """What tells the command which stack is meant."""
+    """Returns the variables that select the stack for the command."""
     if isinstance(stack, ComposeStack):
         return {
             **stack.environment,
@@ -26,12 +26,12 @@ def environment(stack: Stack) -> dict[str, str]:
 
 
 def command(*words: str) -> list[str]:
-    """Its command line."""
+    """Returns the command line."""
     return [sys.executable, "-m", "holdfast.cli.main", *words]
 
 
 def holdfast(stack: Stack, *words: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
-    """Run it to its end."""
+    """Runs the command to its end."""
     return subprocess.run(
         command(*words),
         cwd=ROOT,
@@ -44,7 +44,7 @@ def holdfast(stack: Stack, *words: str, timeout: float = 240) -> subprocess.Comp
 
 
 def started(stack: Stack, *words: str) -> subprocess.Popen[str]:
-    """Begin it; the caller ends it."""
+    """Starts the command. The caller ends it."""
     return subprocess.Popen(
         command(*words),
         cwd=ROOT,
@@ -57,7 +57,7 @@ def started(stack: Stack, *words: str) -> subprocess.Popen[str]:
 
 
 def told(stack: Stack, *words: str) -> Any:
-    """What it says as JSON, when it succeeds."""
+    """Runs the command, which must succeed, and returns its JSON."""
     done = holdfast(stack, *words, "--json")
     assert done.returncode == 0, f"holdfast {' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}"
     return json.loads(done.stdout)

@@ -1,4 +1,4 @@
-"""Holdfast in containers: one Compose project with a name, a port and volumes of its own."""
+"""Holdfast in containers: one Compose project with its own name, port and volumes."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ for d in filter(str.isdigit, os.listdir('/proc')):
 
 
 class ComposeStack(Stack):
-    """``docker compose up`` with no ``.env``; ``image`` is one that was built before.
+    """``docker compose up`` without ``.env``. ``image`` must exist.
 
-    ``override`` is a Compose file, relative to the checkout, that is laid over its own; ``profile`` is one of
-    compose.yaml, and ``services`` names those to start (none: all). ``worker_services`` are those whose
-    containers are workers, as many of each.
+    ``override`` is an additional Compose file, relative to the checkout. ``profile`` is one of compose.yaml,
+    and ``services`` names those to start (none: all). ``worker_services`` are those whose containers are
+    workers, with the same number of each.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class ComposeStack(Stack):
 
     @property
     def environment(self) -> dict[str, str]:
-        """What Compose is run with: no setting of the shell's, none of a ``.env``."""
+        """Returns Compose's environment, without settings of the shell or a ``.env``."""
         files = {"COMPOSE_FILE": f"compose.yaml:{self.override}"} if self.override else {}
         if self.profile:
             files["COMPOSE_PROFILES"] = self.profile
@@ -73,7 +73,7 @@ class ComposeStack(Stack):
         )
 
     def compose(self, *arguments: str, check: bool = True, timeout: float = 180) -> str:
-        """The output of ``docker compose ARGUMENTS`` on this project."""
+        """Runs ``docker compose ARGUMENTS`` on this project and returns the output."""
         return self._run(
             "docker",
             "compose",
@@ -87,7 +87,7 @@ class ComposeStack(Stack):
         )
 
     def docker(self, *arguments: str, check: bool = True) -> str:
-        """The output of ``docker ARGUMENTS``."""
+        """Runs ``docker ARGUMENTS`` and returns the output."""
         return self._run("docker", *arguments, check=check, timeout=120)
 
     def _run(self, *command: str, check: bool, timeout: float) -> str:
@@ -126,31 +126,31 @@ class ComposeStack(Stack):
         return f"label=com.docker.compose.project={self.project}"
 
     def containers(self, service: str = "") -> list[dict[str, Any]]:
-        """What ``docker compose ps --all`` tells of the containers, of all or of a role's."""
+        """Returns ``docker compose ps --all`` for one service, or for all."""
         services = self.worker_services if service == "worker" else [service] if service else []
         lines = self.compose("ps", "--all", "--format", "json", *services).splitlines()
         return [json.loads(line) for line in lines]
 
     def postgres(self) -> Member:
-        """PostgreSQL's container, for what is done to its network."""
+        """Returns PostgreSQL's container, for faults of its network."""
         container = self.containers("postgres")[0]
         return Member("", "postgres", container["Name"], 0, container["ID"])
 
     def networks(self, member: Member) -> set[str]:
-        """Names of the networks that a container is on."""
+        """Returns the names of a container's networks."""
         return set(self.inspect(member.container)["NetworkSettings"]["Networks"])
 
     def database_network(self, member: Member) -> str:
-        """The network on which it reaches PostgreSQL."""
+        """Returns the network on which the member reaches PostgreSQL."""
         return (self.networks(member) & self.networks(self.postgres())).pop()
 
     def subnet(self, network: str) -> str:
-        """The addresses of one of the project's networks."""
+        """Returns the addresses of one of the project's networks."""
         told = json.loads(self.docker("network", "inspect", f"{self.project}_{network}"))
         return str(told[0]["IPAM"]["Config"][0]["Subnet"])
 
     def inspect(self, container: str) -> Any:
-        """What ``docker inspect`` tells of one."""
+        """Returns the result of ``docker inspect`` for a container."""
         return json.loads(self.docker("inspect", container))[0]
 
     # --- processes -------------------------------------------------------------------------
@@ -171,19 +171,20 @@ class ComposeStack(Stack):
         return self._signal_inside(member, 9)
 
     def _signal_inside(self, member: Member, number: int) -> float:
-        # `docker kill` counts as a manual stop, also with SIGTERM: no policy starts it again after one.
+        # `docker kill` counts as a manual stop, even with SIGTERM: the restart policy would not restart the
+        # container.
         code = f"import os, time; print(time.time(), flush=True); os.kill({member.pid}, {number})"
         return float(self.python(member, code))
 
     def python(self, member: Member, code: str) -> str:
-        """The output of some Python inside a container."""
+        """Runs Python code inside a container and returns the output."""
         return self.docker("exec", member.container, "python", "-ISc", code, check=False)
 
     def stop(self, member: Member) -> float:
         return self._signal_inside(member, 15)
 
     def start_again(self, member: Member) -> None:
-        """Start a container that was ended by hand."""
+        """Starts a container after a manual stop."""
         self.docker("start", member.container)
 
     def pause(self, member: Member) -> None:
@@ -193,7 +194,7 @@ class ComposeStack(Stack):
         self.docker("unpause", member.container)
 
     def find_exit(self, member: Member) -> Exit | None:
-        """The first end of its container since that executor's start, from the engine's events."""
+        """Returns the container's first end since that executor's start, from the engine's events."""
         started = self.query(
             "SELECT extract(epoch FROM started_at)::float8 AS at FROM ops.executors"
             f" WHERE executor_id = '{member.executor_id}'"
@@ -211,11 +212,11 @@ class ComposeStack(Stack):
         return [CpuChild(*json.loads(line)) for line in self.python(member, _TOP).splitlines()]
 
     def all_children(self) -> list[CpuChild]:
-        # Another container has another pid namespace: the ended one has none left.
+        # A new container has a new pid namespace: no child of an ended process is left.
         return []
 
     def outliving(self, member: Member) -> list[int]:
-        # The host's pids: they stay apart from those of the container's next run, which are younger.
+        # The host's pids distinguish them from processes of the container's next run, which are younger.
         ended = self.find_exit(member)
         if ended is None:
             raise AssertionError(f"{member.name} has not ended")

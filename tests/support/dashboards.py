@@ -1,4 +1,4 @@
-"""Grafana's dashboards as the tests read them: every panel and what it asks Prometheus for."""
+"""Reads Grafana's dashboards for tests: each panel with its Prometheus queries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _VARIABLE = re.compile(r"\$\w+")
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel that asks for something."""
+    """One panel with queries."""
 
     dashboard: str
     id: int
@@ -26,22 +26,22 @@ class Panel:
 
     @property
     def raw_expressions(self) -> list[str]:
-        """Its queries as they are written, with Grafana's variables in them."""
+        """The panel's queries as written, with Grafana's variables."""
         return [target["expr"] for target in self.json["targets"]]
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A dashboard's JSON."""
+    """Reads a dashboard's JSON."""
     board: dict[str, Any] = json.loads(path.read_text("utf-8"))
     return board
 
 
 def panels(path: Path) -> list[Panel]:
-    """The panels of a dashboard, without the rows that head them."""
+    """Returns the panels of a dashboard, without row headers."""
     found = [panel for panel in load(path)["panels"] if panel["type"] not in ("row", "text")]
     return [Panel(path.stem, panel["id"], panel["title"], panel) for panel in found]
 
 
 def expressions(panel: Panel) -> list[str]:
-    """Its queries as Grafana sends them: every variable says All, and rates are taken over a minute."""
+    """Returns a panel's queries as Grafana sends them: all variables are All, rates are over a minute."""
     return [_VARIABLE.sub(".+", one.replace("$__rate_interval", "1m")) for one in panel.raw_expressions]

@@ -1,4 +1,4 @@
-"""One embedded PostgreSQL a test session, and a fresh migrated database for every test that asks."""
+"""One embedded PostgreSQL per test session, and a fresh migrated database for each test that needs one."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from holdfast.postgres.database import Connection, Row, connect, query
 from holdfast.settings import Settings
 
 _TEMPLATE = "holdfast"
-"""The database that roles.sql makes: migrated once, then only cloned."""
+"""The database that roles.sql creates. It is migrated once and then only cloned."""
 
 _VARIABLES = ("USER", "HOST", "PORT", "NAME", "PASSFILE")
 _numbers = itertools.count()
 
 
 def wait_until(condition: Callable[[], Any], what: str, *, seconds: float = 10.0) -> Any:
-    """Returns the condition's first true value; fails with what was waited for when it takes too long."""
+    """Waits for the condition's first true value and returns it. Fails with ``what`` after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, f"waited {seconds:g} s in vain: {what}"
@@ -45,14 +45,14 @@ class Server:
     """The session's PostgreSQL with Holdfast's roles, configuration and migrations."""
 
     def __init__(self, *, durable: bool = False) -> None:
-        # pytest's own directory may be one that the database's user cannot enter.
+        # The database's user may not be able to enter pytest's own directory.
         self.home = Path(tempfile.mkdtemp(prefix="holdfast-test-"))
         self.secrets = self.home / "secrets"
         make_secrets(self.secrets)
         (self.home / "logs").mkdir()
         self.cluster = Cluster(self.home, self.secrets)
         self.cluster.prepare()
-        # Nothing here survives the session, so nothing needs to survive a power cut.
+        # No data survives the session, so none needs to survive a power cut.
         if not durable:
             with (self.cluster.data / "postgresql.auto.conf").open("a") as file:
                 file.write("fsync = off\nfull_page_writes = off\n")
@@ -61,11 +61,11 @@ class Server:
         self.migrate(_TEMPLATE)
 
     def environment(self, name: str, role: str = "worker") -> dict[str, str]:
-        """What a process of that role needs to reach a database here."""
+        """Returns the environment with which a process of that role reaches a database here."""
         user = "holdfast_migrator" if role == "migrate" else f"holdfast_{role}"
         values = (user, "127.0.0.1", str(self.cluster.port), name, str(self.secrets / role / "pgpass"))
         found = {f"HOLDFAST_DATABASE_{key}": value for key, value in zip(_VARIABLES, values, strict=True)}
-        # The rows that tests write name it, whichever version the code is at.
+        # Tests write rows with this version, independent of the code's version.
         found["HOLDFAST_APPLICATION_VERSION"] = "1"
         if role == "api":
             found["HOLDFAST_ADMIN_TOKEN_FILE"] = str(self.secrets / "api" / "admin_token")
@@ -85,7 +85,7 @@ class Server:
         assert done.returncode == 0, f"`dbos migrate` failed:\n{done.stdout}{done.stderr}"
 
     def admin(self, name: str = "postgres") -> Connection:
-        """An autocommit connection of the superuser."""
+        """Returns an autocommit connection of the superuser."""
         connection: Connection = psycopg2.connect(
             host="127.0.0.1",
             port=self.cluster.port,
@@ -99,7 +99,7 @@ class Server:
         return connection
 
     def run(self, statement: str) -> None:
-        """One statement outside any test's database."""
+        """Runs a statement outside the tests' databases."""
         connection = self.admin()
         try:
             connection.cursor().execute(statement)
@@ -107,7 +107,7 @@ class Server:
             connection.close()
 
     def restart(self, *, at_once: bool = False) -> None:
-        """Stops the server (``at_once``: as a crash, with recovery at the start) and starts it again."""
+        """Restarts the server. With ``at_once``, it stops like in a crash and recovers at the start."""
         process = self.cluster.process
         assert process is not None
         process.send_signal(signal.SIGQUIT if at_once else signal.SIGINT)
@@ -115,7 +115,7 @@ class Server:
         self.cluster.start()
 
     def processes(self) -> list[int]:
-        """Process ids of the postmaster and all its children."""
+        """Returns the process ids of the postmaster and all its children."""
         assert self.cluster.process is not None
         parent = self.cluster.process.pid
         pids = [parent]
@@ -127,7 +127,7 @@ class Server:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Stands still inside: what a stalled disk or ``docker pause`` does, no connection breaks."""
+        """Suspends the server, like a stalled disk or ``docker pause``. Connections stay open."""
         pids = self.processes()
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
@@ -139,7 +139,7 @@ class Server:
                     os.kill(pid, signal.SIGCONT)
 
     def close(self) -> None:
-        """Ends the server and deletes its data."""
+        """Stops the server and deletes its data."""
         process = self.cluster.process
         if process is not None and process.poll() is None:
             process.send_signal(signal.SIGQUIT)
@@ -151,7 +151,7 @@ class Server:
 
 @dataclass
 class Database:
-    """A fresh database of one test."""
+    """A fresh database for one test."""
 
     server: Server
     name: str
@@ -162,14 +162,14 @@ class Database:
     def create(cls, server: Server) -> Database:
         """Clones the migrated template."""
         name = f"test_{next(_numbers)}"
-        # Twice as fast as by the write-ahead log, where nothing is flushed.
+        # FILE_COPY is twice as fast as a copy through the write-ahead log if nothing is flushed.
         server.run(f'CREATE DATABASE "{name}" TEMPLATE "{_TEMPLATE}" STRATEGY FILE_COPY OWNER holdfast_owner')
         return cls(server, name)
 
     @classmethod
     @contextmanager
     def lent(cls, server: Server) -> Iterator[Database]:
-        """One for the life of the context."""
+        """Yields a database for the life of the context."""
         made = cls.create(server)
         try:
             yield made
@@ -177,19 +177,19 @@ class Database:
             made.drop()
 
     def drop(self) -> None:
-        """Closes what the test left open and removes the database."""
+        """Closes the test's connections and drops the database."""
         for connection in self._open:
             connection.close()
         self.server.run(f'DROP DATABASE "{self.name}" WITH (FORCE)')
 
     def settings(self, role: str = "worker", **options: Any) -> Settings:
-        """Settings for this database; ``options`` are fields of ``Settings``."""
+        """Returns settings for this database. ``options`` are fields of ``Settings``."""
         environment = self.server.environment(self.name, role)
         before = {key: os.environ.get(key) for key in environment}
         os.environ.update(environment)
         try:
             settings = Settings(config_file=ROOT / "dbos-config.yaml", **options)
-            assert settings.database_url  # read now: it depends on the environment
+            assert settings.database_url  # cached now: it depends on the environment
         finally:
             for key, value in before.items():
                 if value is None:
@@ -199,19 +199,19 @@ class Database:
         return settings
 
     def connect(self, purpose: str = "test", role: str = "worker") -> Connection:
-        """A connection as the runtime makes them, closed at the test's end."""
+        """Returns a connection like the runtime's. It is closed at the test's end."""
         connection = connect(self.settings(role), purpose=purpose)
         self._open.append(connection)
         return connection
 
     def admin(self) -> Connection:
-        """A superuser's connection to this database, closed at the test's end."""
+        """Returns a superuser's connection to this database. It is closed at the test's end."""
         connection = self.server.admin(self.name)
         self._open.append(connection)
         return connection
 
     def rows(self, statement: str, **parameters: Any) -> list[Row]:
-        """Rows of a statement run by the superuser, over one connection that is made again when lost."""
+        """Runs a statement as the superuser and returns its rows. Reconnects after a lost connection."""
         try:
             return self._rows(statement, parameters)
         except (psycopg2.OperationalError, psycopg2.InterfaceError):
@@ -227,13 +227,13 @@ class Database:
             return [dict(row) for row in cursor.fetchall()] if cursor.description else []
 
     def one(self, statement: str, **parameters: Any) -> Any:
-        """The only value of the only row."""
+        """Returns the only value of the only row."""
         (row,) = self.rows(statement, **parameters)
         (value,) = row.values()
         return value
 
     def run(self, name: str, /, **parameters: Any) -> list[Row]:
-        """A named statement of the runtime, over a connection of its own."""
+        """Runs a named statement of the runtime over a separate connection."""
         connection = self.connect()
         try:
             return query(connection, name, **parameters)

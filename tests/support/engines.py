@@ -1,4 +1,4 @@
-"""A launched DBOS application in the test's own process, and what it changed put back at the end."""
+"""A launched DBOS application in the test's own process, which restores at the end what it changed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.executors import Peer, workflow
 
 @dataclass
 class Launched:
-    """An engine that runs, registered as an executor."""
+    """A running engine, registered as an executor."""
 
     database: Database
     engine: Engine
@@ -39,7 +39,7 @@ class Launched:
 
     @property
     def dbos(self) -> Any:
-        """The instance with its private parts."""
+        """The DBOS instance with its private members."""
         return self.engine._dbos
 
     @property
@@ -47,7 +47,7 @@ class Launched:
         return self.peer.identity
 
     def queue(self, name: str, worker_concurrency: int | None = 4, polling: float = 1.0) -> None:
-        """Registers a queue and returns when its thread waits on its bell."""
+        """Registers a queue and returns when its thread waits for a wake-up."""
         DBOS.register_queue(
             name,
             worker_concurrency=worker_concurrency,
@@ -57,7 +57,7 @@ class Launched:
         wait_until(lambda: name in self.waker._bells, f"the thread of queue {name} runs")
 
     def enqueue(self, workflow_name: str, *args: Any, queue: str, workflow_id: str) -> None:
-        """As the API does it: from outside, by name."""
+        """Enqueues a workflow like the API: from outside, by name."""
         self.client.enqueue(
             {
                 "queue_name": queue,
@@ -78,7 +78,7 @@ class Launched:
 
 
 def client(database: Database, application: str = "holdfast-worker", role: Role = "worker") -> DBOSClient:
-    """A client as ``Gateway`` makes it, with the rights of a role."""
+    """Returns a client like ``Gateway``'s, with the rights of a role."""
     return DBOSClient(
         system_database_url=sqlalchemy_url(database.settings(role).database_url),
         application_name=application,
@@ -89,7 +89,7 @@ def client(database: Database, application: str = "holdfast-worker", role: Role 
 
 
 def _watch_parked(engine: Engine) -> list[threading.Event]:
-    """Events of executions that wait for an outcome that another execution records."""
+    """Returns the events of executions that wait for an outcome that another execution records."""
     sys_db: Any = engine._dbos._sys_db
     original = sys_db.await_workflow_result
     waiting: list[threading.Event] = []
@@ -115,10 +115,10 @@ def launched(
     prepare: Callable[[], None] = lambda: None,
     role: Role = "worker",
 ) -> Iterator[Launched]:
-    """Registers an executor and launches DBOS under its id; destroys it afterwards.
+    """Registers an executor and launches DBOS under its id. Destroys it afterwards.
 
-    ``prepare`` runs when DBOS exists and before its launch. DBOS finds a queue that is registered later
-    only within a second: ``queues`` are there before. DBOS logs in as ``role``.
+    ``prepare`` runs after DBOS's creation and before its launch. DBOS needs up to a second to find a queue
+    that is registered later, so ``queues`` are registered before. DBOS logs in as ``role``.
     """
     with _put_back():
         yield from _launched(database, name, queues, prepare, role)
@@ -141,12 +141,13 @@ def _launched(
         yield Launched(database, engine, waker, peer, outside)
     finally:
         engine.stop_dequeuing()
-        # An execution that lost its workflow polls for the outcome for ever, past the end of this test.
+        # An execution that lost its workflow would poll for the outcome for ever, beyond the end of this
+        # test.
         database.rows(
             "UPDATE dbos.workflow_status SET status = 'CANCELLED'"
             " WHERE status IN ('PENDING', 'ENQUEUED', 'DELAYED')"
         )
-        # A test need not listen to notices.
+        # A test may run without a listener for notices.
         waker.cancellations.lost((one.workflow_id, one.owner_xid) for one in waker.cancellations.watched())
         wait_until(lambda: all(event.is_set() for event in parked), "parked executions end")
         engine.destroy(5)
@@ -155,9 +156,9 @@ def _launched(
 
 @contextmanager
 def _put_back() -> Iterator[None]:
-    """Undoes at its end what the runtime patched in DBOS."""
+    """Undoes the runtime's patches of DBOS at the end of the context."""
     patched = (
-        # What blocking_calls replaced stays: without waits attached it does what DBOS does.
+        # The patches of blocking_calls stay: without attached waits they behave like DBOS.
         (dbos._queue, "queue_worker_thread"),
         (dbos._queue, "execute_dequeued_workflow"),
         (dbos._core, "_execute_workflow_wthread"),
@@ -178,7 +179,7 @@ def _put_back() -> Iterator[None]:
 
 @contextmanager
 def worker_process(database: Database, **options: Any) -> Iterator[Process]:
-    """A whole worker's life in the test's own process, without CPU children: started, then ended."""
+    """Runs a whole worker in the test's own process, without CPU children, and ends it."""
     with _put_back():
         process = Process(database.settings(**options), Worker(uses_cpu_pool=False), port=1)
         try:

@@ -1,4 +1,4 @@
-"""Executors under a test's control: registered and locked as the runtime does it, without threads."""
+"""Executors under a test's control: registered and locked like the runtime's, but without threads."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.support import names
 from tests.support.database import Database, wait_until
 
 LEASE_SECONDS = 30.0
-"""Long enough that nothing grows stale by itself while a test runs."""
+"""A lease that does not expire during a test."""
 
 _numbers = itertools.count()
 
 
 class Clock:
-    """The sweep's clock, moved by hand."""
+    """The sweep's clock, which the test advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -37,14 +37,14 @@ class Clock:
 def unfinished(
     connection: Connection, of: Identity, *, only: list[str] | None = None, only_waiting: bool = False
 ) -> dict[str, Row]:
-    """What a release of an executor's work would find, locked, by id."""
+    """Returns the workflows that a release of an executor's work would find, locked, by id."""
     mine = {"executor_id": of.executor_id, "application": of.application, "version": of.version}
     rows = query(connection, "unfinished_work", only=only, only_waiting=only_waiting, **mine)
     return {row["workflow_id"]: row for row in rows}
 
 
 def identity(name: str, *, application: str = "holdfast-worker", version: str = "worker-1") -> Identity:
-    """An identity as ``Process`` makes it."""
+    """Returns an identity like ``Process``'s."""
     role: Role = "api" if application == "holdfast-api" else "worker"
     return Identity(
         executor_id=name,
@@ -63,7 +63,7 @@ def identity(name: str, *, application: str = "holdfast-worker", version: str = 
 
 @dataclass
 class Peer:
-    """One executor: its row, its lease session, and a sweep that moves only when told to."""
+    """One executor: its row, its lease session, and a sweep that the test drives."""
 
     database: Database
     identity: Identity
@@ -75,11 +75,11 @@ class Peer:
 
     @classmethod
     def start(cls, database: Database, name: str = "", **options: Any) -> Peer:
-        """Registers an executor with its lock, as ``Lease.start`` does it."""
+        """Registers an executor with its lock, as ``Lease.start`` does."""
         clock = options.pop("clock", None) or Clock()
         changed = options.pop("settings", {})
         who = identity(name or f"worker-test-{next(_numbers):08x}", **options)
-        # With the login of its role.
+        # It uses the login of its role.
         settings = database.settings(who.role, lease_seconds=LEASE_SECONDS, **changed)
         peer = cls(database, who, settings, clock)
         peer.lease = peer.connect("lease")
@@ -95,7 +95,7 @@ class Peer:
             clock=clock,
         )
         peer.takeovers = []
-        # It has looked for a while, as nearly everyone who sweeps.
+        # It has observed its peers for a while, as most sweeping executors have.
         peer.sweep._watching_since = clock() - 60
         return peer
 
@@ -107,13 +107,13 @@ class Peer:
         return self.identity.executor_id
 
     def connect(self, what: str) -> Connection:
-        """A connection named as the runtime names it; closed at the test's end."""
+        """Returns a connection named like the runtime's. It is closed at the test's end."""
         connection = connect(self.settings, purpose=self.identity.purpose(what))
         self.database._open.append(connection)
         return connection
 
     def round(self, connection: Connection | None = None) -> list[str]:
-        """One round of this executor's sweep."""
+        """Runs one round of this executor's sweep."""
         connection = connection or self.connect("sweep")
         try:
             return self.sweep.round(connection)
@@ -121,25 +121,25 @@ class Peer:
             connection.close()
 
     def two_looks(self) -> list[str]:
-        """Two rounds, as far apart as the second look asks for; returns who was taken over."""
+        """Runs two rounds, with the interval that a second check needs. Returns the executors taken over."""
         taken = self.round()
         self.clock.move(self.settings.second_look_seconds + 0.001)
         return taken + self.round()
 
     def die(self) -> None:
-        """What SIGKILL does: the kernel closes the socket, the lock goes with the session."""
+        """Simulates SIGKILL: the kernel closes the socket, and the lock ends with the session."""
         assert self.lease is not None
         self.lease.close()
         wait_until(lambda: not self.locked(), "the dead executor's lock is gone")
 
     def lose_lock(self) -> None:
-        """Its lease session is terminated; the process knows nothing yet."""
+        """Terminates its lease session. The process does not know that yet."""
         assert self.lease is not None
         self.database.rows("SELECT pg_terminate_backend(%(pid)s)", pid=self.lease.info.backend_pid)
         wait_until(lambda: not self.locked(), "the lock is gone")
 
     def retake(self) -> None:
-        """What the owner does when its lease session ended."""
+        """Reacquires the lock, as the owner does after the end of its lease session."""
         self.lease = self.connect("lease")
         assert query(self.lease, "take_lock", lock_key=self.lock_key)[0]["held"]
 
@@ -148,7 +148,7 @@ class Peer:
         return any(row["executor_id"] == self.id and row["lock_pid"] is not None for row in rows)
 
     def silent(self, seconds: float = LEASE_SECONDS + 1) -> None:
-        """Its last heartbeat is so old."""
+        """Sets its last heartbeat to ``seconds`` ago."""
         self.database.rows(
             "UPDATE ops.executors SET heartbeat_at = clock_timestamp() - make_interval(secs => %(age)s)"
             " WHERE executor_id = %(id)s",
@@ -157,7 +157,7 @@ class Peer:
         )
 
     def beat(self) -> bool:
-        """One heartbeat; false when the row says that this executor is dead."""
+        """Sends one heartbeat. Returns false if the row says that this executor is dead."""
         return bool(self.database.run("beat", executor_id=self.id, in_flight=0, state="live"))
 
     @property
@@ -175,7 +175,7 @@ class Peer:
 
 
 def wait_for(database: Database, *workflow_ids: str) -> None:
-    """Rows of running workflows that only wait, as `Waits` writes them."""
+    """Inserts rows of waiting workflows, as `Waits` writes them."""
     database.rows(
         "INSERT INTO ops.waits (workflow_id, owner_xid, kind)"
         " SELECT workflow_uuid, owner_xid, 'workflow' FROM dbos.workflow_status"
@@ -186,7 +186,7 @@ def wait_for(database: Database, *workflow_ids: str) -> None:
 
 
 def insert(database: Database, workflow_ids: Iterable[str], **columns: Any) -> None:
-    """Rows of ``workflow_status`` as DBOS leaves them after a claim; ``columns`` differ from that."""
+    """Inserts rows of ``workflow_status`` as DBOS leaves them after a claim, changed by ``columns``."""
     row = {
         "status": "ENQUEUED",
         "name": names.FIBONACCI_NUMBER,
@@ -209,13 +209,13 @@ def insert(database: Database, workflow_ids: Iterable[str], **columns: Any) -> N
 
 
 def workflow(database: Database, workflow_id: str) -> Row:
-    """The row of one workflow."""
+    """Returns the row of one workflow."""
     (row,) = database.rows("SELECT * FROM dbos.workflow_status WHERE workflow_uuid = %(id)s", id=workflow_id)
     return row
 
 
 def record_steps(database: Database, workflow_id: str, count: int) -> None:
-    """So many more recorded steps."""
+    """Records ``count`` more steps."""
     database.rows(
         "INSERT INTO dbos.operation_outputs (workflow_uuid, function_id, function_name, output)"
         " SELECT %(id)s, n + (SELECT count(*) FROM dbos.operation_outputs WHERE workflow_uuid = %(id)s),"
@@ -227,7 +227,7 @@ def record_steps(database: Database, workflow_id: str, count: int) -> None:
 
 
 def claim(database: Database, executor_id: str, workflow_id: str) -> None:
-    """What DBOS's dequeue does to the row."""
+    """Changes the row as DBOS's dequeue does."""
     database.rows(
         "UPDATE dbos.workflow_status SET status = 'PENDING', executor_id = %(executor)s,"
         " owner_xid = %(executor)s, started_at_epoch_ms = 1, recovery_attempts = recovery_attempts + 1"
@@ -238,7 +238,7 @@ def claim(database: Database, executor_id: str, workflow_id: str) -> None:
 
 
 def handovers(database: Database, workflow_id: str | None = None) -> list[Row]:
-    """Rows of the handover ledger, oldest first."""
+    """Returns rows of the handover ledger, oldest first."""
     return database.rows(
         "SELECT * FROM ops.handovers WHERE %(id)s::text IS NULL OR workflow_id = %(id)s ORDER BY handover_id",
         id=workflow_id,
@@ -254,7 +254,7 @@ def live_lease(
     in_flight: Callable[[], int] = lambda: 0,
     **options: Any,
 ) -> tuple[Lease, Settings]:
-    """A real ``Lease`` with its thread, not started yet, and quick settings."""
+    """Returns a real ``Lease`` with its thread, not yet started, with short intervals."""
     settings = database.settings(**{"heartbeat_seconds": 0.2, "lease_seconds": 1.0, **options})
     lease = Lease(settings, identity(name), on_fenced=on_fenced, on_desired=on_desired, in_flight=in_flight)
     return lease, settings

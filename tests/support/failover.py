@@ -1,4 +1,4 @@
-"""A PostgreSQL that only reads, and a primary that dies while its standby is promoted."""
+"""A read-only PostgreSQL, and a primary that dies while its standby is promoted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAY_REPLICATE = "host replication postgres 127.0.0.1/32 scram-sha-256\n"
 
 @contextmanager
 def read_only(run: Callable[[str], object]) -> Iterator[None]:
-    """Inside, the server refuses every write, as after a failover. ``run`` runs a superuser's statement."""
+    """Makes the server refuse writes inside, as after a failover. ``run`` runs a superuser's statement."""
     run("ALTER SYSTEM SET default_transaction_read_only = on")
     run("SELECT pg_reload_conf()")
     try:
@@ -28,7 +28,7 @@ def read_only(run: Callable[[str], object]) -> Iterator[None]:
 
 @dataclass
 class Standby(Cluster):
-    """A hot standby that streams from the server on a port of this machine."""
+    """A hot standby that streams from a server on this machine."""
 
     source_port: int = 0
 
@@ -44,7 +44,7 @@ class Standby(Cluster):
 
 
 class Pair(Server):
-    """A primary and its synchronous standby; clients are given both hosts."""
+    """A primary and its synchronous standby. Clients get both hosts."""
 
     def __init__(self) -> None:
         self.standby: Standby | None = None
@@ -59,7 +59,7 @@ class Pair(Server):
         standby = Standby(home, self.secrets, source_port=self.cluster.port)
         standby.prepare()
         standby.start()
-        # Only now, so that the standby does not wait for one of its own once it is promoted.
+        # Set last, so that the standby does not wait for a standby of its own after its promotion.
         self.run("ALTER SYSTEM SET synchronous_standby_names = '*'")
         self.run("SELECT pg_reload_conf()")
         wait_until(self._streams, "the standby is synchronous", seconds=20)
@@ -84,7 +84,7 @@ class Pair(Server):
         return found
 
     def kill_primary(self) -> None:
-        """SIGKILL to every process of it, as when its host dies."""
+        """Kills all processes of the primary with SIGKILL, as if its host died."""
         process = self.cluster.process
         assert process is not None
         for pid in self.processes():
@@ -93,7 +93,7 @@ class Pair(Server):
         process.wait(10)
 
     def promote(self) -> None:
-        """The standby becomes the primary, and the server that this object speaks to."""
+        """Promotes the standby. It becomes the server of this object."""
         assert self.standby is not None
         self.cluster = self.standby
         self.run("SELECT pg_promote(true, 60)")

@@ -1,4 +1,4 @@
-"""What happens to a batch when its workers are killed, stopped, paused: the same for every backend."""
+"""The effects on a batch if its workers are killed, stopped or paused: the same checks for every backend."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.stack import Member, Stack, measured, wait_for
 
 
 def start_and_find(stack: Stack, numbers: list[int]) -> tuple[str, Member, Member]:
-    """A new batch, a worker that computes some of it (a child is at work), and the other worker."""
+    """Returns a new batch, a worker that computes a part of it (a child runs), and the other worker."""
     workers = {member.executor_id: member for member in stack.workers()}
     batch_id = stack.start_batch(numbers=numbers)
 
@@ -28,7 +28,7 @@ def start_and_find(stack: Stack, numbers: list[int]) -> tuple[str, Member, Membe
 
 
 def check_effects(stack: Stack, batch: Any) -> None:
-    """One row in the ledger and one recorded output a step, for every number."""
+    """Each number has one row in the ledger and one recorded output per step."""
     ids = [f"{batch['workflow_id']}-{index}" for index in range(batch["total"])]
     listed = ", ".join(f"'{workflow_id}'" for workflow_id in ids)
     effects = stack.query(f"SELECT workflow_id, n FROM ops.effects WHERE workflow_id IN ({listed})")
@@ -41,7 +41,7 @@ def check_effects(stack: Stack, batch: Any) -> None:
 
 
 def _claims(stack: Stack, batch_id: str, from_executor: str, kind: str, since: float) -> list[dict[str, Any]]:
-    """The moves of a batch's workflows away from an executor, claimed ``after`` seconds from ``since``."""
+    """Returns a batch's moves away from an executor, claimed ``after`` seconds from ``since``."""
     statement = (
         "SELECT workflow_id, kind, reason, to_executor,"
         " extract(epoch FROM claimed_at - lost_at)::float8 AS seconds,"
@@ -60,7 +60,7 @@ def _claims(stack: Stack, batch_id: str, from_executor: str, kind: str, since: f
 
 
 def check_kill(stack: Stack, n: int, *, limit_seconds: float = 1.0) -> None:
-    """SIGKILL in the middle of steps: a peer with free slots has the work within a second."""
+    """After SIGKILL during steps, a peer with free slots has the work within a second."""
     best = []
     for _ in range(2):
         batch_id, victim, peer = start_and_find(stack, [n, n])
@@ -76,13 +76,13 @@ def check_kill(stack: Stack, n: int, *, limit_seconds: float = 1.0) -> None:
         batch = stack.finished_batch(batch_id, 90)
         check_batch(batch, [n, n])
         check_effects(stack, batch)
-    # The limit is one for 95 of 100; twice in a row above it is a fault.
+    # The limit holds for 95 of 100 runs. Two misses in a row are a fault.
     assert min(best) <= limit_seconds, best
     assert max(best) <= 3 * limit_seconds, best
 
 
 def check_pause(stack: Stack, n: int, *, lease_seconds: float) -> None:
-    """SIGSTOP beyond the lease: taken over; SIGCONT: fenced, exit code 75, nothing doubled."""
+    """After SIGSTOP beyond the lease, work is taken over. After SIGCONT: fenced, code 75, no duplicates."""
     batch_id, victim, peer = start_and_find(stack, [n, n])
     paused_at = time.time()
     stack.pause(victim)
@@ -130,7 +130,7 @@ def check_stop_in_a_step(stack: Stack, n: int, *, drain_seconds: float, grace_se
 
 
 def check_stop_in_short_steps(stack: Stack) -> None:
-    """SIGTERM while steps shorter than the drain run: they are finished, nothing runs twice."""
+    """SIGTERM during steps shorter than the drain: they finish, nothing runs twice."""
     numbers = [27] * 40
     batch_id, victim, _ = start_and_find(stack, [30, *numbers])
     stack.stop(victim)
@@ -142,7 +142,7 @@ def check_stop_in_short_steps(stack: Stack) -> None:
 
 
 def check_idle_stop(stack: Stack, *, limit_seconds: float = 1.0) -> None:
-    """An idle worker ends that soon after SIGTERM, with exit code 0."""
+    """An idle worker exits with 0 within ``limit_seconds`` after SIGTERM."""
     took = []
     for victim in stack.workers():
         wait_for(lambda who=victim: stack.executors()[who.executor_id]["in_flight"] == 0, 10, "idle")
@@ -152,13 +152,13 @@ def check_idle_stop(stack: Stack, *, limit_seconds: float = 1.0) -> None:
         took.append(end.at - signalled_at)
         assert stack.executors()[victim.executor_id]["state"] == "drained"
     record("SIGTERM of an idle worker to its exit, seconds", max(took))
-    # One of two may fall into a moment when the machine is busy with something else.
+    # One of two measurements may coincide with other load on the machine.
     assert min(took) <= limit_seconds, took
     assert max(took) <= 3 * limit_seconds, took
 
 
 def check_child_death(stack: Stack, n: int) -> None:
-    """A killed CPU child costs an attempt and nothing else."""
+    """A killed CPU child costs one attempt and nothing else."""
     batch_id, victim, _ = start_and_find(stack, [n])
     child = stack.busy_children(victim)[0]
     stack.kill_child(victim, child)
@@ -171,7 +171,7 @@ def check_child_death(stack: Stack, n: int) -> None:
 
 
 def check_five_deaths(stack: Stack, n: int) -> None:
-    """After five deaths of its child a workflow ends in an error that says so; the worker lives."""
+    """After five deaths of its child, a workflow ends with an error that says so. The worker lives."""
     batch_id, victim, _ = start_and_find(stack, [n])
     killed: set[int] = set()
 
@@ -193,7 +193,7 @@ def check_five_deaths(stack: Stack, n: int) -> None:
 
 
 def time_until_taken_over(stack: Stack, victim: Member, seconds: float) -> float:
-    """Seconds until the registry says that an executor is dead."""
+    """Returns the seconds until the registry marks an executor as dead."""
     return measured(
         lambda: stack.executors()[victim.executor_id]["state"] == "dead",
         seconds,

@@ -1,4 +1,4 @@
-"""A module of one's own whose step blocks the interpreter, beside one that works."""
+"""A user-defined module with a step that blocks the interpreter, beside a healthy one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from holdfast.durable.registry import Queue, register, step, workflow
 
 @step("hogs.match")
 def match(length: int) -> bool:
-    """Backtracks in C, with the interpreter's lock held: for hours at a length of 40."""
+    """Backtracks in C with the interpreter's lock held, for hours at a length of 40."""
     return re.match(r"(x+x+)+y", "x" * length) is not None
 
 
@@ -22,14 +22,14 @@ def hog(length: int) -> bool:
 
 @step("hogs.rest")
 def rest(seconds: float) -> str:
-    """Works."""
+    """A healthy step."""
     time.sleep(seconds)
     return "rested"
 
 
 @workflow("hogs.slow")
 def slow(seconds: float) -> str:
-    """Is healthy."""
+    """A healthy workflow."""
     return rest(seconds)
 
 

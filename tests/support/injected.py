@@ -1,4 +1,4 @@
-"""Errors of PostgreSQL at DBOS's own statements, thrown where the driver would throw them."""
+"""Injects PostgreSQL errors into DBOS's own statements, where the driver would raise them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import pytest
 from dbos import DBOS
 
 LOST = "lost"
-"""In place of a SQLSTATE: the connection ends under the statement, and the driver says so without one."""
+"""Used instead of a SQLSTATE: the connection ends during the statement, an error without a SQLSTATE."""
 ANSWER_LOST = "answer lost"
-"""The connection ends under a commit that took effect."""
+"""The connection ends during a commit that took effect."""
 
 
 def error_of(state: str) -> psycopg.Error:
-    """The driver's error of that SQLSTATE."""
+    """Returns the driver's error for that SQLSTATE."""
     if state in {LOST, ANSWER_LOST}:
         return psycopg.OperationalError("the connection is lost")
     return psycopg.errors.lookup(state)("injected")
 
 
 class Injector:
-    """Makes statements fail that are sent for a workflow or a step; DBOS's own threads are spared."""
+    """Makes statements of workflows and steps fail. Statements of DBOS's own threads do not fail."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -33,16 +33,16 @@ class Injector:
         self.thrown = 0
 
     def arm(self, state: str, *, skip: int = 0, times: int = 1) -> None:
-        """After ``skip`` statements, the next ``times`` fail."""
+        """Arms the injector: after ``skip`` statements, the next ``times`` fail."""
         with self._lock:
             self._state, self._skip, self._times = state, skip, times
 
     def disarm(self) -> None:
-        """No statement fails any more."""
+        """Disarms the injector."""
         self.arm("", times=0)
 
     def due(self, *, at_commit: bool) -> str | None:
-        """The error for the statement that is about to be sent, if it is its turn."""
+        """Returns the error for the next statement, if it must fail."""
         if DBOS.workflow_id is None:
             return None
         with self._lock:
@@ -58,7 +58,7 @@ class Injector:
 
 @contextmanager
 def injecting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Injector]:
-    """An injector below both SQLAlchemy and sessions of our own. Retries do not sleep inside."""
+    """Yields an injector below SQLAlchemy and our own sessions. Retries do not sleep inside."""
     injector = Injector()
     execute, execute_async = psycopg.Cursor.execute, psycopg.AsyncCursor.execute
     commit = psycopg.Connection.commit

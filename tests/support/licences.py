@@ -1,7 +1,7 @@
-"""Write docs/reports/licences.md, the licences in the image: ``python -m tests.support.licences``.
+"""Writes docs/reports/licences.md, the licences in the image: ``python -m tests.support.licences``.
 
-Read from the metadata of what is installed from the lock. A licence that is not in the list below ends it
-with 1: somebody has to read it first.
+The source is the metadata of the packages installed from the lock. A licence that is not in the list below
+exits with 1: a person must read it first.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ ALLOWED = {
     "MPL-2.0",
     "PSF-2.0",
 }
-# What packages say that do not use SPDX's names.
+# The licence names of packages that do not use SPDX.
 SPDX = {
     "3-Clause BSD License": "BSD-3-Clause",
     "Apache License 2.0": "Apache-2.0",
-    "Dual License": "Apache-2.0 OR BSD-3-Clause",  # python-dateutil, whose LICENSE says which
+    "Dual License": "Apache-2.0 OR BSD-3-Clause",  # python-dateutil; its LICENSE says which
     "ISC License": "ISC",
     "LGPL with exceptions": "LGPL-3.0-or-later",
     "MIT License": "MIT",
 }
-# Where the image runs, whatever machine this is.
+# The image's platform, independent of this machine's.
 IMAGE = {
     "implementation_name": "cpython",
     "os_name": "posix",
@@ -62,7 +62,7 @@ and psycopg2 are under the LGPL: they are used unchanged, as separate libraries 
 
 @dataclass(frozen=True)
 class Locked:
-    """A package of a lock."""
+    """A package of a lock file."""
 
     name: str
     version: str
@@ -71,7 +71,7 @@ class Locked:
 
 
 def locked(file: Path) -> list[Locked]:
-    """The packages of a lock, in its order."""
+    """Returns the packages of a lock file, in its order."""
     found = []
     for entry in re.split(r"\n(?=[a-z0-9])", file.read_text("utf-8")):
         if entry.startswith("#"):
@@ -84,7 +84,7 @@ def locked(file: Path) -> list[Locked]:
 
 
 def licence(package: str) -> str:
-    """The licence of an installed package, by SPDX. Raises ``LookupError`` when it names none."""
+    """Returns the SPDX licence of an installed package. Raises ``LookupError`` if it names none."""
     told = metadata.metadata(package)
     classifiers = [
         c.rpartition(" :: ")[2] for c in told.get_all("Classifier") or [] if c.startswith("License")
@@ -96,18 +96,18 @@ def licence(package: str) -> str:
 
 
 def unread(expression: str) -> set[str]:
-    """Its licences that nobody has allowed yet."""
+    """Returns the licences of an expression that are not allowed yet."""
     return set(re.split(r" (?:AND|OR) ", expression.replace("(", "").replace(")", ""))) - ALLOWED
 
 
 def licences() -> dict[str, str]:
-    """The licence of each package in the image."""
+    """Returns the licence of each package in the image."""
     packages = [package.name for package in locked(ROOT / "requirements.lock") if package.in_image]
     return {name: licence(name) for name in packages}
 
 
 def page(found: dict[str, str]) -> str:
-    """docs/reports/licences.md."""
+    """Returns the text of docs/reports/licences.md."""
     return HEAD + "".join(f"| {name} | {expression} |\n" for name, expression in found.items())
 
 

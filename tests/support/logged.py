@@ -1,4 +1,4 @@
-"""What a process would log, caught: the real configuration, with a buffer in place of standard output."""
+"""Captures the log of a process: the real configuration, with a buffer instead of standard output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OF_THE_TEST = ("httpx", "httpcore")
 
 @contextmanager
 def logged(level: str = "INFO") -> Iterator[io.StringIO]:
-    """Configures logging as a process does; at the end everything is as it was before."""
+    """Configures logging as a process does, and restores the previous configuration at the end."""
     root = logging.getLogger()
     loggers = [root, *map(logging.getLogger, _OWN + _OF_THE_TEST)]
     before = [(one, one.handlers[:], one.filters[:], one.level, one.propagate) for one in loggers]

@@ -1,4 +1,4 @@
-"""Durable names as tests use them: the platform's, and those that the showcase's folders declare."""
+"""The durable names for tests: the platform's, and those of the showcase's folders."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from services.worker.fibonacci import declaration as fibonacci
 from services.worker.poison import declaration as poison
 from services.worker.pulse import declaration as pulse
 
-assert composition.WORKER_FOLDERS  # it has imported all declarations
+assert composition.WORKER_FOLDERS  # the import loads all declarations
 LEAF_QUEUES = frozenset(names.LEAF_QUEUES)
 
 SCOPE_QUEUE = scope.QUEUE.name

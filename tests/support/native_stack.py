@@ -1,4 +1,4 @@
-"""Holdfast as plain processes, in a directory of its own, as a child of the test that started it."""
+"""Holdfast as plain processes, in a separate directory, as a child of the test."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _STARTED = re.compile(r"native\s+\| (\S+) started again \(pid (\d+)\)")
 
 
 class NativeStack(Stack):
-    """``python -m holdfast.installations.native up`` and everything below it."""
+    """``python -m holdfast.installations.native up`` and all processes below it."""
 
     command_module = "holdfast.installations.native"
 
@@ -42,11 +42,11 @@ class NativeStack(Stack):
 
     @property
     def state(self) -> dict[str, Any]:
-        """``native.json``."""
+        """Returns ``native.json``."""
         return read_state(self.home)
 
     def start(self) -> None:
-        """Start it in the foreground of nobody, bound to this process's life."""
+        """Starts the stack in the foreground without a terminal. It ends with this process."""
         self.home.mkdir(parents=True, exist_ok=True)
         port = free_ports(1 + self.worker_count)
         command = ["up", "--data", str(self.home), "--workers", str(self.worker_count), "--port", str(port)]
@@ -85,7 +85,7 @@ class NativeStack(Stack):
             if member and member["pid"] and is_alive(member["pid"], member["started"]):
                 with suppress(ProcessLookupError):
                     os.kill(member["pid"], signal.SIGCONT)
-                    # The supervisor's own is the second, which ends the wait for what still runs.
+                    # This is the second SIGTERM after the supervisor's: it ends the wait for running work.
                     os.kill(member["pid"], signal.SIGTERM)
         self.supervisor.terminate()
         try:
@@ -132,7 +132,7 @@ class NativeStack(Stack):
         self.kill(member, "CONT")
 
     def find_exit(self, member: Member) -> Exit | None:
-        """As its supervisor saw it, whose log tells of one process of a name after the other."""
+        """Returns the end as its supervisor logged it, in the order of the processes with that name."""
         log = self._supervisor_log()
         again = [int(pid) for name, pid in _STARTED.findall(log) if name == member.name]
         which = [self._first_pids[member.name], *again].index(member.pid)
@@ -155,13 +155,13 @@ class NativeStack(Stack):
         os.kill(pid, signal.SIGKILL)
 
     def hold(self, held: bool) -> None:
-        """Freeze the supervisor: nothing that ends is started again until it goes on."""
+        """Suspends the supervisor, so that ended processes are not restarted until it is resumed."""
         if self.supervisor is not None and self._stopped != held:
             self.supervisor.send_signal(signal.SIGSTOP if held else signal.SIGCONT)
             self._stopped = held
 
     def spawn(self, module: str, **settings: str) -> tuple[subprocess.Popen[bytes], Path]:
-        """One more process of ours against the same database; its log. ``down`` ends it."""
+        """Starts one more process with the same database. Returns it and its log. ``down`` ends it."""
         state = self.state
         role = module.rpartition(".")[2]
         log = self.home / "logs" / f"spawned-{len(self._spawned)}-{role}.jsonl"
@@ -201,7 +201,7 @@ class NativeStack(Stack):
             self._signal_postgres(postmaster, signal.SIGCONT)
 
     def _signal_postgres(self, postmaster: int, signum: signal.Signals) -> None:
-        # The postmaster first: afterwards nothing new can appear.
+        # The postmaster is first, so that no new process can appear.
         os.kill(postmaster, signum)
         for stat in Path("/proc").glob("[0-9]*/stat"):
             with suppress(OSError):
@@ -229,7 +229,7 @@ class NativeStack(Stack):
         return True
 
     def connect(self) -> Any:
-        """A connection as the migrator, who may do anything to the tables; the caller closes it."""
+        """Returns a connection as the migrator, with all rights on the tables. The caller closes it."""
         state = self.state
         return psycopg2.connect(
             host="127.0.0.1",
@@ -241,7 +241,7 @@ class NativeStack(Stack):
         )
 
     def connect_superuser(self) -> Any:
-        """A connection as PostgreSQL's superuser; the caller closes it."""
+        """Returns a connection as PostgreSQL's superuser. The caller closes it."""
         password = (self.home / "secrets" / "postgres" / "superuser").read_text("ascii").strip()
         port = self.state["postgres"]["port"]
         return psycopg2.connect(
@@ -296,11 +296,12 @@ def _numbered(entries: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, An
 
 
 def outliving(parent: int) -> list[int]:
-    """CPU children that a process started which they are no longer the children of: it has ended."""
+    """Returns the CPU children that an ended process left behind."""
     found = []
     for child, now_under in _cpu_children():
         with suppress(OSError):
-            # A child's last word is the pid of who started it: also known when somebody else has it now.
+            # A child's last argument is the pid of its creator, which stays after the child gets another
+            # parent.
             words = Path(f"/proc/{child.pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
             if words[-1] == str(parent).encode() and now_under != parent:
                 found.append(child.pid)
@@ -308,7 +309,7 @@ def outliving(parent: int) -> list[int]:
 
 
 def _cpu_children() -> Iterator[tuple[CpuChild, int]]:
-    """Every living CPU child of this machine, with its parent's pid."""
+    """Yields each living CPU child of this machine with its parent's pid."""
     for directory in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             if b"cpu_child" not in (directory / "cmdline").read_bytes():

@@ -1,4 +1,4 @@
-"""A real S3 server (SeaweedFS) for the session, and a door to it that fails as it is told."""
+"""A real S3 server (SeaweedFS) for the session, and a proxy to it with injected faults."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _READER = ("test-reader", "secret-of-the-test-reader")
 
 
 class ObjectServer:
-    """``weed server`` with an owner, who may do anything, and a reader, who may list."""
+    """``weed server`` with two users: an owner with all rights, and a reader with the right to list."""
 
     def __init__(self) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="holdfast-test-s3-"))
@@ -82,7 +82,7 @@ class ObjectServer:
             raise
 
     def client(self, key: str, secret: str) -> Any:
-        """A client of its own."""
+        """Creates a client with these credentials."""
         return boto3.Session().client(
             "s3",
             endpoint_url=self.url,
@@ -93,7 +93,7 @@ class ObjectServer:
         )
 
     def credentials(self, name: str, key: str, secret: str) -> Path:
-        """A credentials file."""
+        """Writes a credentials file."""
         file = self.home / f"{name}.credentials"
         file.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n", "utf-8")
         return file
@@ -112,7 +112,7 @@ class ObjectServer:
         return True
 
     def fill(self, bucket: str, objects: Iterable[tuple[str, int]]) -> None:
-        """A new bucket with objects of these sizes."""
+        """Creates a bucket with objects of these sizes."""
         self.owner.create_bucket(Bucket=bucket)
         with ThreadPoolExecutor(8) as threads:
             done = [
@@ -123,11 +123,11 @@ class ObjectServer:
             each.result()
 
     def settings(self, url: str | None = None) -> dict[str, Any]:
-        """What a worker needs to list as the reader."""
+        """Returns the settings with which a worker lists as the reader."""
         return {"s3_endpoint": url or self.url, "s3_credentials_file": self.credentials_file}
 
     def close(self) -> None:
-        """Ends it and deletes all it had."""
+        """Stops the server and deletes its data."""
         self.process.kill()
         self.process.wait()
         shutil.rmtree(self.home)
@@ -137,10 +137,10 @@ class ObjectServer:
 
 
 class Door:
-    """Passes requests on to the server; ``faults`` are what becomes of the next ones instead.
+    """A proxy that passes requests to the server. ``faults`` replace the next answers.
 
-    A fault is ``503``, ``garbage``, ``reset`` or ``slow`` (an answer after ``slow_seconds``); ``always`` is a
-    fault for every request, ``delay_seconds`` makes each that is passed on last longer.
+    A fault is ``503``, ``garbage``, ``reset`` or ``slow`` (an answer after ``slow_seconds``). ``always`` is a
+    fault for every request. ``delay_seconds`` delays each passed request.
     """
 
     def __init__(self, server: ObjectServer) -> None:
@@ -181,7 +181,7 @@ class Door:
                 time.sleep(door.slow_seconds if fault == "slow" else door.delay_seconds)
                 upstream = http.client.HTTPConnection(target, timeout=20)
                 try:
-                    # The Host header, which is signed, stays the door's.
+                    # The Host header remains the proxy's, because it is signed.
                     upstream.request("GET", self.path, headers=dict(self.headers))
                     answer = upstream.getresponse()
                     self._send(answer.status, answer.read(), answer.getheader("Content-Type"))
@@ -204,14 +204,14 @@ class Door:
         threading.Thread(target=self._http.serve_forever, name="door", daemon=True).start()
 
     def close(self) -> None:
-        """Nobody goes through any more."""
+        """Closes the proxy."""
         self._http.shutdown()
         self._http.server_close()
 
 
 @contextmanager
 def door_to(server: ObjectServer) -> Iterator[Door]:
-    """A door for a test."""
+    """Yields a proxy for a test."""
     made = Door(server)
     try:
         yield made

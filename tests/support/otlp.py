@@ -1,4 +1,4 @@
-"""A collector: an HTTP server that takes spans over OTLP and keeps them."""
+"""A collector: an HTTP server that receives spans over OTLP and stores them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 SERVER = 2
-"""SPAN_KIND_SERVER."""
+"""The value of SPAN_KIND_SERVER."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """One finished span; ids in hexadecimal, ``parent`` empty at the root."""
+    """One finished span. Ids are hexadecimal, ``parent`` is empty at the root."""
 
     name: str
     kind: int
@@ -30,17 +30,17 @@ class Span:
 
     @property
     def workflow_id(self) -> str | None:
-        """The workflow that DBOS made it for."""
+        """The id of the workflow for which DBOS created the span."""
         return self.attributes.get("dbos.operation.workflow_id")
 
     @property
     def executor_id(self) -> str:
-        """Who sent it."""
+        """The id of the executor that sent the span."""
         return str(self.resource["service.instance.id"])
 
 
 class Collector:
-    """``endpoint`` is what ``HOLDFAST_OTLP_ENDPOINT`` takes. While ``hanging``, requests get no answer."""
+    """A collector. ``endpoint`` is for ``HOLDFAST_OTLP_ENDPOINT``. While ``hanging``, it does not answer."""
 
     def __init__(self) -> None:
         self.requests = 0
@@ -72,23 +72,23 @@ class Collector:
         threading.Thread(target=self._server.serve_forever, name="collector", daemon=True).start()
 
     def close(self) -> None:
-        """Ends it, and what hangs."""
+        """Stops the collector and its pending requests."""
         self._goes_on.set()
         self._server.shutdown()
         self._server.server_close()
 
     @property
     def spans(self) -> list[Span]:
-        """What came so far."""
+        """Returns all spans received so far."""
         with self._lock:
             return list(self._spans)
 
     def trace(self, trace: str) -> list[Span]:
-        """The spans of one trace."""
+        """Returns the spans of one trace."""
         return [span for span in self.spans if span.trace == trace]
 
     def of(self, *workflow_ids: str, name: str | None = None) -> list[Span]:
-        """The spans of these workflows."""
+        """Returns the spans of these workflows."""
         return [s for s in self.spans if s.workflow_id in workflow_ids and name in (None, s.name)]
 
     def _keep(self, body: bytes) -> None:
@@ -119,7 +119,7 @@ def _values(attributes: Any) -> dict[str, Any]:
 
 @contextmanager
 def collector() -> Iterator[Collector]:
-    """A collector for a fixture."""
+    """Yields a collector for a fixture."""
     made = Collector()
     try:
         yield made

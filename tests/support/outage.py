@@ -1,4 +1,4 @@
-"""PostgreSQL away under the running stack: what every kind of request answers, and how soon work goes on."""
+"""An outage of PostgreSQL under the running stack: the answers of all requests, and the recovery."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SLOWEST_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Call:
-    """A request and what it must answer without a database."""
+    """A request and its expected answer without a database."""
 
     method: str
     path: str
@@ -29,7 +29,7 @@ class Call:
 
 
 def calls(workflow_id: str, batch_id: str) -> list[Call]:
-    """Every kind of endpoint, with little work: what a frozen server refuses may take effect later."""
+    """Returns calls of all endpoints, with little work: a call refused by a frozen server may run later."""
     scope = {"steps": 1, "step_seconds": 0}
     return [
         Call("GET", "/livez", 200),
@@ -59,7 +59,7 @@ def calls(workflow_id: str, batch_id: str) -> list[Call]:
 
 
 def check_every_call(stack: Stack, wanted: list[Call], when: str) -> None:
-    """All at once, each answered in time: 503 with Retry-After, or 200 where no database is needed."""
+    """Sends all calls concurrently. Each answers in time: 503 with Retry-After, or 200 without a database."""
 
     def ask(call: Call) -> tuple[Call, httpx.Response, float]:
         begun = time.monotonic()
@@ -85,7 +85,7 @@ def check_every_call(stack: Stack, wanted: list[Call], when: str) -> None:
 
 
 def check_outage(stack: Stack, numbers: list[int]) -> None:
-    """A stop of PostgreSQL under load: fast refusals meanwhile, and everything goes on by itself."""
+    """Stops PostgreSQL under load: refusals are fast meanwhile, and all work continues by itself."""
     members = [stack.api(), *stack.workers()]
     ended = stack.post("/scope/class", {"steps": 1, "step_seconds": 0, "wait": True})["workflow_id"]
     scope = stack.post("/scope/class", {"steps": 60, "step_seconds": 0.1})["workflow_id"]
@@ -118,7 +118,7 @@ def check_outage(stack: Stack, numbers: list[int]) -> None:
     check_effects(stack, batch)
     report = stack.finished(scope, 60)["output"]
     assert report["counters"]["durable"] == 60
-    # Nobody was declared dead for it: the same incarnations go on.
+    # No executor was declared dead: the same incarnations continue.
     after = {member.executor_id for member in [stack.api(), *stack.workers()]}
     assert after == {member.executor_id for member in members}
     unfinished = (

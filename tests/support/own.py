@@ -1,4 +1,4 @@
-"""Modules of somebody's own in the test's process, and what they changed put back at the end."""
+"""Loads user-defined modules in the test's process, and restores at the end what they changed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from holdfast.durable import names, registry, steps
 
 @contextmanager
 def forgotten() -> Iterator[None]:
-    """What is declared, registered and loaded inside is unknown afterwards; nothing is known at first."""
+    """Starts with empty registries, and forgets at the end what was declared, registered and loaded."""
     kept = _collections()
     before = [each.copy() for each in kept]
     registered = _get_or_create_dbos_registry().workflow_info_map
@@ -26,9 +26,9 @@ def forgotten() -> Iterator[None]:
     try:
         yield
     finally:
-        # It has imported what is unknown from here on.
+        # The step process has imported modules that are forgotten from here on.
         steps.processes.close()
-        # Not the registry as a whole: a worker that ran inside has imported our own workflows, once for all.
+        # Only declared names are forgotten: a worker that ran inside has imported our own workflows for good.
         for name in registry._declared:
             registered.pop(name, None)
         registered.update(outside)
@@ -49,7 +49,7 @@ def _collections() -> list[Any]:
         registry._schedules,
         registry._loaded,
     ]
-    # Also of names that DBOS's own decorators declare, which are never unknown.
+    # These also contain names of plain DBOS workflows, which are always known.
     named = [registry._labels, *registry._named_queues.values(), *registry._named_schedules.values()]
     tables = [names.QUEUE_OF, names.ROLE_OF, names.LEAF_QUEUES, *names.STEPS.values()]
     return [*own_ones, *named, *tables]

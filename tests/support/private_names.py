@@ -1,4 +1,4 @@
-"""Which private names of DBOS a file uses, read from its syntax tree."""
+"""Finds the private names of DBOS that a file uses, by its syntax tree."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PRODUCT = PACKAGES[0]
 ADAPTER = _PRODUCT / "dbos_adapter"
 
 
-# Of these, the attributes that begin with an underscore are DBOS's, whatever attributes Holdfast has.
+# Attributes of these that begin with an underscore are DBOS's, whatever attributes Holdfast has.
 _OBJECTS = {"application", "dbos", "instance", "queue"}
 
 
@@ -20,7 +20,7 @@ def _private(name: str) -> bool:
 
 
 def _chain(node: ast.expr) -> str | None:
-    """``dbos._queue.name`` of an attribute of an attribute of a name."""
+    """Returns the dotted name of nested attributes of a name, such as ``dbos._queue.name``."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute) and (inner := _chain(node.value)) is not None:
@@ -29,7 +29,7 @@ def _chain(node: ast.expr) -> str | None:
 
 
 def defined(files: list[Path]) -> set[str]:
-    """Private names that these files define: functions, classes, variables, attributes of ``self``."""
+    """Returns the private names that the files define: functions, classes, variables, ``self`` attributes."""
     names: set[str] = set()
     for file in files:
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
@@ -48,7 +48,7 @@ def defined(files: list[Path]) -> set[str]:
 
 
 def used_names(file: Path, ours: set[str]) -> set[str]:
-    """Full names below ``dbos._module``, and ``._name`` for an attribute that is not one of ``ours``."""
+    """Returns full names below ``dbos._module``, and ``._name`` for an attribute that is not in ``ours``."""
     tree = ast.parse(file.read_text("utf-8"))
     modules: dict[str, str] = {}
     names: set[str] = set()
@@ -71,7 +71,7 @@ def used_names(file: Path, ours: set[str]) -> set[str]:
             names.add(".".join(chain.split(".")[:3]))
         elif _private(node.attr) and (node.attr not in ours or (rest[:-1] or [first])[-1] in _OBJECTS):
             names.add(f".{node.attr}")
-    # Not DBOS's: methods of the standard library.
+    # Methods of the standard library do not belong to DBOS.
     names -= {"._exit", "._replace"}
-    # A module alone is only the way to its names.
+    # A module alone is only a prefix of its names.
     return {name for name in names if not (name.startswith("dbos._") and name.count(".") == 1)}

@@ -1,4 +1,4 @@
-"""Old rows, and a purge of them slice by slice as the workflow does it."""
+"""Creates old rows, and purges them slice by slice as the workflow does."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tests.support.engines import Launched
 from tests.support.executors import insert
 
 DAY = 86_400.0
-# Settings are read from the environment, which threads share.
+# Settings come from the environment, which threads share.
 _ENVIRONMENT = threading.Lock()
 WEEK = 7 * DAY
 
 
 def finished(database: Database, workflow_ids: Iterable[str], days: float, **columns: Any) -> None:
-    """Workflows that ended so many days ago; ``status`` may say that they did not, after all."""
+    """Inserts workflows that ended ``days`` ago. ``status`` may override that they ended."""
     ended = int(database.one("SELECT extract(epoch FROM now())::float8 * 1000") - days * DAY * 1000)
     times = {"created_at": ended - 2000, "started_at_epoch_ms": ended - 1000, "completed_at": ended}
     if columns.get("status") in ("ENQUEUED", "PENDING", "DELAYED"):
@@ -34,13 +34,13 @@ def finished(database: Database, workflow_ids: Iterable[str], days: float, **col
 
 
 def ids(database: Database) -> set[str]:
-    """Of all stored workflows."""
+    """Returns the ids of all stored workflows."""
     return {row["id"] for row in database.rows("SELECT workflow_uuid AS id FROM dbos.workflow_status")}
 
 
 @dataclass
 class Purged:
-    """What a purge reported."""
+    """The report of a purge."""
 
     complete: bool = False
     deleted: int = 0
@@ -65,7 +65,7 @@ def purge(
     stopping: Callable[[], bool] = lambda: False,
     **options: Any,
 ) -> Purged:
-    """A purge to its end; ``stop_after``: told to stop at its so many-th look at whether it is."""
+    """Runs a purge to its end, or until its stop check number ``stop_after``."""
     looks = 0
 
     def stop() -> bool:
@@ -110,7 +110,7 @@ def _to_the_end(it: Purger, cutoffs: Cutoffs) -> Purged:
 
 # --- many old rows ------------------------------------------------------------------------------------
 
-# Per 51 workflows: a batch with 49 numbers, and a tick of the schedule; one in a thousand failed.
+# Per 51 workflows: a batch with 49 numbers, and a tick of the schedule. One in a thousand failed.
 _FILL = """
 SET session_replication_role = replica;
 INSERT INTO dbos.workflow_status (workflow_uuid, status, name, queue_name, application_name,
@@ -160,13 +160,13 @@ BIG = (
     "requests",
     "pulses",
 )
-"""Tables that a fill makes large."""
+"""The tables that `fill` makes large."""
 
 
 def fill(database: Database, rows: int, *, youngest_days: float = 30.0) -> None:
-    """So many finished workflows with all that belongs to them, up to so many days ago."""
+    """Inserts ``rows`` finished workflows with all their rows, the newest ``youngest_days`` old."""
     connection = database.admin()
-    # An index that is built once costs a fraction of one that a million inserts keep up.
+    # Building an index once costs a fraction of updating it for a million inserts.
     later = database.rows(
         "SELECT indexdef, indexrelid::regclass::text AS name FROM pg_index"
         " JOIN pg_indexes ON indexrelid = format('%I.%I', schemaname, indexname)::regclass"
@@ -186,7 +186,7 @@ def fill(database: Database, rows: int, *, youngest_days: float = 30.0) -> None:
 
 
 def sequential_scans(database: Database) -> dict[str, int]:
-    """How often each big table was read from end to end, by what the server counts."""
+    """Returns the number of sequential scans of each large table, by the server's statistics."""
     database.rows("SELECT pg_stat_force_next_flush()")
     rows = database.rows(
         "SELECT relname, seq_scan FROM pg_stat_user_tables WHERE relname = ANY (%(t)s)", t=list(BIG)
@@ -200,7 +200,8 @@ def _probe() -> int:
 
 
 def probe(app: Launched, queue: str, label: str, count: int) -> list[float]:
-    """Seconds from enqueued to claimed, of so many one after the other; both times are the database's."""
+    """Returns the seconds from enqueue to claim of ``count`` sequential workflows, by the database's clock.
+    """
     names = [f"{label}-{i}" for i in range(count)]
     for name in names:
         app.enqueue("retention.probe", queue=queue, workflow_id=name)
@@ -215,7 +216,7 @@ def probe(app: Launched, queue: str, label: str, count: int) -> list[float]:
 
 @contextmanager
 def woken(app: Launched) -> Iterator[None]:
-    """Its queues are woken by notices, as in a whole process."""
+    """Lets notices wake the queues, as in a whole process."""
     listener = Listener(app.peer.settings, app.waker, purpose=app.identity.purpose("listener"))
     listener.start()
     try:

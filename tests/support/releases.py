@@ -1,7 +1,7 @@
-"""Releases of one small module of somebody's own, and a stack that goes from one to the next.
+"""Releases of one small user-defined module, and a stack that moves from one to the next.
 
-Processes import it through a link that a release moves: who starts afterwards has the new code. That is
-what a new image does, without building one.
+Processes import it through a link that a release changes, so processes that start later have the new code.
+That has the effect of a new image without building one.
 """
 
 from __future__ import annotations
@@ -63,11 +63,11 @@ PLAIN = "label()"
 PATCHED = '*([insure()] if patched("insured") else []), label()'
 OVER = '*[patch_over("insured"), insure()][1:], label()'
 NAKED = "insure(), label()"
-"""The same step more, and nobody is told."""
+"""The steps of a release with one more step and no patch marker."""
 
 
 class Releases:
-    """Directories below one, each a release, and the link to the present one."""
+    """Directories of releases, and the link to the present one."""
 
     def __init__(self, here: Path) -> None:
         self._here = here
@@ -75,11 +75,11 @@ class Releases:
         (here / "delivered").mkdir(parents=True)
 
     def settings(self) -> dict[str, str]:
-        """What a stack's processes need to import the present one."""
+        """Returns the settings with which a stack's processes import the present release."""
         return {"HOLDFAST_MODULES": "parcels", "PYTHONPATH": str(self.link)}
 
     def write(self, release: str, steps: str = PLAIN, *, returns: bool = False) -> Path:
-        """A new release; its directory."""
+        """Writes a new release and returns its directory."""
         directory = self._here / f"release-{release}"
         directory.mkdir()
         head = _HEAD.format(release=release, here=str(self._here / "delivered"))
@@ -88,19 +88,19 @@ class Releases:
         return directory
 
     def publish(self, directory: Path) -> None:
-        """Whoever starts from now on has this one."""
+        """Publishes a release: processes that start from now on import it."""
         new = self._here / "new"
         new.symlink_to(directory)
         new.replace(self.link)
 
     def deliver(self, *parcels: str) -> None:
-        """Lets their last step end."""
+        """Lets the last step of these parcels end."""
         for parcel in parcels:
             (self._here / "delivered" / parcel).touch()
 
 
 def send(stack: NativeStack, parcel: str, url: str | None = None) -> str:
-    """Starts one; the parcel's name is its key. Its id."""
+    """Starts a workflow with the parcel's name as its key. Returns its id."""
     options = {"json": {"workflow": "parcels.send", "arguments": {"parcel": parcel}}}
     answer = stack.http.post(
         f"{url or stack.url}/workflows", headers={**stack.admin(), "Idempotency-Key": parcel}, **options
@@ -110,7 +110,7 @@ def send(stack: NativeStack, parcel: str, url: str | None = None) -> str:
 
 
 def at_the_door(stack: NativeStack, *workflow_ids: str, steps: int = 1) -> None:
-    """Returns when each has recorded so many steps and waits in its last."""
+    """Waits until each workflow has recorded ``steps`` steps and waits in its last one."""
 
     def there() -> bool:
         return all(
@@ -123,7 +123,7 @@ def at_the_door(stack: NativeStack, *workflow_ids: str, steps: int = 1) -> None:
 
 
 def roll(stack: NativeStack, member: Member) -> None:
-    """An orderly stop of one; its successor, which its supervisor starts, is ready afterwards."""
+    """Stops a process in order and waits until its successor, which the supervisor starts, is ready."""
     stack.stop(member)
     assert stack.exited(member, 30).code == 0
     stack.members(member.role, stack.worker_count if member.role == "worker" else 1)

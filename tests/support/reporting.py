@@ -1,4 +1,4 @@
-"""What the acceptance and container tests show beside their verdicts: logs of failures, measured figures."""
+"""Additional output of the acceptance and container tests: logs of failures, measurements."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _tables: dict[str, list[str]] = {}
 
 
 def record(name: str, value: float) -> None:
-    """Keep the largest value of a figure."""
+    """Records a measurement. The largest value is kept."""
     _figures[name] = max(round(value, 3), _figures.get(name, 0.0))
 
 
 def show(name: str, lines: list[str]) -> None:
-    """Keep a table to be shown at the end."""
+    """Records a table that is printed at the end."""
     _tables[name] = lines
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
-    """A failure is shown with the end of every log of the stack that it used."""
+    """Adds the end of all logs of the stack to a failure's report."""
     report = yield
     if report.failed and report.when == "call":
         for value in getattr(item, "funcargs", {}).values():
@@ -38,7 +38,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """The figures, largest of each; also as JSON in the file that HOLDFAST_TEST_FIGURES names."""
+    """Prints the largest value of each measurement, and writes JSON to HOLDFAST_TEST_FIGURES."""
     for name, lines in _tables.items():
         terminalreporter.section(name)
         for line in lines:

@@ -1,4 +1,4 @@
-"""One valid request for every operation of an OpenAPI document."""
+"""Builds one valid request for every operation of an OpenAPI document."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def every_request(document: dict[str, Any], values: dict[str, str]) -> list[tuple[str, str, Any]]:
-    """Method, path and body of each; ``values`` are path parameters by name, "x" where none is given."""
+    """Returns method, path and body of each. ``values`` are path parameters by name, "x" is the default."""
     found = []
     for template, operations in document["paths"].items():
         for method, operation in operations.items():

@@ -1,4 +1,4 @@
-"""What a user sees of the scenes over HTTP. The same checks for the native stack and the containers."""
+"""The scenes as a user sees them over HTTP: the same checks for the native stack and the containers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.stack import Stack, wait_for
 
 
 def check_function_scope(stack: Stack) -> None:
-    """A module-level counter: nothing but the module's and the durable count."""
+    """Function scope has a module-level counter: only the module's and the durable count exist."""
     report = stack.post("/scope/function", {"steps": 5, "step_seconds": 0.01, "wait": True})["report"]
     assert report["counters"]["durable"] == report["steps"] == 5
     assert report["counters"]["instance"] == report["counters"]["class"] == 0
@@ -47,7 +47,7 @@ def _instance(stack: Stack, name: str, steps: int) -> Any:
 
 
 def check_class_scope(stack: Stack) -> None:
-    """Class scope without a restart: every counter agrees, nothing is replayed."""
+    """Class scope without a restart: all counters agree, nothing is replayed."""
     accepted = stack.request("POST", "/scope/class", json={"steps": 4, "step_seconds": 0.02})
     assert accepted.status_code == 202
     assert accepted.headers["location"] == f"/workflows/{accepted.json()['workflow_id']}"
@@ -58,7 +58,7 @@ def check_class_scope(stack: Stack) -> None:
 
 
 def check_nested(stack: Stack, *, queued: bool) -> None:
-    """Root, child, grandchild: parents in the answer, in the stored rows and in the logs."""
+    """Root, child, grandchild: the parents are in the answer, in the stored rows and in the logs."""
     done = stack.post("/nested", {"queued": queued, "wait": True})
     root = done["report"]
     child = root["below"]
@@ -84,7 +84,7 @@ def check_nested(stack: Stack, *, queued: bool) -> None:
 
 
 def check_users(stack: Stack) -> Any:
-    """User pages with one credential; returns the report."""
+    """Processes user pages with one credential and returns the report."""
     report = stack.post("/users/pages", {"wait": True})["report"]
     assert [(user["page"], user["user"]) for user in report["users"]] == [
         (page, page * 3 + i) for page in range(5) for i in range(3)
@@ -99,7 +99,7 @@ def check_users(stack: Stack) -> Any:
 
 
 def check_no_secret(stack: Stack) -> None:
-    """The credential, and no password either, is anywhere in database, logs or answers."""
+    """Neither the credential nor a password is anywhere in database, logs or answers."""
     secret = stack.read_credential()
     forms = {secret, secret.encode().hex(), secret[::-1]}
     places = {
@@ -115,7 +115,7 @@ def check_no_secret(stack: Stack) -> None:
 
 
 def check_batch(batch: Any, numbers: list[int], method: str = "recursive") -> None:
-    """Every result exact, in the order of the request, told who computed it."""
+    """Each result is exact, in the order of the request, and names its executor."""
     assert batch["total"] == batch["completed"] == len(numbers)
     for index, (row, n) in enumerate(zip(batch["results"], numbers, strict=True)):
         wanted = summary(n, "doubling")
@@ -126,7 +126,7 @@ def check_batch(batch: Any, numbers: list[int], method: str = "recursive") -> No
 
 
 def check_default_batch(stack: Stack, *, seconds: float) -> None:
-    """The default batch of 50, spread over both workers."""
+    """The default batch of 50 uses both workers."""
     begun = time.monotonic()
     accepted = stack.post("/fibonacci/batches")
     assert accepted["total"] == 50
@@ -140,7 +140,7 @@ def check_default_batch(stack: Stack, *, seconds: float) -> None:
 
 
 def check_sequential(stack: Stack) -> None:
-    """Each number is computed after the former's result, and none of them is a workflow of its own."""
+    """Each number is computed after the previous result, and none is a separate workflow."""
     numbers = [5, 12, 3, 20, 0, 1]
     batch = stack.finished_batch(stack.start_batch(numbers=numbers, sequential=True), 30)
     check_batch(batch, numbers)
@@ -160,7 +160,7 @@ def check_sequential(stack: Stack) -> None:
 
 
 def check_doubling(stack: Stack) -> None:
-    """Huge n: digits and hash in place of a number that is too long."""
+    """Huge n: the result has digits and hash instead of the number."""
     numbers = [1000, 100_000, 0, 1_000_000, 93]
     batch = stack.finished_batch(stack.start_batch(numbers=numbers, method="doubling"), 60)
     check_batch(batch, numbers, "doubling")
@@ -172,7 +172,7 @@ def check_doubling(stack: Stack) -> None:
 
 
 def check_events(stack: Stack) -> None:
-    """A batch as server-sent events, from snapshot to end."""
+    """A batch streams server-sent events from snapshot to end."""
     batch_id = stack.start_batch(numbers=[20, 21, 22, 23])
     with stack.http.stream("GET", f"{stack.url}/fibonacci/batches/{batch_id}/events", timeout=30) as stream:
         assert stream.status_code == 200
@@ -182,7 +182,7 @@ def check_events(stack: Stack) -> None:
 
 
 def check_idempotency(stack: Stack) -> None:
-    """50 concurrent posts with one key make one workflow; another body under it is refused."""
+    """50 concurrent posts with one key create one workflow. A different body with that key is refused."""
     key = f"key-{time.time_ns()}"
     body = {"numbers": [7, 8], "method": "doubling"}
 
@@ -207,7 +207,7 @@ def check_idempotency(stack: Stack) -> None:
 
 
 def check_cancel(stack: Stack, n: int) -> None:
-    """Cancelling a batch ends its running CPU children within 1.5 s. ``n`` is one that takes seconds."""
+    """Cancelling a batch ends its running CPU children within 1.5 s. ``n`` takes seconds to compute."""
     workers = stack.workers()
     batch_id = stack.start_batch(numbers=[n] * 8)
     busy = wait_for(
@@ -226,7 +226,7 @@ def check_cancel(stack: Stack, n: int) -> None:
         begun = time.monotonic()
         left = {(w.executor_id, child.pid) for w in workers for child in stack.children(w)}
         if left & busy:
-            seen = begun  # a look into containers takes its time: what it saw was there at its begin
+            seen = begun  # a check in containers takes time: its result is valid for its begin
         return not left & busy
 
     wait_for(ended, 10, "end of the children", pause_seconds=0.01)
@@ -238,7 +238,7 @@ def check_cancel(stack: Stack, n: int) -> None:
         return {batch["status"], *(number["status"] for number in batch["results"])} == {"CANCELLED"}
 
     wait_for(all_cancelled, 10, "batch and all its numbers cancelled")
-    # The places are free again. What was cancelled goes on when it is resumed, and its numbers with it.
+    # The slots are free again. After a resume, the cancelled batch and its numbers continue.
     other = stack.start_batch(numbers=[33] * 6)
     stack.post(f"/workflows/{other}/cancel")
     stack.post(f"/workflows/{other}/resume")
@@ -271,7 +271,7 @@ def check_bad_input(stack: Stack) -> None:
 
 
 def check_pulses(stack: Stack, ticks: int) -> None:
-    """Exactly one row and one workflow a tick on the 5-second grid, in the last ``ticks`` of them."""
+    """Each of the last ``ticks`` ticks of the 5-second grid has exactly one row and one workflow."""
     wait_for(
         lambda: stack.query("SELECT count(*) AS n FROM ops.pulses")[0]["n"] >= ticks, 5 * ticks + 10, "pulses"
     )
@@ -298,7 +298,7 @@ def check_pulses(stack: Stack, ticks: int) -> None:
 
 
 def check_logs(stack: Stack) -> None:
-    """Every line is a JSON object with time, level, logger, message and action, and stands there once."""
+    """Each log line is a JSON object with time, level, logger, message and action, and occurs once."""
     path = f"/workflows/once-{time.time_ns()}"
     assert stack.request("GET", path).status_code == 404
     wait_for(lambda: any(path in line for lines in stack.logs().values() for line in lines), 5, "access log")
@@ -316,7 +316,7 @@ def check_logs(stack: Stack) -> None:
 
 @contextmanager
 def in_background(work: Callable[[], None]) -> Iterator[None]:
-    """Runs ``work`` in a thread meanwhile, and waits for its end."""
+    """Runs ``work`` in a thread during the context, and waits for its end."""
     thread = threading.Thread(target=work)
     thread.start()
     try:
@@ -326,7 +326,7 @@ def in_background(work: Callable[[], None]) -> Iterator[None]:
 
 
 def attempt(stack: Stack, path: str, body: dict[str, Any], headers: dict[str, str]) -> Any:
-    """The answer of a POST, or the transport error in its place."""
+    """Returns the answer of a POST, or its transport error."""
     try:
         return stack.request("POST", path, json=body, headers=headers)
     except httpx.TransportError as error:
@@ -336,7 +336,7 @@ def attempt(stack: Stack, path: str, body: dict[str, Any], headers: dict[str, st
 def check_scope_across_a_crash(
     stack: Stack, path: str, *, steps: int = 12, step_seconds: float = 0.15
 ) -> None:
-    """SIGKILL of the API in the middle: exactly what of an object survives, and what does not."""
+    """After SIGKILL of the API during a scope workflow, exactly the durable state of an object survives."""
     before = stack.api()
     accepted = stack.post(path, {"steps": steps, "step_seconds": step_seconds})["workflow_id"]
     recorded = f"/workflows/{accepted}/steps"
@@ -356,7 +356,7 @@ def check_scope_across_a_crash(
     assert report["replayed_steps"] == ran[before.executor_id]
     assert report["steps_run_here"] == ran[after.executor_id]
     assert report["finished_by"] == done["executor_id"] == after.executor_id
-    # Memory of the new process: what ran since, and nothing of before.
+    # The new process's memory counts only steps that ran since its start.
     since = len(ran[after.executor_id])
     has_object = path != "/scope/function"
     assert report["counters"]["instance"] == report["counters"]["class"] == (since if has_object else 0)
@@ -368,7 +368,7 @@ def check_scope_across_a_crash(
 
 
 def check_cache_across_restarts(stack: Stack) -> None:
-    """Cold after a restart, warm after use, another fingerprint once the secret is rotated."""
+    """The cache is cold after a restart, warm after use, and has a new fingerprint after a rotation."""
     first = check_users(stack)
     before = stack.api()
     stack.crash(before)

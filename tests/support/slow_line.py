@@ -1,4 +1,4 @@
-"""A line to PostgreSQL with added latency: a proxy on the loopback that holds back what it passes on."""
+"""A connection to PostgreSQL with added latency: a proxy on the loopback that delays packets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, s
 
 @contextmanager
 def slow_line(port: int, seconds: float) -> Iterator[int]:
-    """A port of this machine that leads to another; a question and its answer take so much longer."""
+    """Yields a local port that leads to another one and adds ``seconds`` to each round trip."""
     loop = asyncio.new_event_loop()
 
     async def joined(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

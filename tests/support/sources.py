@@ -1,4 +1,4 @@
-"""Files of the product and of the showcase, for tests of what stands in them."""
+"""Source files of the product and of the showcase, for tests of their contents."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ PACKAGES = (ROOT / "holdfast", ROOT / "services")
 
 
 def source_files(pattern: str = "*.py") -> list[Path]:
-    """Files of both packages whose names match."""
+    """Returns the files of both packages whose names match."""
     return [file for package in PACKAGES for file in sorted(package.rglob(pattern))]

@@ -1,7 +1,7 @@
-"""A whole Holdfast under test, whichever way it runs: what the acceptance and container tests share.
+"""A whole Holdfast under test, native or in containers: the base of acceptance and container tests.
 
-Two backends know how to start, hurt and end one: ``native_stack.NativeStack`` and
-``compose_stack.ComposeStack``. Tests wait on conditions with deadlines, never on bare sleeps.
+Two backends start, disturb and end one: ``native_stack.NativeStack`` and ``compose_stack.ComposeStack``.
+Tests wait on conditions with deadlines, never on bare sleeps.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ T = TypeVar("T")
 def wait_for(
     condition: Callable[[], T | None], seconds: float, what: str, *, pause_seconds: float = 0.03
 ) -> T:
-    """The first truthy value of ``condition``; an answer that does not come counts as "not yet".
+    """Waits for the first truthy value of ``condition`` and returns it. A missing answer counts as "not yet".
 
-    Raises ``AssertionError``, saying ``what`` was waited for, after ``seconds``.
+    Raises ``AssertionError`` with ``what`` after ``seconds``.
     """
     deadline = time.monotonic() + seconds
     last: object = None
@@ -52,17 +52,16 @@ def wait_for(
 
 
 def measured(condition: Callable[[], T | None], seconds: float, what: str) -> float:
-    """Seconds until ``condition`` is truthy; ``AssertionError`` as ``wait_for``."""
+    """Returns the seconds until ``condition`` is truthy. Raises ``AssertionError`` like ``wait_for``."""
     begun = time.monotonic()
     wait_for(condition, seconds, what, pause_seconds=0.01)
     return time.monotonic() - begun
 
 
 def free_ports(count: int) -> int:
-    """The first of so many free TCP ports in a row.
+    """Returns the first of ``count`` consecutive free TCP ports.
 
-    Below the range that outgoing connections take theirs from: a process that is started again must find
-    its port free.
+    The ports are below the range of outgoing connections, so that a restarted process finds its port free.
     """
     while True:
         first = random.SystemRandom().randrange(20_000, 30_000)
@@ -75,18 +74,18 @@ def free_ports(count: int) -> int:
 
 
 def clean_environment(**settings: str) -> dict[str, str]:
-    """The shell's environment without its own Holdfast settings, and these in their place."""
+    """Returns the shell's environment with these Holdfast settings instead of the shell's."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("HOLDFAST_", "COMPOSE_", "BASE_IMAGE"))}
     return {**kept, **settings}
 
 
 class NotNowError(Exception):
-    """503 with Retry-After: the client is told to send the same request again."""
+    """The answer was 503 with Retry-After: the client must repeat the request."""
 
 
 @dataclass(frozen=True)
 class Exit:
-    """How and when (epoch seconds) a process ended; the code is negative for a signal."""
+    """The exit code of a process and its time (epoch seconds). The code is negative for a signal."""
 
     code: int
     at: float
@@ -94,14 +93,14 @@ class Exit:
 
 @dataclass(frozen=True)
 class Member:
-    """One running process of ours: an executor, and what a signal reaches it by."""
+    """One running process of ours: an executor, and the address for signals."""
 
     executor_id: str
     role: str
     name: str
-    """Of its log: ``worker-1``, or the container's name."""
+    """The name of its log, ``worker-1``, or of its container."""
     pid: int
-    """Inside its own pid namespace."""
+    """The pid inside its own pid namespace."""
     container: str = ""
 
 
@@ -112,125 +111,125 @@ class CpuChild:
     pid: int
     cpu_seconds: float
     computes: bool
-    """On a CPU or waiting for one, not for a task."""
+    """Whether it runs on a CPU or waits for one, rather than for a task."""
 
 
 class Stack(ABC):
-    """One Holdfast with a database of its own. ``start`` it, and ``down`` it whatever happened."""
+    """One Holdfast with its own database. Call ``start``, and ``down`` in every case."""
 
     def __init__(self, *, workers: int = 2, **settings: str) -> None:
         self.worker_count = workers
         self.settings = settings
         self.url = ""
         self._admin_token = ""
-        # A connection is not kept: it might be one to a process that a test has killed since.
+        # Connections are not kept: a test may have killed the process at the other end.
         self.http = httpx.Client(
             timeout=20, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
         )
         self.bodies: list[str] = []
-        """Every answer's text: no secret may be in one."""
+        """The texts of all answers: none may contain a secret."""
 
     # --- what a backend does ---------------------------------------------------------------
 
     @abstractmethod
     def start(self) -> None:
-        """Start everything and return when it is ready."""
+        """Starts everything and returns when it is ready."""
 
     @abstractmethod
     def down(self) -> None:
-        """End and remove all that was started. Idempotent."""
+        """Stops and removes everything that was started. Idempotent."""
 
     @abstractmethod
     def ready_members(self, role: str) -> list[Member]:
-        """The members of a role that say they are ready."""
+        """Returns the members of a role that report to be ready."""
 
     @abstractmethod
     def kill(self, member: Member, signal_name: str = "KILL") -> None:
-        """Send a signal."""
+        """Sends a signal to a member."""
 
     @abstractmethod
     def crash(self, member: Member) -> float:
-        """SIGKILL as a crash gives it: the restart policy brings a new one. Returns the time (epoch)."""
+        """Sends SIGKILL like a crash. The restart policy starts a new process. Returns the epoch time."""
 
     @abstractmethod
     def stop(self, member: Member) -> float:
-        """SIGTERM without a wait; the restart policy brings a new one. Returns the time (epoch)."""
+        """Sends SIGTERM without waiting. The restart policy starts a new process. Returns the epoch time."""
 
     @abstractmethod
     def pause(self, member: Member) -> None:
-        """Freeze it, as SIGSTOP does."""
+        """Suspends a member, as SIGSTOP does."""
 
     @abstractmethod
     def unpause(self, member: Member) -> None:
-        """Let it go on."""
+        """Resumes a suspended member."""
 
     @abstractmethod
     def find_exit(self, member: Member) -> Exit | None:
-        """Its end; None while it runs."""
+        """Returns the end of a member, None while it runs."""
 
     @abstractmethod
     def children(self, member: Member) -> list[CpuChild]:
-        """Its CPU children."""
+        """Returns the CPU children of a member."""
 
     @abstractmethod
     def all_children(self) -> list[CpuChild]:
-        """The CPU children of every process there is, also of ended ones."""
+        """Returns the CPU children of all processes, including ended ones."""
 
     @abstractmethod
     def outliving(self, member: Member) -> list[int]:
-        """Pids of its CPU children that live though it has ended. Ask only after its end."""
+        """Returns the pids of CPU children that outlived the member. Call only after its end."""
 
     @abstractmethod
     def kill_child(self, member: Member, pid: int) -> None:
-        """SIGKILL one CPU child."""
+        """Sends SIGKILL to one CPU child."""
 
     @abstractmethod
     def postgres_down(self) -> Any:
-        """A context manager: PostgreSQL is stopped inside it, and starts again at its end."""
+        """Returns a context manager that stops PostgreSQL and starts it again at the end."""
 
     @abstractmethod
     def postgres_frozen(self) -> Any:
-        """A context manager: PostgreSQL keeps its connections inside it, and does nothing."""
+        """Returns a context manager that suspends PostgreSQL. Its connections stay open."""
 
     @abstractmethod
     def query(self, statement: str) -> list[dict[str, Any]]:
-        """Rows of a SELECT, as JSON has them."""
+        """Returns the rows of a SELECT, as JSON represents them."""
 
     @abstractmethod
     def dump(self) -> str:
-        """All of the database as text."""
+        """Returns the whole database as text."""
 
     @abstractmethod
     def logs(self) -> dict[str, list[str]]:
-        """Every line logged so far, by process."""
+        """Returns all lines logged so far, by process."""
 
     @abstractmethod
     def read_credential(self) -> str:
-        """The secret that the credential cache serves."""
+        """Returns the secret that the credential cache serves."""
 
     @abstractmethod
     def read_admin_token(self) -> str:
-        """The token that orders need."""
+        """Returns the token that control operations need."""
 
     @abstractmethod
     def write_credential(self, secret: str) -> None:
-        """Rotate it."""
+        """Rotates the secret."""
 
     # --- what all can do -------------------------------------------------------------------
 
     def exited(self, member: Member, seconds: float) -> Exit:
-        """Its end, once it has come."""
+        """Waits for the end of a member and returns it."""
         return wait_for(lambda: self.find_exit(member), seconds, f"end of {member.name}")
 
     def log_tail(self, lines: int = 25) -> str:
-        """The end of every log, for a failed test."""
+        """Returns the end of every log, for a failed test."""
         return "\n".join(
             f"--- {name}\n" + "\n".join(line[:600] for line in text[-lines:])
             for name, text in sorted(self.logs().items())
         )
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """One request to the API."""
+        """Sends one request to the API."""
         if method != "GET" or self.settings.get("HOLDFAST_REQUIRE_TOKEN") == "true":
             options["headers"] = {**self.admin(), **(options.get("headers") or {})}
         response = self.http.request(method, self.url + path, **options)
@@ -238,13 +237,13 @@ class Stack(ABC):
         return response
 
     def admin(self) -> dict[str, str]:
-        """The header that orders need."""
+        """The header that control operations need."""
         if not self._admin_token:
             self._admin_token = self.read_admin_token()
         return {"Authorization": f"Bearer {self._admin_token}"}
 
     def get(self, path: str) -> Any:
-        """The JSON of a GET that must answer 200."""
+        """Sends a GET that must answer 200 and returns the JSON."""
         response = self.request("GET", path)
         if response.status_code == 503:
             raise NotNowError(response.text)
@@ -252,7 +251,7 @@ class Stack(ABC):
         return response.json()
 
     def post(self, path: str, body: dict[str, Any] | None = None, **options: Any) -> Any:
-        """The JSON of a POST that must be accepted."""
+        """Sends a POST that must be accepted and returns the JSON."""
         response = self.request("POST", path, json=body or {}, **options)
         assert response.status_code in (200, 202), (
             f"POST {path}: {response.status_code} {response.text[:500]}"
@@ -260,15 +259,15 @@ class Stack(ABC):
         return response.json()
 
     def start_batch(self, **body: Any) -> str:
-        """The id of a new Fibonacci batch."""
+        """Starts a Fibonacci batch and returns its id."""
         return str(self.post("/fibonacci/batches", body)["workflow_id"])
 
     def batch(self, batch_id: str) -> Any:
-        """A batch as it stands."""
+        """Returns the present state of a batch."""
         return self.get(f"/fibonacci/batches/{batch_id}")
 
     def finished_batch(self, batch_id: str, seconds: float) -> Any:
-        """A batch that must succeed within ``seconds``."""
+        """Waits for a batch that must succeed within ``seconds`` and returns it."""
         done = wait_for(
             lambda: (b := self.batch(batch_id))["status"] in TERMINAL and b,
             seconds,
@@ -279,11 +278,11 @@ class Stack(ABC):
         return done
 
     def running(self, batch_id: str) -> list[Any]:
-        """The numbers of a batch that an executor has claimed and not finished."""
+        """Returns the numbers of a batch that an executor has claimed and not finished."""
         return [n for n in self.batch(batch_id)["results"] if n["status"] == "PENDING"]
 
     def finished(self, workflow_id: str, seconds: float) -> Any:
-        """A workflow that must succeed within ``seconds``, with its output."""
+        """Waits for a workflow that must succeed within ``seconds`` and returns it with its output."""
         done = wait_for(
             lambda: (w := self.get(f"/workflows/{workflow_id}"))["status"] in TERMINAL and w,
             seconds,
@@ -294,19 +293,19 @@ class Stack(ABC):
         return done
 
     def executors(self) -> dict[str, Any]:
-        """The registry, by executor id."""
+        """Returns the registry, by executor id."""
         return {row["executor_id"]: row for row in self.get("/executors")["executors"]}
 
     def workers(self) -> list[Member]:
-        """All the workers, once all are ready."""
+        """Waits until all workers are ready and returns them."""
         return self.members("worker", self.worker_count)
 
     def api(self) -> Member:
-        """The API, once it is ready."""
+        """Waits until the API is ready and returns it."""
         return self.members("api", 1)[0]
 
     def members(self, role: str, count: int, seconds: float = 60) -> list[Member]:
-        """``count`` ready members of a role, all of them live in the registry."""
+        """Waits for ``count`` ready members of a role, all of them live in the registry."""
 
         def look() -> list[Member] | None:
             found = self.ready_members(role)
@@ -318,11 +317,11 @@ class Stack(ABC):
         return wait_for(look, seconds, f"{count} ready {role}")
 
     def busy_children(self, member: Member) -> list[int]:
-        """Those of its CPU children that are past their start and compute."""
+        """Returns the pids of CPU children that have started and compute."""
         return [c.pid for c in self.children(member) if c.computes and c.cpu_seconds > 0.15]
 
     def handovers(self, workflow_ids: list[str]) -> list[dict[str, Any]]:
-        """When these workflows changed hands, with the seconds from loss to claim."""
+        """Returns the moves of these workflows, with the seconds from loss to claim."""
         ids = ", ".join(f"'{workflow_id}'" for workflow_id in workflow_ids)
         return self.query(
             "SELECT workflow_id, kind, reason, from_executor, to_executor,"
@@ -331,7 +330,7 @@ class Stack(ABC):
         )
 
     def pending_under(self, executor_id: str) -> list[str]:
-        """Ids of the workflows that are PENDING under an executor."""
+        """Returns the ids of the workflows that are PENDING under an executor."""
         rows = self.query(
             "SELECT workflow_uuid FROM dbos.workflow_status"
             f" WHERE status = 'PENDING' AND executor_id = '{executor_id}'"
@@ -339,9 +338,9 @@ class Stack(ABC):
         return [row["workflow_uuid"] for row in rows]
 
     def log_objects(self, *names: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Every log line parsed, with its process's name. Fails on one that is not a JSON object.
+        """Yields each parsed log line with its process's name. Fails on a line that is not a JSON object.
 
-        ``names``: only of processes whose names begin so.
+        ``names``: only processes whose names begin with one of these.
         """
         for name, lines in self.logs().items():
             if not name.startswith(names or ("",)):
@@ -357,7 +356,7 @@ class Stack(ABC):
 
 @contextmanager
 def running_stack(stack: Stack) -> Iterator[Stack]:
-    """A stack for a fixture: ended also when its start or a test fails; a failed start shows the logs."""
+    """Runs a stack for a fixture. It ends even if its start or a test fails. A failed start shows logs."""
     try:
         try:
             stack.start()

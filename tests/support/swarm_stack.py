@@ -1,4 +1,4 @@
-"""Holdfast on a Docker Swarm of this one machine: a stack with a name, a port and secrets of its own."""
+"""Holdfast on a Docker Swarm of this one machine: a stack with its own name, port and secrets."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _BRIDGE = "docker_gwbridge"
 
 @dataclass(frozen=True)
 class Task:
-    """One task of a service, and how it ended if it has."""
+    """One task of a service, with its exit code if it has ended."""
 
     task_id: str
     container: str
     state: str
-    """Swarm's own word: ``running``, ``shutdown``, ``complete``, ``failed``, ..."""
+    """Swarm's state: ``running``, ``shutdown``, ``complete``, ``failed``, ..."""
     exit_code: int
     image: str
 
 
 def docker(*arguments: str, check: bool = True, timeout: float = 120, **options: Any) -> str:
-    """The output of ``docker ARGUMENTS``; raises ``AssertionError`` with what it said."""
+    """Runs ``docker ARGUMENTS`` and returns the output. Raises ``AssertionError`` with its error message."""
     options = {"input": None, "env": None, **options}
     if options["input"] is None:
         options["stdin"] = subprocess.DEVNULL
@@ -46,11 +46,11 @@ def docker(*arguments: str, check: bool = True, timeout: float = 120, **options:
 
 @contextmanager
 def swarm_of_one() -> Iterator[None]:
-    """This engine as a manager with the label of PostgreSQL's node; what it was not before is undone."""
+    """Makes this engine a manager with the label of PostgreSQL's node, and undoes its changes at the end."""
     made = docker("info", "--format", "{{.Swarm.LocalNodeState}}").strip() == "inactive"
     bridged = _BRIDGE in docker("network", "ls", "--format", "{{.Name}}").split()
     if made:
-        # On loopback alone: nobody joins.
+        # It listens on loopback only: no other node joins.
         docker("swarm", "init", "--advertise-addr", "127.0.0.1", "--listen-addr", "127.0.0.1:2377")
     node = docker("info", "--format", "{{.Swarm.NodeID}}").strip()
     labelled = _LABEL in docker("node", "inspect", node, "--format", "{{json .Spec.Labels}}")
@@ -61,14 +61,14 @@ def swarm_of_one() -> Iterator[None]:
     finally:
         if made:
             docker("swarm", "leave", "--force", check=False)
-            if not bridged:  # which a Swarm leaves behind
+            if not bridged:  # a Swarm leaves its bridge behind
                 docker("network", "rm", _BRIDGE, check=False)
         elif not labelled:
             docker("node", "update", "--label-rm", _LABEL, node, check=False)
 
 
 class SwarmStack:
-    """``docker stack deploy`` of deploy/swarm/stack.yaml. ``deploy`` it, and ``down`` it at the end."""
+    """``docker stack deploy`` of deploy/swarm/stack.yaml. Call ``deploy``, and ``down`` at the end."""
 
     def __init__(self, image: str, *, workers: int = 2, **settings: str) -> None:
         self.image = image
@@ -79,7 +79,7 @@ class SwarmStack:
         self.settings = settings
 
     def environment(self, image: str) -> dict[str, str]:
-        """What the stack file is read with. No routing mesh: it needs IPVS, which not every kernel has."""
+        """Returns the stack file's variables. No routing mesh: it needs IPVS, which some kernels lack."""
         return clean_environment(
             **self.settings,
             HOLDFAST_IMAGE=image,
@@ -93,7 +93,7 @@ class SwarmStack:
     # --- life ------------------------------------------------------------------------------
 
     def make_secrets(self) -> None:
-        """As its user does, with the script beside the stack file."""
+        """Creates the secrets with the script beside the stack file, like a user."""
         script = ["deploy/swarm/secrets.sh"]
         done = subprocess.run(
             script, cwd=ROOT, env=self.environment(self.image), capture_output=True, text=True
@@ -101,12 +101,12 @@ class SwarmStack:
         assert done.returncode == 0, f"{script}: {done.stdout}{done.stderr}"
 
     def deploy(self, image: str = "") -> None:
-        """Deploys the stack file; returns before anything is ready."""
+        """Deploys the stack file. Returns before anything is ready."""
         words = ["stack", "deploy", "--detach=true", "--resolve-image", "never", "--compose-file", STACK_FILE]
         docker(*words, self.name, env=self.environment(image or self.image))
 
     def down(self) -> None:
-        """Ends and removes all of it, data and secrets too. Idempotent."""
+        """Stops and removes the stack, including data and secrets. Idempotent."""
         docker("stack", "rm", self.name, check=False)
         label = f"label=com.docker.stack.namespace={self.name}"
         with suppress(AssertionError):
@@ -136,11 +136,11 @@ class SwarmStack:
     # --- tasks -----------------------------------------------------------------------------
 
     def service(self, service: str) -> str:
-        """Its name in the Swarm."""
+        """Returns a service's name in the Swarm."""
         return f"{self.name}_{service}"
 
     def tasks(self, service: str) -> list[Task]:
-        """All tasks that Swarm still remembers, ended ones too."""
+        """Returns all tasks that Swarm still lists, including ended ones."""
         ids = docker("service", "ps", "--quiet", "--no-trunc", self.service(service)).split()
         found = []
         for one in json.loads(docker("inspect", *ids, check=False)) if ids else []:
@@ -158,11 +158,11 @@ class SwarmStack:
         return found
 
     def running(self, service: str) -> list[Task]:
-        """Its tasks that run, which Swarm says of healthy ones alone."""
+        """Returns the running tasks of a service. Swarm lists only healthy ones as running."""
         return [task for task in self.tasks(service) if task.state == "running"]
 
     def settled(self, service: str, count: int, image: str, seconds: float = 120) -> None:
-        """Waits until so many tasks run, all of that image, and the update has ended well."""
+        """Waits until ``count`` tasks run, all with that image, and the update has ended with success."""
 
         def done() -> bool:
             running = self.running(service)
@@ -178,49 +178,49 @@ class SwarmStack:
             raise AssertionError(f"{error}; {self.update_state(service)}\n{told}") from None
 
     def update_state(self, service: str) -> str:
-        """Swarm's word for the newest update; empty before the first."""
+        """Returns Swarm's state of the newest update, empty before the first."""
         told = docker("service", "inspect", self.service(service), "--format", "{{json .UpdateStatus}}")
         status = json.loads(told)
         return str(status.get("State", "")) if status else ""
 
     def update(self, service: str, *arguments: str) -> None:
-        """``docker service update``, without waiting for its end."""
+        """Runs ``docker service update`` without waiting for its end."""
         words = ["service", "update", "--detach=true", "--no-resolve-image", *arguments]
         docker(*words, self.service(service))
 
     # --- what is inside --------------------------------------------------------------------
 
     def api_container(self) -> str:
-        """The running API's container."""
+        """Returns the container of the running API."""
         return wait_for(lambda: self.running("api"), 60, "a running API")[0].container
 
     def admin_token(self) -> str:
-        """The token that every call needs."""
+        """Returns the token that every request needs."""
         return docker("exec", self.api_container(), "cat", "/run/holdfast/admin_token").strip()
 
     def ready(self) -> bool:
-        """Whether the API answers and says so."""
+        """Whether the API reports that it is ready."""
         try:
             return httpx.get(f"{self.url}/readyz", timeout=3, trust_env=False).status_code == 200
         except httpx.HTTPError:
             return False
 
     def holdfast(self, *arguments: str, text: str = "") -> str:
-        """The output of ``holdfast ARGUMENTS`` in the API's container."""
+        """Runs ``holdfast ARGUMENTS`` in the API's container and returns the output."""
         words = ["exec", "--interactive", self.api_container(), "holdfast", *arguments]
         return docker(*words, check=False, timeout=300, input=text)
 
     def query(self, statement: str) -> list[dict[str, Any]]:
-        """Rows of a SELECT, as JSON has them."""
+        """Returns the rows of a SELECT, as JSON represents them."""
         whole = f"SELECT coalesce(json_agg(t), '[]') FROM ({statement}) AS t"
         psql = ["psql", "--no-psqlrc", "-At", "-U", "postgres", "-d", "holdfast", "-c", whole]
         rows: list[dict[str, Any]] = json.loads(docker("exec", self.running("postgres")[0].container, *psql))
         return rows
 
     def logs(self, service: str) -> list[str]:
-        """What all its tasks wrote, ended ones too as long as Swarm keeps their containers.
+        """Returns the log of all tasks of a service, including ended ones whose containers Swarm still keeps.
 
-        Not by ``docker service logs``, which waits for ever for a task that got no container.
+        ``docker service logs`` is not used, because it waits for ever for a task without a container.
         """
         label = f"label=com.docker.swarm.service.name={self.service(service)}"
         lines: list[str] = []

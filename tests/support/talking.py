@@ -1,4 +1,4 @@
-"""A module of one's own whose workflow receives messages, and tells of each by an event and a stream."""
+"""A user-defined module whose workflow receives messages, and reports each by an event and a stream."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from holdfast.durable.registry import Queue, register, workflow
 
 @workflow("talk.collect")
 def collect(count: int) -> list[int]:
-    """What it received, in its order."""
+    """Returns the received messages, in order."""
     received: list[int] = []
     while len(received) < count:
         message = DBOS.recv("number", timeout_seconds=120)

@@ -1,4 +1,4 @@
-"""Workflows that wait, as a module of somebody's own: HOLDFAST_MODULES=tests.support.waiting."""
+"""Workflows that wait, in a user-defined module: HOLDFAST_MODULES=tests.support.waiting."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from holdfast.durable.registry import Queue, register, step, workflow
 
 @workflow("waiting.nap")
 def nap(seconds: float) -> str:
-    """Only sleeps."""
+    """Sleeps."""
     DBOS.sleep(seconds)
     return "awake"
 
 
 @step("waiting.hold")
 def hold(until: str) -> str:
-    """Returns once that file is there."""
+    """Returns once the file exists."""
     while not Path(until).exists():
         time.sleep(0.05)
     return "held"
@@ -30,7 +30,7 @@ def hold(until: str) -> str:
 
 @workflow("waiting.held")
 def held(until: str) -> str:
-    """One long step."""
+    """Runs one long step."""
     return hold(until)
 
 
@@ -47,7 +47,7 @@ async def _fall() -> None:
 
 @DBOS.workflow(name="waiting.branches", max_recovery_attempts=None)
 async def branches(seconds: float) -> None:
-    """Kills its process in one branch while another one sleeps: a plain workflow of DBOS's."""
+    """Kills its process in one branch while another one sleeps: a plain DBOS workflow."""
 
     async def fall_later() -> None:
         await asyncio.sleep(0.5)
@@ -58,7 +58,7 @@ async def branches(seconds: float) -> None:
 
 @workflow("waiting.start_branches")
 def start_branches(workflow_id: str) -> str:
-    """Puts that one on the queue of the naps."""
+    """Enqueues `branches` on the queue of the naps."""
     with SetWorkflowID(workflow_id):
         return DBOS.enqueue_workflow("waiting-naps", branches, 3600.0).get_workflow_id()
 

@@ -1,4 +1,4 @@
-"""Workflows that wait in every way there is, sync, async and typed, and one that blocks its process.
+"""Workflows with all kinds of waits, sync, async and typed, and one that blocks its process.
 
 Loaded by ``HOLDFAST_MODULES=tests.support.waiting_workflows``. ``WAITING_OUT``: a directory for their marks.
 """
@@ -26,7 +26,7 @@ _LONG = 600.0
 
 @contextmanager
 def _bodys_end() -> Iterator[None]:
-    """Marks when this execution of the body ended, however it did."""
+    """Marks the end of this execution of the body, whatever its outcome."""
     name = str(DBOS.workflow_id)
     try:
         yield
@@ -195,7 +195,7 @@ def refund(why: str) -> str:
 
 @DBOS.workflow(name="waiting.saga", max_recovery_attempts=None)
 def saga(times: int) -> str:
-    """Undoes what it did at any error: an outage is none."""
+    """Undoes its effects at any error. An outage is not an error."""
     for _ in range(times):
         try:
             charge(0.2)
@@ -214,7 +214,7 @@ def typed_poison() -> None:
     fall()
 
 
-# --- what the tests need beside them ---
+# --- helpers of the tests ---
 
 
 @DBOS.workflow(name="waiting.teller", max_recovery_attempts=None)
@@ -225,7 +225,7 @@ def teller(text: str) -> None:
 
 @DBOS.step(name="waiting.block")
 def block(times: int) -> None:
-    """Holds the interpreter's lock for hours, in the first so many runs."""
+    """Holds the interpreter's lock for hours, in the first ``times`` runs."""
     _OUT.mkdir(parents=True, exist_ok=True)
     for number in range(times):
         with suppress(FileExistsError):

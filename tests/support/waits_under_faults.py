@@ -1,4 +1,4 @@
-"""Waits of every kind and style, begun together before a fault and checked after it."""
+"""Waits of every kind and style, started together before a fault and checked after it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Round:
         return [f"{self.fault}-full-{number}" for number in range(self.stack.worker_count)]
 
     def begin(self) -> None:
-        """Returns once all of them wait."""
+        """Starts all waits and returns once all of them wait."""
         for each in self.blockers:
             self.enqueue("waiting.sync.recv", waiting.FULL, each, each, 0.0)
         running = "SELECT 1 AS n FROM dbos.workflow_status WHERE status = 'PENDING' AND workflow_uuid IN ({})"
@@ -81,13 +81,13 @@ class Round:
         self.all_wait()
 
     def all_wait(self) -> None:
-        """Returns once each is told to wait by the process that runs it now."""
+        """Returns once the running process of each workflow reports that it waits."""
         told = "SELECT w.workflow_id FROM ops.waits w JOIN dbos.workflow_status s ON s.workflow_uuid"
         told += " = w.workflow_id AND s.owner_xid = w.owner_xid WHERE w.workflow_id IN ({})"
         wait_for(lambda: len(self.rows(told, self.ids)) == len(self.cells), 15, "all of them wait")
 
     def release(self) -> None:
-        """What they wait for comes."""
+        """Releases the waits."""
         for each in self.blockers:
             self.client.send(each, "go", "topic")
         for cell in self.cells:
@@ -99,7 +99,7 @@ class Round:
         self.enqueue("waiting.teller", waiting.LEAVES, self.teller, "told")
 
     def cancel(self) -> None:
-        """All that has not ended, with what they wait for."""
+        """Cancels all unfinished workflows of the fault, including children."""
         left = self.stack.query(
             "SELECT workflow_uuid AS id FROM dbos.workflow_status"
             f" WHERE '{self.fault}-' IN (left(workflow_uuid, {len(self.fault) + 1}),"
@@ -109,7 +109,7 @@ class Round:
             self.client.cancel_workflows([row["id"] for row in left])
 
     def children(self) -> list[dict[str, Any]]:
-        """Those that the child cells started."""
+        """Returns the children that the child cells started."""
         parents = [cell.id for cell in self.cells if cell.kind == "child"]
         return self.rows(
             "SELECT workflow_uuid AS id, name FROM dbos.workflow_status WHERE parent_workflow_id IN ({})",
@@ -126,10 +126,10 @@ class Round:
     def rows(self, statement: str, ids: list[str]) -> list[dict[str, Any]]:
         return self.stack.query(statement.format(", ".join(f"'{each}'" for each in ids)))
 
-    # --- what is right ----------------------------------------------------------------------
+    # --- checks ------------------------------------------------------------------------------
 
     def check_ends(self, seconds: float) -> None:
-        """All end within that time, each with its own result; a sleep when it is due."""
+        """All end within ``seconds``, each with its own result. A sleep ends when it is due."""
         statement = (
             "SELECT s.workflow_uuid AS id, s.status, o.output, o.error, s.completed_at - s.created_at AS took"
             " FROM dbos.workflow_status s LEFT JOIN dbos.workflow_output o USING (workflow_uuid)"
@@ -155,7 +155,7 @@ class Round:
                 cell.wrong.append(f"woke {late:+.1f} s after it was due")
 
     def check_blame(self) -> None:
-        """Nothing that only waited was counted or suspected."""
+        """No workflow that only waited was counted as crashed or suspected."""
         by_id = {cell.id: cell for cell in self.cells}
         parents = {row["id"]: row["parent"] for row in self.rows(
             "SELECT workflow_uuid AS id, parent_workflow_id AS parent FROM dbos.workflow_status"
@@ -174,7 +174,7 @@ class Round:
             by_id[parents.get(row["id"], row["id"])].wrong.append(f"moved to {row['queue_name']}")
 
     def check_messages(self) -> None:
-        """Each was consumed, and once."""
+        """Each message was consumed exactly once."""
         receivers = {cell.id: cell for cell in self.cells if cell.kind == "recv"}
         for row in self.rows(
             "SELECT destination_uuid AS id, count(*) AS sent, count(*) FILTER (WHERE consumed) AS consumed"
@@ -185,7 +185,7 @@ class Round:
                 receivers[row["id"]].wrong.append(f"{row['consumed']} of {row['sent']} messages consumed")
 
     def settle(self) -> list[str]:
-        """What they wait for comes; what is wrong then with whom."""
+        """Releases the waits and returns the violations."""
         self.release()
         self.check_ends(max(0.0, self.begun + self.sleep_seconds - time.time()) + 15)
         self.check_blame()
@@ -199,7 +199,7 @@ class Round:
 
 @contextmanager
 def client_of(stack: NativeStack) -> Iterator[DBOSClient]:
-    """DBOS's client, which may do anything to that stack's tables."""
+    """Yields DBOS's client with all rights on that stack's tables."""
     state = stack.state
     server = f"127.0.0.1:{state['postgres']['port']}"
     url = f"postgresql://holdfast_migrator@{server}/holdfast?passfile={state['passfiles']['migrate']}"
