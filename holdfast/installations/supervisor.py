@@ -28,7 +28,7 @@ _FAILURES_AT_START = 3
 
 
 # Files for the API that the first start creates, unless the variable names another file. An empty variable
-# names none.
+# counts as unset.
 _MADE = {"HOLDFAST_CREDENTIAL_FILE": "upstream_credential", "HOLDFAST_ADMIN_TOKEN_FILE": "admin_token"}
 
 

@@ -200,8 +200,7 @@ def _probe() -> int:
 
 
 def probe(app: Launched, queue: str, label: str, count: int) -> list[float]:
-    """Returns the seconds from enqueue to claim of ``count`` sequential workflows, by the database's clock.
-    """
+    """Returns the database's seconds from enqueue to claim, for ``count`` workflows in sequence."""
     names = [f"{label}-{i}" for i in range(count)]
     for name in names:
         app.enqueue("retention.probe", queue=queue, workflow_id=name)
