@@ -1,7 +1,7 @@
 """The composition root: the showcase's folders, and the parts that each of the two roles runs.
 
 A folder has its durable names, queues and schedules in ``declaration``, its workflows in ``workflows``, and,
-if it serves HTTP, a ``FEATURE`` in ``routes``. All processes know the declarations.
+if it serves HTTP, a ``FEATURE`` in ``routes`` that `features` lists. All processes know the declarations.
 """
 
 from __future__ import annotations

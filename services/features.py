@@ -1,4 +1,4 @@
-"""The showcase's features that the API serves over HTTP."""
+"""The showcase's features that the API serves over HTTP. `composition` lists the folders of all features."""
 
 from services.api.scope import routes as scope
 from services.api.users import routes as users

@@ -1,4 +1,4 @@
-"""Compares measurements of a fault run with the promises: parts of invariants 6 and 7.
+"""Compares measurements of a fault run with the promises: parts of invariants 6 and 7 (`checks` lists them).
 
 The entries are those of a journal, see :class:`holdfast.audit.journal.Journal`.
 """

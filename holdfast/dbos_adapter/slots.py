@@ -32,6 +32,7 @@ GRACE_SECONDS = 0.3
 """Grace period for the code of an execution that lost its workflow. After it, the slot is freed."""
 
 Bucket = tuple[str | None, str | None]
+"""Queue name and partition key: what a limit counts."""
 
 
 @dataclass(frozen=True)

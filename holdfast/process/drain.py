@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("holdfast.process")
 
-# The retry time covers a restart of PostgreSQL, the total an answer of a slow server. With the one second of
-# `parts.stop_all`, all of it fits into the 5 s between drain and grace.
+# The time for retries covers a restart of PostgreSQL, the time in all a slow answer. With the second that
+# `parts.stop_all` takes they fit into the 5 s between the drain limit and the end of the grace period, when
+# the container is killed.
 _HAND_OVER_RETRY_SECONDS = 1.5
 _HAND_OVER_SECONDS = 2.5
 

@@ -1,20 +1,22 @@
 """Decides which workflows are to blame when a process dies or hangs, and what happens to them.
 
-Only the death or hang of a process counts a crash, never an orderly handover. A workflow that recorded a step
-since its last crash starts again at one. One death does not show which of the running workflows caused it.
-All of them are therefore counted, and none is parked for it:
+This module only decides; `takeover` writes the decisions (parking too), and `trials` runs the trials.
+
+Only the death or hang of a process counts a crash, never an orderly handover. For a workflow that recorded a
+step since its last crash the count begins again at one. One death does not show which of the running
+workflows caused it. All of them are therefore counted, and none is parked for it:
 
 - From its second crash a workflow is a suspect. Suspects run one at a time on a separate queue, so that two
   of them never run in one process, and one poison workflow costs a healthy one at most two counts.
 - The last run before the limit is a trial, in which the workflow runs alone in its process. Only a death
-  during which no other workflow ran parks it. A death during a trial in which others ran too does not count
-  for the workflow on trial, which is tried again. The same holds if its trial had not started: after its
-  claim it waits until it is alone.
+  during which no other workflow ran parks it. If others ran too, the death does not count for the workflow on
+  trial, which is tried again. A death before the trial has started (after its claim the workflow waits until
+  it is alone) does not count either.
 
 A workflow that only waits (sleeps, or waits for a message, an event or a child) cannot end a process. It is
 never counted, and returns to its home queue: the single slot for suspects and a trial are for workflows that
-run. Poison that waits beside its own concurrent branches (``asyncio.gather``), which run now and then, can
-leave its trial that way repeatedly. Its crashes on the home queue still count, and it is parked at twice the
+run. Poison that waits while its own concurrent branches (``asyncio.gather``) run now and then can return from
+its trial to the home queue again and again. Its crashes there still count, and it is parked at twice the
 limit.
 
 As a result, poison is parked at the limit, and a healthy workflow loses at most some waiting time.
@@ -73,10 +75,10 @@ def judge(
     """Returns the verdict on every workflow of a lost executor, in the given order.
 
     ``died`` means that the process ended unexpectedly, or that its interpreter was blocked. After a handover,
-    a pause or a network partition no workflow is to blame. ``leaf_queues`` are the queues whose workflows may
-    become suspects and be put on trial. A workflow of another home queue (a parent) cannot be tried: it is
-    counted only if no suspect ran beside it, which would more likely be to blame, and parked by its count
-    alone.
+    a pause or a network partition no workflow is to blame. ``leaf_queues`` are the queues whose workflows
+    start no children: only these may become suspects and be put on trial. A workflow of another home queue (a
+    parent) cannot be tried. It is parked by its count alone, and counted only if no suspect ran beside it,
+    since a suspect is the likelier cause.
     """
     work = list(work)
     moved = (suspects_queue, trials_queue)
