@@ -1,7 +1,7 @@
 """Child processes for CPU work. Each can be killed separately, and all die with this process.
 
-Pebble was measured first. Its children import the worker's whole main module (78 MB and 0.5 s each, ours 18 MB
-and 0.04 s) and continue to compute after their parent is killed.
+Pebble was measured first. Its children import the worker's whole main module (78 MB and 0.5 s each, ours
+18 MB and 0.04 s) and continue to compute after their parent is killed.
 """
 
 from __future__ import annotations
