@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import random
 import signal
 import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from functools import cache
 
@@ -77,6 +80,20 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for name in _without_docker:
         terminalreporter.line(f"not tested: {name}")
     terminalreporter.line(f"{_REQUIRE_DOCKER}=1 makes this a failure")
+
+
+def pytest_sessionfinish(exitstatus: int) -> None:
+    """Python waits at its end for a workflow's thread that a test left behind, whose database is gone."""
+
+    def end() -> None:
+        sys.stdout.flush()
+        sys.stderr.write("\nLEFT BEHIND: threads that have not ended 30 s after the last test\n")
+        faulthandler.dump_traceback(all_threads=True)
+        os._exit(int(exitstatus))
+
+    timer = threading.Timer(30, end)
+    timer.daemon = True
+    timer.start()
 
 
 @pytest.fixture(scope="session")
