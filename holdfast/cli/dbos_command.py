@@ -1,4 +1,4 @@
-"""The ``dbos`` command of the image: DBOS's own, except that it refuses pickles (`dbos_adapter.serializer`)."""
+"""The ``dbos`` command of the image: DBOS's own, except that it refuses pickles (module ``serializer``)."""
 
 from __future__ import annotations
 
