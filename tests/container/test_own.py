@@ -78,7 +78,7 @@ def test_a_mounted_module_is_found(image: str) -> None:
     """As examples/compose.yaml lays it over compose.yaml."""
     stack = ComposeStack(image, override="examples/compose.yaml")
     code = "import os; from holdfast.durable import registry; registry.load([os.environ['HOLDFAST_MODULES']])"
-    code += "; print(sorted(own.startable()))"
+    code += "; print(sorted(registry.startable()))"
     try:
         told = stack.compose("run", "--rm", "--no-deps", "-T", "worker", "python", "-c", code)
         assert told.strip() == "['orders.fulfil', 'orders.take_stock']"

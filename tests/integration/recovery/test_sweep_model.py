@@ -33,6 +33,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+import hypothesis.core
 import psycopg2
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -60,6 +61,7 @@ CRASH_LIMIT = 5
 LEASE, BEAT, LOOK, SWEEP = 5.0, 1.0, 0.15, 0.25
 _SEARCHED = os.environ.get("HOLDFAST_MODEL_EXAMPLES")
 EXAMPLES = int(_SEARCHED or "15")
+_ROUNDS = 6
 """About half a second each; set the variable for a search, which also shrinks what it finds."""
 
 
@@ -612,8 +614,14 @@ def test_the_living_live_and_the_dead_are_found(database: Database, monkeypatch:
         # Shrinking takes minutes: the search does it, the everyday run names its seed.
         phases=[Phase.generate, Phase.shrink] if _SEARCHED else [Phase.generate],
     )
-    run_state_machine_as_test(Machine, settings=quickly)
-    takeovers, blamed, spared = map(sum, zip(*ran, strict=True))
+    seed = hypothesis.core.global_force_seed
+    for more in range(_ROUNDS):
+        # Few examples may see no takeover of one kind; which they see depends on the seed alone.
+        monkeypatch.setattr(hypothesis.core, "global_force_seed", seed and seed + more)
+        run_state_machine_as_test(Machine, settings=quickly)
+        takeovers, blamed, spared = map(sum, zip(*ran, strict=True))
+        if takeovers and blamed and spared:
+            break
     print(  # noqa: T201
         f"{len(ran)} runs, {takeovers} takeovers, {blamed} counted, {spared} only waited"
         f" in {time.monotonic() - begun:.1f} s"
