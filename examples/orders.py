@@ -1,4 +1,4 @@
-"""Orders: a module of your own, whole. Copy it, rename it, change it: docs/start/your-own-workflow.md.
+"""Orders: a complete user-defined module. Copy it, rename it, change it: docs/start/your-own-workflow.md.
 
 First the rules, which know nothing of Holdfast; then what makes them durable; then the one call that
 registers it.

@@ -112,7 +112,7 @@ def replaced_or_unharmed(ground: Ground, victim: Member) -> Seen:
         complete(ground)
         row = patiently(ground.stack.executors)[victim.executor_id]
     if row["state"] == "live":
-        assert ground.stack.find_exit(victim) is None, "an executor that nobody took over ended"
+        assert ground.stack.find_exit(victim) is None, "an executor ended that no peer took over"
         return {"replaced": False}
     code = ground.stack.exited(victim, EXIT_SECONDS).code
     assert code == FENCED, f"an executor declared dead ({row['reason']}) ended with {code}"
