@@ -219,9 +219,11 @@ class Listener:
         self._waker.notices.check(connection)
         self._waker.cancellations.check(connection)
         self._waker.slots.free_lost()
-        if not wait_readable(connection, 0.2):
-            return
-        connection.poll()
+        # The answers of the checks may have brought notifications along: then the socket stays silent.
+        if not connection.notifies:
+            if not wait_readable(connection, 0.2):
+                return
+            connection.poll()
         while connection.notifies:
             notice = connection.notifies.pop(0)
             if notice.channel == QUEUE_CHANNEL:

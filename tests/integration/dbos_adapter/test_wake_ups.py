@@ -14,6 +14,7 @@ import pytest
 
 from holdfast.dbos_adapter.waiting.ending import Endings
 from holdfast.dbos_adapter.wake_ups import Listener, Waker, _Bell
+from holdfast.postgres.database import Connection
 from holdfast.postgres.outage import REACH
 from tests.support.database import Database, wait_until
 from tests.support.executors import insert
@@ -82,6 +83,24 @@ def test_what_rings_and_what_does_not(database: Database, ears: Ears) -> None:
     insert(database, ["z"], queue_name="last")
     wait_until(lambda: ears.rung and ears.rung[-1][0] == "last", "the last one rings")
     assert [name for name, _ in ears.rung] == ["first", "silent", "later", "last"]
+
+
+def test_a_notice_that_arrives_during_a_check_is_heard(database: Database) -> None:
+    """The answer of a query brings notices along; after it the socket has nothing more to read."""
+    made = Ears()
+    with listening(database, made):
+        wait_until(lambda: made.all == 1, "the listener listens")
+        checked = threading.Event()
+
+        def check(connection: Connection, *, now: bool = False) -> None:
+            if not checked.is_set():
+                insert(database, ["w"], queue_name="in between")
+                connection.cursor().execute("SELECT 1")
+                checked.set()
+
+        made.cancellations.check = check  # type: ignore[method-assign]
+        wait_until(lambda: [name for name, _ in made.rung] == ["in between"], "the bell rings")
+        assert checked.is_set()
 
 
 @pytest.mark.parametrize(
