@@ -61,6 +61,11 @@ def migrate(settings: Settings) -> list[str]:
                 cursor.execute("INSERT INTO ops.migrations (name) VALUES (%s)", (file.name,))
             ran.append(file.name)
         cursor.execute((folder / "grants.sql").read_text("utf-8"))
+        for name in settings.application_names:
+            query(
+                connection, "add_application", name=name, kind="stack", added_by="migrate", database_role=None
+            )
+        query(connection, "add_known_applications")
         return ran
     finally:
         connection.close()

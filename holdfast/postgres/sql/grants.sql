@@ -49,7 +49,7 @@ BEGIN
 
         -- For /metrics: no input and no result of any workflow.
         ('holdfast_metrics', 'SELECT', 'dbos.workflow_status, dbos.queues, ops.executors, ops.pulses,
-            ops.totals, ops.totals_until, ops.countable, ops.retention, ops.schedules')
+            ops.totals, ops.totals_until, ops.countable, ops.retention, ops.schedules, ops.applications')
     ) AS v (roles, rights, place) JOIN pg_roles r ON r.rolname = ANY (string_to_array(v.roles, ' ')) LOOP
         EXECUTE format('GRANT %s ON %s TO %I', may.rights, may.place, may.rolname);
     END LOOP;

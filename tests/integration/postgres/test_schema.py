@@ -21,13 +21,15 @@ _FILES = sorted(
 )
 
 
-# Statements that one of the two never runs, and may not.
+# Statements that only one of them runs.
 _ONLY = {
     "record_effect": "worker",
     "claim_request": "api",
     **dict.fromkeys(("fire_tick", "set_schedule_rules", "account_ticks"), "worker"),
     **dict.fromkeys(("record_pulse", "purge_begin", "purge_end"), "worker"),
     **dict.fromkeys(("purge_pulses", "purge_keys", "purge_handovers", "purge_executors"), "worker"),
+    **dict.fromkeys(("add_application", "add_known_applications", "note_attached"), "migrate"),
+    "remove_application": "migrate",
 }
 
 
@@ -130,7 +132,7 @@ def test_a_start_does_not_wait_for_a_newer_database_to_become_older(database: Da
     _wait(database, "worker", 0)
 
 
-@pytest.mark.parametrize("role", ["worker", "api"])
+@pytest.mark.parametrize("role", ["worker", "api", "migrate"])
 def test_every_statement_is_valid_on_the_migrated_schema(database: Database, role: str) -> None:
     """A misspelt column, or a right that is missing, would show only when its rare moment comes."""
     from holdfast.postgres.database import _statements
