@@ -13,7 +13,7 @@ CASES ?= 10000
 ROUNDS ?= 3
 PEERS := .venv-peers
 
-.PHONY: help up native down demo test lint lock audit sbom licences chaos swarm fuzz bench image clean venv screenshots
+.PHONY: help up native down demo test lint lock audit sbom licences chaos swarm fuzz bench image clean venv screenshots wheel
 .PHONY: bench-venv bench-takeover upgrades
 
 help: ## this list
@@ -123,6 +123,14 @@ upgrades: build/dbos-older ## rolling upgrades under work, from the DBOS before 
 screenshots: .venv/ready ## the pictures in docs/images, taken of a real run (needs Chromium)
 	@HOLDFAST_SCREENSHOTS=1 HOLDFAST_REQUIRE_DOCKER=1 $(BIN)/python -m pytest tests/browser/test_console_real.py
 
+# From a clean start: setuptools would take files that have moved from its own folders of an earlier build.
+wheel: .venv/ready ## build the distribution that attaches to DBOS applications: build/wheel/holdfast_dbos-….whl
+	@rm -rf build/wheel build/lib build/bdist.* holdfast_dbos.egg-info
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+	    --wheel-dir build/wheel .
+	@rm -rf build/lib build/bdist.* holdfast_dbos.egg-info
+	@ls build/wheel/*.whl
+
 image: ## build the image
 	@$(COMPOSE) build
 
@@ -134,8 +142,8 @@ LOCK_HEAD := '\# Every dependency with its hashes; no index is named: pip knows 
     '\# Written by `make lock`; do not edit.'
 lock: .venv/ready ## write all locks anew; UPGRADE=--upgrade takes newer versions
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(COMPILE) $(UPGRADE) pyproject.toml --output-file requirements.lock >/dev/null
-	@$(COMPILE) $(UPGRADE) pyproject.toml --extra native --extra dev --constraint requirements.lock \
+	@$(COMPILE) $(UPGRADE) pyproject.toml --extra stack --output-file requirements.lock >/dev/null
+	@$(COMPILE) $(UPGRADE) pyproject.toml --extra stack --extra native --extra dev --constraint requirements.lock \
 	    --output-file requirements-dev.lock >/dev/null
 	@$(COMPILE) $(UPGRADE) bench/requirements-peers.in --output-file bench/requirements-peers.lock >/dev/null
 	@for file in $(LOCKS); do \

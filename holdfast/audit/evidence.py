@@ -6,10 +6,10 @@ import json
 import socket
 import time
 from collections.abc import Iterable, Iterator
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
-import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from holdfast import probe_paths
@@ -26,11 +26,16 @@ _SHORTEST_SECRET = 8
 def scrape(row: dict[str, Any]) -> str | None:
     """Returns ``/metrics`` of a registered executor; None if it is not reachable from this host."""
     host = "127.0.0.1" if row["hostname"] == socket.gethostname() else row["hostname"]
+    connection = HTTPConnection(host, row["port"], timeout=3.0)
     try:
-        answer = httpx.get(f"http://{host}:{row['port']}{probe_paths.METRICS}", timeout=3.0)
-    except httpx.HTTPError:
+        connection.request("GET", probe_paths.METRICS)
+        answer = connection.getresponse()
+        text = answer.read().decode()
+    except (OSError, HTTPException):
         return None
-    return answer.text if answer.status_code == 200 else None
+    finally:
+        connection.close()
+    return text if answer.status == 200 else None
 
 
 def samples(text: str, name: str) -> dict[tuple[str, ...], float]:

@@ -18,7 +18,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help=(
-        "Durable work that survives its processes. Talks to the API over HTTP (--url or HOLDFAST_URL). "
+        "Durable work that survives its processes. Talks to the API over HTTP (--url or HOLDFAST_URL), "
+        "for which it needs the packages of its extra `stack`. "
         "verify, handovers, stranded and adopt need the database: inside a container they find it by the "
         "environment, beside a native stack by .holdfast/native.json (another directory: HOLDFAST_HOME), and "
         "beside a Compose project they run in its api container. backup and restore run PostgreSQL's own "

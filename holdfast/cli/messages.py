@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 from urllib.parse import quote
 
-import httpx
 import typer
 
 from holdfast.cli.shown import (
@@ -18,6 +17,7 @@ from holdfast.cli.shown import (
     KeyOption,
     Refused,
     TimeoutOption,
+    Unreachable,
     UrlOption,
     console,
     plain_errors,
@@ -102,7 +102,7 @@ def _follow(api: Api, path: str, offset: int, timeout: float) -> Iterator[tuple[
                 if kind == "end":
                     return
                 offset = data["offset"] + 1
-        except (httpx.TransportError, Refused) as error:
+        except (Unreachable, Refused) as error:
             why_away(error)
         time.sleep(_RETRY_SECONDS)
 

@@ -7,9 +7,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import httpx
 import psycopg2
 import typer
 from pydantic import ValidationError
@@ -20,6 +19,9 @@ from rich.text import Text
 from holdfast.installations.detection import admin_token, url
 from holdfast.installations.embedded import NativeError
 from holdfast.installations.installation import NothingRunsError
+
+if TYPE_CHECKING:
+    import httpx
 
 console = Console(highlight=False)
 
@@ -45,14 +47,22 @@ class Refused(Exception):  # noqa: N818 - what the API said, not a fault of ours
         self.status = status
 
 
+class Unreachable(Exception):  # noqa: N818 - the API is away, which is no fault of ours
+    """The API did not answer a request, or the connection broke."""
+
+
 class Api:
-    """The API over HTTP. Raises `Refused` for an unsuccessful answer.
+    """The API over HTTP. Raises `Refused` for an unsuccessful answer, `Unreachable` for none.
+
+    Its HTTP client belongs to the extra `stack`: without it, only the commands that use no API work.
 
     The client sends the admin token only after the API has asked for it: for control operations, and for all
     requests if HOLDFAST_REQUIRE_TOKEN is true.
     """
 
     def __init__(self, address: str | None = None) -> None:
+        import httpx
+
         self.address = (address or url()).rstrip("/")
         # A kept connection may belong to a process that has ended.
         limits = httpx.Limits(max_keepalive_connections=0)
@@ -70,10 +80,13 @@ class Api:
     def events(self, path: str, *, seconds: float, **query: Any) -> Iterator[tuple[str, Any]]:
         """Yields kind and data of each server-sent event, until the stream ends or ``seconds`` are over.
 
-        Raises `httpx.TransportError` if the connection breaks.
+        Raises `Unreachable` if the connection breaks.
         """
         deadline = time.monotonic() + seconds
-        with self._client.stream("GET", path, params=query, timeout=_STREAM_TIMEOUT_SECONDS) as answer:
+        with (
+            _transport_errors(),
+            self._client.stream("GET", path, params=query, timeout=_STREAM_TIMEOUT_SECONDS) as answer,
+        ):
             if answer.status_code == 401 and self._learn_token():
                 yield from self.events(path, seconds=seconds, **query)
                 return
@@ -98,9 +111,10 @@ class Api:
         return answer.text
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
-        answer = self._client.request(method, path, **options)
-        if answer.status_code == 401 and self._learn_token():
+        with _transport_errors():
             answer = self._client.request(method, path, **options)
+            if answer.status_code == 401 and self._learn_token():
+                answer = self._client.request(method, path, **options)
         return answer
 
     def _learn_token(self) -> bool:
@@ -122,14 +136,30 @@ class Api:
 
 
 @contextmanager
+def _transport_errors() -> Iterator[None]:
+    """Raises `Unreachable` instead of the HTTP client's own errors of the connection."""
+    import httpx
+
+    try:
+        yield
+    except httpx.TransportError as error:
+        raise Unreachable(str(error)) from error
+
+
+@contextmanager
 def plain_errors() -> Iterator[None]:
     """Turns errors that the user can fix into one line on standard error and exit code 1."""
     try:
         yield
-    except httpx.TransportError as error:
+    except Unreachable as error:
         trouble = f"the API does not answer ({error}); is it up? `holdfast up` starts it"
     except (Refused, NothingRunsError, NativeError) as error:
         trouble = str(error)
+    except ModuleNotFoundError as error:
+        trouble = (
+            f"this command needs the package {error.name}: install Holdfast's wheel with its extra, "
+            "holdfast_dbos-….whl[stack]"
+        )
     except OSError as error:
         trouble = f"{error.filename}: {error.strerror}"
     except psycopg2.Error as error:

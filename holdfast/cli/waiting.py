@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any, TypeVar
 
-import httpx
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from holdfast.cli.shown import Api, Refused, console
+from holdfast.cli.shown import Api, Refused, Unreachable, console
 from holdfast.statuses import TERMINAL
 
 T = TypeVar("T")
@@ -20,9 +19,9 @@ _AWAY = {429: "API busy", 503: "database away"}
 """Status codes of answers that are worth a retry."""
 
 
-def why_away(error: httpx.TransportError | Refused) -> str:
+def why_away(error: Unreachable | Refused) -> str:
     """Returns why the API does not answer now. Raises the error again if a retry does not help."""
-    if isinstance(error, httpx.TransportError):
+    if isinstance(error, Unreachable):
         return "API away"
     if error.status not in _AWAY:
         raise error
@@ -39,7 +38,7 @@ def looks(look: Callable[[float], T], *, seconds: float) -> Iterator[tuple[T | N
         seen, note = None, ""
         try:
             seen = look(max(0.0, deadline - time.monotonic()))
-        except (httpx.TransportError, Refused) as error:
+        except (Unreachable, Refused) as error:
             note = why_away(error)
         yield seen, note
         if time.monotonic() > deadline:

@@ -5,13 +5,23 @@ from __future__ import annotations
 import time
 from typing import Annotated, Any
 
-import httpx
 import typer
 from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from holdfast.cli.shown import Api, JsonOption, Refused, UrlOption, age, console, plain_errors, show, table
+from holdfast.cli.shown import (
+    Api,
+    JsonOption,
+    Refused,
+    Unreachable,
+    UrlOption,
+    age,
+    console,
+    plain_errors,
+    show,
+    table,
+)
 
 WINDOW_SECONDS = 60.0
 WIDTH = 60
@@ -42,7 +52,7 @@ def watch(
                 try:
                     last = overview(api)
                     live.update(picture(last))
-                except (httpx.TransportError, Refused) as error:
+                except (Unreachable, Refused) as error:
                     # The last data stays visible, as on the page.
                     trouble = Text(f"waiting for {api.address}: {error}", style="bold red")
                     live.update(Group(trouble, *([picture(last)] if last else [])))

@@ -1,7 +1,8 @@
 """Lists every private name of DBOS that Holdfast uses, and installs all replacements with one call.
 
-DBOS is pinned exactly (pyproject.toml). Only `holdfast.dbos_adapter` uses private names of DBOS. Each name
-has a contract test, which says what to check if it fails after an upgrade of DBOS.
+Holdfast's own processes pin DBOS exactly (the extra `stack` in pyproject.toml). Only `holdfast.dbos_adapter`
+uses private names of DBOS. Each name has a contract test, which says what to check if it fails after an
+upgrade of DBOS.
 """
 
 from __future__ import annotations

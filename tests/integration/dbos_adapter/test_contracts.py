@@ -110,7 +110,8 @@ def held(app: Launched, workflow_id: str, queue: str = "contract-q") -> threadin
 
 def test_the_pin_is_exact_and_installed() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    assert "dbos==3.4.0" in project["dependencies"], "pin dbos exactly: its private names are used"
+    stack = project["optional-dependencies"]["stack"]
+    assert "dbos==3.4.0" in stack, "pin dbos exactly: its private names are used"
     assert version("dbos") == "3.4.0", "the installed dbos is not the pinned one: reinstall"
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import httpx
 import pytest
 
 from holdfast.cli import waiting
-from holdfast.cli.shown import Refused
+from holdfast.cli.shown import Refused, Unreachable
 from holdfast.cli.waiting import looks
 
 
@@ -30,7 +29,7 @@ def answers(*given: str | Exception) -> Callable[[float], str]:
 
 
 def test_what_passes_is_waited_out_and_named() -> None:
-    away = httpx.ConnectError("refused"), Refused(503, "draining"), Refused(429, "too many")
+    away = Unreachable("refused"), Refused(503, "draining"), Refused(429, "too many")
     seen = looks(answers(*away, "there"), seconds=60)
     assert [next(seen) for _ in range(4)] == [
         (None, "API away"),
