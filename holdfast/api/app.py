@@ -15,7 +15,7 @@ from holdfast import __version__
 from holdfast.api import openapi, problems
 from holdfast.api.access import TokenForAll
 from holdfast.api.admission import Admission
-from holdfast.api.context import Places
+from holdfast.api.context import Permits
 from holdfast.api.feature import Feature
 from holdfast.api.middleware import RequestBody, RequestContext
 from holdfast.api.rate import Buckets, RateLimit
@@ -63,8 +63,8 @@ def create_app(process: Process, features: Sequence[Feature] = ()) -> FastAPI:
         redoc_url=None,
     )
     app.state.process = process
-    app.state.waiters = Places(WAITER_LIMIT)
-    app.state.console_places = Places(PAGE_LIMIT)
+    app.state.waiters = Permits(WAITER_LIMIT)
+    app.state.console_permits = Permits(PAGE_LIMIT)
     app.state.admission = Admission(process.gateway.ops, process.settings.queue_limit)
     app.state.reader = Reader(
         process.gateway.ops, _fixed(process), lease_seconds=process.settings.lease_seconds

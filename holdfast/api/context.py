@@ -14,23 +14,23 @@ if TYPE_CHECKING:
 RETRY_SECONDS = 1
 
 
-class Places:
+class Permits:
     """A bounded number of permits, acquired and released on the event loop."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.taken = 0
+        self.in_use = 0
 
-    def take(self) -> bool:
+    def acquire(self) -> bool:
         """Acquires one permit. Returns False if none is free."""
-        if self.taken >= self.limit:
+        if self.in_use >= self.limit:
             return False
-        self.taken += 1
+        self.in_use += 1
         return True
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Releases one permit."""
-        self.taken -= 1
+        self.in_use -= 1
 
 
 def process_of(request: Request) -> Process:

@@ -51,8 +51,8 @@ class ForkRequest(StrictRequest):
     start_step: int = Field(default=1, ge=1, le=1_000_000)
 
 
-class Look(BaseModel):
-    """How to look at a workflow."""
+class WaitOptions(BaseModel):
+    """Query parameters of a request for one workflow."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -15,7 +15,7 @@ from holdfast.errors import DatabaseUnavailable
 from holdfast.statuses import TERMINAL
 
 if TYPE_CHECKING:
-    from holdfast.dbos_adapter.waiting.ending import Ends
+    from holdfast.dbos_adapter.waiting.ending import EndCounter
     from holdfast.process.process import Process
 
 VALUE_BYTES = 64 * 1024
@@ -84,7 +84,10 @@ async def values(process: Process, reader: Reader) -> AsyncIterator[str]:
     waker = process.waker
     name = stream_name(reader.workflow_id, reader.key)
     try:
-        with waker.notices.streams.of(name) as written, waker.endings.of(f"={reader.workflow_id}") as ended:
+        with (
+            waker.notices.streams.count_ends(name) as written,
+            waker.endings.count_ends(f"={reader.workflow_id}") as ended,
+        ):
             # A value written between the first read and this line is found without a wait.
             exists, quiet, pause = True, 0.0, 0.001
             while exists and not stopping.done():
@@ -127,7 +130,9 @@ def _end(reader: Reader, *, closed: bool) -> str:
     return sse_event("end", f"{max(0, reader.offset - 1)}-end", json.dumps(data))
 
 
-async def _woken(stopping: asyncio.Future[None], written: Ends, ended: Ends, seconds: float) -> float:
+async def _woken(
+    stopping: asyncio.Future[None], written: EndCounter, ended: EndCounter, seconds: float
+) -> float:
     """Waits for the stop, a new value or the end, at most `seconds`. Returns the seconds waited."""
     loop = asyncio.get_running_loop()
     began = loop.time()

@@ -205,7 +205,7 @@ async def outcome(request: Request, workflow_id: str, seconds: float | None = No
     None does not affect the workflow: it is stored and continues here or in another process.
     """
     waiters = request.app.state.waiters
-    if not waiters.take():
+    if not waiters.acquire():
         return None
     process = process_of(request)
     stopping = asyncio.ensure_future(process.wait_stopping())
@@ -213,7 +213,7 @@ async def outcome(request: Request, workflow_id: str, seconds: float | None = No
         return await _ended(process, workflow_id, WAIT_SECONDS if seconds is None else seconds, stopping)
     finally:
         stopping.cancel()
-        waiters.give_back()
+        waiters.release()
 
 
 async def _ended(
@@ -221,7 +221,7 @@ async def _ended(
 ) -> WorkflowStatus | None:
     gateway, applications = process.gateway, process.settings.application_names
     began = answered = time.monotonic()
-    with process.waker.endings.of(f"={workflow_id}") as ends:
+    with process.waker.endings.count_ends(f"={workflow_id}") as ends:
         while not process.stopping and (left := began + seconds - time.monotonic()) > 0:
             ends.restart()
             try:

@@ -14,7 +14,7 @@ from typing import Any
 
 from holdfast.audit import promises
 from holdfast.audit.audit import Audit
-from holdfast.audit.findings import Finding, counted, found, some
+from holdfast.audit.findings import Finding, list_counts, list_examples, make_finding
 from holdfast.audit.journal import Journal
 from holdfast.audit.ticks import unexcused
 from holdfast.integers import decimal_string
@@ -38,8 +38,8 @@ def accepted_is_terminal(audit: Audit) -> Finding:
     """Invariant 1: each accepted request exists once and ends."""
     keys = audit.row("audit_requests")
     batches = audit.rows("audit_batches", batch=audit.subjects.batch)
-    details = counted({"idempotency keys share a workflow with another": keys["shared"]})
-    details += some(
+    details = list_counts({"idempotency keys share a workflow with another": keys["shared"]})
+    details += list_examples(
         batches, "incomplete batches", lambda b: f"{b['workflow_id']} ({b['succeeded']} of {b['wanted']})"
     )
     figures = {"idempotency_keys": keys["keys"], "claimed_never_enqueued": keys["without_workflow"]}
@@ -57,11 +57,13 @@ def accepted_is_terminal(audit: Audit) -> Finding:
             (stuck, "accepted workflows have not ended"),
             (failed, "accepted workflows failed"),
         ):
-            details += some(rows, what, lambda row: f"{row['workflow_id']} {row['status'] or ''}".strip())
-        details += counted({"requests without an answer were never settled": audit.journal.unresolved})
+            details += list_examples(
+                rows, what, lambda row: f"{row['workflow_id']} {row['status'] or ''}".strip()
+            )
+        details += list_counts({"requests without an answer were never settled": audit.journal.unresolved})
         figures |= {"accepted": len(audit.journal.accepted), "lost": len(lost), "stuck": len(stuck)}
         figures |= {"failed": len(failed), **audit.journal.outcomes}
-    return found(1, "every accepted request exists exactly once and ends", details, **figures)
+    return make_finding(1, "every accepted request exists exactly once and ends", details, **figures)
 
 
 def _not_succeeded(audit: Audit, journal: Journal) -> list[Row]:
@@ -86,7 +88,7 @@ def recorded_once(audit: Audit) -> Finding:
     effects = audit.row("audit_effects", number=audit.subjects.number, sequence=audit.subjects.sequence)
     scopes = audit.rows("audit_scope_steps", names=audit.subjects.scopes)
     listings = audit.rows("audit_listings", listing=audit.subjects.listing, page=audit.subjects.page)
-    details = counted(
+    details = list_counts(
         {
             "steps recorded twice": steps["doubled"],
             "numbers with more than one effect": effects["doubled"],
@@ -96,12 +98,12 @@ def recorded_once(audit: Audit) -> Finding:
             "effects that differ from the recorded result": audit.row("audit_effect_contents")["different"],
         }
     )
-    details += some(
+    details += list_examples(
         scopes,
         "scope workflows with other than one output a step",
         lambda row: f"{row['workflow_id']} ({row['recorded']} of {row['wanted']})",
     )
-    details += some(
+    details += list_examples(
         listings,
         "bucket listings that their pages do not add up to",
         lambda row: (
@@ -109,7 +111,7 @@ def recorded_once(audit: Audit) -> Finding:
             f"{row['keys']} of {row['told']} keys)"
         ),
     )
-    return found(
+    return make_finding(
         2,
         "each step is recorded once, each number has one effect",
         details,
@@ -139,9 +141,11 @@ def results_are_right(audit: Audit) -> Finding:
         right[n] = (n, hashlib.sha256(text.encode("ascii")).hexdigest(), whole, len(text))
     columns = ("n", "sha256", "result", "digits")
     wrong = [row for row in rows if tuple(row[c] for c in columns) != right.get(row["wanted"])]
-    details = some(wrong, "wrong results", lambda row: f"F({row['wanted']}) in {row['example']}")
+    details = list_examples(wrong, "wrong results", lambda row: f"F({row['wanted']}) in {row['example']}")
     results = sum(row["results"] for row in rows)
-    return found(3, "every Fibonacci result equals fast doubling", details, results=results, n=len(right))
+    return make_finding(
+        3, "every Fibonacci result equals fast doubling", details, results=results, n=len(right)
+    )
 
 
 def ticks_cover_the_grid(audit: Audit) -> Finding:
@@ -150,7 +154,7 @@ def ticks_cover_the_grid(audit: Audit) -> Finding:
     # Two workers may record two ticks in reverse order, and a start backfills a moment later.
     details = audit.until(lambda: _ticks(audit, figures))
     text = "ticks cover the 5-second grid without gap or double outside downtime"
-    return found(4, text, details, **figures)
+    return make_finding(4, text, details, **figures)
 
 
 def _ticks(audit: Audit, figures: dict[str, Any]) -> list[str]:
@@ -167,20 +171,21 @@ def _ticks(audit: Audit, figures: dict[str, Any]) -> list[str]:
         tick=tick,
         window=timedelta(seconds=audit.settings.pulse_catch_up_seconds),
     )
-    details = counted(
+    details = list_counts(
         {
             "ticks off the grid": pulses["off_grid"],
             "ticks doubled": doubles["doubled"],
             "ticks that ended without a row": doubles["without_row"],
         }
     )
-    details += some(due, "ticks missing though a worker was there or started in time", _clock)
-    told = audit.row("pulse_health", late_seconds=audit.settings.pulse_late_seconds)
+    details += list_examples(due, "ticks missing though a worker was there or started in time", _clock)
+    health = audit.row("pulse_health", late_seconds=audit.settings.pulse_late_seconds)
     settled = audit.row(
-        "audit_settled_ticks", tick_seconds=seconds, first=told["first_tick"], until=told["settled_until"]
+        "audit_settled_ticks", tick_seconds=seconds, first=health["first_tick"], until=health["settled_until"]
     )
-    if settled["whole"] and told["missed"] != settled["not_run"]:
-        details.append(f"/metrics counts {told['missed']} missed ticks, the grid shows {settled['not_run']}")
+    missed, not_run = health["missed"], settled["not_run"]
+    if settled["whole"] and missed != not_run:
+        details.append(f"/metrics counts {missed} missed ticks, the grid shows {not_run}")
     figures |= {"ticks": pulses["ticks"], "skipped": pulses["skipped"], "missing": len(missing)}
     figures |= {"unexcused": len(due), "max_lateness_seconds": round(pulses["max_lateness_seconds"], 3)}
     return details
@@ -192,13 +197,13 @@ def nothing_is_homeless(audit: Audit) -> Finding:
     def troubles() -> list[str]:
         homeless = audit.rows("audit_homeless")
         silent = audit.rows("audit_silent", lease_seconds=audit.settings.lease_seconds)
-        who = some(
+        who = list_examples(
             silent, "executors silent beyond their lease, not declared dead", lambda r: r["executor_id"]
         )
         what = "running workflows of executors that are not live"
-        where = some(homeless, what, lambda row: f"{row['workflow_id']} of {row['executor_id']}")
+        where = list_examples(homeless, what, lambda row: f"{row['workflow_id']} of {row['executor_id']}")
         trials = audit.rows("audit_standstill", seconds=STANDSTILL_SECONDS)
-        still = some(
+        still = list_examples(
             trials,
             f"executors that a trial has kept from other work for {STANDSTILL_SECONDS:.0f} s",
             lambda row: f"{row['executor_id']} by {row['workflow_id']}",
@@ -215,7 +220,9 @@ def nothing_is_homeless(audit: Audit) -> Finding:
         row["kind"]: {k: v for k, v in row.items() if k != "kind"} for row in audit.rows("audit_handovers")
     }
     backlog = sum(row["workflows"] for row in audit.rows("audit_unfinished"))
-    return found(5, "no work stays with an executor that is gone", details, backlog=backlog, moves=moves)
+    return make_finding(
+        5, "no work stays with an executor that is gone", details, backlog=backlog, moves=moves
+    )
 
 
 def _backlog(audit: Audit) -> list[str]:
@@ -236,16 +243,16 @@ def only_poison_is_parked(audit: Audit) -> Finding:
     other = [row for row in parked if row["crashes"] != limit]
     over = audit.rows("audit_over_limit", crash_limit=limit)
 
-    def told(row: Row) -> str:
+    def describe(row: Row) -> str:
         return f"{row['workflow_id']} after {row['crashes']}"
 
-    details = some(healthy, "healthy workflows are parked", told)
-    details += some(other, f"workflows parked after other than {limit} crashes", told)
-    details += some(over, f"workflows not parked after {limit} crashes", told)
+    details = list_examples(healthy, "healthy workflows are parked", describe)
+    details += list_examples(other, f"workflows parked after other than {limit} crashes", describe)
+    details += list_examples(over, f"workflows not parked after {limit} crashes", describe)
     measured = audit.journal.throughputs if audit.journal else []
     slow, figures = promises.throughput_beside_poison(measured, crash_limit=limit)
     text = f"poison is parked after {limit} crashes, nothing else is, and healthy work goes on beside it"
-    return found(6, text, details + slow, parked=len(parked), **figures)
+    return make_finding(6, text, details + slow, parked=len(parked), **figures)
 
 
 def stops_leave_nothing(audit: Audit) -> Finding:
@@ -257,13 +264,13 @@ def stops_leave_nothing(audit: Audit) -> Finding:
     grace = audit.settings.stop_grace_seconds
     exits = audit.journal.exits if audit.journal else []
     bad = [entry for entry in exits if entry["code"] != 0 or entry["seconds"] > grace]
-    details = counted({"drained executors left running work": row["with_work"]})
-    details += some(
+    details = list_counts({"drained executors left running work": row["with_work"]})
+    details += list_examples(
         bad, "stops were not orderly", lambda e: f"{e['who']}: {e['code']} after {e['seconds']:.1f} s"
     )
     left, figures = promises.children_of_the_ended(audit.journal.children if audit.journal else [])
     text = "a stop leaves nothing behind, and no child outlives its parent"
-    return found(7, text, details + left, drained=row["drained"], observed=len(exits), **figures)
+    return make_finding(7, text, details + left, drained=row["drained"], observed=len(exits), **figures)
 
 
 CHECKS: list[Callable[[Audit], Finding]] = [

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from holdfast import probe_paths
 from holdfast.audit.audit import Audit
-from holdfast.audit.findings import Finding, counted, found, some
+from holdfast.audit.findings import Finding, list_counts, list_examples, make_finding
 from holdfast.audit.journal import Journal
 
 _TRIES = 5
@@ -60,20 +60,20 @@ def no_server_error(audit: Audit, journal: Journal | None) -> Finding:
             requests += value
             if status.startswith("5") and status != "503" and value:
                 errors[f"{route} {status}"] = errors.get(f"{route} {status}", 0) + int(value)
-    details = some(
+    details = list_examples(
         list(errors.items()), "routes answered with a server error", lambda e: f"{e[0]}, {e[1]} times"
     )
     figures: dict[str, Any] = {"requests": int(requests), "apis_reached": reached}
     if journal is not None:
-        details += counted({"requests of the journal got a 500": journal.server_errors})
+        details += list_counts({"requests of the journal got a 500": journal.server_errors})
         bad = [probe for probe in journal.probes if not _right_while_down(probe)]
-        details += some(
+        details += list_examples(
             bad,
             "wrong answers while the database was down",
             lambda p: f"{p['path']} {p['status']} in {p['seconds']:.2f} s",
         )
         figures["probes_while_down"] = len(journal.probes)
-    return found(8, "no request is answered with a 500", details, **figures)
+    return make_finding(8, "no request is answered with a 500", details, **figures)
 
 
 def _right_while_down(probe: dict[str, Any]) -> bool:
@@ -100,32 +100,34 @@ def counters_agree(audit: Audit) -> Finding:
             if row["state"] != "live" or row["purged"] or (text := scrape(row)) is None:
                 continue
             reached += 1
-            for what, told, known in _counted(audit, row, text):
+            for what, counted, known in _counted(audit, row, text):
                 compared += 1
-                if told != known:
-                    different.append(f"{row['executor_id']} {what}: {told:g} counted, {known} stored")
+                if counted != known:
+                    different.append(f"{row['executor_id']} {what}: {counted:g} counted, {known} stored")
         if not different:
             break
         time.sleep(1.0)  # a workflow is counted just before it is stored
-    details = some(different, "counters differ from the database")
-    return found(9, "counters equal the database", details, compared=compared, executors_reached=reached)
+    details = list_examples(different, "counters differ from the database")
+    return make_finding(
+        9, "counters equal the database", details, compared=compared, executors_reached=reached
+    )
 
 
 def _counted(audit: Audit, row: dict[str, Any], text: str) -> Iterator[tuple[str, float, int]]:
     """Yields a description, a process's count, and the database's count, for each pair to compare."""
     executor: dict[str, Any] = {"executor_id": row["executor_id"]}
 
-    def pairs(told: dict[str, float], rows: list[dict[str, Any]]) -> Iterator[tuple[str, float, int]]:
+    def pairs(counted: dict[str, float], rows: list[dict[str, Any]]) -> Iterator[tuple[str, float, int]]:
         known = {str(r["what"]): int(r["number"]) for r in rows}
-        for what in sorted(told.keys() | known):
-            yield what, told.get(what, 0), known.get(what, 0)
+        for what in sorted(counted.keys() | known):
+            yield what, counted.get(what, 0), known.get(what, 0)
 
     def by_label(name: str, *, success: bool = False) -> dict[str, float]:
         # Labels are in alphabetical order: status comes before workflow_name, and after step_name.
-        found = samples(text, name).items()
+        labelled = samples(text, name).items()
         return {
             next(label for label in labels if label != "SUCCESS"): value
-            for labels, value in found
+            for labels, value in labelled
             if not success or "SUCCESS" in labels
         }
 
@@ -133,9 +135,9 @@ def _counted(audit: Audit, row: dict[str, Any], text: str) -> Iterator[tuple[str
         ("holdfast_takeovers_total", "audit_taken_over_by"),
         ("holdfast_takeover_workflows_total", "audit_released_by"),
     ):
-        for what, told, known in pairs(by_label(name), audit.rows(statement, **executor)):
+        for what, counted, known in pairs(by_label(name), audit.rows(statement, **executor)):
             # A commit without an answer, in an outage, is stored but not counted. The reverse is impossible.
-            yield what, max(told, known), known
+            yield what, max(counted, known), known
     if row["lost_work"]:
         return
     executor["since_ms"] = int(row["started_at"].timestamp() * 1000) - 86_400_000
@@ -147,9 +149,9 @@ def _counted(audit: Audit, row: dict[str, Any], text: str) -> Iterator[tuple[str
     tolerance_ms = int(audit.settings.clock_tolerance_seconds * 1000)
     stored = audit.rows("audit_steps_by", **executor, tolerance_ms=tolerance_ms)
     rows = [r for r in stored if r["what"] in steps]
-    for what, told, known in pairs(steps, rows):
+    for what, counted, known in pairs(steps, rows):
         # A body may run without being recorded (after a concurrent cancel). The reverse cannot happen.
-        yield what, min(told, known), known
+        yield what, min(counted, known), known
 
 
 def logs_are_clean(lines: Iterable[str], secrets: Iterable[str], *, plain: Iterable[str] = ()) -> Finding:
@@ -170,15 +172,19 @@ def logs_are_clean(lines: Iterable[str], secrets: Iterable[str], *, plain: Itera
     for line in plain:
         total += 1
         leaking += any(secret in line for secret in hidden)
-    details = some(broken, "log lines are not JSON") + counted({"log lines hold a secret": leaking})
-    return found(9, "logs are JSON without secrets", details, lines=total, secrets_looked_for=len(hidden))
+    details = list_examples(broken, "log lines are not JSON") + list_counts(
+        {"log lines hold a secret": leaking}
+    )
+    return make_finding(
+        9, "logs are JSON without secrets", details, lines=total, secrets_looked_for=len(hidden)
+    )
 
 
 def joined(first: Finding, second: Finding) -> Finding:
     """Merges two findings about one invariant."""
     text = f"{first['text']}; {second['text']}"
     figures = {**first["figures"], **second["figures"]}
-    return found(first["invariant"], text, first["details"] + second["details"], **figures)
+    return make_finding(first["invariant"], text, first["details"] + second["details"], **figures)
 
 
 def lines_of(paths: Iterable[Path]) -> Iterator[str]:
@@ -202,8 +208,8 @@ def secrets_of(paths: Iterable[Path]) -> set[str]:
 
 def secrets_in(text: str) -> set[str]:
     """Returns the passwords of a password file, the secret of a credentials file, or another file's lines."""
-    found = {
+    lines = {
         line.split(":")[4] if line.count(":") == 4 else line for line in text.splitlines() if line.strip()
     }
-    keys = {line.rpartition(" = ")[2] for line in found if line.startswith("aws_secret_access_key = ")}
-    return keys | {line for line in found if not line.startswith(("[", "aws_"))}
+    keys = {line.rpartition(" = ")[2] for line in lines if line.startswith("aws_secret_access_key = ")}
+    return keys | {line for line in lines if not line.startswith(("[", "aws_"))}

@@ -18,12 +18,12 @@ class Finding(TypedDict):
     figures: dict[str, Any]
 
 
-def found(invariant: int, text: str, details: list[str], **figures: Any) -> Finding:
+def make_finding(invariant: int, text: str, details: list[str], **figures: Any) -> Finding:
     """Creates a finding, which holds if there are no details."""
     return Finding(invariant=invariant, text=text, ok=not details, details=details, figures=figures)
 
 
-def some(rows: list[Any], what: str, describe: Callable[[Any], str] = str) -> list[str]:
+def list_examples(rows: list[Any], what: str, describe: Callable[[Any], str] = str) -> list[str]:
     """Returns one sentence with the number of rows and the first few of them; no sentence for no rows."""
     if not rows:
         return []
@@ -31,6 +31,6 @@ def some(rows: list[Any], what: str, describe: Callable[[Any], str] = str) -> li
     return [f"{len(rows)} {what}: {', '.join(map(describe, rows[:_SHOWN]))}{more}"]
 
 
-def counted(wrong: dict[str, int]) -> list[str]:
+def list_counts(wrong: dict[str, int]) -> list[str]:
     """Returns one sentence for each count that is not zero."""
     return [f"{count} {what}" for what, count in wrong.items() if count]

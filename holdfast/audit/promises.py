@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from holdfast.audit.findings import some
+from holdfast.audit.findings import list_examples
 
 Entry = dict[str, Any]
 Judged = tuple[list[str], dict[str, Any]]
@@ -24,12 +24,12 @@ def throughput_beside_poison(entries: list[Entry], *, crash_limit: int) -> Judge
     """
     slow = [entry for entry in entries if ratio(entry) < LEAST_THROUGHPUT]
     short = [entry for entry in entries if entry["crashes"] < crash_limit]
-    details = some(
+    details = list_examples(
         slow,
         f"times healthy throughput beside poison was below {LEAST_THROUGHPUT:.0%}",
         lambda e: f"{ratio(e):.0%} ({e['beside']:.2f} of {e['alone']:.2f} jobs a second)",
     )
-    details += some(
+    details += list_examples(
         short,
         f"measurements beside poison ended before its {crash_limit} crashes",
         lambda e: f"{e['crashes']} in {e['seconds']:.0f} s",
@@ -46,7 +46,7 @@ def ratio(entry: Entry) -> float:
 def children_of_the_ended(entries: list[Entry]) -> Judged:
     """Invariant 7: no child process outlived a process whose end was observed."""
     left = [entry for entry in entries if entry["left"]]
-    details = some(
+    details = list_examples(
         left,
         "ended processes left children behind",
         lambda e: f"{e['who']}: {len(e['left'])} alive {e['seconds']:.1f} s after its end",

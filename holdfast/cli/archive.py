@@ -135,7 +135,7 @@ def examine(tools: PostgresTools, file: Path) -> Contents:
 
 def _contents(script: Iterable[bytes]) -> Contents:
     """Reads the archive's SQL script. Each row of a table is one line of tab-separated values."""
-    told = Contents()
+    contents = Contents()
     lines = iter(script)
     for line in lines:
         if line.startswith(b"COPY ") and line.endswith(b" FROM stdin;\n"):
@@ -145,19 +145,19 @@ def _contents(script: Iterable[bytes]) -> Contents:
                 names = [name.strip('"') for name in rest.partition(")")[0].split(", ")]
                 column = _COLUMNS[table]
                 index = 0 if column is None else names.index(column)
-                told.values[table] = Counter(
+                contents.values[table] = Counter(
                     row.split(b"\t", index + 1)[index].rstrip(b"\n").decode("utf-8") for row in rows
                 )
             else:
                 for _ in rows:
                     pass
         elif line.startswith(b"-- Dumped from database version "):
-            told.server_version = (
+            contents.server_version = (
                 line.decode("utf-8").removeprefix("-- Dumped from database version ").strip()
             )
         elif line.startswith(b"-- Started on "):
-            told.begun_at = line.decode("utf-8").removeprefix("-- Started on ").strip()
-    return told
+            contents.begun_at = line.decode("utf-8").removeprefix("-- Started on ").strip()
+    return contents
 
 
 def _rows(lines: Iterator[bytes]) -> Iterator[bytes]:

@@ -49,12 +49,12 @@ def backup(
     with plain_errors(), _ends_orderly():
         begun = time.monotonic()
         contents = take(tools_here(), file, force=force)
-        told = {
-            **_told(file, contents),
+        result = {
+            **_summary(file, contents),
             "bytes": file.stat().st_size,
             "seconds": round(time.monotonic() - begun, 2),
         }
-        show(told, as_json=as_json, human=lambda: f"{_sentence(told)}; {told['bytes']:,} bytes")
+        show(result, as_json=as_json, human=lambda: f"{_sentence(result)}; {result['bytes']:,} bytes")
 
 
 def restore(
@@ -80,13 +80,13 @@ def restore(
             console.print("stopping the API and the workers; they start again afterwards")
         with tools.executors_stopped():
             load(tools, file, replace=replace)
-        told = {
-            **_told(file, contents),
+        result = {
+            **_summary(file, contents),
             "replaced_workflows": there,
             "seconds": round(time.monotonic() - begun, 2),
         }
-        human = f"restored: {_sentence(told)}; what is unfinished goes on"
-        show(told, as_json=as_json, human=lambda: human)
+        human = f"restored: {_sentence(result)}; what is unfinished goes on"
+        show(result, as_json=as_json, human=lambda: human)
 
 
 def take(tools: PostgresTools, file: Path, *, force: bool = False) -> Contents:
@@ -179,7 +179,7 @@ def at_a_terminal() -> bool:
     return sys.stdin.isatty()
 
 
-def _told(file: Path, contents: Contents) -> dict[str, Any]:
+def _summary(file: Path, contents: Contents) -> dict[str, Any]:
     return {
         "file": str(file),
         "begun_at": contents.begun_at,
@@ -190,10 +190,10 @@ def _told(file: Path, contents: Contents) -> dict[str, Any]:
     }
 
 
-def _sentence(told: dict[str, Any]) -> str:
+def _sentence(result: dict[str, Any]) -> str:
     return (
-        f"{told['workflows']:,} workflows, {told['unfinished']:,} of them unfinished, "
-        f"as of {told['begun_at']}, in {told['seconds']:g} s"
+        f"{result['workflows']:,} workflows, {result['unfinished']:,} of them unfinished, "
+        f"as of {result['begun_at']}, in {result['seconds']:g} s"
     )
 
 

@@ -100,8 +100,8 @@ def show_findings(findings: list[Finding]) -> None:
         console.print(f"{finding['invariant']} {mark} {escape(finding['text'])}")
         figures = {k: v for k, v in finding["figures"].items() if not isinstance(v, dict)}
         if figures:
-            told = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in figures.items())
-            console.print(f"    [dim]{escape(told)}[/]")
+            text = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in figures.items())
+            console.print(f"    [dim]{escape(text)}[/]")
         for detail in finding["details"]:
             console.print(f"    [red]{escape(str(detail))}[/]")
     broken = [str(finding["invariant"]) for finding in findings if not finding["ok"]]
@@ -120,14 +120,14 @@ def handovers(
         columns = ["workflow", "kind", "reason", "from", "to", "seconds"]
 
         def rows() -> Any:
-            told = []
+            cells = []
             for h in data["handovers"]:
                 seconds = h["seconds_from_loss_to_claim"]
                 gap = None if seconds is None else f"{seconds:.2f}"
-                told.append(
+                cells.append(
                     [h["workflow_id"], h["kind"], h["reason"], h["from_executor"], h["to_executor"], gap]
                 )
-            return table(f"{len(told)} moves", columns, told)
+            return table(f"{len(cells)} moves", columns, cells)
 
         show(data, as_json=as_json, human=rows)
 

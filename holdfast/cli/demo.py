@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from holdfast.cli.checks import findings_here, recent_handovers, show_findings
 from holdfast.cli.shown import Api, console
-from holdfast.cli.waiting import looks
+from holdfast.cli.waiting import poll_until
 from holdfast.installations.detection import here
 from holdfast.installations.installation import Member, NothingRunsError
 from holdfast.statuses import TERMINAL
@@ -32,7 +32,7 @@ class DemoFailed(Exception):  # noqa: N818 - says what did not happen
 
 
 class Demo:
-    """One run of the demo. ``figures`` collects measurements, ``troubles`` the expectations that failed."""
+    """One run of the demo. ``figures`` collects measurements, ``failures`` the expectations that failed."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.api = Api()
@@ -41,7 +41,7 @@ class Demo:
         self.quiet = quiet
         self.accepted: list[str] = []
         self.figures: dict[str, Any] = {"backend": self.installation.backend, "url": self.api.address}
-        self.troubles: list[str] = []
+        self.failures: list[str] = []
         self.findings: list[Any] = []
         self._hurt: list[tuple[Callable[[Member], None], Member]] = []
 
@@ -53,14 +53,14 @@ class Demo:
             self._paused_worker()
             self._restarted_api()
         except DemoFailed as error:
-            self.troubles.append(str(error))
+            self.failures.append(str(error))
         finally:
             self._heal()
         self._audit()
         self.figures["seconds"] = round(time.monotonic() - begun, 1)
         self._verdict()
-        ok = not self.troubles and all(finding["ok"] for finding in self.findings)
-        return {"ok": ok, "figures": self.figures, "troubles": self.troubles, "findings": self.findings}
+        ok = not self.failures and all(finding["ok"] for finding in self.findings)
+        return {"ok": ok, "figures": self.figures, "troubles": self.failures, "findings": self.findings}
 
     # --- the scenes ------------------------------------------------------------------------
 
@@ -68,36 +68,36 @@ class Demo:
         self._workers(2)
         batch = self._start("/fibonacci/batches", {"count": 50})
         self._say(f"[bold]1[/] a batch of 50 numbers by plain recursion: {batch}")
-        with self._progress(batch) as look:
-            victim = self._busy_worker(batch, look, at_least=8)
+        with self._progress(batch) as poll:
+            victim = self._busy_worker(batch, poll, at_least=8)
             self._say(f"  SIGKILL to {victim.executor_id}, in the middle of its numbers")
             killed_at = datetime.now(UTC)
             self.installation.kill(victim)
             self._hurt.append((self.installation.revive, victim))
-            moves = self._moves(victim, look)
+            moves = self._moves(victim, poll)
             self._times("kill", killed_at, moves)
             self._heal()
-            self._finish(batch, look)
+            self._finish(batch, poll)
 
     def _paused_worker(self) -> None:
         workers = self._workers(2)
         batch = self._start("/fibonacci/batches", {"numbers": SECOND_BATCH})
         self._say(f"[bold]2[/] another batch: {batch}")
-        with self._progress(batch) as look:
-            victim = self._busy_worker(batch, look, at_least=2)
+        with self._progress(batch) as poll:
+            victim = self._busy_worker(batch, poll, at_least=2)
             self._say(f"  freezing {victim.executor_id}; its socket stays open, its heartbeat stops")
             paused_at = datetime.now(UTC)
             self.installation.pause(victim)
             self._hurt.append((self.installation.resume, victim))
-            moves = self._moves(victim, look)
+            moves = self._moves(victim, poll)
             self._times("pause", paused_at, moves)
             self._heal()
             self._say("  it goes on, finds itself declared dead, and ends; a new one takes its place")
-            self._finish(batch, look)
+            self._finish(batch, poll)
         self._wait(lambda: len(self._live("worker")) >= len(workers), 60, "the workers to be complete again")
         rows = [r for r in self._executors() if r["executor_id"] == victim.executor_id]
         if rows and rows[0]["state"] != "dead":
-            self.troubles.append(
+            self.failures.append(
                 f"{victim.executor_id} was paused beyond its lease and is {rows[0]['state']}"
             )
 
@@ -125,9 +125,9 @@ class Demo:
             f"{counted['instance']}: {len(report['replayed_steps'])} steps were replayed, not run again"
         )
         if counted["durable"] != SCOPE_STEPS or counted["instance"] != len(report["steps_run_here"]):
-            self.troubles.append(f"counters are off: {counted}")
+            self.failures.append(f"counters are off: {counted}")
         if counted["instance"] >= SCOPE_STEPS:
-            self.troubles.append("the API was not killed inside the workflow")
+            self.failures.append("the API was not killed inside the workflow")
 
     def _audit(self) -> None:
         lines = [{"kind": "request", "outcome": "ok", "workflow_id": w} for w in self.accepted]
@@ -137,16 +137,18 @@ class Demo:
             show_findings(self.findings)
 
     def _verdict(self) -> None:
-        for trouble in self.troubles:
-            self._say(f"[red]{escape(trouble)}[/]")
-        told = {
+        for failure in self.failures:
+            self._say(f"[red]{escape(failure)}[/]")
+        labels = {
             "killed worker: its work ran elsewhere after": "kill_claimed_seconds",
             "paused worker: after": "pause_claimed_seconds",
             "killed API: away for": "api_away_seconds",
         }
-        known = [f"{text} {self.figures[name]:.2f} s" for text, name in told.items() if name in self.figures]
+        known = [
+            f"{text} {self.figures[name]:.2f} s" for text, name in labels.items() if name in self.figures
+        ]
         self._say(f"[bold]{'; '.join(known)}[/]")
-        if not self.troubles and all(finding["ok"] for finding in self.findings):
+        if not self.failures and all(finding["ok"] for finding in self.findings):
             self._say("[green bold]Nothing lost, nothing doubled, nothing stuck.[/]")
 
     # --- output ----------------------------------------------------------------------------
@@ -154,9 +156,9 @@ class Demo:
     def _say(self, text: str) -> None:
         self.console.print(text)
 
-    def _progress(self, batch: str) -> _Look:
+    def _progress(self, batch: str) -> _Progress:
         columns = TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-        return _Look(self, batch, Progress(*columns, console=self.console))
+        return _Progress(self, batch, Progress(*columns, console=self.console))
 
     def _times(self, what: str, since: datetime, moves: list[dict[str, Any]]) -> None:
         def seconds(column: str) -> list[float]:
@@ -192,9 +194,9 @@ class Demo:
             lambda: len(found := self._live("worker")) >= count and found, 30, f"{count} live workers"
         )
 
-    def _busy_worker(self, batch: str, look: _Look, *, at_least: int) -> Member:
+    def _busy_worker(self, batch: str, poll: _Progress, *, at_least: int) -> Member:
         def busy() -> Member | None:
-            state = look()
+            state = poll()
             if state["completed"] < at_least:
                 return None
             running = [n["executor_id"] for n in state["results"] if n["status"] == "PENDING"]
@@ -203,20 +205,20 @@ class Demo:
 
         return self._wait(busy, 120, f"a worker in the middle of {batch}")
 
-    def _moves(self, victim: Member, look: _Look) -> list[dict[str, Any]]:
+    def _moves(self, victim: Member, poll: _Progress) -> list[dict[str, Any]]:
         def moved() -> list[dict[str, Any]]:
-            look()
+            poll()
             rows = recent_handovers(100, victim.executor_id)
             return rows if any(row["claimed_at"] for row in rows) else []
 
         return self._wait(moved, 60, f"the work of {victim.executor_id} to be taken over")
 
-    def _finish(self, batch: str, look: _Look) -> None:
+    def _finish(self, batch: str, poll: _Progress) -> None:
         done = self._wait(
-            lambda: (b := look())["status"] in TERMINAL and b, _LONG_SECONDS, f"the end of {batch}"
+            lambda: (b := poll())["status"] in TERMINAL and b, _LONG_SECONDS, f"the end of {batch}"
         )
         if done["status"] != "SUCCESS" or done["completed"] != done["total"]:
-            self.troubles.append(f"{batch}: {done['status']}, {done['completed']} of {done['total']}")
+            self.failures.append(f"{batch}: {done['status']}, {done['completed']} of {done['total']}")
 
     def _heal(self) -> None:
         while self._hurt:
@@ -226,13 +228,13 @@ class Demo:
 
     def _wait(self, condition: Callable[[], T | bool | None], seconds: float, what: str) -> T:
         # The API or its database may be down: the demo expects that.
-        for value, _ in looks(lambda _: condition(), seconds=seconds):
+        for value, _ in poll_until(lambda _: condition(), seconds=seconds):
             if value:
                 return value  # type: ignore[return-value]  # truthy, so it is no bool of a T
         raise DemoFailed(f"waited {seconds:g} s in vain for {what}")
 
 
-class _Look:
+class _Progress:
     """Polls a batch and updates its progress bar."""
 
     def __init__(self, demo: Demo, batch: str, bar: Progress) -> None:
@@ -241,7 +243,7 @@ class _Look:
         self._bar = bar
         self._task = bar.add_task(batch, total=None)
 
-    def __enter__(self) -> _Look:
+    def __enter__(self) -> _Progress:
         self._bar.start()
         return self
 

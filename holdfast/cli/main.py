@@ -74,9 +74,9 @@ def demo(
     with plain_errors():
         from holdfast.cli.demo import Demo
 
-        told = Demo(quiet=as_json).run()
-        show(told, as_json=as_json, human=lambda: None)
-        raise typer.Exit(0 if told["ok"] else 1)
+        result = Demo(quiet=as_json).run()
+        show(result, as_json=as_json, human=lambda: None)
+        raise typer.Exit(0 if result["ok"] else 1)
 
 
 def _make(target: str, *, quiet: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from holdfast.cli.shown import Api, JsonOption, UrlOption, console, plain_errors, show, table
-from holdfast.cli.waiting import looks
+from holdfast.cli.waiting import poll_until
 from holdfast.retention import tally
 from holdfast.statuses import TERMINAL
 
@@ -52,12 +52,12 @@ def purge(
         body: dict[str, Any] = {"dry_run": dry_run}
         if older_than is not None:
             body["older_than_seconds"] = seconds_of(older_than)
-        result = _to_the_end(Api(url), body, timeout=timeout, quiet=as_json)
-        show(result, as_json=as_json, human=lambda: _told(result))
+        result = _run_to_end(Api(url), body, timeout=timeout, quiet=as_json)
+        show(result, as_json=as_json, human=lambda: _summary(result))
         raise typer.Exit(0 if result["ok"] else 1)
 
 
-def _to_the_end(api: Api, body: dict[str, Any], *, timeout: float, quiet: bool) -> dict[str, Any]:
+def _run_to_end(api: Api, body: dict[str, Any], *, timeout: float, quiet: bool) -> dict[str, Any]:
     """Starts purges until one is complete. A purge ends early if its worker drains."""
     deadline = time.monotonic() + timeout
     runs: list[dict[str, Any]] = []
@@ -96,12 +96,12 @@ def _followed(api: Api, workflow_id: str, seconds: float, tell: Callable[[int, s
     path = f"/workflows/{workflow_id}"
     steps = workflows = 0
 
-    def look(_: float) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    def poll(_: float) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         found = api.get(path)
         return found, api.get(f"{path}/steps", limit=_STEPS_SHOWN, offset=steps)["steps"]
 
     found: dict[str, Any] = {}
-    for seen, note in looks(look, seconds=seconds):
+    for seen, note in poll_until(poll, seconds=seconds):
         found, new = seen or ({}, [])
         steps += len(new)
         workflows += sum(_workflows_in(step) for step in new)
@@ -125,16 +125,16 @@ def _sum(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return {**counts, "workflows": workflows}
 
 
-def _told(result: dict[str, Any]) -> Any:
+def _summary(result: dict[str, Any]) -> Any:
     if result["status"] != "SUCCESS":
-        told = result["error"] or "it goes on; look again with `holdfast purge`"
-        return f"{result['workflow_id']}: {result['status'] or 'unknown'}, {told}"
+        text = result["error"] or "it goes on; look again with `holdfast purge`"
+        return f"{result['workflow_id']}: {result['status'] or 'unknown'}, {text}"
     rows = [
         [name, status, f"{number:,}"]
         for name, by_status in sorted(result["workflows"].items())
         for status, number in sorted(by_status.items())
     ]
-    rows += [[told, None, f"{result[name]:,}"] for name, told in _TABLES.items() if result[name]]
+    rows += [[text, None, f"{result[name]:,}"] for name, text in _TABLES.items() if result[name]]
     word = "would go" if result["dry_run"] else "deleted"
     end = "" if result["complete"] else ", and it ended early"
     title = f"{result['deleted']:,} workflows {word} that ended before {result['cutoff']}{end}"

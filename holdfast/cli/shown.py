@@ -152,25 +152,25 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except Unreachable as error:
-        trouble = f"the API does not answer ({error}); is it up? `holdfast up` starts it"
+        reason = f"the API does not answer ({error}); is it up? `holdfast up` starts it"
     except (Refused, NothingRunsError, NativeError) as error:
-        trouble = str(error)
+        reason = str(error)
     except ModuleNotFoundError as error:
-        trouble = (
+        reason = (
             f"this command needs the package {error.name}: install Holdfast's wheel with its extra, "
             "holdfast_dbos-….whl[stack]"
         )
     except OSError as error:
-        trouble = f"{error.filename}: {error.strerror}"
+        reason = f"{error.filename}: {error.strerror}"
     except psycopg2.Error as error:
-        trouble = f"PostgreSQL: {str(error).strip()}"
+        reason = f"PostgreSQL: {str(error).strip()}"
     except ValidationError as error:
-        trouble = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors())
+        reason = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors())
     except KeyboardInterrupt:
-        trouble = "interrupted"
+        reason = "interrupted"
     else:
         return
-    print(f"holdfast: {trouble}", file=sys.stderr)
+    print(f"holdfast: {reason}", file=sys.stderr)
     raise typer.Exit(1)
 
 

@@ -14,7 +14,7 @@ from holdfast.statuses import TERMINAL
 
 T = TypeVar("T")
 
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 _AWAY = {429: "API busy", 503: "database away"}
 """Status codes of answers that are worth a retry."""
 
@@ -28,7 +28,7 @@ def why_away(error: Unreachable | Refused) -> str:
     return _AWAY[error.status]
 
 
-def looks(look: Callable[[float], T], *, seconds: float) -> Iterator[tuple[T | None, str]]:
+def poll_until(poll: Callable[[float], T], *, seconds: float) -> Iterator[tuple[T | None, str]]:
     """Polls with ``look`` until ``seconds`` are over, at least once, and yields each result.
 
     ``look`` gets the remaining seconds. While the API does not answer, yields None and the reason.
@@ -37,13 +37,13 @@ def looks(look: Callable[[float], T], *, seconds: float) -> Iterator[tuple[T | N
     while True:
         seen, note = None, ""
         try:
-            seen = look(max(0.0, deadline - time.monotonic()))
+            seen = poll(max(0.0, deadline - time.monotonic()))
         except (Unreachable, Refused) as error:
             note = why_away(error)
         yield seen, note
         if time.monotonic() > deadline:
             return
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
 
 
 def ended(api: Api, workflow_id: str, *, timeout: float) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def ended(api: Api, workflow_id: str, *, timeout: float) -> dict[str, Any]:
     found: dict[str, Any] = {"workflow_id": workflow_id, "status": "ENQUEUED"}
     path = f"/workflows/{workflow_id}"
     # The API waits, too, except while it drains or has no free slot for a waiting request.
-    for seen, _ in looks(lambda left: api.get(path, wait=min(5.0, left)), seconds=timeout):
+    for seen, _ in poll_until(lambda left: api.get(path, wait=min(5.0, left)), seconds=timeout):
         found = seen or found
         if found["status"] in TERMINAL:
             break
@@ -70,7 +70,7 @@ def follow(
     found: dict[str, Any] = {"completed": 0, **accepted}
     with nullcontext() if quiet else Progress(*columns, console=console) as progress:
         task = progress.add_task(work_id, total=None) if progress else None
-        for seen, note in looks(lambda _: api.get(path), seconds=timeout):
+        for seen, note in poll_until(lambda _: api.get(path), seconds=timeout):
             found = seen or found
             if progress and task is not None:
                 text = f"{work_id} {found['status']}{note and f' ({note})'}"

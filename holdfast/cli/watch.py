@@ -54,8 +54,8 @@ def watch(
                     live.update(picture(last))
                 except (Unreachable, Refused) as error:
                     # The last data stays visible, as on the page.
-                    trouble = Text(f"waiting for {api.address}: {error}", style="bold red")
-                    live.update(Group(trouble, *([picture(last)] if last else [])))
+                    notice = Text(f"waiting for {api.address}: {error}", style="bold red")
+                    live.update(Group(notice, *([picture(last)] if last else [])))
                 time.sleep(every)
 
 
@@ -108,15 +108,15 @@ def _sentence(data: dict[str, Any]) -> Text:
             f"PostgreSQL has been away for {away:.0f} s; these are its last known figures.", "bold red"
         )
     workers = sum(e["role"] == "worker" and e["state"] == "live" for e in data["executors"])
-    told = f"Workers live: {workers}. Workflows running: {counts['running']}, waiting: {counts['queued']}."
+    text = f"Workers live: {workers}. Workflows running: {counts['running']}, waiting: {counts['queued']}."
     if last:
         ago = data["now"] - last["at"]
-        told += f" Last takeover {ago:.0f} s ago: {last['workflows']} in {last['seconds']:.2f} s."
+        text += f" Last takeover {ago:.0f} s ago: {last['workflows']} in {last['seconds']:.2f} s."
     for name in ("orphaned", "stranded", "parked"):
         if counts[name]:
-            told += f" {counts[name]} {name}."
-    trouble = not workers or counts["orphaned"] or counts["stranded"] or counts["parked"]
-    return Text(told, style="bold yellow" if trouble else "bold")
+            text += f" {counts[name]} {name}."
+    needs_attention = not workers or counts["orphaned"] or counts["stranded"] or counts["parked"]
+    return Text(text, style="bold yellow" if needs_attention else "bold")
 
 
 def _lanes(data: dict[str, Any]) -> Any:

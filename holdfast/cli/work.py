@@ -99,10 +99,10 @@ def _batch_text(batch: dict[str, Any]) -> str:
     for number in batch.get("results", []):
         if number["executor_id"]:
             shares[number["executor_id"]] = shares.get(number["executor_id"], 0) + 1
-    told = ", ".join(f"{executor} {count}" for executor, count in sorted(shares.items()))
+    shares_text = ", ".join(f"{executor} {count}" for executor, count in sorted(shares.items()))
     error = f"\n{batch['error']}" if batch.get("error") else ""
     done = f"{batch['completed']} of {batch.get('total', '?')}"
-    return f"{batch['workflow_id']}: {batch['status']}, {done} numbers ({told}){error}"
+    return f"{batch['workflow_id']}: {batch['status']}, {done} numbers ({shares_text}){error}"
 
 
 def executors(

@@ -146,14 +146,14 @@ def _started(modules: Sequence[str]) -> tuple[subprocess.Popen[bytes], socket.so
         ours.settimeout(_START_SECONDS)
         path = [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109 - what "" means
         send(ours, pickle.dumps((path, list(modules))))
-        told = receive(ours)
+        reply = receive(ours)
     except (OSError, EOFError) as error:
         ours.close()
         raise StepProcessDied(f"The launcher of steps does not start ({error}).") from error
-    if told != step_child.READY:
+    if reply != step_child.READY:
         ours.close()
         process.wait()
-        raise StepProcessDied(f"The launcher of steps does not start:\n{told.decode()}")
+        raise StepProcessDied(f"The launcher of steps does not start:\n{reply.decode()}")
     ours.settimeout(None)
     log.info(
         "launcher of steps started in %.2f s", time.monotonic() - begun, extra={"action": "steps.launcher"}

@@ -20,7 +20,7 @@ CAUGHT_UP_SECONDS = 70.0
 HISTORY_POINTS = 900
 
 
-class Figures:
+class PageData:
     """Reads executors at every poll; pulses, queues and counts once per second, or less often if slow."""
 
     def __init__(

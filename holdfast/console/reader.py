@@ -20,15 +20,15 @@ from typing import Any
 from holdfast.console.bars import BUCKET_SECONDS, Row
 from holdfast.console.history import History
 from holdfast.console.labels import needs_input
-from holdfast.console.page_data import EXECUTOR_LIMIT, Figures
+from holdfast.console.page_data import EXECUTOR_LIMIT, PageData
 from holdfast.console.showcase import PULSE_TICK
 from holdfast.errors import DatabaseUnavailable
 
 log = logging.getLogger("holdfast.console")
 
 WINDOW_SECONDS = 900.0
-LOOK_SECONDS = 0.25
-OUTAGE_LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.25
+OUTAGE_POLL_SECONDS = 0.5
 FRESH_SECONDS = 1.0
 OVERLAP_SECONDS = 2.0
 """Polls overlap by this time, because a start gets its timestamp before its transaction commits."""
@@ -57,7 +57,7 @@ class Reader:
         self.next_change = asyncio.Event()
         """Set at the next change, and then replaced by a new event."""
         self.history = History(window_seconds=WINDOW_SECONDS, bar_limit=BAR_LIMIT, move_limit=MOVE_LIMIT)
-        self.figures = Figures(ask, WINDOW_SECONDS, lease_seconds)
+        self.page_data = PageData(ask, WINDOW_SECONDS, lease_seconds)
         self._ring: deque[tuple[int, str]] = deque()
         self._ring_characters = 0
         self._database: dict[str, Any] = {"up": False, "since": time.time()}
@@ -115,7 +115,7 @@ class Reader:
             "more": self.history.more.shown(),
             "moves": list(self.history.moves.items.values()),
             "last_takeover": self._takeover,
-            **self.figures.document(),
+            **self.page_data.document(),
         }
 
     def event_id(self, number: int) -> str:
@@ -146,8 +146,8 @@ class Reader:
     async def _follow(self) -> None:
         while True:
             # A slow database is polled less often: polls take at most a fifth of its time.
-            pause = max(LOOK_SECONDS, min(4 * self._poll_cost_seconds, 2.0))
-            await asyncio.sleep(pause if self._database["up"] else OUTAGE_LOOK_SECONDS)
+            pause = max(POLL_SECONDS, min(4 * self._poll_cost_seconds, 2.0))
+            await asyncio.sleep(pause if self._database["up"] else OUTAGE_POLL_SECONDS)
             async with self._poll_lock:
                 await self._poll()
 
@@ -173,7 +173,7 @@ class Reader:
         executors = await self._ask("console_executors", window_seconds=WINDOW_SECONDS, limit=EXECUTOR_LIMIT)
         now = executors[0]["now"]
         # Since the last complete poll: the next poll reads what a failed one missed.
-        last = self.figures.read_at
+        last = self.page_data.read_at
         since = max(now - WINDOW_SECONDS, (last or 0.0) - OVERLAP_SECONDS)
         rows = await self._ask(
             "console_attempts", since_ms=int(since * 1000), limit=BAR_LIMIT, tick=PULSE_TICK
@@ -191,7 +191,7 @@ class Reader:
         history.attempts(rows, inputs, now)
         history.moved(moves, inputs, now)
         history.trim(now)
-        await self.figures.read(executors, now)
+        await self.page_data.read(executors, now)
         self._takeover = self.history.last_takeover()
         self._database_time, self._at = now, time.monotonic()
 
@@ -244,7 +244,7 @@ class Reader:
     def _change(self) -> dict[str, Any]:
         bars, bars_gone = self.history.bars.take()
         moves, moves_gone = self.history.moves.take()
-        change, gone = self.figures.take()
+        change, gone = self.page_data.take()
         change |= {"bars": bars, "moves": moves, "more": self.history.more.take()}
         gone |= {"bars": bars_gone, "moves": moves_gone}
         change = {name: value for name, value in change.items() if value}

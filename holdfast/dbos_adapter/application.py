@@ -36,7 +36,7 @@ def stop_claiming(application: Any, waker: Waker, *, timeout_seconds: float) -> 
     """Stops the threads of queues and schedules, and waits for claims under way. Running work continues."""
     for event in application.background_thread_stop_events:
         event.set()
-    waker.ring_all()
+    waker.wake_all()
     deadline = time.monotonic() + timeout_seconds
     for thread in threading.enumerate():
         # A thread that is just being started cannot be joined, and sees the event by itself.

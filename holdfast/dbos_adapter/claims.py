@@ -52,7 +52,7 @@ class _Gated:
         return [~sa.exists().where(mine, _crashes.c.queue_name.in_(self._homes))]
 
 
-class _Turn(_Gated):
+class _LockedClaim(_Gated):
     """A system database whose next transaction first acquires the lock of one queue."""
 
     def __init__(self, db: Any, queue_name: str, homes: list[str]) -> None:
@@ -91,8 +91,8 @@ class _Turn(_Gated):
             connection.invalidate()  # the end of the session releases the lock
 
 
-class _SweepTurn(_Turn):
-    """As `_Turn`, for one claim from many partitions, each of which runs one workflow at a time."""
+class _LockedPartitionsClaim(_LockedClaim):
+    """As `_LockedClaim`, for one claim from many partitions, each of which runs one workflow at a time."""
 
     def _scoped(self, table: Any) -> list[sa.ColumnElement[bool]]:
         if table is not self._db.tables.workflow_status:
@@ -122,11 +122,11 @@ def room(db: Any, queue: Any, workflow_id: str, partition: str | None) -> Room:
     if queue is None or (queue._concurrency is None and queue._partition_concurrency is None):
         return "room"
     ws = db.tables.workflow_status
-    turn = _Turn(db, queue.name, [])
+    locked = _LockedClaim(db, queue.name, [])
     others = sa.select(ws.c.workflow_uuid, ws.c.queue_name, ws.c.queue_partition_key).where(
-        turn._queue_pending_filter(queue.name), ws.c.workflow_uuid != workflow_id
+        locked._queue_pending_filter(queue.name), ws.c.workflow_uuid != workflow_id
     )
-    with turn._begin(None) as connection:
+    with locked._begin(None) as connection:
         rows = connection.execute(others).all()
     beside = [row for row in rows if row.queue_partition_key == partition]
     for limit, found in ((queue._concurrency, rows), (queue._partition_concurrency, beside)):
@@ -155,19 +155,21 @@ def _shared(queue: Any) -> bool:
 def install() -> None:
     """Serializes claims under a limit that executors share. Idempotent."""
     kind: Any = PostgresSystemDatabase
-    if hasattr(kind.start_queued_partitioned_workflows, "without_turns"):
+    if hasattr(kind.start_queued_partitioned_workflows, "without_lock"):
         return
 
-    def in_turn(original: Callable[..., Any], turn: type[_Turn]) -> Callable[..., Any]:
+    def with_lock(original: Callable[..., Any], locked: type[_LockedClaim]) -> Callable[..., Any]:
         @wraps(original)
         def claim(db: Any, queue: Any, *args: Any, **options: Any) -> Any:
             homes = paused_homes(db, queue.name)
             if _shared(queue):
-                return original(turn(db, queue.name, homes), queue, *args, **options)
+                return original(locked(db, queue.name, homes), queue, *args, **options)
             return original(_Gated(db, homes) if homes else db, queue, *args, **options)
 
-        claim.without_turns = original  # type: ignore[attr-defined]
+        claim.without_lock = original  # type: ignore[attr-defined]
         return claim
 
-    kind.start_queued_workflows = in_turn(kind.start_queued_workflows, _Turn)
-    kind.start_queued_partitioned_workflows = in_turn(kind.start_queued_partitioned_workflows, _SweepTurn)
+    kind.start_queued_workflows = with_lock(kind.start_queued_workflows, _LockedClaim)
+    kind.start_queued_partitioned_workflows = with_lock(
+        kind.start_queued_partitioned_workflows, _LockedPartitionsClaim
+    )

@@ -31,15 +31,15 @@ T = TypeVar("T")
 # A slow PostgreSQL (200 ms more per round trip make an enqueue last 2 s) is worth a longer wait than an
 # outage. The heartbeat distinguishes the two.
 _SLOW_SECONDS = 8.0
-_LATE_BEAT_SECONDS = 0.5
-_LOOK_SECONDS = 0.1
+_LATE_HEARTBEAT_SECONDS = 0.5
+_POLL_SECONDS = 0.1
 
 
 class Gateway:
     """Gives access to a lazy DBOS client and to named ops statements. Each call is bounded in time.
 
     ``database_up`` returns whether the executor's heartbeats succeed. While they do not, calls fail
-    immediately instead of queueing. ``beat_age_seconds`` returns the time since the last successful
+    immediately instead of queueing. ``heartbeat_age_seconds`` returns the time since the last successful
     heartbeat.
     """
 
@@ -49,12 +49,12 @@ class Gateway:
         *,
         purpose: str,
         database_up: Callable[[], bool],
-        beat_age_seconds: Callable[[], float],
+        heartbeat_age_seconds: Callable[[], float],
     ) -> None:
         self._timeout_seconds = settings.database_timeout_seconds
-        self._latest_beat_seconds = settings.heartbeat_seconds + _LATE_BEAT_SECONDS
+        self._latest_heartbeat_seconds = settings.heartbeat_seconds + _LATE_HEARTBEAT_SECONDS
         self._database_up = database_up
-        self._beat_age_seconds = beat_age_seconds
+        self._heartbeat_age_seconds = heartbeat_age_seconds
         self._threads = ThreadPoolExecutor(max_workers=2 * budget.CLIENT, thread_name_prefix="gateway")
         self._engine = sa.create_engine(
             sqlalchemy_url(settings.database_url),
@@ -79,10 +79,10 @@ class Gateway:
             settings, purpose=f"{purpose}/ops", size=budget.REQUESTS, wait_seconds=self._timeout_seconds
         )
         # A separate role may only read what /metrics shows.
-        self.figures = OpsPool(
+        self.metrics = OpsPool(
             settings,
             purpose=f"{purpose}/figures",
-            size=budget.FIGURES,
+            size=budget.METRICS,
             wait_seconds=self._timeout_seconds,
             user=METRICS_USER,
         )
@@ -127,9 +127,9 @@ class Gateway:
         try:
             while not (await asyncio.wait({work}, timeout=pause))[0]:
                 waited = loop.time() - began
-                if waited >= _SLOW_SECONDS or self._beat_age_seconds() > self._latest_beat_seconds:
+                if waited >= _SLOW_SECONDS or self._heartbeat_age_seconds() > self._latest_heartbeat_seconds:
                     raise DatabaseUnavailable
-                pause = _LOOK_SECONDS
+                pause = _POLL_SECONDS
         finally:
             work.cancel()  # has no effect on finished work
 
@@ -143,4 +143,4 @@ class Gateway:
         self.client.destroy()
         self._engine.dispose()
         self.pool.close()
-        self.figures.close()
+        self.metrics.close()

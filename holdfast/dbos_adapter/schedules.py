@@ -187,7 +187,7 @@ class Accounting:
         self._ops = ops
         self._application = application
         self._is_allowed = is_allowed
-        self._told: dict[str, str] = {}
+        self._last_errors: dict[str, str] = {}
         """The last logged error of each schedule that could not be accounted for."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="schedules", daemon=True)
@@ -223,15 +223,15 @@ class Accounting:
             name = row["schedule_name"]
             try:
                 self._account(row)
-                self._told.pop(name, None)
+                self._last_errors.pop(name, None)
             except Exception as error:
                 if is_outage(error):
                     raise
-                said = str(error).strip() or type(error).__name__
-                if self._told.get(name) != said:
-                    self._told[name] = said
+                text = str(error).strip() or type(error).__name__
+                if self._last_errors.get(name) != text:
+                    self._last_errors[name] = text
                     log.warning(
-                        "schedule %s not accounted for: %s", name, said, extra={"action": "schedule.failed"}
+                        "schedule %s not accounted for: %s", name, text, extra={"action": "schedule.failed"}
                     )
 
     def _account(self, row: Row) -> None:

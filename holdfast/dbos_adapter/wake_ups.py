@@ -32,7 +32,7 @@ QUEUE_CHANNEL = "holdfast_queue"
 DONE_CHANNEL = "holdfast_done"
 
 
-class _Bell(threading.Event):
+class _WakeEvent(threading.Event):
     """Replaces the stop event of one queue thread. A wake-up ends its wait early."""
 
     def __init__(self, stop: threading.Event) -> None:
@@ -70,101 +70,101 @@ class Waker:
         self.cancellations = Cancellations()
         self.endings = Endings()
         self.notices = Notices()
-        self.slots = Slots(self.cancellations, on_free=self.ring)
-        self._bells: dict[str, _Bell] = {}
-        self._only: str | None = None
-        self._only_since = 0.0
+        self.slots = Slots(self.cancellations, on_free=self.wake)
+        self._wake_events: dict[str, _WakeEvent] = {}
+        self._exclusive_queue: str | None = None
+        self._exclusive_since = 0.0
         self._lock = threading.Lock()
 
     @contextmanager
-    def bell(self, queue_name: str, stop: threading.Event) -> Iterator[threading.Event]:
+    def register_wake_event(self, queue_name: str, stop: threading.Event) -> Iterator[threading.Event]:
         """Registers the wake-up event of a queue's thread while that thread runs."""
-        bell = _Bell(stop)
+        wake_event = _WakeEvent(stop)
         # Notifications sent before this thread registered are lost, so it polls once immediately.
-        bell.set()
+        wake_event.set()
         with self._lock:
-            self._bells[queue_name] = bell
-            if self._only not in (None, queue_name):
-                bell.open.clear()
+            self._wake_events[queue_name] = wake_event
+            if self._exclusive_queue not in (None, queue_name):
+                wake_event.open.clear()
         try:
-            yield bell
+            yield wake_event
         finally:
-            bell.waiting = True  # the thread claims nothing more
+            wake_event.waiting = True  # the thread claims nothing more
 
     @contextmanager
-    def only(self, queue_name: str) -> Iterator[None]:
+    def pause_others(self, queue_name: str) -> Iterator[None]:
         """Pauses all other queues of this process inside the block. A claim under way still completes."""
         with self._lock:
-            self._only = queue_name
-            self._only_since = time.monotonic()
-            for name, bell in self._bells.items():
+            self._exclusive_queue = queue_name
+            self._exclusive_since = time.monotonic()
+            for name, wake_event in self._wake_events.items():
                 if name != queue_name:
-                    bell.open.clear()
+                    wake_event.open.clear()
         try:
             yield
         finally:
             with self._lock:
-                self._only = None
-                for bell in self._bells.values():
-                    bell.open.set()
+                self._exclusive_queue = None
+                for wake_event in self._wake_events.values():
+                    wake_event.open.set()
 
     def stopping(self, queue_name: str) -> bool:
         """Returns whether that queue of this process has to stop."""
-        bell = self._bells.get(queue_name)
-        return bell is not None and bell.is_set()
+        wake_event = self._wake_events.get(queue_name)
+        return wake_event is not None and wake_event.is_set()
 
     def polls(self, queue_name: str) -> int:
         """Returns how many polls that queue of this process has begun."""
-        bell = self._bells.get(queue_name)
-        return 0 if bell is None else bell.polls
+        wake_event = self._wake_events.get(queue_name)
+        return 0 if wake_event is None else wake_event.polls
 
     def settled(self, queue_name: str, polls: int) -> bool:
         """Returns whether all claims of that queue's first ``polls`` polls were dispatched."""
-        bell = self._bells.get(queue_name)
-        return bell is None or bell.waiting or bell.polls > polls
+        wake_event = self._wake_events.get(queue_name)
+        return wake_event is None or wake_event.waiting or wake_event.polls > polls
 
-    def closed(self, queue_name: str) -> bool:
-        """Returns whether the queue is paused because another one runs exclusively (see `only`)."""
-        bell = self._bells.get(queue_name)
-        return bell is not None and not bell.open.is_set()
+    def is_paused(self, queue_name: str) -> bool:
+        """Returns whether the queue is paused because another one runs exclusively (see `pause_others`)."""
+        wake_event = self._wake_events.get(queue_name)
+        return wake_event is not None and not wake_event.open.is_set()
 
     @property
-    def closed_seconds(self) -> float:
-        """Returns for how long one queue has run exclusively (see `only`), 0 if none does."""
-        return 0.0 if self._only is None else time.monotonic() - self._only_since
+    def paused_seconds(self) -> float:
+        """Returns for how long one queue has run exclusively (see `pause_others`), 0 if none does."""
+        return 0.0 if self._exclusive_queue is None else time.monotonic() - self._exclusive_since
 
-    def ring(self, queue_name: str) -> None:
+    def wake(self, queue_name: str) -> None:
         """Wakes the queue's thread to poll now. Ignores queues that this process does not run."""
-        if bell := self._bells.get(queue_name):
-            bell.set()
+        if wake_event := self._wake_events.get(queue_name):
+            wake_event.set()
 
-    def ring_all(self) -> None:
+    def wake_all(self) -> None:
         """Makes every queue poll and every waiting parent check, after missed notifications and at a stop."""
         with self._lock:
-            bells = list(self._bells.values())
-        for bell in bells:
-            bell.set()
-        self.endings.ended_perhaps()
-        self.notices.streams.ended_perhaps()
+            wake_events = list(self._wake_events.values())
+        for wake_event in wake_events:
+            wake_event.set()
+        self.endings.poll_all()
+        self.notices.streams.poll_all()
 
 
 def install() -> None:
     """Makes the queue threads of an application that has a `Waker` wait for its wake-ups. Idempotent."""
     queues: Any = dbos._queue
     original = queues.queue_worker_thread
-    if hasattr(original, "without_bells"):
+    if hasattr(original, "without_wake_ups"):
         return
 
-    def with_bell(stop_event: threading.Event, instance: Any, queue: Any) -> None:
+    def with_wake_ups(stop_event: threading.Event, instance: Any, queue: Any) -> None:
         waker: Waker | None = vars(instance).get("waker")
         if waker is None:
             original(stop_event, instance, queue)
             return
-        with waker.bell(queue.name, stop_event) as bell:
-            original(bell, instance, queue)
+        with waker.register_wake_event(queue.name, stop_event) as wake_event:
+            original(wake_event, instance, queue)
 
-    with_bell.without_bells = original  # type: ignore[attr-defined]
-    queues.queue_worker_thread = with_bell
+    with_wake_ups.without_wake_ups = original  # type: ignore[attr-defined]
+    queues.queue_worker_thread = with_wake_ups
 
 
 class Listener:
@@ -200,11 +200,11 @@ class Listener:
         self._waker.notices.check(connection, now=True)
         self.session.works()
         REACH.returned()
-        self._waker.endings.heard = True
-        self._waker.ring_all()
+        self._waker.endings.notices_arrive = True
+        self._waker.wake_all()
 
     def _closing(self) -> None:
-        self._waker.endings.heard = False
+        self._waker.endings.notices_arrive = False
 
     def _listen(self, connection: Connection) -> None:
         try:
@@ -227,7 +227,7 @@ class Listener:
         while connection.notifies:
             notice = connection.notifies.pop(0)
             if notice.channel == QUEUE_CHANNEL:
-                self._waker.ring(notice.payload)
+                self._waker.wake(notice.payload)
             elif notice.channel == DONE_CHANNEL:
                 self._waker.endings.notice(notice.payload)
             elif notice.channel == CANCELLED_CHANNEL:

@@ -23,7 +23,7 @@ from holdfast.settings import Role, Settings
 AT_ONCE = 1000
 """Maximum number of rows in one statement. More rows come closer to the statement timeout."""
 
-_LOOK_SECONDS = 30.0
+_POLL_SECONDS = 30.0
 """Interval of the fallback poll for missed completion notices."""
 
 _OFTEN_SECONDS = 1.0
@@ -99,7 +99,7 @@ async def until_unfinished(
     """
     means = resources()
     waiter = wait_here("workflow")
-    with means.waker.endings.of(parent_id) as ends:
+    with means.waker.endings.count_ends(parent_id) as ends:
         try:
             while True:
                 ends.restart()
@@ -111,13 +111,13 @@ async def until_unfinished(
                     return
                 if before_waiting is not None:
                     before_waiting()
-                often = before_waiting is not None or not means.waker.endings.heard
+                often = before_waiting is not None or not means.waker.endings.notices_arrive
                 waiter.event.clear()
-                heard = asyncio.ensure_future(ends.wait(too_many, _OFTEN_SECONDS if often else _LOOK_SECONDS))
+                heard = asyncio.ensure_future(ends.wait(too_many, _OFTEN_SECONDS if often else _POLL_SECONDS))
                 heard.add_done_callback(lambda _: waiter.event.set())
                 waiter.begin()
                 try:
-                    await waiter.block_async(_LOOK_SECONDS)
+                    await waiter.block_async(_POLL_SECONDS)
                 finally:
                     heard.cancel()
         finally:

@@ -46,7 +46,7 @@ class Revived:
 
 
 @contextmanager
-def _told(whose: str) -> Iterator[None]:
+def _reported_as_module_error(whose: str) -> Iterator[None]:
     try:
         yield
     except (PydanticUserError, NameError, TypeError, ValidationError, PydanticSerializationError) as error:
@@ -61,7 +61,7 @@ def _without_secrets(schema: dict[str, Any], whose: str) -> None:
 
 
 @contextmanager
-def _fitting() -> Iterator[None]:
+def _reported_as_unstorable() -> Iterator[None]:
     """Reports a value that does not fit its annotation as `UnstorableValue` too."""
     try:
         yield
@@ -143,7 +143,7 @@ class Signature:
         """Raises ``ModuleWrong`` if JSON cannot represent the arguments or the result of the workflow."""
         if self._odd:
             raise ModuleWrong(self._odd)
-        with _told(f"Workflow {name}"):
+        with _reported_as_module_error(f"Workflow {name}"):
             schema = self.json_schema()
             for parameter in inspect.signature(self._function).parameters.values():
                 if parameter.default is not parameter.empty:
@@ -154,7 +154,7 @@ class Signature:
 
     def check_result(self, whose: str) -> None:
         """Raises ``ModuleWrong`` if JSON cannot represent the result."""
-        with _told(whose):
+        with _reported_as_module_error(whose):
             schema = self._returns.json_schema(mode="serialization")
             core = self._returns.core_schema
         _without_secrets(schema, whose)
@@ -186,7 +186,7 @@ class Signature:
         """
         given = inspect.signature(self._function).bind(*args, **kwargs).arguments
         model = self._model.model_validate(given)
-        with _fitting():
+        with _reported_as_unstorable():
             dumped = model.model_dump(round_trip=True, warnings=False)
         positional = tuple(dumped[name] for name in self._fields)
         stored: tuple[Any, ...] = values.load(values.dump(positional, known_as=_jsonable))
@@ -205,7 +205,7 @@ class Signature:
 
     def result(self, result: Any) -> Stored:
         """Returns a result as stored text and as the caller receives it. Raises `UnstorableValue`."""
-        with _fitting():
+        with _reported_as_unstorable():
             text = values.dump(
                 self._returns.dump_python(result, round_trip=True, warnings=False), known_as=_jsonable
             )

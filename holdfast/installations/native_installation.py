@@ -132,10 +132,10 @@ class NativeTools(PostgresTools):
             lambda state: state.get("ready") and not state.get("held"), START_SECONDS, "it is not ready"
         )
 
-    def _wait(self, condition: Callable[[dict[str, Any]], Any], seconds: float, trouble: str) -> None:
+    def _wait(self, condition: Callable[[dict[str, Any]], Any], seconds: float, failure: str) -> None:
         deadline = time.monotonic() + seconds
         while not condition(state := native_state()):
             if not state or time.monotonic() > deadline:
-                trouble = trouble if state else "the native stack has ended"
-                raise NativeError(f"{trouble}; see {self.home / 'logs'}")
+                failure = failure if state else "the native stack has ended"
+                raise NativeError(f"{failure}; see {self.home / 'logs'}")
             time.sleep(0.05)

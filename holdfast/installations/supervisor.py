@@ -262,7 +262,7 @@ class Supervisor:
         return f"http://{host}:{self.api.port}"
 
     def _write_state(self) -> None:
-        def told(child: Child) -> dict[str, Any]:
+        def describe(child: Child) -> dict[str, Any]:
             pid = child.pid
             return {
                 "pid": pid,
@@ -279,8 +279,8 @@ class Supervisor:
             "held": self.held,
             "stop_grace_seconds": self.settings.stop_grace_seconds,
             "api_url": self._api_url,
-            "api": told(self.api),
-            "workers": [told(child) for child in self.workers],
+            "api": describe(self.api),
+            "workers": [describe(child) for child in self.workers],
             "postgres": {
                 "pid": server.pid if server else None,
                 "port": self.cluster.port,

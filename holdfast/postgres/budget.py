@@ -20,7 +20,7 @@ CLIENT = 8
 """Pool of the DBOS client that the HTTP handlers use."""
 REQUESTS = 4
 """Pool for named statements of the HTTP handlers and the console."""
-FIGURES = 1
+METRICS = 1
 """Pool of /metrics, under its own role."""
 
 # DBOS's listener, which is outside its pool; our listener, lease and sweep; a drain's handover; a trial.

@@ -141,7 +141,7 @@ def transaction(connection: Connection) -> Iterator[Connection]:
         cursor.execute("COMMIT")
 
 
-class Trouble:
+class OutageLog:
     """Limits the log lines about an outage: the first failure, then one every 10 s, then the recovery.
 
     A lost session is retried ten times per second.
@@ -158,7 +158,7 @@ class Trouble:
         self.reason: str | None = None
         """A short reason for the outage, if the last failure has one."""
 
-    def met(self, error: BaseException) -> None:
+    def record_failure(self, error: BaseException) -> None:
         """Records a failure, and logs it unless one was logged less than 10 s ago."""
         self.reason = "read-only" if is_read_only(error) else None
         now = time.monotonic()
@@ -170,7 +170,7 @@ class Trouble:
             "%s, trying again: %s", self._text, str(error).strip(), extra={"action": self._action}
         )
 
-    def over(self) -> None:
+    def record_success(self) -> None:
         """Records a success. If an outage was going on, ends it and logs how long it lasted."""
         self.reason = None
         if self._since is not None:

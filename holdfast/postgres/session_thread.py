@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import psycopg2
 
-from holdfast.postgres.database import Connection, Trouble
+from holdfast.postgres.database import Connection, OutageLog
 
 
-def soon() -> float:
+def retry_pause_seconds() -> float:
     """Returns the seconds until the next retry: about ten per second, with jitter against lockstep."""
     return random.uniform(0.05, 0.15)  # noqa: S311
 
@@ -35,7 +35,7 @@ class SessionThread:
         log: logging.Logger,
         text: str,
         action: str,
-        pause: Callable[[], float] = soon,
+        pause: Callable[[], float] = retry_pause_seconds,
         retry_at_once: bool = False,
         opened: Callable[[Connection], None] = lambda _: None,
         lost: Callable[[], None] = lambda: None,
@@ -51,7 +51,7 @@ class SessionThread:
         self._lost = lost
         self._closing = closing
         self._has_worked = False
-        self._trouble = Trouble(log, text, action=action)
+        self._outage_log = OutageLog(log, text, action=action)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.connection: Connection | None = None
         self.stopping = threading.Event()
@@ -80,12 +80,12 @@ class SessionThread:
     @property
     def outage(self) -> str | None:
         """The state of PostgreSQL in one word, by the last database error. None if the error shows none."""
-        return self._trouble.reason
+        return self._outage_log.reason
 
     def works(self) -> None:
         """Records that the session works, so an outage is over. ``work`` or ``opened`` calls this."""
         self._has_worked = True
-        self._trouble.over()
+        self._outage_log.record_success()
 
     def _run(self) -> None:
         while not self.stopping.is_set():
@@ -118,7 +118,7 @@ class SessionThread:
 
     def _lose(self, error: psycopg2.Error) -> None:
         self._lost()
-        self._trouble.met(error)
+        self._outage_log.record_failure(error)
         has_worked = self._has_worked and self.connection is not None
         self._has_worked = False
         self._close()

@@ -9,7 +9,7 @@ import time
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from holdfast.recovery.takeover import HandedOver, hand_over
+from holdfast.recovery.takeover import HandoverResult, hand_over
 
 if TYPE_CHECKING:
     from holdfast.process.process import Process
@@ -37,7 +37,7 @@ async def _wait_for_steps(process: Process) -> int:
     """Waits until no step runs or the time is over. Returns how many waiting workflows it handed over."""
     assert process.engine is not None
     handed = 0
-    attempt: asyncio.Future[HandedOver | None] | None = None
+    attempt: asyncio.Future[HandoverResult | None] | None = None
     recorded: frozenset[str] | None = None
     again_at = 0.0
     while True:
@@ -59,7 +59,7 @@ async def _wait_for_steps(process: Process) -> int:
         await asyncio.sleep(min(0.1, max(0.01, process.settings.drain_seconds - elapsed)))
 
 
-async def _hand_over_the_rest(process: Process) -> HandedOver | None:
+async def _hand_over_the_rest(process: Process) -> HandoverResult | None:
     """Hands over all remaining work. None if the database fails: peers then detect this executor's death."""
     begun = time.monotonic()
     while True:
@@ -75,9 +75,9 @@ async def _hand_over_the_rest(process: Process) -> HandedOver | None:
         await asyncio.sleep(0.1)
 
 
-def _begin_hand_over(process: Process, *, only_waiting: bool) -> asyncio.Future[HandedOver | None]:
+def _begin_hand_over(process: Process, *, only_waiting: bool) -> asyncio.Future[HandoverResult | None]:
     """Hands over in a daemon thread, because a call to a frozen PostgreSQL never returns."""
-    outcome: Future[HandedOver | None] = Future()
+    outcome: Future[HandoverResult | None] = Future()
 
     def run() -> None:
         try:

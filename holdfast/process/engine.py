@@ -21,7 +21,7 @@ from holdfast.observability import tracing
 from holdfast.postgres import budget
 from holdfast.postgres.sessions import SESSION_OPTIONS, Sessions
 from holdfast.recovery.homes import Homes
-from holdfast.recovery.takeover import give_back
+from holdfast.recovery.takeover import release_claim
 from holdfast.settings import Settings
 
 
@@ -47,7 +47,7 @@ class Engine:
             self.sessions.run,
             waker.cancellations,
             isolated={identity.suspects_queue, identity.trials_queue},
-            give_back=lambda workflow_id: give_back(
+            release_claim=lambda workflow_id: release_claim(
                 settings, identity, workflow_id, reason="waits", only_waiting=True
             ),
         )
@@ -69,7 +69,7 @@ class Engine:
             "log_level": settings.log_level,
             "scheduler_polling_interval_sec": 5.0,
             # Notifications wake readers of streams, so this is only their fallback poll.
-            "notification_listener_polling_interval_sec": awaited.LOOK_SECONDS,
+            "notification_listener_polling_interval_sec": awaited.POLL_SECONDS,
         }
         config.update(tracing.dbos_options())
         self._dbos: Any = DBOS(config=config)

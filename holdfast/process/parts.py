@@ -161,7 +161,7 @@ def _start_database_metrics(process: Process) -> None:
     if process.role != "api":
         return
     process.collector = DatabaseCollector(
-        lambda statements: _read_figures(process, statements),
+        lambda statements: _read_metrics(process, statements),
         applications=process.settings.application_names,
         late_seconds=process.settings.pulse_late_seconds,
         lease_seconds=process.settings.lease_seconds,
@@ -175,10 +175,10 @@ def _stop_database_metrics(process: Process) -> None:
         process.collector = None
 
 
-def _read_figures(process: Process, statements: Mapping[str, dict[str, Any]]) -> dict[str, list[Row]]:
+def _read_metrics(process: Process, statements: Mapping[str, dict[str, Any]]) -> dict[str, list[Row]]:
     # Scrapes run in threads, with the time limit of requests: without it, a frozen server delayed them 4.5 s.
     assert process.loop is not None
-    reading = process.gateway.call(process.gateway.figures.run_all, statements)
+    reading = process.gateway.call(process.gateway.metrics.run_all, statements)
     return asyncio.run_coroutine_threadsafe(reading, process.loop).result()
 
 

@@ -45,7 +45,7 @@ def _set_gauges(process: Process) -> None:
     metrics.RUNNING.set(len(process.active()))
     metrics.ABANDONED_THREADS.set(len(process.waker.slots.abandoned))
     metrics.CLOCK_DIFFERENCE.set(process.lease.clock_difference_seconds)
-    metrics.HEARTBEAT_AGE.set(time.monotonic() - process.lease.last_beat)
+    metrics.HEARTBEAT_AGE.set(time.monotonic() - process.lease.last_heartbeat)
     metrics.DRAINING_SECONDS.set(process.draining_seconds)
     if process.pool is None:
         return

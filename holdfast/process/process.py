@@ -74,7 +74,7 @@ class Process:
             settings,
             purpose=self.identity.purpose("http"),
             database_up=lambda: self.lease.database_up,
-            beat_age_seconds=lambda: time.monotonic() - self.lease.last_beat,
+            heartbeat_age_seconds=lambda: time.monotonic() - self.lease.last_heartbeat,
         )
         steps = self.identity.purpose("steps")
         self.ops: OpsPool = OpsPool(settings, purpose=steps, size=budget.STEPS, wait_seconds=5)
@@ -114,7 +114,7 @@ class Process:
     def ready(self) -> tuple[bool, dict[str, str]]:
         """Returns whether this process should get work, and each check's result: "ok" or the problem."""
         off = abs(self.lease.clock_difference_seconds)
-        closed = self.waker.closed_seconds
+        closed = self.waker.paused_seconds
         checks = {
             "state": "ok" if self.state == "live" else self.state,
             "database": "ok" if self.lease.database_up else self.lease.outage or "no heartbeat goes through",

@@ -24,7 +24,7 @@ from holdfast.dbos_adapter import claims
 from holdfast.dbos_adapter.slots import Execution
 from holdfast.identity import Identity
 from holdfast.postgres.sessions import Sessions
-from holdfast.recovery.takeover import give_back
+from holdfast.recovery.takeover import release_claim
 from holdfast.settings import Settings
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class Homes:
 
     def _release(self, claim: _Claim) -> None:
         try:
-            give_back(self._settings, self._identity, claim.workflow_id, reason="home queue full")
+            release_claim(self._settings, self._identity, claim.workflow_id, reason="home queue full")
         except psycopg2.Error as error:
             # The workflow never started here, so the sweep releases it after a lease.
             log.warning(

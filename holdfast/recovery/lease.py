@@ -18,7 +18,7 @@ import psycopg2
 
 from holdfast.identity import Identity
 from holdfast.postgres.database import Connection, connect, query, transaction, wait_readable
-from holdfast.postgres.session_thread import SessionThread, soon
+from holdfast.postgres.session_thread import SessionThread, retry_pause_seconds
 from holdfast.settings import Settings
 
 log = logging.getLogger("holdfast.executors")
@@ -53,12 +53,12 @@ class Lease:
         self.session = SessionThread(
             "lease",
             connect=self._open,
-            work=self._beat_and_wait,
+            work=self._heartbeat_and_wait,
             log=log,
             text="lease session lost",
             action="lease.lost",
             # A read-only server answers immediately, so retry less often.
-            pause=lambda: soon() * (4 if self.outage else 1),
+            pause=lambda: retry_pause_seconds() * (4 if self.outage else 1),
             # Peers judge after two polls, so do not wait, unless no heartbeat succeeded on the lost session.
             retry_at_once=True,
             opened=self._opened,
@@ -71,9 +71,9 @@ class Lease:
         self.clock_difference_seconds = 0.0
         # Monotonic times: the start of the current session (None without a session), the last heartbeat.
         self._session_since: float | None = None
-        self.last_beat = time.monotonic()
+        self.last_heartbeat = time.monotonic()
         # The database's clock (epoch seconds) at a monotonic time.
-        self.database_clock = (time.time(), self.last_beat)
+        self.database_clock = (time.time(), self.last_heartbeat)
 
     def start(self) -> None:
         """Registers the executor with its lock and starts the heartbeats. Raises ``psycopg2.Error``."""
@@ -91,8 +91,8 @@ class Lease:
             # The database's clock must be known even before the first heartbeat.
             self._set_clock(before, row["database_time"])
         # A restart of the database ends the sessions of all executors, so the settled time begins with it.
-        self.last_beat = time.monotonic()
-        self._session_since = self.last_beat - row["seconds"]
+        self.last_heartbeat = time.monotonic()
+        self._session_since = self.last_heartbeat - row["seconds"]
         self._on_session(connection.fileno())
         self.session.start(connection)
 
@@ -107,7 +107,7 @@ class Lease:
         A lost session is detected immediately. A late heartbeat may be due to a busy machine, so it has some
         time. Until then the time limit of a request ends its wait for PostgreSQL.
         """
-        silence = time.monotonic() - self.last_beat
+        silence = time.monotonic() - self.last_heartbeat
         return self._session_since is not None and silence < self._break_seconds
 
     @property
@@ -123,7 +123,7 @@ class Lease:
         peers. Therefore no peer is judged before this time reaches the lease.
         """
         now = time.monotonic()
-        if self._session_since is None or now - self.last_beat > self._break_seconds:
+        if self._session_since is None or now - self.last_heartbeat > self._break_seconds:
             return 0.0
         return now - self._session_since
 
@@ -146,12 +146,12 @@ class Lease:
     def _lost(self) -> None:
         self._session_since = None
 
-    def _beat_and_wait(self, connection: Connection) -> None:
-        self._beat(connection)
+    def _heartbeat_and_wait(self, connection: Connection) -> None:
+        self._send_heartbeat(connection)
         self.session.works()
-        self._wait_for_beat(connection)
+        self._wait_for_next_heartbeat(connection)
 
-    def _beat(self, connection: Connection) -> None:
+    def _send_heartbeat(self, connection: Connection) -> None:
         if not self._held:
             # The old session may hold the lock until PostgreSQL detects its end. Each heartbeat tries again.
             self._held = bool(query(connection, "take_lock", lock_key=self._lock_key)[0]["held"])
@@ -172,9 +172,9 @@ class Lease:
             return
         self._set_clock(before, rows[0]["database_time"])
         now = time.monotonic()
-        if now - self.last_beat > self._break_seconds:
+        if now - self.last_heartbeat > self._break_seconds:
             self._session_since = now
-        self.last_beat = now
+        self.last_heartbeat = now
         if rows[0]["desired_state"] != "live":
             self._on_desired(rows[0]["desired_state"])
 
@@ -182,7 +182,7 @@ class Lease:
         self.clock_difference_seconds = (asked_at + time.time()) / 2 - database_time
         self.database_clock = (database_time, time.monotonic())
 
-    def _wait_for_beat(self, connection: Connection) -> None:
+    def _wait_for_next_heartbeat(self, connection: Connection) -> None:
         """Waits until the next heartbeat. Raises ``psycopg2.Error`` if the server closes the session."""
         seconds = self._settings.heartbeat_seconds if self._held else 0.1
         deadline = time.monotonic() + seconds

@@ -19,7 +19,7 @@ from holdfast.postgres.database import Connection, Row, connect, query, transact
 from holdfast.postgres.session_thread import SessionThread
 from holdfast.recovery.blame import Verdict
 from holdfast.recovery.strays import Strays
-from holdfast.recovery.takeover import Lost, release
+from holdfast.recovery.takeover import LostExecutor, release
 from holdfast.settings import SWEEP_JITTER, Settings
 
 log = logging.getLogger("holdfast.sweep")
@@ -183,12 +183,12 @@ class Sweep:
         if not rows:
             return
         looked_at = rows[0]["database_time"]
-        since_look = 0.0 if self._looked_at is None else looked_at - self._looked_at
+        since_poll = 0.0 if self._looked_at is None else looked_at - self._looked_at
         mine = (row for row in rows if row["executor_id"] == self._identity.executor_id)
-        since_beat = max((row["heartbeat_age_seconds"] for row in mine), default=0.0)
-        look_late = since_look > self._settings.longest_pause_seconds + self._settings.lateness_seconds
-        beat_late = since_beat > self._settings.heartbeat_seconds + self._settings.lateness_seconds
-        if look_late or beat_late:
+        since_heartbeat = max((row["heartbeat_age_seconds"] for row in mine), default=0.0)
+        poll_late = since_poll > self._settings.longest_pause_seconds + self._settings.lateness_seconds
+        heartbeat_late = since_heartbeat > self._settings.heartbeat_seconds + self._settings.lateness_seconds
+        if poll_late or heartbeat_late:
             self._missing.clear()
             self._judge_from = now + self._settings.lease_seconds
         self._looked_at = looked_at
@@ -215,7 +215,7 @@ class Sweep:
             verdicts = release(
                 connection,
                 self._identity,
-                Lost.of(dead, self._identity),
+                LostExecutor.from_row(dead, self._identity),
                 kind="takeover",
                 reason=dead["reason"],
                 lost_at=dead["lost_at"],
@@ -245,7 +245,7 @@ class Sweep:
                 verdicts = release(
                     connection,
                     self._identity,
-                    Lost.of(row, self._identity),
+                    LostExecutor.from_row(row, self._identity),
                     kind="orphan",
                     reason="no live executor",
                     crash_limit=self._settings.crash_limit,

@@ -21,7 +21,7 @@ Kind = Literal["takeover", "handover", "orphan"]
 
 
 @dataclass(frozen=True)
-class Lost:
+class LostExecutor:
     """An executor whose work is released, of any application and version, with the queues it registered."""
 
     executor_id: str
@@ -32,7 +32,7 @@ class Lost:
     leaf_queues: Collection[str]
 
     @classmethod
-    def of(cls, row: Row, judge: Identity) -> Self:
+    def from_row(cls, row: Row, judge: Identity) -> Self:
         """Reads an executor as it registered.
 
         Older code registers no queues. Then the judging executor's queues are used if it is of the same
@@ -52,7 +52,7 @@ _QUEUES = ("suspects_queue", "trials_queue", "leaf_queues")
 def release(
     connection: Connection,
     identity: Identity,
-    lost: Lost | Identity,
+    lost: LostExecutor | Identity,
     *,
     kind: Kind,
     reason: str,
@@ -145,7 +145,7 @@ def _record(
 
 
 @dataclass(frozen=True)
-class HandedOver:
+class HandoverResult:
     """The work that a draining executor handed over, and the ids still recorded as running here (`left`)."""
 
     verdicts: list[Verdict]
@@ -154,7 +154,7 @@ class HandedOver:
 
 def hand_over(
     settings: Settings, identity: Identity, *, only_waiting: bool, drain_seconds: float = 0.0
-) -> HandedOver | None:
+) -> HandoverResult | None:
     """Hands over the work of this draining executor to the queues. Returns None if the database call failed.
 
     Without ``only_waiting`` it hands over all remaining work, and in the same transaction records the
@@ -194,10 +194,10 @@ def hand_over(
         # Peers take the work over after the lease ends.
         log.warning("handover failed: %s", str(error).strip(), extra={"action": "executor.hand_over_failed"})
         return None
-    return HandedOver(verdicts, frozenset(row["workflow_id"] for row in left))
+    return HandoverResult(verdicts, frozenset(row["workflow_id"] for row in left))
 
 
-def give_back(
+def release_claim(
     settings: Settings, identity: Identity, workflow_id: str, *, reason: str, only_waiting: bool = False
 ) -> bool:
     """Returns one claimed workflow of this executor to its queue, with ``only_waiting`` only if it waits.

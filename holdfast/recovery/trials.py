@@ -18,12 +18,12 @@ from holdfast.dbos_adapter.slots import Claim
 from holdfast.dbos_adapter.wake_ups import Waker
 from holdfast.identity import Identity
 from holdfast.postgres.database import OpsPool
-from holdfast.recovery.takeover import give_back
+from holdfast.recovery.takeover import release_claim
 from holdfast.settings import Settings
 
 log = logging.getLogger("holdfast.trials")
 
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 _PAUSE_FACTOR = 3
 
 
@@ -70,27 +70,27 @@ class Trials:
             # Ask before the other queues are paused: the home queue may be busy elsewhere for hours.
             if not claim.admit():
                 return
-            with self._waker.only(self._identity.trials_queue):
+            with self._waker.pause_others(self._identity.trials_queue):
                 if self._alone(workflow_id, owner_xid):
                     log.warning("on trial, alone", extra={"action": "trial.started", **fields})
                     claim.start()
                     self.held = ()
                     self._wait_seconds = self._first_wait_seconds
                     while not self._stopping and self._runs_here(workflow_id):
-                        time.sleep(_LOOK_SECONDS)
+                        time.sleep(_POLL_SECONDS)
                     return
                 if self._stopping:
                     return  # the drain hands it over
-                self._give_back(workflow_id)
+                self._release_claim(workflow_id)
                 self._on_postponed()
         finally:
             self.held = ()
         self._pause(_PAUSE_FACTOR * self._wait_seconds)
         self._wait_seconds *= 2
 
-    def _give_back(self, workflow_id: str) -> None:
+    def _release_claim(self, workflow_id: str) -> None:
         try:
-            give_back(self._settings, self._identity, workflow_id, reason="not alone")
+            release_claim(self._settings, self._identity, workflow_id, reason="not alone")
         except psycopg2.Error as error:
             # The workflow never started here, so the sweep releases it after a lease.
             log.warning("cannot give it back: %s", str(error).strip(), extra={"action": "trial.failed"})
@@ -116,7 +116,7 @@ class Trials:
                 return True
             if time.monotonic() >= deadline:
                 return False
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
         return False
 
     def _recorded(self, workflow_id: str, owner_xid: str) -> bool:
@@ -153,4 +153,4 @@ class Trials:
     def _pause(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         while time.monotonic() < until and not self._stopping:
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)

@@ -20,7 +20,7 @@ from dbos import DBOSClient
 from holdfast.dbos_adapter.schema import sqlalchemy_url
 from holdfast.dbos_adapter.serializer import json_serializer
 from holdfast.postgres.budget import PURGE
-from holdfast.postgres.database import CONNECT_OPTIONS, OpsPool, Row, Trouble, sql
+from holdfast.postgres.database import CONNECT_OPTIONS, OpsPool, OutageLog, Row, sql
 from holdfast.postgres.outage import is_outage
 from holdfast.retention import tally
 from holdfast.settings import Settings
@@ -105,7 +105,7 @@ class Purger:
         self._patient = patient
         self._dry_run = dry_run
         self._slice_seconds = slice_seconds
-        self._trouble = Trouble(log, "a purge cannot continue", action="retention.waiting")
+        self._outage_log = OutageLog(log, "a purge cannot continue", action="retention.waiting")
 
     def workflows(self, cutoffs: Cutoffs, after: list[Any] | None) -> Done:
         """Deletes one slice of the workflows after ``after`` (ended_ms, workflow_id; None: from the oldest).
@@ -142,7 +142,7 @@ class Purger:
         while not self._stopping():
             try:
                 with self._locked() as purge:
-                    self._trouble.over()
+                    self._outage_log.record_success()
                     if purge is None:
                         break
                     while done["more"] and not self._stopping():
@@ -155,7 +155,7 @@ class Purger:
                 # `done` contains what was deleted. The interrupted page is read again.
                 if not is_outage(error):
                     raise
-                self._trouble.met(getattr(error, "orig", None) or error)
+                self._outage_log.record_failure(getattr(error, "orig", None) or error)
                 time.sleep(_RETRY_SECONDS)
         done["stopped"] = True
 

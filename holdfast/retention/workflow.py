@@ -50,7 +50,7 @@ def _purger(*, dry_run: bool, patient: bool) -> Purger:
 
     def stopping() -> bool:
         # A purge also stops for a trial, which waits until nothing else runs here.
-        return mine.waker.stopping(PURGE_QUEUE.name) or mine.waker.closed(PURGE_QUEUE.name)
+        return mine.waker.stopping(PURGE_QUEUE.name) or mine.waker.is_paused(PURGE_QUEUE.name)
 
     return Purger(
         mine.settings,

@@ -54,13 +54,16 @@ def serving(
     settings: Settings,
     process: FakeProcess | None = None,
     *,
-    beat_age_seconds: Callable[[], float] = float,
+    heartbeat_age_seconds: Callable[[], float] = float,
 ) -> Iterator[Api]:
     """Serves with the real gateway. The database counts as up until a call fails."""
     process = process or FakeProcess()
     process.settings = settings  # type: ignore[assignment]
     gateway = Gateway(
-        settings, purpose="holdfast/api-test", database_up=lambda: True, beat_age_seconds=beat_age_seconds
+        settings,
+        purpose="holdfast/api-test",
+        database_up=lambda: True,
+        heartbeat_age_seconds=heartbeat_age_seconds,
     )
     process.gateway = gateway  # type: ignore[assignment]
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)

@@ -54,7 +54,7 @@ class Launched:
             polling_interval_sec=polling,
             on_conflict="always_update",
         )
-        wait_until(lambda: name in self.waker._bells, f"the thread of queue {name} runs")
+        wait_until(lambda: name in self.waker._wake_events, f"the thread of queue {name} runs")
 
     def enqueue(self, workflow_name: str, *args: Any, queue: str, workflow_id: str) -> None:
         """Enqueues a workflow like the API: from outside, by name."""

@@ -120,7 +120,7 @@ class Peer:
         finally:
             connection.close()
 
-    def two_looks(self) -> list[str]:
+    def poll_twice(self) -> list[str]:
         """Runs two rounds, with the interval that a second check needs. Returns the executors taken over."""
         taken = self.round()
         self.clock.move(self.settings.second_look_seconds + 0.001)

@@ -317,7 +317,7 @@ class FakeProcess:
     role = "api"
     pool = None
     draining_seconds = 0.0
-    lease = SimpleNamespace(clock_difference_seconds=0.25, last_beat=0.0)
+    lease = SimpleNamespace(clock_difference_seconds=0.25, last_heartbeat=0.0)
 
     def __init__(self, **settings: Any) -> None:
         self.settings = FakeSettings(**settings)

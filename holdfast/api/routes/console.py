@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from holdfast.api.console_stream import events
-from holdfast.api.context import RETRY_SECONDS, Places, accepting, process_of
+from holdfast.api.context import RETRY_SECONDS, Permits, accepting, process_of
 from holdfast.api.models import WorkflowId
 from holdfast.api.problems import documented
 from holdfast.api.sse import BoundedStream
@@ -70,23 +70,23 @@ async def follow_console(
 
     Reconnecting with `Last-Event-ID` goes on without a snapshot where the changes since are still known.
     """
-    places: Places = request.app.state.console_places
-    if not places.take():
+    permits: Permits = request.app.state.console_permits
+    if not permits.acquire():
         raise HTTPException(
             503,
-            f"{places.limit} pages are open, and more are not served. Close one or try again.",
+            f"{permits.limit} pages are open, and more are not served. Close one or try again.",
             {"Retry-After": str(RETRY_SECONDS)},
         )
     reader: Reader = request.app.state.reader
     try:
         await reader.join()
     except BaseException:
-        places.give_back()
+        permits.release()
         raise
 
     def leave() -> None:
         reader.leave()
-        places.give_back()
+        permits.release()
 
     process = process_of(request)
     return BoundedStream(process, events(process, reader, last_event_id), leave)

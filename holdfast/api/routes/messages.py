@@ -125,15 +125,15 @@ async def follow_stream(
     Reconnecting with `Last-Event-ID` goes on after that one. A stream that nothing was written to yet is
     waited for. Values are cut to 64 kB.
     """
-    places = request.app.state.feeds.places
+    permits = request.app.state.feeds.permits
     start: Position = position(last_event_id, offset)
     if start.ended:
         # 204 is what tells an EventSource to stop reconnecting.
         return Response(status_code=204)
-    if not places.take():
+    if not permits.acquire():
         raise HTTPException(
             503,
-            f"{places.limit} event streams are open, and more are not served. Close one or try again.",
+            f"{permits.limit} event streams are open, and more are not served. Close one or try again.",
             {"Retry-After": str(RETRY_SECONDS)},
         )
     process = process_of(request)
@@ -141,12 +141,12 @@ async def follow_stream(
         reader = Reader(process, workflow_id, key, start.offset)
         exists = await reader.read()
     except BaseException:
-        places.give_back()
+        permits.release()
         raise
     if not exists:
-        places.give_back()
+        permits.release()
         raise UnknownWorkflow
-    return BoundedStream(process, values(process, reader), places.give_back)
+    return BoundedStream(process, values(process, reader), permits.release)
 
 
 async def _page(

@@ -32,9 +32,9 @@ async def start(request: Request, body: StartRequest, idempotency_key: Idempoten
     known = registry.startable()
     workflow = known.get(body.workflow)
     if workflow is None:
-        told = ", ".join(sorted(known))
+        registered = ", ".join(sorted(known))
         raise InvalidRequest(
-            f"workflow: no module registers this name. Registered: {told}.", field="workflow"
+            f"workflow: no module registers this name. Registered: {registered}.", field="workflow"
         )
     work = Work(workflow.name, workflow.signature.parse(body.arguments, "arguments"), workflow.name)
     return await answer(request, await submit(request, work, body, idempotency_key), wait=body.wait)

@@ -16,9 +16,9 @@ from holdfast.api.models import (
     Accepted,
     ForkRequest,
     IdempotencyKey,
-    Look,
     Page,
     StepList,
+    WaitOptions,
     WorkflowDetail,
     WorkflowFilter,
     WorkflowId,
@@ -64,7 +64,7 @@ async def list_workflows(request: Request, wanted: Annotated[WorkflowFilter, Que
 
 @router.get("/workflows/{workflow_id}", responses=documented(404, 422, 500, 503))
 async def show_workflow(
-    request: Request, workflow_id: WorkflowId, query: Annotated[Look, Query()]
+    request: Request, workflow_id: WorkflowId, query: Annotated[WaitOptions, Query()]
 ) -> WorkflowDetail:
     """One workflow with input, output and error, shortened; with `wait` as soon as it has ended."""
     row = await existing(request, workflow_id, payload=not query.wait)

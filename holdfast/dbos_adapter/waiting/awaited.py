@@ -20,7 +20,7 @@ from holdfast.dbos_adapter.waiting.runs import Run
 from holdfast.dbos_adapter.waiting.wait import LAUNCHED, NoWait, Wait, wait_in, waits_of
 from holdfast.dbos_adapter.waiting.waits import Waits
 
-LOOK_SECONDS = 60.0
+POLL_SECONDS = 60.0
 """Fallback poll interval for a missed completion notice."""
 
 _FOR_EVER = 1e9
@@ -81,22 +81,22 @@ async def await_first_workflow_id_async(db: Any, workflow_ids: list[str], pollin
 
 
 @contextmanager
-def _told(db: Any, workflow_ids: Sequence[str]) -> Iterator[tuple[Wait | NoWait, Endings]]:
+def _wake_at_end(db: Any, workflow_ids: Sequence[str]) -> Iterator[tuple[Wait | NoWait, Endings]]:
     """Creates a wait whose event is set whenever one of these workflows ends."""
     waits, endings = db.waits, db.endings
     more = len(workflow_ids) - 1
     subject = f"{workflow_ids[0]} and {more} more" if more else workflow_ids[0]
     wait = wait_in(waits, "workflow", subject) or NoWait()
-    with endings.told(workflow_ids, wait.event.set):
+    with endings.on_end(workflow_ids, wait.event.set):
         yield wait, endings
 
 
 def _pause(endings: Endings, polling_interval: float) -> float:
-    return LOOK_SECONDS * random.uniform(0.8, 1.2) if endings.heard else polling_interval  # noqa: S311
+    return POLL_SECONDS * random.uniform(0.8, 1.2) if endings.notices_arrive else polling_interval  # noqa: S311
 
 
 def _until(db: Any, workflow_ids: list[str], polling_interval: float, look: Callable[[], Any]) -> Any:
-    with _told(db, workflow_ids) as (wait, endings):
+    with _wake_at_end(db, workflow_ids) as (wait, endings):
         try:
             while True:
                 wait.event.clear()
@@ -112,7 +112,7 @@ def _until(db: Any, workflow_ids: list[str], polling_interval: float, look: Call
 async def _until_async(
     db: Any, workflow_ids: list[str], polling_interval: float, look: Callable[[], Any]
 ) -> Any:
-    with _told(db, workflow_ids) as (wait, endings):
+    with _wake_at_end(db, workflow_ids) as (wait, endings):
         try:
             while True:
                 wait.event.clear()

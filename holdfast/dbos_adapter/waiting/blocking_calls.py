@@ -124,15 +124,15 @@ def register_stream_listener(db: Any, workflow_uuid: str, key: str) -> Any:
     event, payload = original(db, "register_stream_listener")(workflow_uuid, key)
     if (waits := waits_of(db)) is not None:
         _telling(wait_in(waits, "stream", f"{workflow_uuid}/{key}", event=event))
-        event.told = db.endings.told([workflow_uuid], event.set)
-        event.told.__enter__()
+        event.end_callback = db.endings.on_end([workflow_uuid], event.set)
+        event.end_callback.__enter__()
     return event, payload
 
 
 def unregister_stream_listener(db: Any, payload: str, event: Any) -> None:
     """As DBOS's method. The end of the writing workflow no longer wakes the reader."""
-    if (told := vars(event).get("told")) is not None:
-        told.__exit__(None, None, None)
+    if (end_callback := vars(event).get("end_callback")) is not None:
+        end_callback.__exit__(None, None, None)
     original(db, "unregister_stream_listener")(payload, event)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 
-class Ends:
+class EndCounter:
     """Counts workflow ends since the last `restart`, for one waiting coroutine.
 
     Call `restart`, poll, then wait for as many ends as the poll found unfinished. An end between the poll and
@@ -50,14 +50,14 @@ class Ends:
             self._loop.call_soon_threadsafe(self._enough.set)
 
 
-class _Told:
+class _EndCallback:
     """Calls a function at each end."""
 
-    def __init__(self, tell: Callable[[], object]) -> None:
-        self._tell = tell
+    def __init__(self, callback: Callable[[], object]) -> None:
+        self._callback = callback
 
     def add(self, _: int) -> None:
-        self._tell()
+        self._callback()
 
 
 class Endings:
@@ -65,25 +65,25 @@ class Endings:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: dict[str, set[Ends | _Told]] = {}
-        self.heard = False
+        self._waiting: dict[str, set[EndCounter | _EndCallback]] = {}
+        self.notices_arrive = False
         """Whether completion notices arrive: if so, waiting callers poll rarely. The listener sets it."""
 
     @contextmanager
-    def of(self, name: str) -> Iterator[Ends]:
+    def count_ends(self, name: str) -> Iterator[EndCounter]:
         """Counts ends of a parent's children (``name`` is its id) or of one workflow (``=`` and its id)."""
-        ends = Ends()
+        ends = EndCounter()
         with self._registered([name], ends):
             yield ends
 
     @contextmanager
-    def told(self, workflow_ids: Iterable[str], tell: Callable[[], object]) -> Iterator[None]:
-        """Inside the block, calls ``tell`` when one of these workflows ends or a notice may be missed."""
-        with self._registered([f"={workflow_id}" for workflow_id in workflow_ids], _Told(tell)):
+    def on_end(self, workflow_ids: Iterable[str], callback: Callable[[], object]) -> Iterator[None]:
+        """Inside the block, calls ``callback`` when one of these workflows ends or a notice may be missed."""
+        with self._registered([f"={workflow_id}" for workflow_id in workflow_ids], _EndCallback(callback)):
             yield
 
     @contextmanager
-    def _registered(self, names: list[str], ends: Ends | _Told) -> Iterator[None]:
+    def _registered(self, names: list[str], ends: EndCounter | _EndCallback) -> Iterator[None]:
         with self._lock:
             for name in names:
                 self._waiting.setdefault(name, set()).add(ends)
@@ -100,24 +100,24 @@ class Endings:
         """Handles a completion notice: the length of a workflow's id, a colon, the id, any parent's id."""
         length, _, ids = payload.partition(":")
         if not length:
-            self.ended_perhaps()  # the ids are too long for a notice
+            self.poll_all()  # the ids are too long for a notice
             return
         self.ended(f"={ids[: int(length)]}")
         if parent := ids[int(length) :]:
             self.ended(parent)
 
     def ended(self, name: str) -> None:
-        """Handles one end. ``name`` is the same as for `of`."""
-        self._tell(name, 1)
+        """Handles one end. ``name`` is the same as for `count_ends`."""
+        self._notify(name, 1)
 
-    def ended_perhaps(self) -> None:
+    def poll_all(self) -> None:
         """Makes every waiting caller poll, after missed notices and at a stop."""
         with self._lock:
             names = list(self._waiting)
         for name in names:
-            self._tell(name, sys.maxsize)
+            self._notify(name, sys.maxsize)
 
-    def _tell(self, name: str, count: int) -> None:
+    def _notify(self, name: str, count: int) -> None:
         with self._lock:
             waiting = list(self._waiting.get(name, ()))
         for ends in waiting:

@@ -14,7 +14,7 @@ from dbos import error as dbos_error
 
 from holdfast.dbos_adapter.waiting.runs import CHANGING, HIDDEN, SHOWN, Key, Run, Runs
 from holdfast.dbos_adapter.waiting.wait import Wait, cancelled
-from holdfast.postgres.database import Row, Trouble
+from holdfast.postgres.database import OutageLog, Row
 
 log = logging.getLogger("holdfast.waits")
 
@@ -33,7 +33,7 @@ class Withdraw(Protocol):
 class Publisher:
     """Publishes waits that last, withdraws obsolete ones, and releases isolated work.
 
-    ``statement`` runs a named statement. `Waits` explains ``isolated`` and ``give_back``.
+    ``statement`` runs a named statement. `Waits` explains ``isolated`` and ``release_claim``.
     """
 
     def __init__(
@@ -43,14 +43,14 @@ class Publisher:
         withdraw: Withdraw,
         *,
         isolated: Collection[str],
-        give_back: Callable[[str], bool],
+        release_claim: Callable[[str], bool],
     ) -> None:
         self._runs = runs
         self._statement = statement
         self._withdraw = withdraw
-        self._isolated, self._give_back = isolated, give_back
+        self._isolated, self._release_claim = isolated, release_claim
         self._thread = threading.Thread(target=self._serve, name="waits", daemon=True)
-        self._trouble = Trouble(log, "cannot tell who waits", action="waits.failed")
+        self._outage_log = OutageLog(log, "cannot tell who waits", action="waits.failed")
 
     def start(self) -> None:
         """Starts the publishing thread."""
@@ -66,11 +66,11 @@ class Publisher:
     def _serve(self) -> None:
         while not self._runs.stopped:
             try:
-                some, leaving, obsolete = self._due()
+                due, leaving, obsolete = self._due()
                 for run in obsolete:
                     self._withdraw(run, raises=False)
-                if some:
-                    self._publish(some)
+                if due:
+                    self._publish(due)
                 for run in leaving:
                     self._release(run)
             except Exception:
@@ -85,30 +85,30 @@ class Publisher:
                     obsolete, self._runs.obsolete = self._runs.obsolete, []
                     return [], [], obsolete
                 now = time.monotonic()
-                some = [run for run in self._runs.unshown if run.due <= now][:_AT_ONCE]
+                due = [run for run in self._runs.unshown if run.due <= now][:_AT_ONCE]
                 leaving = [run for run, due in self._runs.leaving.items() if due <= now]
-                for run in some:
+                for run in due:
                     self._runs.unshown.discard(run)
                     run.state = CHANGING
-                if some or leaving:
-                    return some, leaving, []
+                if due or leaving:
+                    return due, leaving, []
                 times = [*(run.due for run in self._runs.unshown), *self._runs.leaving.values()]
                 self._runs.changed.wait(min(times) - now if times else None)
             return [], [], []
 
-    def _publish(self, some: list[Run]) -> None:
+    def _publish(self, due: list[Run]) -> None:
         rows: dict[Key, Row] = {}
-        failed = set(some)
+        failed = set(due)
         try:
-            rows, failed = self._rows(some), set()
-            self._trouble.over()
+            rows, failed = self._rows(due), set()
+            self._outage_log.record_success()
         except sa.exc.DataError:
-            rows, failed = self._one_by_one(some)
+            rows, failed = self._one_by_one(due)
         except sa.exc.SQLAlchemyError as error:
-            self._trouble.met(error)
+            self._outage_log.record_failure(error)
         finally:
             with self._runs.changed:
-                for run in some:
+                for run in due:
                     shown = run.key in rows and rows[run.key]["published"]
                     run.state, run.doubtful = (SHOWN if shown else HIDDEN), run in failed
                     self._runs.settle(run)
@@ -119,52 +119,52 @@ class Publisher:
                     elif rows[run.key]["queue_name"] in self._isolated:
                         self._runs.leaving[run] = 0.0
                 self._runs.changed.notify_all()
-        for run in some:
+        for run in due:
             row = rows.get(run.key)
             if row is not None and not row["published"]:
                 # The notification was missed, or arrived before the wait.
                 lost = dbos_error.DBOSWorkflowConflictIDError(run.key[0])
                 self._runs.interrupt(run, cancelled(run.key[0]) if row["status"] == "CANCELLED" else lost)
 
-    def _one_by_one(self, some: list[Run]) -> tuple[dict[Key, Row], set[Run]]:
+    def _one_by_one(self, due: list[Run]) -> tuple[dict[Key, Row], set[Run]]:
         """Publishes each wait alone, because PostgreSQL refused a value. Returns the rows and the retries."""
         rows: dict[Key, Row] = {}
         failed = set()
-        for run in some:
+        for run in due:
             try:
                 rows |= self._rows([run])
             except sa.exc.DataError as error:
                 fields = {"action": "waits.refused", "workflow_id": run.key[0]}
                 log.error("this wait is not told: %s", str(error).strip(), extra=fields)  # noqa: TRY400
             except sa.exc.SQLAlchemyError as error:
-                self._trouble.met(error)
+                self._outage_log.record_failure(error)
                 failed.add(run)
         return rows, failed
 
-    def _rows(self, some: list[Run]) -> dict[Key, Row]:
-        told = self._tell([(run.key, run.first()) for run in some if run.waits])
-        return {(row["workflow_id"], row["owner_xid"]): row for row in told}
+    def _rows(self, due: list[Run]) -> dict[Key, Row]:
+        stored = self._store([(run.key, run.first()) for run in due if run.waits])
+        return {(row["workflow_id"], row["owner_xid"]): row for row in stored}
 
-    def _tell(self, some: list[tuple[Key, Wait]]) -> list[Row]:
-        if not some:
+    def _store(self, due: list[tuple[Key, Wait]]) -> list[Row]:
+        if not due:
             return []
         now = time.monotonic()
         return self._statement(
             "publish_waits",
-            workflow_ids=[key[0] for key, _ in some],
-            owners=[key[1] for key, _ in some],
-            kinds=[wait.kind for _, wait in some],
-            subjects=[wait.subject for _, wait in some],
-            waited=[now - wait.begun for _, wait in some],
-            seconds=[_left(wait, now) for _, wait in some],
+            workflow_ids=[key[0] for key, _ in due],
+            owners=[key[1] for key, _ in due],
+            kinds=[wait.kind for _, wait in due],
+            subjects=[wait.subject for _, wait in due],
+            waited=[now - wait.begun for _, wait in due],
+            seconds=[_left(wait, now) for _, wait in due],
         )
 
     def _release(self, run: Run) -> None:
         """Releases waiting work from a queue whose only slot belongs to running work."""
         try:
-            gone = self._give_back(run.key[0])
+            gone = self._release_claim(run.key[0])
         except psycopg2.Error as error:
-            self._trouble.met(error)
+            self._outage_log.record_failure(error)
             with self._runs.changed:
                 if run in self._runs.leaving:
                     self._runs.leaving[run] = time.monotonic() + _RETRY_SECONDS

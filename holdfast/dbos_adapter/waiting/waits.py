@@ -38,7 +38,7 @@ _MOST_FOLLOWERS = 10_000
 class Waits:
     """Tracks what the workflows of this process wait for.
 
-    ``run`` runs a named statement. When work from a queue in ``isolated`` begins to wait, ``give_back``
+    ``run`` runs a named statement. When work from a queue in ``isolated`` begins to wait, ``release_claim``
     releases it, because the queue's only slot belongs to running work. It returns whether the work is gone.
     """
 
@@ -48,7 +48,7 @@ class Waits:
         cancellations: Cancellations,
         *,
         isolated: Collection[str] = (),
-        give_back: Callable[[str], bool] = lambda _: False,
+        release_claim: Callable[[str], bool] = lambda _: False,
         settle_seconds: float = SETTLE_SECONDS,
     ) -> None:
         self.cancellations = cancellations
@@ -61,7 +61,7 @@ class Waits:
             run,
             self.withdraw,
             isolated=isolated,
-            give_back=give_back,
+            release_claim=release_claim,
         )
 
     def start(self) -> None:

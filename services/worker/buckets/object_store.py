@@ -124,18 +124,18 @@ def _refusal(response: dict[str, Any], bucket: str) -> ObjectStoreError:
     """Converts the server's answer to an error. Keeps only its code: the text may quote signed data."""
     code = str(response.get("Error", {}).get("Code", "unknown"))[:60]
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    told = f"(HTTP {status}, {code})"
+    answer = f"(HTTP {status}, {code})"
     if status >= 500 or status == 429 or code in _BUSY:
-        return ObjectStoreUnavailable(f"The S3 server cannot answer at the moment {told}. Try again later.")
+        return ObjectStoreUnavailable(f"The S3 server cannot answer at the moment {answer}. Try again later.")
     if status == 403 or code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied"):
         return ObjectStoreRefused(
-            f"The S3 server refuses to list bucket {bucket} {told}. Check HOLDFAST_S3_CREDENTIALS_FILE and "
+            f"The S3 server refuses to list bucket {bucket} {answer}. Check HOLDFAST_S3_CREDENTIALS_FILE and "
             "what these credentials may do."
         )
     if status == 404 or code == "NoSuchBucket":
-        return BucketMissing(f"There is no bucket {bucket} on the S3 server {told}. Check its name.")
+        return BucketMissing(f"There is no bucket {bucket} on the S3 server {answer}. Check its name.")
     return ObjectStoreError(
-        f"The S3 server cannot list bucket {bucket} {told}. Check HOLDFAST_S3_ENDPOINT "
+        f"The S3 server cannot list bucket {bucket} {answer}. Check HOLDFAST_S3_ENDPOINT "
         "and HOLDFAST_S3_REGION."
     )
 

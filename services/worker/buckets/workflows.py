@@ -258,12 +258,12 @@ async def _until_unfinished(ids: list[str], *, at_most: int) -> None:
     if not ids:
         return
 
-    def ring() -> None:
+    def wake() -> None:
         # No event signals the end of a rate's period, and DBOS polls less and less often under contention.
-        resources().waker.ring(PAGE_QUEUE.name)
+        resources().waker.wake(PAGE_QUEUE.name)
 
     # After a fork from a later step, the children belong to the original.
-    await child_workflows.until_unfinished(ids[-1].rpartition("-")[0], at_most=at_most, before_waiting=ring)
+    await child_workflows.until_unfinished(ids[-1].rpartition("-")[0], at_most=at_most, before_waiting=wake)
 
 
 def close() -> None:

@@ -13,7 +13,7 @@ import re
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from holdfast.api.context import Places
+from holdfast.api.context import Permits
 from holdfast.api.sse import HEARTBEAT_SECONDS, RECONNECT_MILLISECONDS, sse_event, woken
 from holdfast.errors import DatabaseUnavailable, HoldfastError
 from holdfast.statuses import TERMINAL
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("holdfast.api")
 
-LOOK_SECONDS = 0.25
-OUTAGE_LOOK_SECONDS = 1.0
+POLL_SECONDS = 0.25
+OUTAGE_POLL_SECONDS = 1.0
 
 _EVENT_ID = re.compile(r"(\d{1,5})-([0-9a-f]{1,3000})(-end)?")
 
@@ -39,7 +39,7 @@ class Feed:
         self.listeners = 0
         self.ended = batch.status in TERMINAL
         self.task: asyncio.Task[None] | None = None
-        self.next_look = asyncio.Event()
+        self.next_poll = asyncio.Event()
         """Set at the reader's next poll, and then replaced by a new event."""
 
     async def follow(self, process: Process) -> None:
@@ -48,7 +48,7 @@ class Feed:
         gateway, applications = process.gateway, process.settings.application_names
         while not self.ended:
             began = loop.time()
-            pause = LOOK_SECONDS
+            pause = POLL_SECONDS
             try:
                 known = {number.index: number for number in self.batch.results if number.status == "SUCCESS"}
                 self.batch = await gateway.call(
@@ -58,7 +58,7 @@ class Feed:
                 # fifty.
                 pause = max(pause, 4 * (loop.time() - began))
             except DatabaseUnavailable:
-                pause = OUTAGE_LOOK_SECONDS
+                pause = OUTAGE_POLL_SECONDS
             except HoldfastError:  # the batch was deleted
                 self.ended = True
             except Exception:
@@ -66,7 +66,7 @@ class Feed:
                 logger.exception("event feed failed", extra={"action": "request.failed"})
                 self.ended = True
             self.ended = self.ended or self.batch.status in TERMINAL
-            looked, self.next_look = self.next_look, asyncio.Event()
+            looked, self.next_poll = self.next_poll, asyncio.Event()
             looked.set()
             if not self.ended:
                 await asyncio.sleep(pause)
@@ -77,7 +77,7 @@ class Feeds:
 
     def __init__(self, process: Process, limit: int) -> None:
         self.process = process
-        self.places = Places(limit)
+        self.permits = Permits(limit)
         self._feeds: dict[str, Feed] = {}
 
     async def join(self, batch_id: str) -> Feed:
@@ -123,7 +123,7 @@ async def events(process: Process, feed: Feed, last_event_id: str | None) -> Asy
     try:
         while True:
             # Taken before the batch is read: a poll in between sets it, so no change is missed.
-            next_look = feed.next_look
+            next_poll = feed.next_poll
             batch, ended = feed.batch, feed.ended
             for number in batch.results:
                 mark = _mark(number)
@@ -137,7 +137,7 @@ async def events(process: Process, feed: Feed, last_event_id: str | None) -> Asy
                 if batch.status in TERMINAL:
                     yield _event("end", _progress(batch), f"{_bits(batch, sent)}-end")
                 return
-            if not await woken(stopping, next_look, HEARTBEAT_SECONDS):
+            if not await woken(stopping, next_poll, HEARTBEAT_SECONDS):
                 yield ": still here\n\n"
             if stopping.done():
                 return

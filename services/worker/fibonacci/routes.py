@@ -114,26 +114,26 @@ async def follow_batch(
     and `end` at last. Reconnecting with `Last-Event-ID` goes on without what was already sent.
     """
     feeds: Feeds = request.app.state.feeds
-    if not feeds.places.take():
+    if not feeds.permits.acquire():
         raise HTTPException(
             503,
-            f"{feeds.places.limit} event streams are open, and more are not served. Close one or try again.",
+            f"{feeds.permits.limit} event streams are open, and more are not served. Close one or try again.",
             {"Retry-After": str(RETRY_SECONDS)},
         )
     try:
         feed = await feeds.join(workflow_id)
     except BaseException:
-        feeds.places.give_back()
+        feeds.permits.release()
         raise
     if finished(last_event_id) and feed.batch.status in TERMINAL:
         feeds.leave(feed)
-        feeds.places.give_back()
+        feeds.permits.release()
         # 204 makes an EventSource stop reconnecting.
         return Response(status_code=204)
 
     def leave() -> None:
         feeds.leave(feed)
-        feeds.places.give_back()
+        feeds.permits.release()
 
     return BoundedStream(feeds.process, events(feeds.process, feed, last_event_id), leave)
 

@@ -159,10 +159,10 @@ def test_a_reader_of_a_batch_that_does_not_read_is_cut_off(
         lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         lazy.connect(api.address)
         lazy.sendall(f"GET /fibonacci/batches/{batch}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-        wait_until(lambda: feeds.places.taken == 1, "it has a place")
+        wait_until(lambda: feeds.permits.in_use == 1, "it has a place")
         state = 0
         began = time.monotonic()
-        while feeds.places.taken and time.monotonic() - began < 30:
+        while feeds.permits.in_use and time.monotonic() - began < 30:
             # Each change of a number is an event: more and more than anyone keeps for it.
             state += 1
             database.rows(
@@ -179,7 +179,7 @@ def test_a_reader_of_a_batch_that_does_not_read_is_cut_off(
                 state=state,
             )
             time.sleep(0.3)
-        assert feeds.places.taken == 0, "it keeps its place for ever"
+        assert feeds.permits.in_use == 0, "it keeps its place for ever"
     assert feeds._feeds == {}
     assert [r for r in caplog.records if getattr(r, "action", "") == "stream.cut_off"]
 

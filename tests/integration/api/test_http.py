@@ -359,25 +359,27 @@ def elsewhere(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[s
 
 def test_a_database_that_refuses(database: Database, elsewhere: socket.socket) -> None:
     # No heartbeat goes through either.
-    with serving(Settings(), beat_age_seconds=lambda: 60.0) as api:
+    with serving(Settings(), heartbeat_age_seconds=lambda: 60.0) as api:
         refused_in_time(api)
 
 
 def test_a_database_that_never_answers(database: Database, elsewhere: socket.socket) -> None:
     elsewhere.listen(1000)
     # No heartbeat goes through either.
-    with serving(Settings(), beat_age_seconds=lambda: 60.0) as api:
+    with serving(Settings(), heartbeat_age_seconds=lambda: 60.0) as api:
         refused_in_time(api)
         # Threads still hang in their connects: who comes next must not queue up behind them.
         refused_in_time(api)
 
 
 def test_a_database_that_stops_answering(database: Database) -> None:
-    last_beat = [float("inf")]
-    with serving(database.settings("api"), beat_age_seconds=lambda: time.monotonic() - last_beat[0]) as api:
+    last_heartbeat = [float("inf")]
+    with serving(
+        database.settings("api"), heartbeat_age_seconds=lambda: time.monotonic() - last_heartbeat[0]
+    ) as api:
         assert api.http.post("/nested").status_code == 202
         with database.server.paused():
-            last_beat[0] = time.monotonic()
+            last_heartbeat[0] = time.monotonic()
             refused_in_time(api)
-        last_beat[0] = float("inf")
+        last_heartbeat[0] = float("inf")
         wait_until(lambda: api.http.get("/workflows").status_code == 200, "it goes on by itself")

@@ -164,7 +164,7 @@ def _waits(
 ) -> None:
     """Starts it, and returns when it waits."""
     app.enqueue(name, *args, queue=_QUEUE, workflow_id=workflow_id)
-    app.waker.ring(_QUEUE)
+    app.waker.wake(_QUEUE)
     signals: Any = getattr(app.dbos._sys_db, waiting)
     wait_until(lambda: len(signals.snapshot()) == 1, f"{workflow_id} waits")
     steps = "SELECT count(*) FROM dbos.operation_outputs WHERE workflow_uuid = %(id)s"

@@ -69,7 +69,7 @@ def fill(database: Database, model: str) -> None:
 
 def test_copies_are_whole_and_spread_over_a_day(app: Launched, database: Database) -> None:
     app.enqueue("grown.model", 7, queue=QUEUE, workflow_id="model")
-    app.waker.ring(QUEUE)
+    app.waker.wake(QUEUE)
     wait_until(lambda: workflow(database, "model")["status"] == "SUCCESS", "the model ends")
     of_model = {
         table: database.one(f"SELECT count(*) FROM {table} WHERE {key} = 'model'")

@@ -93,7 +93,7 @@ def test_a_takeover_is_seen_within_a_second(api: Api, database: Database) -> Non
         assert {row["executor_id"] for row in snapshot["executors"]} == {"worker-a", "worker-b"}
         assert outcomes(page, "w")["worker-a"]["label"] == "fib(34)"
         dying.die()
-        assert heir.two_looks() == ["worker-a"]
+        assert heir.poll_twice() == ["worker-a"]
         begun = time.monotonic()
         wait_until(lambda: outcomes(page, "w")["worker-a"]["outcome"] == "lost", "the bar breaks")
         assert time.monotonic() - begun < 1.5
@@ -166,13 +166,13 @@ def test_fifty_pages_cost_the_database_no_more_than_one_and_none_costs_nothing(
 
 
 def test_more_pages_than_places_are_refused(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    places = api.server.config.app.state.console_places  # type: ignore[union-attr]
-    monkeypatch.setattr(places, "limit", 2)
+    permits = api.server.config.app.state.console_permits  # type: ignore[union-attr]
+    monkeypatch.setattr(permits, "limit", 2)
     with Page(api), Page(api):
         refused = api.http.get("/console/events")
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
         assert refused.headers["content-type"] == "application/problem+json"
-    wait_until(lambda: places.taken == 0, "the places are free again")
+    wait_until(lambda: permits.in_use == 0, "the places are free again")
     with Page(api) as page:
         page.wait(lambda e: e[0] == "snapshot", "a place again")
 
@@ -194,7 +194,7 @@ def test_an_outage_is_a_figure_and_heals_by_itself(database: Database) -> None:
         gateway: Any = api.process.gateway
         # As with a process behind it: heartbeats stop with the database.
         beat = {"at": time.monotonic()}
-        gateway._beat_age_seconds = lambda: time.monotonic() - beat["at"]
+        gateway._heartbeat_age_seconds = lambda: time.monotonic() - beat["at"]
         Peer.start(database, "worker-a")
         stop = threading.Event()
 

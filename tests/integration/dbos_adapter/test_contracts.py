@@ -100,7 +100,7 @@ def held(app: Launched, workflow_id: str, queue: str = "contract-q") -> threadin
     """A workflow that runs here and stands in its second step until the returned event is set."""
     gate = _gates.setdefault(workflow_id, threading.Event())
     app.enqueue("contract.held", queue=queue, workflow_id=workflow_id)
-    app.waker.ring(queue)
+    app.waker.wake(queue)
     wait_until(lambda: workflow_id in _entered and _entered[workflow_id].is_set(), f"{workflow_id} runs")
     return gate
 
@@ -175,7 +175,7 @@ def test_release_work_is_reenqueue_for_recovery(app: Launched, queue: str | None
     _running(database, "ours", "theirs", "ours-of-others", "theirs-of-others", queue_name=queue)
     target = queue or "_dbos_internal_queue"
     # Or the internal queue would claim what it gets.
-    with app.waker.only("none of them"):
+    with app.waker.pause_others("none of them"):
         for workflow_id, executor in (("theirs", "worker-dead"), ("theirs-of-others", "worker-other")):
             app.dbos._sys_db.reenqueue_for_recovery(workflow_id, [executor], "_dbos_internal_queue")
         for workflow_id, executor in (("ours", "worker-dead"), ("ours-of-others", "worker-other")):
@@ -275,7 +275,7 @@ def test_what_our_sql_reads_is_what_dbos_writes(app: Launched) -> None:
     app.queue("contract-q")
     app.queue("contract-parents")
     app.enqueue("contract.parent", "contract-q", queue="contract-parents", workflow_id="parent")
-    app.waker.ring("contract-parents")
+    app.waker.wake("contract-parents")
     wait_until(lambda: "parent" in _entered and _entered["parent"].is_set(), "the parent waits")
     (child,) = app.database.rows(
         "SELECT workflow_uuid AS id FROM dbos.workflow_status WHERE parent_workflow_id = 'parent'"
@@ -331,7 +331,7 @@ def test_the_stop_events_stop_claims_and_schedules_but_not_what_runs(app: Launch
     assert alive == [], f"queue threads that may still claim: {look}"
     fired = app.database.one(ticks)
     app.enqueue("contract.quick", queue="contract-q", workflow_id="late")
-    app.waker.ring_all()
+    app.waker.wake_all()
     second = datetime.now(UTC) + timedelta(seconds=2)
     wait_until(lambda: datetime.now(UTC) > second, "two ticks' time passes")
     assert app.status("late") == "ENQUEUED", f"work was claimed after the stop: {look}"
@@ -356,7 +356,7 @@ def test_a_claim_under_way_at_the_stop_is_over_when_the_stop_returns(
 
     monkeypatch.setattr(app.dbos._sys_db, "start_queued_workflows", slow)
     app.enqueue("contract.held", queue="contract-q", workflow_id="claimed-late")
-    app.waker.ring("contract-q")
+    app.waker.wake("contract-q")
     assert under_way.wait(3)
     threading.Timer(0.3, go_on.set).start()
     app.engine.stop_dequeuing()
@@ -376,21 +376,21 @@ def test_the_bell_ends_the_wait_early_and_polling_stays_at_one_second(
         "look at wake_ups.install: queue_thread starts no queue_worker_thread, or that waits not on its event"
     )
     waits: list[float] = []
-    original = wake_ups._Bell.wait
+    original = wake_ups._WakeEvent.wait
 
     def wait(self: Any, timeout: float | None = None) -> bool:
         if threading.current_thread().name == "queue-worker-contract-q":
             waits.append(timeout or 0)
         return original(self, timeout)
 
-    monkeypatch.setattr(wake_ups._Bell, "wait", wait)
+    monkeypatch.setattr(wake_ups._WakeEvent, "wait", wait)
     app.queue("contract-q", worker_concurrency=1)
     delays = []
     for number in range(10):
         workflow_id = f"rung-{number}"
         app.enqueue("contract.quick", queue="contract-q", workflow_id=workflow_id)
         begun = time.monotonic()
-        app.waker.ring("contract-q")
+        app.waker.wake("contract-q")
         wait_until(lambda w=workflow_id: app.status(w) != "ENQUEUED", f"{workflow_id} is claimed")
         delays.append(time.monotonic() - begun)
     assert sorted(delays)[5] < 0.25, f"{look}: {delays}"
@@ -422,10 +422,10 @@ def test_the_place_that_becomes_free_rings_its_queue(app: Launched) -> None:
     gate = held(app, "first")
     app.enqueue("contract.quick", queue="contract-q", workflow_id="second")
     assert app.status("second") == "ENQUEUED"
-    bell = app.waker._bells["contract-q"]
+    wake_event = app.waker._wake_events["contract-q"]
     rung = threading.Event()
-    original = bell.set
-    bell.set = lambda: (rung.set(), original())[1]  # type: ignore[method-assign]
+    original = wake_event.set
+    wake_event.set = lambda: (rung.set(), original())[1]  # type: ignore[method-assign]
     gate.set()
     assert rung.wait(3), "look at Slots: DBOS no longer releases its entry"
     app.wait("second")

@@ -74,7 +74,7 @@ def app(database: Database) -> Iterator[Launched]:
     _held.clear()
     _passed.clear()
     with launched(database, queues=(_QUEUE,)) as made:
-        wait_until(lambda: _QUEUE in made.waker._bells, "its thread runs")
+        wait_until(lambda: _QUEUE in made.waker._wake_events, "its thread runs")
         yield made
         _gate.set()
         wait_until(lambda: not made.engine.waits.direct.ids(), "what was called has ended")
@@ -82,7 +82,7 @@ def app(database: Database) -> Iterator[Launched]:
 
 def _start(app: Launched, name: str) -> None:
     app.enqueue(f"direct.{name}", queue=_QUEUE, workflow_id="w")
-    app.waker.ring(_QUEUE)
+    app.waker.wake(_QUEUE)
 
 
 def _waits(app: Launched) -> list[str]:

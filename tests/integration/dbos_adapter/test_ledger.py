@@ -85,7 +85,7 @@ def app(database: Database) -> Iterator[Launched]:
 
 def start(app: Launched, workflow_id: str) -> None:
     app.enqueue("ledger.effect", queue=QUEUE, workflow_id=workflow_id)
-    app.waker.ring(QUEUE)
+    app.waker.wake(QUEUE)
 
 
 def take_over(app: Launched, workflow_id: str) -> None:
@@ -94,7 +94,7 @@ def take_over(app: Launched, workflow_id: str) -> None:
         released = query(connection, "release_work", executor_id=app.identity.executor_id,
                          workflow_ids=[workflow_id], queues=[QUEUE])  # fmt: skip
     assert released
-    app.waker.ring(QUEUE)
+    app.waker.wake(QUEUE)
 
 
 def effects(app: Launched) -> list[tuple[str, str]]:
@@ -121,7 +121,7 @@ def test_many_at_once(app: Launched) -> None:
     ids = [f"many-{n}" for n in range(30)]
     for workflow_id in ids:
         app.enqueue("ledger.effect", queue=QUEUE, workflow_id=workflow_id)
-    app.waker.ring(QUEUE)
+    app.waker.wake(QUEUE)
     for workflow_id in ids:
         app.wait(workflow_id)
     assert sorted(effects(app)) == sorted((w, f"{w}:effect") for w in ids)

@@ -152,7 +152,7 @@ def payload(database: Database, table: str, column: str, workflow_id: str, text:
 
 def refused(app: Launched, workflow_id: str) -> None:
     """It ends as ERROR that names the refusal, at once, and nobody counts it as a crash."""
-    app.waker.ring(QUEUE)
+    app.waker.wake(QUEUE)
     app.wait(workflow_id, "ERROR")
     error = app.database.one(
         "SELECT error FROM dbos.workflow_output WHERE workflow_uuid = %(id)s", id=workflow_id
@@ -166,7 +166,7 @@ def refused(app: Launched, workflow_id: str) -> None:
 def alive(app: Launched) -> None:
     """The queue's thread goes on."""
     app.enqueue("pickle.steps", queue=QUEUE, workflow_id="healthy")
-    app.waker.ring(QUEUE)
+    app.waker.wake(QUEUE)
     app.wait("healthy")
 
 
@@ -186,8 +186,8 @@ def test_a_pickled_input_that_runs_on_a_dead_executor(app: Launched, trap: Trap)
     dead.runs("w", name="pickle.steps", queue_name=QUEUE, serialization="py_pickle")
     payload(app.database, "workflow_input", "inputs", "w", trap.text)
     dead.die()
-    app.peer.two_looks()
-    app.waker.ring(QUEUE)
+    app.peer.poll_twice()
+    app.waker.wake(QUEUE)
     app.wait("w", "ERROR")
     assert workflow(app.database, "w")["recovery_attempts"] == 2
     alive(app)
@@ -256,7 +256,7 @@ def test_pickled_events_messages_and_streams_are_not_read(app: Launched, trap: T
 
 def test_the_ledgers_datasource_does_not_replay_a_pickled_effect(app: Launched, trap: Trap) -> None:
     app.enqueue("pickle.effect", queue=QUEUE, workflow_id="first")
-    app.waker.ring(QUEUE)
+    app.waker.wake(QUEUE)
     app.wait("first")
     [step] = app.client.list_workflow_steps("first")
     app.database.rows(

@@ -188,7 +188,7 @@ def app(server: Any) -> Iterator[Launched]:
 
 
 def outcome(app: Launched, workflow_id: str) -> Any:
-    app.waker.ring(QUEUE)
+    app.waker.wake(QUEUE)
     wait_until(
         lambda: app.status(workflow_id) not in {"ENQUEUED", "PENDING"}, f"{workflow_id} ends", seconds=10
     )
@@ -327,7 +327,7 @@ def test_the_loop_of_all_async_workflows(app: Launched) -> None:
     assert isinstance(loop, SturdyLoop), _LOOK
     assert not loop.ends
     app.enqueue("outcomes.slow", queue=QUEUE, workflow_id="slow")
-    app.waker.ring(QUEUE)
+    app.waker.wake(QUEUE)
     wait_until(lambda: "slow" in app.engine.active(), "it runs")
     ending = asyncio.run_coroutine_threadsafe(_ends_within(loop), loop)
     assert ending.result(5) == (False, True), _LOOK
@@ -345,7 +345,7 @@ async def _ends_within(loop: SturdyLoop) -> tuple[bool, bool]:
 def test_the_loops_own_end_is_no_outcome(app: Launched) -> None:
     """The last one here: async workflows do not run any more."""
     app.enqueue("outcomes.slow", queue=QUEUE, workflow_id="cut off")
-    app.waker.ring(QUEUE)
+    app.waker.wake(QUEUE)
     # Active from its dispatch on, which is before its task begins.
     wait_until(lambda: RUNS["cut off"], "it runs")
     app.dbos._background_event_loop.stop()

@@ -177,7 +177,7 @@ def test_a_burst_from_four_clients_never_exceeds_one(app: Launched, name: str) -
     with slow_starts(), ThreadPoolExecutor(4) as clients:
         for number in range(40):
             clients.submit(app.enqueue, name, 0.02, queue="alone", workflow_id=f"w{number}")
-            clients.submit(app.waker.ring, "alone")
+            clients.submit(app.waker.wake, "alone")
         succeeded(app, 40)
     assert _crowd.most == 1
     assert len(_crowd.bodies) == 40
@@ -187,7 +187,7 @@ def test_a_burst_from_four_clients_never_exceeds_one(app: Launched, name: str) -
 def test_a_partition_limit_holds_in_a_burst(app: Launched) -> None:
     """Red before, see above; the limit of a worker for one partition, beside its limit for the queue."""
     DBOS.register_queue("parts", worker_concurrency=4, partition_worker_concurrency=1)
-    wait_until(lambda: "parts" in app.waker._bells, "its thread runs")
+    wait_until(lambda: "parts" in app.waker._wake_events, "its thread runs")
     with slow_starts():
         for number in range(12):
             app.client.enqueue(
@@ -200,9 +200,9 @@ def test_a_partition_limit_holds_in_a_burst(app: Launched) -> None:
                 },
                 0.02,
             )
-            app.waker.ring("parts")
+            app.waker.wake("parts")
         while app.engine.active() or app.status("w11") != "SUCCESS":
-            app.waker.ring("parts")
+            app.waker.wake("parts")
             time.sleep(0.02)
     assert _crowd.most == 1
     nothing_held(app)
@@ -387,7 +387,7 @@ def test_a_cancel_between_claim_and_start_is_not_missed(app: Launched) -> None:
     app.waker.cancellations.cancelled("w")
     wait_until(lambda: "w" in app.waker.cancellations._noticed, "it is remembered")
     execution = app.waker.slots.reserve("w", "token", "alone", None)
-    app.waker.ring_all()
+    app.waker.wake_all()
     wait_until(lambda: not execution.holds_slot, "its slot is freed")
     execution.release()
     nothing_held(app)

@@ -135,7 +135,7 @@ def app(server: Any) -> Iterator[Launched]:
 
 
 def outcome(app: Launched, workflow_id: str) -> Any:
-    app.waker.ring(QUEUE)
+    app.waker.wake(QUEUE)
     wait_until(lambda: app.status(workflow_id) not in {"ENQUEUED", "PENDING"}, f"{workflow_id} ends")
     [row] = app.client.list_workflows(workflow_ids=[workflow_id])
     return row

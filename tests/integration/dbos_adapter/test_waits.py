@@ -17,7 +17,7 @@ from holdfast.dbos_adapter.serializer import json_serializer
 from holdfast.dbos_adapter.waiting.waits import Waits
 from holdfast.dbos_adapter.wake_ups import Listener
 from holdfast.postgres.database import Row, transaction
-from holdfast.recovery.takeover import give_back, release
+from holdfast.recovery.takeover import release, release_claim
 from tests.support import names
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched
@@ -251,7 +251,7 @@ class _App:
 
     def start(self, name: str, *args: Any, workflow_id: str = "w", queue: str = _QUEUE) -> None:
         self.app.enqueue(f"waits.{name}", *args, queue=queue, workflow_id=workflow_id)
-        self.app.waker.ring(queue)
+        self.app.waker.wake(queue)
 
     def waiting(self, workflow_id: str = "w") -> Row:
         """The row of a workflow that only waits."""
@@ -284,9 +284,9 @@ def _running(database: Database, prepare: Callable[[], None] = lambda: None) -> 
     with launched(database, queues=(_QUEUE, _CHILDREN, names.WORKER_SUSPECTS_QUEUE), prepare=prepare) as made:
         listener = Listener(database.settings(), made.waker, purpose="holdfast/worker-engine/listener")
         listener.start()
-        wait_until(lambda: made.waker.endings.heard, "notices are heard")
+        wait_until(lambda: made.waker.endings.notices_arrive, "notices are heard")
         for queue in (_QUEUE, _CHILDREN):
-            wait_until(lambda queue=queue: queue in made.waker._bells, "its thread runs")
+            wait_until(lambda queue=queue: queue in made.waker._wake_events, "its thread runs")
         yield _App(made)
         for gate in _gates.values():
             gate.set()
@@ -379,7 +379,7 @@ def test_a_workflows_own_timeout_ends_its_wait(app: _App, name: str) -> None:
     begun = time.monotonic()
     with SetWorkflowTimeout(1.0):
         handle = DBOS.enqueue_workflow(_QUEUE, functions[name], 30.0)  # type: ignore[arg-type]
-    app.app.waker.ring(_QUEUE)
+    app.app.waker.wake(_QUEUE)
     wait_until(lambda: handle.get_workflow_id() in app.app.engine.active(), "it runs")
     wait_until(lambda: app.gone(handle.get_workflow_id()), "its place is free", seconds=5)
     assert time.monotonic() - begun < 3
@@ -399,7 +399,7 @@ def test_a_short_wait_costs_nothing(app: _App, monkeypatch: pytest.MonkeyPatch) 
     app.app.enqueue("waits.message", 20.0, queue="nobody-polls-it", workflow_id="w")
     app.app.client.send("w", "early", "topic")
     app.database.rows("UPDATE dbos.workflow_status SET queue_name = %(queue)s", queue=_QUEUE)
-    app.app.waker.ring(_QUEUE)
+    app.app.waker.wake(_QUEUE)
     app.app.wait("w")
     app.start("sleep", 0.01, workflow_id="short")
     app.app.wait("short")
@@ -493,7 +493,7 @@ def test_what_waits_keeps_its_rest_and_its_deadline(app: _App) -> None:
     """Released and claimed again, a sleep and a timeout end when they would have."""
     with SetWorkflowTimeout(3.0):
         handle = DBOS.enqueue_workflow(_QUEUE, _message, 60.0)  # type: ignore[arg-type]
-    app.app.waker.ring(_QUEUE)
+    app.app.waker.wake(_QUEUE)
     app.start("sleep", 2.5)
     begun = time.monotonic()
     ids = {"w", handle.get_workflow_id()}
@@ -501,7 +501,7 @@ def test_what_waits_keeps_its_rest_and_its_deadline(app: _App) -> None:
         app.waiting(workflow_id)
     deadlines = {each: workflow(app.database, each)["workflow_deadline_epoch_ms"] for each in ids}
     time.sleep(1)
-    with app.app.waker.only("nobody's"):
+    with app.app.waker.pause_others("nobody's"):
         assert set(_release(app, only_waiting=True)) == ids
         app.waits.released(ids)
         wait_until(lambda: all(app.gone(each) for each in ids), "the executions here stop")
@@ -570,7 +570,7 @@ def test_work_that_runs_is_not_given_back_as_waiting(app: _App) -> None:
     app.start("child", workflow_id="w")
     wait_until(lambda: _seen.get("w"), "it runs")
     settings, identity = app.database.settings(), app.app.identity
-    assert give_back(settings, identity, "w", reason="waits", only_waiting=True) is False
+    assert release_claim(settings, identity, "w", reason="waits", only_waiting=True) is False
     assert app.app.status("w") == "PENDING"
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from holdfast.dbos_adapter.waiting.ending import Endings
-from holdfast.dbos_adapter.wake_ups import Listener, Waker, _Bell
+from holdfast.dbos_adapter.wake_ups import Listener, Waker, _WakeEvent
 from holdfast.postgres.database import Connection
 from holdfast.postgres.outage import REACH
 from tests.support.database import Database, wait_until
@@ -30,10 +30,10 @@ class Ears(Waker):
         self.endings.notice = self.done.append  # type: ignore[method-assign]
         self.all = 0
 
-    def ring(self, queue_name: str) -> None:
+    def wake(self, queue_name: str) -> None:
         self.rung.append((queue_name, time.monotonic()))
 
-    def ring_all(self) -> None:
+    def wake_all(self) -> None:
         self.all += 1
 
 
@@ -168,8 +168,8 @@ def test_the_listener_survives_the_end_of_its_session(database: Database, ears: 
 
 def test_the_listener_outlives_errors_of_those_it_wakes(database: Database) -> None:
     class Fragile(Ears):
-        def ring(self, queue_name: str) -> None:
-            super().ring(queue_name)
+        def wake(self, queue_name: str) -> None:
+            super().wake(queue_name)
             if queue_name == "bad":
                 raise RuntimeError("a bug elsewhere")
 
@@ -188,37 +188,37 @@ def test_the_listener_outlives_errors_of_those_it_wakes(database: Database) -> N
 @pytest.mark.timing
 def test_a_rung_bell_ends_one_wait() -> None:
     stop = threading.Event()
-    bell = _Bell(stop)
-    bell.set()
+    wake_event = _WakeEvent(stop)
+    wake_event.set()
     begun = time.monotonic()
-    assert bell.wait(5) is False, "rung is not stopped"
-    assert bell.wait(0.01) is False
+    assert wake_event.wait(5) is False, "rung is not stopped"
+    assert wake_event.wait(0.01) is False
     assert time.monotonic() - begun < 2
-    assert not bell.is_set()
+    assert not wake_event.is_set()
 
 
 def test_a_bell_rung_before_the_wait_is_not_lost() -> None:
     """The queue's thread is looking while work arrives: its next wait must end at once."""
-    bell = _Bell(threading.Event())
-    bell.set()
+    wake_event = _WakeEvent(threading.Event())
+    wake_event.set()
     ended = threading.Event()
-    threading.Thread(target=lambda: (bell.wait(30), ended.set()), daemon=True).start()
+    threading.Thread(target=lambda: (wake_event.wait(30), ended.set()), daemon=True).start()
     assert ended.wait(2)
 
 
 @pytest.mark.timing
 def test_the_stop_event_shows_through_the_bell() -> None:
     stop = threading.Event()
-    bell = _Bell(stop)
+    wake_event = _WakeEvent(stop)
     stop.set()
-    assert bell.is_set()
+    assert wake_event.is_set()
     begun = time.monotonic()
-    assert bell.wait(30) is True
+    assert wake_event.wait(30) is True
     assert time.monotonic() - begun < 1
 
 
 def test_an_unknown_queue_is_somebody_elses() -> None:
-    Waker().ring("unknown")
+    Waker().wake("unknown")
 
 
 # --- parents -----------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ def test_a_parent_wakes_when_a_child_is_done() -> None:
     endings = Endings()
 
     async def wait(name: str, seconds: float) -> None:
-        with endings.of(name) as ends:
+        with endings.count_ends(name) as ends:
             await ends.wait(1, seconds)
 
     async def scene() -> float:
@@ -250,7 +250,7 @@ def test_a_parent_of_many_is_woken_when_as_many_have_ended() -> None:
     endings = Endings()
 
     async def scene() -> None:
-        with endings.of("p") as ends:
+        with endings.count_ends("p") as ends:
             endings.ended("p")
             ends.restart()
             # Between the look and the wait.
@@ -273,7 +273,7 @@ def test_a_cancelled_parent_is_forgotten() -> None:
     endings = Endings()
 
     async def wait() -> None:
-        with endings.of("p") as ends:
+        with endings.count_ends("p") as ends:
             await ends.wait(1, 30)
 
     async def scene() -> None:
@@ -287,20 +287,20 @@ def test_a_cancelled_parent_is_forgotten() -> None:
     assert not endings._waiting
 
 
-def test_ring_all_wakes_parents_and_bells() -> None:
+def test_wake_all_wakes_parents_and_queues() -> None:
     waker = Waker()
-    bell = _Bell(threading.Event())
-    waker._bells["q"] = bell
+    wake_event = _WakeEvent(threading.Event())
+    waker._wake_events["q"] = wake_event
 
     async def scene() -> None:
-        with waker.endings.of("p") as ends:
+        with waker.endings.count_ends("p") as ends:
             task: asyncio.Task[Any] = asyncio.create_task(ends.wait(1000, 30))
             await asyncio.sleep(0)
-            waker.ring_all()
+            waker.wake_all()
             await asyncio.wait_for(task, 5)
 
     asyncio.run(scene())
-    assert threading.Event.is_set(bell)
+    assert threading.Event.is_set(wake_event)
 
 
 def test_retries_end_their_sleep_when_the_database_is_back(database: Database, ears: Ears) -> None:
@@ -330,7 +330,7 @@ def test_retries_end_their_sleep_when_the_database_is_back(database: Database, e
 def test_a_cancel_ends_the_computation_at_once(database: Database, ears: Ears) -> None:
     insert(database, ["mine", "other"], status="PENDING")
     heard: list[float] = []
-    with ears.cancellations.of("mine") as mine, mine.ending(lambda: heard.append(time.monotonic())):
+    with ears.cancellations.count_ends("mine") as mine, mine.ending(lambda: heard.append(time.monotonic())):
         begun = time.monotonic()
         for workflow_id in ("other", "mine"):
             assert not heard
@@ -346,7 +346,7 @@ def test_a_cancel_ends_the_computation_at_once(database: Database, ears: Ears) -
 def test_a_cancel_that_nobody_heard_of_is_found_by_a_new_session(database: Database) -> None:
     insert(database, ["w"], status="PENDING")
     waker = Waker()
-    with waker.cancellations.of("w") as cancellation:
+    with waker.cancellations.count_ends("w") as cancellation:
         database.rows("UPDATE dbos.workflow_status SET status = 'CANCELLED'")
         heard = threading.Event()
         with cancellation.ending(heard.set), listening(database, waker):

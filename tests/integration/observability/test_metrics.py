@@ -303,6 +303,6 @@ def test_the_last_executors_hard_death_shows(database: Database) -> None:
     # The next worker, of whatever version, declares it dead, and then it can be adopted.
     worker.silent(60)
     heir = Peer.start(database, "worker-heir", version="worker-2")
-    assert heir.two_looks() == ["worker-last"]
+    assert heir.poll_twice() == ["worker-last"]
     moved = database.run("adopt", application="holdfast-worker", only=None, **versions)
     assert {row["workflow_id"] for row in moved} == {"running", "waiting"}

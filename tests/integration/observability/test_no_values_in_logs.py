@@ -59,7 +59,7 @@ def test_a_step_that_the_database_refuses(database: Database) -> None:
         app.queue(QUEUE)
         database.rows(REFUSED.format("dbos.operation_outputs"))
         app.enqueue("values.workflow", PLANTED, queue=QUEUE, workflow_id="w")
-        app.waker.ring(QUEUE)
+        app.waker.wake(QUEUE)
         app.wait("w", "ERROR")
 
 

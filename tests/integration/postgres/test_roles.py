@@ -318,7 +318,7 @@ def test_the_pools_fit_into_their_roles_limit(role: Role, count: int) -> None:
 
 
 def test_figures_fit_into_their_limit() -> None:
-    assert LIMITS[METRICS_USER] >= 2 * budget.FIGURES
+    assert LIMITS[METRICS_USER] >= 2 * budget.METRICS
 
 
 def test_the_limits_fit_into_the_server() -> None:
@@ -412,9 +412,9 @@ def test_figures_are_read_by_the_role_of_their_own(database: Database) -> None:
 def test_the_gateway_reads_figures_as_that_role(database: Database) -> None:
     with serving(database.settings("api")) as api:
         gateway: Any = api.process.gateway
-        assert gateway.figures._user == METRICS_USER
+        assert gateway.metrics._user == METRICS_USER
         rows = asyncio.run(
-            gateway.call(gateway.figures.run_all, {"executors_by_state": {"lease_seconds": 5}})
+            gateway.call(gateway.metrics.run_all, {"executors_by_state": {"lease_seconds": 5}})
         )
         assert rows == {"executors_by_state": []}
 

@@ -117,7 +117,7 @@ def test_a_death_while_draining_blames_nobody(database: Database) -> None:
     peer.runs("w")
     database.run("beat", executor_id=peer.id, in_flight=1, state="draining")
     peer.die()
-    assert me.two_looks() == [peer.id]
+    assert me.poll_twice() == [peer.id]
     assert workflow(database, "w")["status"] == "ENQUEUED"
     assert database.rows("SELECT * FROM ops.crashes") == []
 

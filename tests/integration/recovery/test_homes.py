@@ -96,7 +96,7 @@ def suspect(app: Launched, workflow_id: str, home: str = HOME, queue: str = SUSP
     """A workflow with two crashes, which came from its home queue and was moved."""
     crashed(app, workflow_id, home)
     app.enqueue("homes.visit_workflow", 0.05, queue=queue, workflow_id=workflow_id)
-    app.waker.ring(queue)
+    app.waker.wake(queue)
 
 
 def ended(app: Launched, workflow_id: str, status: str = "SUCCESS") -> None:
@@ -109,7 +109,7 @@ def ended(app: Launched, workflow_id: str, status: str = "SUCCESS") -> None:
 
 def limits(app: Launched, queue: str = HOME, **limits: Any) -> None:
     DBOS.register_queue(queue, polling_interval_sec=0.2, on_conflict="always_update", **limits)
-    wait_until(lambda: queue in app.waker._bells, "its thread runs")
+    wait_until(lambda: queue in app.waker._wake_events, "its thread runs")
     time.sleep(2.2)  # the list of queues that its thread reads is kept for 2 s
 
 
@@ -126,7 +126,7 @@ def test_a_suspect_never_runs_beside_the_next_of_its_home_queue(app: Launched, l
         app.enqueue("homes.visit_workflow", 0.05, queue=HOME, workflow_id=f"w{number}")
         if number % 5 == 0:
             suspect(app, f"s{number}")
-        app.waker.ring(HOME)
+        app.waker.wake(HOME)
         time.sleep(0.05)
     wait_until(lambda: len(_ran) == 24, "all run", seconds=30)
     for workflow_id in list(_ran):
@@ -194,7 +194,7 @@ def test_where_its_home_is_full_for_long_suspects_of_others_go_first(app: Launch
     limits(app, worker_concurrency=1)
     app.engine.homes._first_wait_seconds = 0.5
     app.enqueue("homes.held", queue=HOME, workflow_id="long")
-    app.waker.ring(HOME)
+    app.waker.wake(HOME)
     wait_until(lambda: "long" in _inside, "it runs")
     suspect(app, "waits")
     wait_until(lambda: handovers(app.database, "waits"), "it is given back")
@@ -217,7 +217,7 @@ def test_a_trial_keeps_no_queue_closed_for_a_home_that_is_busy_elsewhere(
     suspect(app, "trial", queue=TRIALS)
     wait_until(lambda: trials[0].held == ("trial",), "it is held")
     time.sleep(0.5)
-    assert app.waker.closed_seconds == 0
+    assert app.waker.paused_seconds == 0
     assert "trial" not in _ran
     ended(app, "elsewhere")
     app.wait("trial")
@@ -226,7 +226,7 @@ def test_a_trial_keeps_no_queue_closed_for_a_home_that_is_busy_elsewhere(
 def test_a_cancel_or_a_stop_ends_the_wait_for_the_home_queue(app: Launched) -> None:
     limits(app, worker_concurrency=1)
     app.enqueue("homes.held", queue=HOME, workflow_id="long")
-    app.waker.ring(HOME)
+    app.waker.wake(HOME)
     wait_until(lambda: "long" in _inside, "it runs")
     suspect(app, "cancelled")
     wait_until(lambda: app.waker.slots.count_for_queue(HOME) == 2, "it is held")

@@ -34,7 +34,7 @@ def crash(
             me.database.run("start_trial", workflow_id=workflow_id, owner_xid=victim.id)
     wait_for(me.database, *waiting)
     victim.die()
-    assert me.two_looks() == [victim.id]
+    assert me.poll_twice() == [victim.id]
 
 
 def pause(me: Peer, *workflow_ids: str) -> None:
@@ -184,7 +184,7 @@ def test_who_waited_is_taken_to_wait_again_until_it_does_something_else(database
     claim(database, victim.id, "steps")
     database.run("withdraw_wait", workflow_id="steps", owner_xid=victim.id)
     victim.die()
-    assert me.two_looks() == [victim.id]
+    assert me.poll_twice() == [victim.id]
     assert crashes(database, "steps") == 1, "a step had begun"
 
 
@@ -229,7 +229,7 @@ def test_several_deaths_at_once_count_when_the_heartbeats_are_old(database: Data
         victim.runs(f"w-{victim.id}")
     for victim in victims:
         victim.die()
-    assert me.two_looks() == []
+    assert me.poll_twice() == []
     for victim in victims:
         victim.silent()
     assert sorted(me.round()) == sorted(v.id for v in victims)

@@ -64,7 +64,7 @@ def left_alone(peer: Peer, state: str = "live") -> None:
 
 def test_rescued(database: Database, me: Peer, peer: Peer) -> None:
     peer.die()
-    assert me.two_looks() == [peer.id]
+    assert me.poll_twice() == [peer.id]
 
     row = peer.row
     assert (row["state"], row["reason"], row["taken_over_by"]) == ("dead", LOCK_LOST, me.id)
@@ -118,7 +118,7 @@ _WAITING_FOR_LOCKS = (
 
 def test_the_next_claim_closes_the_handover(database: Database, me: Peer, peer: Peer) -> None:
     peer.die()
-    me.two_looks()
+    me.poll_twice()
     claim(database, me.id, "w1")
     (handover,) = handovers(database, "w1")
     assert handover["to_executor"] == me.id
@@ -142,7 +142,7 @@ def test_what_had_begun_goes_on_before_the_rest_of_its_batch(database: Database,
     begun = claimed(victim)
     assert begun[0] == "older"
     victim.die()
-    assert me.two_looks() == [victim.id]
+    assert me.poll_twice() == [victim.id]
     assert set(claimed(me)) == set(begun)
 
 
@@ -162,7 +162,7 @@ def test_too_fresh_when_the_second_look_comes_early(me: Peer, peer: Peer) -> Non
     assert me.round() == [peer.id]
 
 
-def test_a_second_loss_needs_two_looks_again(me: Peer, peer: Peer) -> None:
+def test_a_second_loss_needs_two_polls_again(me: Peer, peer: Peer) -> None:
     peer.lose_lock()
     assert me.round() == []
     peer.retake()
@@ -187,10 +187,10 @@ def test_fresh_heartbeat_and_the_owner_retakes_its_lock_before_the_verdict(me: P
     left_alone(peer)
 
 
-def test_fresh_heartbeat_but_the_owner_stays_away_for_two_looks(me: Peer, peer: Peer) -> None:
+def test_fresh_heartbeat_but_the_owner_stays_away_for_two_polls(me: Peer, peer: Peer) -> None:
     peer.lose_lock()
     assert peer.beat()  # some other session of its own may still beat: the rule is the lock
-    assert me.two_looks() == [peer.id]
+    assert me.poll_twice() == [peer.id]
     assert peer.state == "dead"
     assert peer.beat() is False, "the owner must learn that it is dead"
 
@@ -201,7 +201,7 @@ def test_lock_gone_but_other_sessions_stand_is_no_death(me: Peer, peer: Peer) ->
     session = peer.connect("dbos")
     peer.lose_lock()
     for _ in range(3):
-        assert me.two_looks() == []
+        assert me.poll_twice() == []
         me.clock.move(1)
     left_alone(peer)
     peer.silent()
@@ -230,7 +230,7 @@ def test_lock_held_but_the_heartbeat_is_old(database: Database, me: Peer, peer: 
 
 def test_a_heartbeat_within_the_lease_lives(me: Peer, peer: Peer) -> None:
     peer.silent(LEASE_SECONDS - 2)
-    assert me.two_looks() == []
+    assert me.poll_twice() == []
     left_alone(peer)
 
 
@@ -275,7 +275,7 @@ def test_lock_gone_silent_and_other_sessions_there_is_a_hang(
     wait_for(database, "nap")
     peer.connect("dbos")
     peer.lose_lock()
-    assert me.two_looks() == []
+    assert me.poll_twice() == []
     left_alone(peer)
     _database_is_old(database)
     peer.silent()
@@ -305,7 +305,7 @@ def test_lock_gone_and_silent_is_a_death_not_a_pause(me: Peer, peer: Peer) -> No
     """It matters for poison: a process that ended is counted, one that was paused is not."""
     peer.die()
     me.settled_seconds = 0  # after a break of our own: we watch but judge nobody
-    me.two_looks()
+    me.poll_twice()
     left_alone(peer)
     peer.silent()
     me.settled_seconds = 1e9
@@ -362,12 +362,12 @@ def test_several_locks_gone_together_wait_for_heartbeats(database: Database, me:
     peer.lose_lock()
     other.lose_lock()
     for _ in range(5):
-        assert me.two_looks() == []
+        assert me.poll_twice() == []
         me.clock.move(1)
     assert (peer.state, other.state) == ("live", "live")
     # One comes back, one does not.
     other.retake()
-    assert me.two_looks() == []
+    assert me.poll_twice() == []
     peer.silent()
     assert me.round() == [peer.id]
     assert other.state == "live"
@@ -377,7 +377,7 @@ def test_together_counts_the_other_application_too(database: Database, me: Peer,
     api = Peer.start(database, "api-test", application="holdfast-api", version="api-1")
     api.lose_lock()
     peer.lose_lock()
-    assert me.two_looks() == []
+    assert me.poll_twice() == []
     left_alone(peer)
 
 
@@ -385,7 +385,7 @@ def test_nobody_is_judged_right_after_a_break_of_our_own(me: Peer, peer: Peer) -
     peer.die()
     peer.silent()
     me.settled_seconds = LEASE_SECONDS - 0.1
-    assert me.two_looks() == []
+    assert me.poll_twice() == []
     left_alone(peer)
     me.settled_seconds = LEASE_SECONDS
     assert me.round() == [peer.id]
@@ -408,7 +408,7 @@ def test_the_last_one_of_an_application_is_judged_by_another(
         queue=queue,
     )
     other.die()
-    assert me.two_looks() == [other.id]
+    assert me.poll_twice() == [other.id]
     assert other.row["taken_over_by"] == me.id
     row = workflow(database, "x")
     expected = ("ENQUEUED", other.identity.suspects_queue, f"{lost}-1")
@@ -421,7 +421,7 @@ def test_others_leave_a_suspect_to_its_own_application_for_a_lease(
     """Its role can end the sessions that hold row locks. Where it does not act, everyone may."""
     api = Peer.start(database, "api-test", application="holdfast-api", version="api-1")
     peer.silent()
-    assert api.two_looks() == []
+    assert api.poll_twice() == []
     left_alone(peer)
     peer.silent(2 * LEASE_SECONDS + 1)
     assert api.round() == [peer.id]
@@ -445,7 +445,7 @@ def test_an_executor_of_older_code_names_no_queues(database: Database) -> None:
         " VALUES ('x', 3, 0, 'fibonacci')"
     )
     old.die()
-    assert me.two_looks() == [old.id]
+    assert me.poll_twice() == [old.id]
     assert workflow(database, "x")["queue_name"] == names.FIBONACCI_QUEUE
     assert crashes(database) == {"x": 4}
 
@@ -458,7 +458,7 @@ def test_only_the_lease_session_of_another_application_is_gone(database: Databas
     other.connect("dbos")
     other.lose_lock()
     for _ in range(3):
-        assert me.two_looks() == []
+        assert me.poll_twice() == []
         me.clock.move(1)
     left_alone(other)
 
@@ -470,7 +470,7 @@ def test_the_same_lock_in_another_database_hides_no_death(
         other = elsewhere.connect()
         assert query(other, "take_lock", lock_key=peer.lock_key)[0]["held"]
         peer.die()
-        assert me.two_looks() == [peer.id]
+        assert me.poll_twice() == [peer.id]
 
 
 def test_a_second_death_one_poll_after_the_first_is_judged_by_itself(
@@ -491,7 +491,7 @@ def test_nobody_takes_itself_over(me: Peer) -> None:
     me.runs("mine")
     me.lose_lock()
     me.silent()
-    assert me.two_looks() == []
+    assert me.poll_twice() == []
     left_alone(me)
 
 
@@ -500,7 +500,7 @@ def test_the_drained_and_the_dead_are_not_judged_again(me: Peer, peer: Peer) -> 
     peer.die()
     peer.silent()
     before = peer.row
-    me.two_looks()
+    me.poll_twice()
     assert peer.row == before
 
 
@@ -518,7 +518,7 @@ def test_an_id_started_twice_fails_at_the_second_start(database: Database, peer:
 def test_wrong_version_stays_and_counts_as_stranded(database: Database, me: Peer, peer: Peer) -> None:
     peer.runs("old", application_version="worker-0")
     peer.die()
-    assert me.two_looks() == [peer.id]
+    assert me.poll_twice() == [peer.id]
     assert workflow(database, "old")["status"] == "PENDING"
     assert workflow(database, "w1")["status"] == "ENQUEUED"
     assert database.run("stranded", lease_seconds=LEASE_SECONDS) == [
@@ -571,7 +571,7 @@ def test_a_sweeper_of_another_version_releases_the_work_under_its_own(database: 
     old.runs("unknown", application_version="worker-0", queue_name="gone-since")
     old.runs("w1")
     old.die()
-    assert me.two_looks() == [old.id]
+    assert me.poll_twice() == [old.id]
     for workflow_id, queue in (("w0", names.FIBONACCI_QUEUE), ("unknown", "gone-since")):
         row = workflow(database, workflow_id)
         assert (row["status"], row["application_version"], row["queue_name"]) == (
@@ -589,7 +589,7 @@ def test_a_sweeper_of_any_version_finishes_what_a_zombie_left(database: Database
     old = Peer.start(database, "worker-old", version="worker-0")
     insert(database, ["w0"], application_version="worker-0")
     old.die()
-    assert me.two_looks() == [old.id]
+    assert me.poll_twice() == [old.id]
     claim(database, old.id, "w0")
     me.clock.move(3)
     me.round()
@@ -604,7 +604,7 @@ def test_what_does_not_run_is_not_revived(database: Database, me: Peer, peer: Pe
     insert(database, ["other"], status=status, executor_id=peer.id)
     before = workflow(database, "other")
     peer.die()
-    assert me.two_looks() == [peer.id]
+    assert me.poll_twice() == [peer.id]
     assert workflow(database, "other") == before
     assert handovers(database, "other") == []
 
@@ -624,7 +624,7 @@ def test_exhausted_attempts_are_parked_if_nobody_else_ran(
         # What is not running was not there when it crashed.
         database.rows("UPDATE dbos.workflow_status SET status = 'CANCELLED' WHERE workflow_uuid = 'w2'")
     peer.die()
-    assert me.two_looks() == [peer.id]
+    assert me.poll_twice() == [peer.id]
     judged = workflow(database, "w1")
     parked = database.one("SELECT parked_at IS NOT NULL FROM ops.crashes WHERE workflow_id = 'w1'")
     if alone:
@@ -667,7 +667,7 @@ def test_orphans_of_an_executor_nobody_knows(database: Database, me: Peer) -> No
 
 def test_what_a_zombie_claimed_after_its_death_is_an_orphan(database: Database, me: Peer, peer: Peer) -> None:
     peer.die()
-    me.two_looks()
+    me.poll_twice()
     claim(database, peer.id, "w1")  # its queue thread was faster than its fence
     me.round()
     assert workflow(database, "w1")["status"] == "PENDING", "the anti-join runs only every 2 s"
@@ -894,7 +894,7 @@ def test_one_executor_that_cannot_be_taken_over_does_not_hold_up_the_others(
     assert left["state"] == "live", "its verdict was not rolled back with the rest"
     blocker.close()
     # Its sessions were ended by the verdict that was rolled back, so now its lock is missing too.
-    assert me.two_looks() == [peer.id]
+    assert me.poll_twice() == [peer.id]
     assert workflow(database, "w1")["status"] == "ENQUEUED"
 
 
@@ -1038,7 +1038,7 @@ def test_the_lease_does_not_hammer_a_database_that_only_reads(database: Database
             assert 1 < len(opened) < 40, f"{len(opened)} sessions in 1.5 s"
             assert not lease.database_up
         first = time.monotonic()
-        wait_until(lambda: lease.last_beat > first, "it beats again")
+        wait_until(lambda: lease.last_heartbeat > first, "it beats again")
     finally:
         lease.stop()
 
@@ -1083,8 +1083,8 @@ def test_the_lease_works_with_more_than_a_thousand_open_files(database: Database
                 lambda: database.run("look")[0]["lock_pid"] not in (None, row["lock_pid"]), "the lock is back"
             )
             before = database.run("look")[0]["lock_pid"]
-            first = lease.last_beat
-            wait_until(lambda: lease.last_beat > first + 0.5, "it beats on", seconds=5)
+            first = lease.last_heartbeat
+            wait_until(lambda: lease.last_heartbeat > first + 0.5, "it beats on", seconds=5)
             assert database.run("look")[0]["lock_pid"] == before, "the session was lost again"
         finally:
             lease.stop()
@@ -1151,12 +1151,12 @@ def test_who_ended_while_postgres_was_away_is_no_crash(database: Database, me: P
     for executor in (me, other):
         executor.retake()
         assert executor.beat()
-    assert me.two_looks() == [peer.id]
+    assert me.poll_twice() == [peer.id]
     assert peer.row["reason"] == LOCK_LOST
     assert workflow(database, "w1")["status"] == "ENQUEUED"
     assert database.rows("SELECT * FROM ops.crashes") == []
     other.die()
-    assert me.two_looks() == [other.id]
+    assert me.poll_twice() == [other.id]
     assert database.rows("SELECT workflow_id, crashes FROM ops.crashes") == [
         {"workflow_id": "w3", "crashes": 1}
     ]
@@ -1179,7 +1179,7 @@ def test_a_stalled_database_kills_nobody(database: Database) -> None:
         wait_until(lambda: all(lease.settled_seconds > 1.2 for lease, _ in pairs), "all are settled")
         with database.server.paused():
             wait_until(
-                lambda: all(time.monotonic() - lease.last_beat > 1.5 for lease, _ in pairs),
+                lambda: all(time.monotonic() - lease.last_heartbeat > 1.5 for lease, _ in pairs),
                 "longer than the lease passes",
             )
         wait_until(lambda: all(lease.settled_seconds > 1.2 for lease, _ in pairs), "settled again")
@@ -1191,7 +1191,7 @@ def test_a_stalled_database_kills_nobody(database: Database) -> None:
             lease.stop()
 
 
-def test_nobody_is_judged_when_the_database_time_jumped_between_two_looks(
+def test_nobody_is_judged_when_the_database_time_jumped_between_two_polls(
     database: Database, me: Peer, peer: Peer
 ) -> None:
     """A suspended machine: our monotonic clock stood still, the database's did not, so that everyone looks

@@ -178,7 +178,7 @@ class World(RuleBasedStateMachine):
         elif self.now - executor.beat_at < BEAT:
             return
         assert lease.session.connection is not None
-        lease._beat(lease.session.connection)
+        lease._send_heartbeat(lease.session.connection)
         if executor.fenced:
             self.end(executor)
             return

@@ -52,7 +52,7 @@ class _Worker:
     def enqueue(self, workflow_id: str, queue: str = _ORDINARY) -> None:
         _gates.setdefault(workflow_id, threading.Event())
         self.app.enqueue("trial.held", queue=queue, workflow_id=workflow_id)
-        self.app.waker.ring(queue)
+        self.app.waker.wake(queue)
 
     def run(self, workflow_id: str, queue: str = _ORDINARY) -> None:
         self.enqueue(workflow_id, queue)
@@ -63,7 +63,7 @@ class _Worker:
         self.enqueue(workflow_id, names.WORKER_TRIALS_QUEUE)
         wait_until(lambda: self.trials.held == (workflow_id,), f"{workflow_id} is held")
         # It is held before the other queues close: a query for its home queue comes in between.
-        wait_until(lambda: self.app.waker.closed(_ORDINARY), "the other queues are closed")
+        wait_until(lambda: self.app.waker.is_paused(_ORDINARY), "the other queues are closed")
 
     def closed(self) -> None:
         """Ordinary work is not claimed: watched for longer than two polls."""
@@ -101,13 +101,13 @@ def worker(database: Database, request: pytest.FixtureRequest) -> Iterator[_Work
 def test_a_trial_waits_until_it_is_alone_and_stays_alone(worker: _Worker) -> None:
     worker.run("neighbour")
     worker.hold("trial")
-    worker.closed()
+    worker.is_paused()
     assert "trial" not in _running
     _gates["neighbour"].set()
     wait_until(lambda: "trial" in _running, "the trial runs")
     assert _seen["trial"] == set(), "somebody ran beside it"
     worker.enqueue("second", names.WORKER_TRIALS_QUEUE)
-    worker.closed()
+    worker.is_paused()
     assert worker.app.status("second") == "ENQUEUED", "one trial at a time"
     _gates["trial"].set()
     wait_until(lambda: "outside" in _seen or "second" in _seen, "the queues are open again")
@@ -146,13 +146,13 @@ def test_where_others_take_long_it_is_given_back_for_a_while(worker: _Worker) ->
     assert database.rows("SELECT * FROM ops.crashes") == []
 
 
-def test_a_trial_starts_after_two_looks_that_found_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_starts_after_two_polls_that_found_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """A claim that was under way when the queues closed is not seen by the first."""
     nothing: Any = SimpleNamespace(stopping=lambda _: False, trials_queue="trials")
     settings: Any = SimpleNamespace(drain_seconds=20.0)
     trials = Trials(settings, nothing, nothing, ops=nothing, active=list, executing=list)
     looks = [[], ["late"], [], None, [], []]
-    monkeypatch.setattr("holdfast.recovery.trials._LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("holdfast.recovery.trials._POLL_SECONDS", 0.0)
     monkeypatch.setattr(trials, "_company", lambda _: looks.pop(0))
     monkeypatch.setattr(trials, "_recorded", lambda *_: True)
     assert trials._alone("trial", "token")
@@ -193,7 +193,7 @@ def test_a_trial_that_the_database_does_not_note_does_not_start(
         patch.setattr(worker.trials._ops, "run", failing)
         worker.hold("trial")
         assert asked.wait(5)
-        worker.closed()
+        worker.is_paused()
         assert "trial" not in _running
     wait_until(lambda: "trial" in _running, "the trial runs")
 
@@ -214,7 +214,7 @@ def test_a_trial_that_waits_is_over(worker: _Worker) -> None:
         home=_ORDINARY,
     )
     worker.app.enqueue("trial.nap", queue=names.WORKER_TRIALS_QUEUE, workflow_id="nap")
-    worker.app.waker.ring(names.WORKER_TRIALS_QUEUE)
+    worker.app.waker.wake(names.WORKER_TRIALS_QUEUE)
     wait_until(lambda: handovers(database, "nap"), "it is given back")
     worker.run("next")
     wait_until(
@@ -236,7 +236,7 @@ def test_what_was_cancelled_and_still_executes_is_company(worker: _Worker) -> No
         "UPDATE dbos.workflow_status SET status = 'CANCELLED' WHERE workflow_uuid = 'neighbour'"
     )
     worker.hold("trial")
-    worker.closed()
+    worker.is_paused()
     assert "trial" not in _running
     _gates["neighbour"].set()
     wait_until(lambda: "trial" in _running, "the trial runs")
@@ -245,7 +245,7 @@ def test_what_was_cancelled_and_still_executes_is_company(worker: _Worker) -> No
 def test_what_is_claimed_and_not_yet_started_is_company(worker: _Worker) -> None:
     worker.app.peer.runs("claimed")
     worker.hold("trial")
-    worker.closed()
+    worker.is_paused()
     assert "trial" not in _running
 
 

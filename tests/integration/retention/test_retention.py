@@ -499,7 +499,7 @@ def test_the_turn_of_a_dead_process_is_free(database: Database) -> None:
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(purge, database)
         paused.silent()
-        me.two_looks()
+        me.poll_twice()
         assert paused.state == "dead"
         assert waiting.result(10).deleted == 1
 
@@ -701,7 +701,7 @@ def test_a_purge_makes_way_for_a_trial(database: Database, monkeypatch: pytest.M
     with worker_process(database) as process:
         order(outside, "purge")
         wait_until(lambda: "purge" in process.active(), "it runs", seconds=20)
-        with process.waker.only(names.WORKER_TRIALS_QUEUE):
+        with process.waker.pause_others(names.WORKER_TRIALS_QUEUE):
             assert not report(outside, "purge")["complete"]
     outside.destroy()
 

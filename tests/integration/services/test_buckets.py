@@ -93,7 +93,7 @@ def worker(server: Server, object_server: ObjectServer, door: Door) -> Iterator[
     settings = {**object_server.settings(door.url), "s3_timeout_seconds": 1.0}
     with Database.lent(server) as database, worker_process(database, **settings) as process:
         queues = {names.BUCKET_LISTINGS_QUEUE, names.BUCKET_PAGES_QUEUE}
-        wait_until(lambda: queues <= set(process.waker._bells), "the queues' threads run")
+        wait_until(lambda: queues <= set(process.waker._wake_events), "the queues' threads run")
         yield Worker(database, process)
 
 

@@ -276,14 +276,14 @@ def test_over_http(process: FakeProcess, client: TestClient) -> None:
 
 
 def test_open_streams_are_bounded(process: FakeProcess, client: TestClient) -> None:
-    places = client.app.state.feeds.places  # type: ignore[attr-defined]
-    places.taken = places.limit
+    permits = client.app.state.feeds.permits  # type: ignore[attr-defined]
+    permits.in_use = permits.limit
     assert client.get("/workflows/w/streams/s").status_code == 503
-    places.taken = 0
+    permits.in_use = 0
     for path in ("/workflows/gone/streams/s", "/workflows/w/streams/s"):
         process.gateway.client.rows["w"].status = "SUCCESS"
         client.get(path)
-    assert places.taken == 0
+    assert permits.in_use == 0
 
 
 @pytest.mark.parametrize(

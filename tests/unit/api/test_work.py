@@ -42,7 +42,7 @@ def process() -> FakeProcess:
 def client(process: FakeProcess) -> Iterator[TestClient]:
     with TestClient(create_app(process), raise_server_exceptions=False, headers=ADMIN) as client:  # type: ignore[arg-type]
         yield client
-        assert client.app.state.waiters.taken == 0, "however a wait ends, its place is free again"  # type: ignore[attr-defined]
+        assert client.app.state.waiters.in_use == 0, "however a wait ends, its place is free again"  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.audit import evidence, promises
-from holdfast.audit.findings import found, some
+from holdfast.audit.findings import list_examples, make_finding
 from holdfast.audit.journal import Journal
 from holdfast.audit.ticks import inside, merged, unexcused
 
@@ -110,13 +110,13 @@ def test_secrets_of_a_password_file_are_its_passwords() -> None:
 
 
 def test_findings_of_one_invariant_are_joined() -> None:
-    joined = evidence.joined(found(9, "a", [], x=1), found(9, "b", ["wrong"], y=2))
+    joined = evidence.joined(make_finding(9, "a", [], x=1), make_finding(9, "b", ["wrong"], y=2))
     assert (joined["ok"], joined["text"], joined["figures"]) == (False, "a; b", {"x": 1, "y": 2})
 
 
 def test_many_rows_are_told_by_the_first() -> None:
-    assert some([], "things") == []
-    assert some(list(range(12)), "things") == ["12 things: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more"]
+    assert list_examples([], "things") == []
+    assert list_examples(list(range(12)), "things") == ["12 things: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more"]
 
 
 def test_samples_of_a_metric_by_label_values() -> None:

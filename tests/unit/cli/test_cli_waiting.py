@@ -8,12 +8,12 @@ import pytest
 
 from holdfast.cli import waiting
 from holdfast.cli.shown import Refused, Unreachable
-from holdfast.cli.waiting import looks
+from holdfast.cli.waiting import poll_until
 
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "_LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(waiting, "_POLL_SECONDS", 0.001)
 
 
 def answers(*given: str | Exception) -> Callable[[float], str]:
@@ -30,7 +30,7 @@ def answers(*given: str | Exception) -> Callable[[float], str]:
 
 def test_what_passes_is_waited_out_and_named() -> None:
     away = Unreachable("refused"), Refused(503, "draining"), Refused(429, "too many")
-    seen = looks(answers(*away, "there"), seconds=60)
+    seen = poll_until(answers(*away, "there"), seconds=60)
     assert [next(seen) for _ in range(4)] == [
         (None, "API away"),
         (None, "database away"),
@@ -42,13 +42,13 @@ def test_what_passes_is_waited_out_and_named() -> None:
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422, 500])
 def test_what_waiting_does_not_change_is_raised(status: int) -> None:
     with pytest.raises(Refused) as refused:
-        list(looks(answers("first", Refused(status, "no")), seconds=60))
+        list(poll_until(answers("first", Refused(status, "no")), seconds=60))
     assert refused.value.status == status
 
 
 def test_there_is_one_look_whatever_the_timeout() -> None:
     lefts: list[float] = []
-    assert len(list(looks(lefts.append, seconds=-1))) == 1
+    assert len(list(poll_until(lefts.append, seconds=-1))) == 1
     assert lefts == [0.0]
-    list(looks(lefts.append, seconds=0.05))
+    list(poll_until(lefts.append, seconds=0.05))
     assert len(lefts) > 3 and 0 <= lefts[-1] < lefts[1] <= 0.05

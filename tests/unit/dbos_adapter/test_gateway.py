@@ -30,10 +30,15 @@ def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
         monkeypatch.setenv(f"HOLDFAST_DATABASE_{name}", value)
     made: list[Gateway] = []
 
-    def make(beat_age_seconds: Callable[[], float]) -> Gateway:
+    def make(heartbeat_age_seconds: Callable[[], float]) -> Gateway:
         settings = Settings(database_timeout_seconds=0.2)
         made.append(
-            Gateway(settings, purpose="test", database_up=lambda: True, beat_age_seconds=beat_age_seconds)
+            Gateway(
+                settings,
+                purpose="test",
+                database_up=lambda: True,
+                heartbeat_age_seconds=heartbeat_age_seconds,
+            )
         )
         return made[-1]
 
@@ -65,10 +70,10 @@ def test_a_silent_database_gets_the_timeout_and_no_more(gateway: Make) -> None:
 
 @pytest.mark.timing
 def test_a_database_that_falls_silent_meanwhile_ends_the_wait(gateway: Make) -> None:
-    last_beat = time.monotonic() - 1.2
+    last_heartbeat = time.monotonic() - 1.2
     begun = time.monotonic()
     with pytest.raises(DatabaseUnavailable):
-        call(gateway(lambda: time.monotonic() - last_beat), 0.9)
+        call(gateway(lambda: time.monotonic() - last_heartbeat), 0.9)
     assert 0.2 < time.monotonic() - begun < 0.7
 
 

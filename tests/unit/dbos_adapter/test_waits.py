@@ -64,19 +64,21 @@ def table() -> _Table:
 
 @pytest.fixture
 def gone() -> list[Any]:
-    """What `give_back` answers, one after the other."""
+    """What `release_claim` answers, one after the other."""
     return []
 
 
 @pytest.fixture
 def waits(table: _Table, gone: list[Any]) -> Iterator[Waits]:
-    def give_back(_: str) -> bool:
+    def release_claim(_: str) -> bool:
         answer = gone.pop(0)
         if isinstance(answer, Exception):
             raise answer
         return bool(answer)
 
-    made = Waits(table.run, Cancellations(), isolated={"suspects"}, give_back=give_back, settle_seconds=0.02)
+    made = Waits(
+        table.run, Cancellations(), isolated={"suspects"}, release_claim=release_claim, settle_seconds=0.02
+    )
     made.start()
     yield made
     made.stop()

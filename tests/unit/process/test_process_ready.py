@@ -27,7 +27,7 @@ def test_a_clock_may_be_neither_fast_nor_slow(seconds: float, ready: bool) -> No
 
 def test_a_process_whose_queues_a_trial_keeps_closed_is_unready_after_a_while() -> None:
     waker = Waker()
-    with waker.only("trials"):
+    with waker.pause_others("trials"):
         assert asked(waker=waker)[0]
         waker._only_since -= STANDSTILL_SECONDS
         ready, checks = asked(waker=waker)

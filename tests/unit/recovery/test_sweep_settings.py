@@ -138,12 +138,12 @@ def test_a_break_between_two_heartbeats_starts_the_settling_time_again(
     settings, now = Settings(), 1000.0
     nothing: Any = lambda *_: 0  # noqa: E731
     lease = Lease(settings, identity(ME), on_fenced=nothing, on_desired=nothing, in_flight=nothing)
-    lease._held, lease._session_since, lease.last_beat = True, 0.0, now
+    lease._held, lease._session_since, lease.last_heartbeat = True, 0.0, now
     now += 2 * settings.heartbeat_seconds + 0.4 + pause
     answer = [{"desired_state": "live", "database_time": 0.0}]
     monkeypatch.setattr(lease_module, "query", lambda *_, **__: answer)
     monkeypatch.setattr(lease_module, "time", SimpleNamespace(monotonic=lambda: now, time=lambda: now))
-    lease._beat(nothing)
+    lease._send_heartbeat(nothing)
     assert (lease.settled_seconds >= settings.lease_seconds) is settled
 
 

@@ -25,8 +25,8 @@ FINISHED = {"status": "SUCCESS"}
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(module, "OUTAGE_LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(module, "OUTAGE_POLL_SECONDS", 0.02)
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def test_a_failing_reader_ends_the_stream_without_an_end(process: FakeProcess) -
 
 def test_a_quiet_stream_has_a_heartbeat(process: FakeProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.05)
-    monkeypatch.setattr(module, "LOOK_SECONDS", 5)
+    monkeypatch.setattr(module, "POLL_SECONDS", 5)
 
     async def main() -> list[str]:
         feeds = Feeds(process, 10)  # type: ignore[arg-type]
@@ -238,9 +238,9 @@ def test_many_streams_share_one_reader(process: FakeProcess, monkeypatch: pytest
         joined = await asyncio.gather(*(feeds.join("b") for _ in range(5)))
         assert len({id(feed) for feed in joined}) == 1
         [feed] = set(joined)
-        await feed.next_look.wait()
+        await feed.next_poll.wait()
         before = looks  # between two looks: none is under way
-        await feed.next_look.wait()
+        await feed.next_poll.wait()
         assert looks == before + 1, "one look however many listen"
         for _ in joined:
             feeds.leave(feed)
@@ -260,7 +260,7 @@ def test_a_result_is_loaded_once(process: FakeProcess) -> None:
         feed = await feeds.join("b")
         process.gateway.client.loads.clear()
         for _ in range(2):
-            await feed.next_look.wait()
+            await feed.next_poll.wait()
         # The batch itself with its payload, and its children without: nobody's result again.
         assert set(process.gateway.client.loads) == {(True, True), (False, False)}
         feeds.leave(feed)
@@ -296,30 +296,30 @@ def test_over_http(client: TestClient, process: FakeProcess) -> None:
     assert response.headers["cache-control"] == "no-store"
     parsed = [parse(text) for text in response.text.split("\n\n")]
     assert [event[0] for event in parsed if event] == ["snapshot", "end"]
-    assert client.app.state.feeds.places.taken == 0  # type: ignore[attr-defined]
+    assert client.app.state.feeds.permits.in_use == 0  # type: ignore[attr-defined]
     assert client.app.state.feeds._feeds == {}  # type: ignore[attr-defined]
     last = next(event[1] for event in reversed(parsed) if event)
     again = client.get("/fibonacci/batches/b/events", headers={"Last-Event-ID": last})
     assert again.status_code == 204
     assert client.app.state.feeds._feeds == {}  # type: ignore[attr-defined]
-    assert client.app.state.feeds.places.taken == 0  # type: ignore[attr-defined]
+    assert client.app.state.feeds.permits.in_use == 0  # type: ignore[attr-defined]
 
 
 def test_open_streams_are_bounded(client: TestClient) -> None:
-    places = client.app.state.feeds.places  # type: ignore[attr-defined]
-    places.taken = places.limit
+    permits = client.app.state.feeds.permits  # type: ignore[attr-defined]
+    permits.in_use = permits.limit
     response = client.get("/fibonacci/batches/b/events")
     assert response.status_code == 503
     assert response.headers["retry-after"] == "1"
     assert "100" in response.json()["detail"]
-    assert places.taken == places.limit
+    assert permits.in_use == permits.limit
 
 
 def test_a_refused_stream_gives_its_place_back(client: TestClient, process: FakeProcess) -> None:
     assert client.get("/fibonacci/batches/none/events").status_code == 404
     process.gateway.down = True
     assert client.get("/fibonacci/batches/b/events").status_code == 503
-    assert client.app.state.feeds.places.taken == 0  # type: ignore[attr-defined]
+    assert client.app.state.feeds.permits.in_use == 0  # type: ignore[attr-defined]
 
 
 def test_a_client_that_leaves_gives_its_place_back(process: FakeProcess) -> None:
@@ -337,7 +337,7 @@ def test_a_client_that_leaves_gives_its_place_back(process: FakeProcess) -> None
 
         async def send(message: Any) -> None:
             if message["type"] == "http.response.body":
-                assert app.state.feeds.places.taken == 1
+                assert app.state.feeds.permits.in_use == 1
                 started.set()
 
         path = "/fibonacci/batches/b/events"
@@ -352,7 +352,7 @@ def test_a_client_that_leaves_gives_its_place_back(process: FakeProcess) -> None
         }
         async with asyncio.timeout(5):
             await app(scope, messages.__anext__, send)
-        assert app.state.feeds.places.taken == 0
+        assert app.state.feeds.permits.in_use == 0
         assert app.state.feeds._feeds == {}
 
     asyncio.run(main())

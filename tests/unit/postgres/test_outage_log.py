@@ -1,4 +1,4 @@
-"""An outage is told once, then seldom, and its end is told."""
+"""The log of an outage: its first failure, then one line every ten seconds, and its end."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import logging
 import psycopg2
 import pytest
 
-from holdfast.postgres.database import Trouble
+from holdfast.postgres.database import OutageLog
 
 
-def test_an_outage_is_told_once_and_its_end(
+def test_an_outage_logs_its_first_failure_one_line_per_interval_and_its_end(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = [100.0]
     monkeypatch.setattr("holdfast.postgres.database.time.monotonic", lambda: now[0])
     caplog.set_level(logging.INFO)
-    trouble = Trouble(logging.getLogger("test.trouble"), "lease lost", action="lease.lost")
-    trouble.over()
+    outage_log = OutageLog(logging.getLogger("test.outage"), "lease lost", action="lease.lost")
+    outage_log.record_success()
     for _ in range(50):
-        trouble.met(psycopg2.OperationalError("away"))
+        outage_log.record_failure(psycopg2.OperationalError("away"))
         now[0] += 0.25
-    trouble.over()
-    trouble.over()
+    outage_log.record_success()
+    outage_log.record_success()
     assert [record.getMessage() for record in caplog.records] == [
         "lease lost, trying again: away",
         "lease lost, trying again: away",
