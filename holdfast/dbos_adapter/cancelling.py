@@ -87,7 +87,7 @@ class Cancellations:
         self._all_read_at = 0.0
 
     @contextmanager
-    def of(self, workflow_id: str) -> Iterator[Cancellation]:
+    def watch_current(self, workflow_id: str) -> Iterator[Cancellation]:
         """Watches the calling execution. Enter before its first step, which checks for earlier cancels."""
         made = self.watch(workflow_id, current_owner_xid(workflow_id))
         try:

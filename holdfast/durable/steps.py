@@ -163,7 +163,7 @@ def _cancellation(workflow_id: str) -> Iterator[Cancellation | None]:
     except RuntimeError:  # DBOS runs without a Holdfast process, which would announce cancellations
         yield None
         return
-    with means.waker.cancellations.of(workflow_id) as cancellation:
+    with means.waker.cancellations.watch_current(workflow_id) as cancellation:
         # A cancellation before this registration was not announced here, so check once.
         execution = {"workflow_ids": [workflow_id], "owner_xids": [cancellation.owner_xid]}
         if means.ops.run_patiently("lost_executions", **execution):

@@ -49,7 +49,7 @@ class Wait:
         if self._on:
             return
         self._on = True
-        cancellation = self._hearing.enter_context(self._waits.cancellations.of(self._workflow_id))
+        cancellation = self._hearing.enter_context(self._waits.cancellations.watch_current(self._workflow_id))
         self._hearing.enter_context(cancellation.ending(self._cancelled))
         if self._owner_xid is not None:
             self._run = self._waits.begins((self._workflow_id, self._owner_xid), self)

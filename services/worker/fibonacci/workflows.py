@@ -113,7 +113,7 @@ def sequence(numbers: list[int], method: Method) -> dict[str, Any]:
 
 
 def _cancellation() -> AbstractContextManager[Cancellation]:
-    return resources().waker.cancellations.of(str(DBOS.workflow_id))
+    return resources().waker.cancellations.watch_current(str(DBOS.workflow_id))
 
 
 def _number(n: int, method: Method, effect: str, cancellation: Cancellation) -> Number:

@@ -251,7 +251,7 @@ def test_a_lock_that_cannot_be_released_ends_with_its_session(
     app: Launched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the pool that session would keep everyone from the queue."""
-    turn = claims._Turn(app.dbos._sys_db, "everywhere", [])
+    turn = claims._LockedClaim(app.dbos._sys_db, "everywhere", [])
     locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 7032"
     with turn._begin(None) as connection:
         assert app.database.one(locks) == 1

@@ -330,7 +330,10 @@ def test_retries_end_their_sleep_when_the_database_is_back(database: Database, e
 def test_a_cancel_ends_the_computation_at_once(database: Database, ears: Ears) -> None:
     insert(database, ["mine", "other"], status="PENDING")
     heard: list[float] = []
-    with ears.cancellations.count_ends("mine") as mine, mine.ending(lambda: heard.append(time.monotonic())):
+    with (
+        ears.cancellations.watch_current("mine") as mine,
+        mine.ending(lambda: heard.append(time.monotonic())),
+    ):
         begun = time.monotonic()
         for workflow_id in ("other", "mine"):
             assert not heard
@@ -346,7 +349,7 @@ def test_a_cancel_ends_the_computation_at_once(database: Database, ears: Ears) -
 def test_a_cancel_that_nobody_heard_of_is_found_by_a_new_session(database: Database) -> None:
     insert(database, ["w"], status="PENDING")
     waker = Waker()
-    with waker.cancellations.count_ends("w") as cancellation:
+    with waker.cancellations.watch_current("w") as cancellation:
         database.rows("UPDATE dbos.workflow_status SET status = 'CANCELLED'")
         heard = threading.Event()
         with cancellation.ending(heard.set), listening(database, waker):

@@ -101,13 +101,13 @@ def worker(database: Database, request: pytest.FixtureRequest) -> Iterator[_Work
 def test_a_trial_waits_until_it_is_alone_and_stays_alone(worker: _Worker) -> None:
     worker.run("neighbour")
     worker.hold("trial")
-    worker.is_paused()
+    worker.closed()
     assert "trial" not in _running
     _gates["neighbour"].set()
     wait_until(lambda: "trial" in _running, "the trial runs")
     assert _seen["trial"] == set(), "somebody ran beside it"
     worker.enqueue("second", names.WORKER_TRIALS_QUEUE)
-    worker.is_paused()
+    worker.closed()
     assert worker.app.status("second") == "ENQUEUED", "one trial at a time"
     _gates["trial"].set()
     wait_until(lambda: "outside" in _seen or "second" in _seen, "the queues are open again")
@@ -193,7 +193,7 @@ def test_a_trial_that_the_database_does_not_note_does_not_start(
         patch.setattr(worker.trials._ops, "run", failing)
         worker.hold("trial")
         assert asked.wait(5)
-        worker.is_paused()
+        worker.closed()
         assert "trial" not in _running
     wait_until(lambda: "trial" in _running, "the trial runs")
 
@@ -236,7 +236,7 @@ def test_what_was_cancelled_and_still_executes_is_company(worker: _Worker) -> No
         "UPDATE dbos.workflow_status SET status = 'CANCELLED' WHERE workflow_uuid = 'neighbour'"
     )
     worker.hold("trial")
-    worker.is_paused()
+    worker.closed()
     assert "trial" not in _running
     _gates["neighbour"].set()
     wait_until(lambda: "trial" in _running, "the trial runs")
@@ -245,7 +245,7 @@ def test_what_was_cancelled_and_still_executes_is_company(worker: _Worker) -> No
 def test_what_is_claimed_and_not_yet_started_is_company(worker: _Worker) -> None:
     worker.app.peer.runs("claimed")
     worker.hold("trial")
-    worker.is_paused()
+    worker.closed()
     assert "trial" not in _running
 
 

@@ -29,7 +29,7 @@ def test_a_process_whose_queues_a_trial_keeps_closed_is_unready_after_a_while() 
     waker = Waker()
     with waker.pause_others("trials"):
         assert asked(waker=waker)[0]
-        waker._only_since -= STANDSTILL_SECONDS
+        waker._exclusive_since -= STANDSTILL_SECONDS
         ready, checks = asked(waker=waker)
         assert (ready, checks["queues"]) == (False, "closed for 60 s by a trial")
     assert asked(waker=waker)[0]
