@@ -16,6 +16,7 @@ WORKFLOW_ID = r"^[A-Za-z0-9._:+-]{1,200}$"
 KEY = r"^[^\x00-\x1f\x7f]*$"
 NAME = r"^[A-Za-z0-9._-]{1,100}$"
 
+ApplicationName = Annotated[str, Field(min_length=1, max_length=255, pattern=KEY)]
 WorkflowId = Annotated[str, Path(pattern=WORKFLOW_ID, description="id of a workflow")]
 ExecutorId = Annotated[str, Path(pattern=NAME, description="id of an executor")]
 IdempotencyKey = Annotated[
@@ -66,6 +67,7 @@ class WorkflowFilter(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    application: list[ApplicationName] = Field(default=[], max_length=20)
     status: list[Status] = Field(default=[], max_length=7)
     name: list[Annotated[str, Field(pattern=NAME)]] = Field(default=[], max_length=20)
     queue: list[Annotated[str, Field(pattern=NAME)]] = Field(default=[], max_length=20)
@@ -80,6 +82,14 @@ class WorkflowFilter(BaseModel):
         pattern=r"^\d{1,15}~[A-Za-z0-9._:+-]{1,200}$",
         description="next_before of the page before: cheaper than an offset, and steady while work is added",
     )
+
+
+class ExecutorFilter(BaseModel):
+    """Filter of the executor listing; several values are alternatives."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    application: list[ApplicationName] = Field(default=[], max_length=20)
 
 
 class Page(BaseModel):
@@ -143,7 +153,10 @@ class Workflow(BaseModel):
 
 
 class WorkflowDetail(Workflow):
-    """A stored workflow with its payloads, each cut to 4 kB of JSON text; integers over 2^53 as text."""
+    """A stored workflow with its payloads, each cut to 4 kB of JSON text; integers over 2^53 as text.
+
+    Where the application stores no JSON (a pickle), a sentence stands in place of each value.
+    """
 
     input: Any = None
     input_shortened: bool = False
@@ -229,7 +242,7 @@ class StrandedList(BaseModel):
 class AdoptRequest(StrictRequest):
     """Which stranded work the present version is to continue."""
 
-    application: str = Field(pattern=NAME)
+    application: ApplicationName
     from_version: str = Field(pattern=NAME)
 
 

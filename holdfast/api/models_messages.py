@@ -51,10 +51,14 @@ class SentMessage(BaseModel):
 class StoredValue(BaseModel):
     """A value as it is stored."""
 
-    value: Any = Field(default=None, description="the value; as text where it is shortened, or is no JSON")
+    value: Any = Field(
+        default=None, description="the value; as text where it is shortened; a sentence where it is no JSON"
+    )
     bytes: int = Field(description="of the whole value, as it is stored")
     shortened: bool = Field(description="only its beginning is here")
-    format: str = Field(description="portable_json, or what the row says: never loaded then, shown as text")
+    format: str = Field(
+        description="portable_json, or what the row says: only the application can read it then"
+    )
 
 
 class Event(StoredValue):

@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from holdfast.api.context import process_of
 from holdfast.api.models import Accepted, Finished
 from holdfast.api.problems import request_id_of
-from holdfast.api.views import error_text, to_answer
+from holdfast.api.views import JSON, Unreadable, error_text, to_answer, unreadable
 from holdfast.durable import child_workflows
 from holdfast.durable.names import QUEUE_OF, ROLE_OF
 from holdfast.errors import DatabaseUnavailable, IdempotencyConflict
@@ -115,7 +115,7 @@ async def submit(request: Request, work: Work, body: BaseModel, key: str | None)
     status = "ENQUEUED"
     if key is not None:
         # A repeated key may stand for a workflow that ran long ago. It is left unchanged.
-        row = await gateway.call(find, gateway.client, process.settings.application_names, workflow_id)
+        row = await gateway.call(find, gateway.client, workflow_id)
         status = "ENQUEUED" if row is None else row.status
     logger.info(
         "workflow submitted: %s",
@@ -167,18 +167,30 @@ def children_params(settings: Settings, children: Children | None, parent_id: st
     )
 
 
-def find(
-    client: DBOSClient, applications: list[str], workflow_id: str, *, payload: bool = False
-) -> WorkflowStatus | None:
-    """Reads one stored workflow, with input and output only if `payload` is set. Blocks."""
+def find(client: DBOSClient, workflow_id: str, *, payload: bool = False) -> WorkflowStatus | None:
+    """Reads a stored workflow of any application, with input and output only if `payload` is set. Blocks."""
     rows = client.list_workflows(
         workflow_ids=[workflow_id],
-        application_name=applications,
         load_input=payload,
         load_output=payload,
         limit=1,
     )
     return rows[0] if rows else None
+
+
+async def load(process: Process, workflow_id: str) -> WorkflowStatus | None:
+    """Reads one stored workflow with its values. `Unreadable` replaces a value that is not JSON."""
+    gateway = process.gateway
+    formats = await gateway.ops("payload_format", workflow_id=workflow_id)
+    if not formats:
+        return None
+    stored = formats[0]
+    is_json = stored["serialization"] == JSON
+    row = await gateway.call(find, gateway.client, workflow_id, payload=is_json)
+    if row is not None and not is_json:
+        for name in ("input", "output", "error"):
+            setattr(row, name, unreadable(stored["serialization"], stored[name]))
+    return row
 
 
 async def answer(
@@ -187,11 +199,12 @@ async def answer(
     """Answers 200 with the report if `wait` is set and the work ends in time, else 202 with a Location."""
     ended = await outcome(request, accepted.workflow_id) if wait else None
     if ended is not None:
+        hidden = isinstance(ended.output, Unreadable)
         report = Finished(
             workflow_id=ended.workflow_id,
             status=ended.status,
-            report=to_answer(ended.output)[0],
-            error=error_text(ended.error),
+            report=None if hidden else to_answer(ended.output)[0],
+            error=error_text(ended.output if hidden else ended.error),
         )
         return JSONResponse(report.model_dump(mode="json"))
     location = location or f"/workflows/{accepted.workflow_id}"
@@ -219,15 +232,15 @@ async def outcome(request: Request, workflow_id: str, seconds: float | None = No
 async def _ended(
     process: Process, workflow_id: str, seconds: float, stopping: asyncio.Future[None]
 ) -> WorkflowStatus | None:
-    gateway, applications = process.gateway, process.settings.application_names
+    gateway = process.gateway
     began = answered = time.monotonic()
     with process.waker.endings.count_ends(f"={workflow_id}") as ends:
         while not process.stopping and (left := began + seconds - time.monotonic()) > 0:
             ends.restart()
             try:
-                row = await gateway.call(find, gateway.client, applications, workflow_id)
+                row = await gateway.call(find, gateway.client, workflow_id)
                 if row is not None and row.status in TERMINAL:
-                    return await gateway.call(find, gateway.client, applications, workflow_id, payload=True)
+                    return await load(process, workflow_id)
                 answered = time.monotonic()
             except DatabaseUnavailable:
                 if time.monotonic() - answered > WAIT_OUTAGE_SECONDS:

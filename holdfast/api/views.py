@@ -16,6 +16,7 @@ from holdfast.integers import decimal_string
 from holdfast.observability.redaction import without_values
 
 SHOWN_BYTES = 4096
+JSON = "portable_json"
 # Clients that read numbers as doubles, such as JavaScript, round larger integers (RFC 7493, section 2.2).
 SAFE_INTEGER = 2**53 - 1
 
@@ -80,6 +81,23 @@ def error_text(error: Any) -> str | None:
     return escape_surrogates(text[:1000])
 
 
+class Unreadable(str):
+    """The sentence that is shown in place of a value that is not stored as JSON."""
+
+    __slots__ = ()
+
+
+def unreadable(serialization: str | None, size: int | None) -> Unreadable | None:
+    """Returns the sentence for a value of that format and size, or None if there is no value.
+
+    A pickle can run any code when it is loaded, so only its application loads it.
+    """
+    if size is None:
+        return None
+    how = "as pickle" if serialization in (None, "py_pickle") else f"by the serializer {serialization}"
+    return Unreadable(f"stored {how}, readable only by the application ({size:,} bytes)")
+
+
 def _columns(row: WorkflowStatus) -> dict[str, Any]:
     return {
         "workflow_id": row.workflow_id,
@@ -130,7 +148,7 @@ def waiting(
 
 
 def workflow_detail(row: WorkflowStatus, wait: dict[str, Any] | None) -> WorkflowDetail:
-    """Converts one workflow with its shortened payloads and the row of `wait_of`."""
+    """Converts one workflow with its shortened payloads (`submit.load`) and the row of `wait_of`."""
     input_, input_cut = shortened(row.input)
     output, output_cut = shortened(row.output)
     return WorkflowDetail(
@@ -147,7 +165,9 @@ def workflow_detail(row: WorkflowStatus, wait: dict[str, Any] | None) -> Workflo
 def stored_value(row: dict[str, Any], limit: int) -> StoredValue:
     """Converts a stored value, of which the row has at most ``limit`` characters. Deserializes only JSON."""
     value, cut = row["value"], row["bytes"] > limit
-    if not cut and row["serialization"] == "portable_json":
+    if row["serialization"] != JSON:
+        value, cut = unreadable(row["serialization"], row["bytes"]), False
+    elif not cut:
         try:
             value = to_answer(json_serializer().deserialize(value))[0]
         except (ValueError, RecursionError):
@@ -162,9 +182,13 @@ def event(row: dict[str, Any], limit: int) -> Event:
     return Event(key=row["key"], **stored_value(row, limit).model_dump())
 
 
-def step(row: StepInfo) -> Step:
-    """Converts a recorded step, with its output shortened."""
+def step(row: StepInfo, stored: dict[str, Any] | None = None) -> Step:
+    """Converts a recorded step, with its output shortened. `stored` is its row of `step_formats`, if any."""
     output, cut = shortened(row["output"])
+    error = error_text(row["error"])
+    if stored is not None:
+        output, cut = unreadable(stored["serialization"], stored["output"]), False
+        error = unreadable(stored["serialization"], stored["error"])
     started, completed = row["started_at_epoch_ms"], row["completed_at_epoch_ms"]
     return Step(
         step_id=row["function_id"],
@@ -175,5 +199,5 @@ def step(row: StepInfo) -> Step:
         seconds=None if started is None or completed is None else (completed - started) / 1000,
         output=output,
         output_shortened=cut,
-        error=error_text(row["error"]),
+        error=error,
     )

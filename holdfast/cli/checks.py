@@ -180,7 +180,11 @@ def adopt(
                 show({"stranded": rows}, as_json=as_json, human=lambda: _stranded_table(rows))
                 print("nothing was moved; --yes moves it", file=sys.stderr)
                 raise typer.Exit(1)
-            living = [row for row in query(connection, "list_executors") if row["ended_at"] is None]
+            living = [
+                row
+                for row in query(connection, "list_executors", application=None)
+                if row["ended_at"] is None
+            ]
             run = {(row["application"], row["application_version"]) for row in living}
             if (application, to_version) not in run:
                 raise NothingRunsError(f"no executor of {application} runs {to_version}: nothing was moved")

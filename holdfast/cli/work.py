@@ -107,24 +107,36 @@ def _batch_text(batch: dict[str, Any]) -> str:
 
 def executors(
     everyone: Annotated[bool, typer.Option("--all", help="also those that ended within the hour")] = False,
+    application: Annotated[str | None, typer.Option(help="only those of this application")] = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the processes that run workflows."""
     with plain_errors():
-        rows = Api(url).get("/executors")["executors"]
+        query = {} if application is None else {"application": application}
+        rows = Api(url).get("/executors", **query)["executors"]
         rows = [row for row in rows if everyone or row["state"] in ("live", "draining")]
         show({"executors": rows}, as_json=as_json, human=lambda: _executors_table(rows))
 
 
 def _executors_table(rows: list[dict[str, Any]]) -> Any:
-    columns = ["executor", "state", "heartbeat", "in flight", "slots", "reason", "taken over by"]
+    columns = [
+        "executor",
+        "application",
+        "state",
+        "heartbeat",
+        "in flight",
+        "slots",
+        "reason",
+        "taken over by",
+    ]
     return table(
         f"{len(rows)} executors",
         columns,
         [
             [
                 row["executor_id"],
+                row["application"],
                 row["state"],
                 age(row["heartbeat_age_seconds"]),
                 row["in_flight"],

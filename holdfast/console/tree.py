@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 from holdfast.console.bars import Row
 from holdfast.console.history import History, move
 from holdfast.console.labels import label
-from holdfast.durable.names import QUEUE_OF
+from holdfast.durable.names import why_unknown
 from holdfast.errors import UnknownWorkflow
 from holdfast.statuses import ENDED, RESUMABLE
 
@@ -16,8 +16,12 @@ NODE_LIMIT = 500
 _EVER = 1e12
 
 
-async def read_tree(ask: Callable[..., Awaitable[list[Row]]], workflow_id: str) -> dict[str, Any]:
-    """Reads a workflow's page except its steps. Raises ``UnknownWorkflow``, ``DatabaseUnavailable``."""
+async def read_tree(
+    ask: Callable[..., Awaitable[list[Row]]], workflow_id: str, own_applications: Collection[str]
+) -> dict[str, Any]:
+    """Reads a workflow's page except its steps. `own_applications` run this release's workflows.
+
+    Raises ``UnknownWorkflow``, ``DatabaseUnavailable``."""
     roots = await ask("console_root", workflow_id=workflow_id)
     if not roots:
         raise UnknownWorkflow
@@ -49,7 +53,7 @@ async def read_tree(ask: Callable[..., Awaitable[list[Row]]], workflow_id: str) 
         "attempts": attempts,
         "moves": [move(row) for row in moves],
         "executors": known,
-        "actions": _actions(own_rows[0], stranded=stranded),
+        "actions": _actions(own_rows[0], own_applications, stranded=stranded),
     }
 
 
@@ -79,10 +83,10 @@ def _node(row: Row) -> dict[str, Any]:
     }
 
 
-def _actions(row: Row, *, stranded: bool) -> dict[str, str | None]:
+def _actions(row: Row, own_applications: Collection[str], *, stranded: bool) -> dict[str, str | None]:
     """Returns for each action None if it is allowed, else the reason why it is not."""
-    status, known = row["status"], row["name"] in QUEUE_OF
-    unknown = None if known else f"This release does not know workflows named {row['name']}."
+    status = row["status"]
+    unknown = why_unknown(own_applications, row["application"], row["name"])
     resumable = status in RESUMABLE
     return {
         "cancel": f"It has ended with {status}." if status in ENDED else None,

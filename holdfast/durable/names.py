@@ -6,7 +6,7 @@ The database stores durable names. Renaming one strands the work that is stored 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from holdfast.errors import ModuleWrong
@@ -39,6 +39,24 @@ LEAF_QUEUES: Final[set[str]] = set()
 """Queues of workflows that DBOS's own decorators declare and that start no children. Only their workflows may
 become suspects and be put on trial: a parent would hold the single slot and wait forever for a child that is
 a suspect too."""
+
+
+def is_declared(own_applications: Collection[str], application: str | None, name: str) -> bool:
+    """Whether this release declares the workflow, with its queue."""
+    return name in QUEUE_OF and (application is None or application in own_applications)
+
+
+def why_unknown(own_applications: Collection[str], application: str | None, name: str) -> str | None:
+    """Returns why nothing can continue such a workflow, or None.
+
+    Another application knows its own workflows.
+    """
+    if is_declared(own_applications, application, name):
+        return None
+    if application is not None and application not in own_applications:
+        return None
+    return f"This release does not know workflows named {name}; it could not run this one."
+
 
 _DURABLE_NAME = re.compile(r"^[A-Za-z0-9._-]{1,100}$")
 

@@ -81,7 +81,6 @@ class FakeClient:
     def list_workflows(
         self,
         *,
-        application_name: list[str],
         workflow_ids: list[str] | None = None,
         parent_workflow_id: str | list[str] | None = None,
         load_input: bool,
@@ -92,7 +91,6 @@ class FakeClient:
         **filters: Any,
     ) -> list[WorkflowStatus]:
         self.loads.append((load_input, load_output))
-        assert set(application_name) == {API, WORKER}, "every listing names both applications"
         wanted = {name: value for name, value in filters.items() if value}
         parents = [parent_workflow_id] if isinstance(parent_workflow_id, str) else parent_workflow_id
         rows = [
@@ -168,6 +166,8 @@ class FakeGateway:
         self.events: dict[str, str] = {}
         self.streams: dict[str, list[str]] = {}
         self.orders: list[tuple[str, str]] = []
+        self.pickled: dict[str, dict[str, int]] = {}
+        self.queues: dict[str, str] = {}
         self.down = False
         self.broken: Exception | None = None
 
@@ -200,11 +200,11 @@ class FakeGateway:
         return [row] if row and row["workflow_id"] in self.client.rows else []
 
     def _list_workflows(
-        self, *, applications: list[str], limit: int, offset: int, prefix: str | None, **filters: Any
+        self, *, limit: int, offset: int, prefix: str | None, **filters: Any
     ) -> list[dict[str, Any]]:
-        assert set(applications) == {API, WORKER}, "every listing names both applications"
         at, before = filters.pop("before_ms"), filters.pop("before_id")
-        wanted = {{"queue": "queue_name"}.get(name, name): value for name, value in filters.items() if value}
+        columns_of = {"queue": "queue_name", "application": "application_name"}
+        wanted = {columns_of.get(name, name): value for name, value in filters.items() if value}
         rows = sorted(
             self.client.rows.values(), key=lambda row: (row.created_at, row.workflow_id), reverse=True
         )
@@ -275,8 +275,54 @@ class FakeGateway:
         """One row without a value for a workflow that has none."""
         return (rows or [{column: None}]) if workflow_id in self.client.rows else []
 
-    def _list_executors(self) -> list[dict[str, Any]]:
-        return self.executors
+    def _list_executors(self, *, application: list[str] | None) -> list[dict[str, Any]]:
+        return [row for row in self.executors if application is None or row["application"] in application]
+
+    def _payload_format(self, *, workflow_id: str) -> list[dict[str, Any]]:
+        row = self.client.rows.get(workflow_id)
+        sizes = self.pickled.get(workflow_id)
+        sizes = (
+            {"serialization": "portable_json"} if sizes is None else {"serialization": "py_pickle", **sizes}
+        )
+        return [{"input": None, "output": None, "error": None, **sizes}] if row else []
+
+    def _step_formats(self, *, workflow_id: str, limit: int, offset: int) -> list[dict[str, Any]]:
+        steps = self.client.steps.get(workflow_id, [])[offset : offset + limit]
+        return [
+            {
+                "step_id": row["function_id"],
+                "serialization": row.get("serialization", "portable_json"),
+                "output": None if row["output"] is None else len(str(row["output"])),
+                "error": None if row["error"] is None else len(str(row["error"])),
+            }
+            for row in steps
+        ]
+
+    def _home_queues(self, *, workflow_ids: list[str]) -> list[dict[str, Any]]:
+        rows = (self.client.rows[workflow_id] for workflow_id in workflow_ids)
+        return [
+            {"workflow_id": row.workflow_id, "queue_name": self.queues.get(row.workflow_id, row.queue_name)}
+            for row in rows
+        ]
+
+    def _remember_queues(self, *, workflow_id: str, named: list[str]) -> list[dict[str, Any]]:
+        row = self.client.rows[workflow_id]
+        if row.queue_name is not None and row.name not in named:
+            self.queues[workflow_id] = row.queue_name
+        return []
+
+    def _live_version(
+        self, *, application: str, prefer: str | None, lease_seconds: float
+    ) -> list[dict[str, Any]]:
+        versions = [
+            row["application_version"]
+            for row in self.executors
+            if row["application"] == application and row["state"] == "live"
+        ]
+        return [{"version": prefer if prefer in versions else versions[0]}] if versions else []
+
+    def _known_applications(self) -> list[dict[str, Any]]:
+        return [{"application": name} for name in sorted({row["application"] for row in self.executors})]
 
     def _order(self, kind: str, executor_id: str) -> list[dict[str, Any]]:
         self.orders.append((kind, executor_id))

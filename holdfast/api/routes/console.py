@@ -95,7 +95,8 @@ async def follow_console(
 @router.get("/console/workflows/{workflow_id}/tree", responses=documented(404, 422, 500, 503))
 async def show_tree(request: Request, workflow_id: WorkflowId) -> dict[str, Any]:
     """A workflow's family from its root down (at most 500), its attempts, and what may be done with it."""
-    return await read_tree(process_of(request).gateway.ops, workflow_id)
+    process = process_of(request)
+    return await read_tree(process.gateway.ops, workflow_id, process.settings.application_names)
 
 
 @router.get("/", include_in_schema=False)

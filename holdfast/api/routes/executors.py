@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from starlette.background import BackgroundTask
 from starlette.responses import JSONResponse, Response
 
 from holdfast.api.access import CONTROL, REFUSALS
 from holdfast.api.context import process_of
-from holdfast.api.models import Executor, ExecutorId, ExecutorList, ExecutorOrder, Stopping
+from holdfast.api.models import Executor, ExecutorFilter, ExecutorId, ExecutorList, ExecutorOrder, Stopping
 from holdfast.api.problems import documented
 from holdfast.errors import ChaosDisabled, Conflict, UnknownExecutor
 
@@ -18,9 +19,9 @@ router = APIRouter(tags=["executors"])
 
 
 @router.get("/executors", responses=documented(500, 503))
-async def list_executors(request: Request) -> ExecutorList:
-    """Every executor of both applications, also the dead and the drained ones."""
-    rows = await process_of(request).gateway.ops("list_executors")
+async def list_executors(request: Request, wanted: Annotated[ExecutorFilter, Query()]) -> ExecutorList:
+    """Every executor of all applications, or of the given ones, also the dead and the drained ones."""
+    rows = await process_of(request).gateway.ops("list_executors", application=wanted.application or None)
     return ExecutorList(executors=[Executor.model_validate(row) for row in rows])
 
 
@@ -51,7 +52,7 @@ async def crash(request: Request, executor_id: ExecutorId) -> ExecutorOrder:
 async def _order(request: Request, statement: str, executor_id: str, desired: str) -> ExecutorOrder:
     gateway = process_of(request).gateway
     if not await gateway.ops(statement, executor_id=executor_id):
-        known = {row["executor_id"]: row for row in await gateway.ops("list_executors")}
+        known = {row["executor_id"]: row for row in await gateway.ops("list_executors", application=None)}
         if executor_id not in known:
             raise UnknownExecutor
         state = known[executor_id]["state"]

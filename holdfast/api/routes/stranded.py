@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request
 
@@ -11,9 +12,13 @@ from holdfast.api.context import process_of
 from holdfast.api.models import Adopted, AdoptRequest, Stranded, StrandedList, WorkflowId
 from holdfast.api.problems import documented
 from holdfast.api.routes.workflows import existing
+from holdfast.api.targets import live_version
 from holdfast.errors import Conflict, NotFound
 from holdfast.recovery.adoption import adopt
 from holdfast.settings import Role
+
+if TYPE_CHECKING:
+    from holdfast.process.process import Process
 
 router = APIRouter(tags=["workflows"])
 log = logging.getLogger("holdfast.api")
@@ -60,10 +65,7 @@ async def _adopt(
 ) -> Adopted:
     process = process_of(request)
     settings = process.settings
-    roles: dict[str, Role] = {settings.application_name(role): role for role in ("api", "worker")}
-    if application not in roles:
-        raise NotFound(f"There is no application of this name. Use {' or '.join(roles)}.")
-    to_version = settings.version_name(roles[application])
+    to_version = await _present_version(process, application)
     moved = await process.gateway.call(
         adopt,
         settings,
@@ -83,3 +85,25 @@ async def _adopt(
         extra={"action": "workflow.adopted"},
     )
     return Adopted(adopted=moved, to_version=to_version)
+
+
+async def _present_version(process: Process, application: str) -> str:
+    """Returns the version that continues work: this release's, or the newest live one of another application.
+
+    Raises `NotFound` for an unknown application, and `Conflict` if no executor of it is live.
+    """
+    settings = process.settings
+    roles: dict[str, Role] = {settings.application_name(role): role for role in ("api", "worker")}
+    if application in roles:
+        return settings.version_name(roles[application])
+    known = {row["application"] for row in await process.gateway.ops("known_applications")}
+    if application not in known:
+        raise NotFound(
+            f"There is no application of this name. Use {' or '.join(sorted(known | set(roles)))}."
+        )
+    version = await live_version(process, application)
+    if version is None:
+        raise Conflict(
+            f"No executor of {application} is live, so no version can continue the work. Start one."
+        )
+    return version

@@ -25,11 +25,11 @@ from holdfast.api.models import (
     WorkflowList,
 )
 from holdfast.api.problems import documented
-from holdfast.api.submit import claim, find, outcome
-from holdfast.api.views import listed, step, workflow_detail
-from holdfast.durable.names import QUEUE_OF, ROLE_OF
+from holdfast.api.submit import claim, find, load, outcome
+from holdfast.api.targets import home_queues, version_of
+from holdfast.api.views import JSON, listed, step, workflow_detail
+from holdfast.durable.names import QUEUE_OF
 from holdfast.errors import Conflict, UnknownWorkflow
-from holdfast.settings import Settings
 from holdfast.statuses import ENDED, RESUMABLE
 
 router = APIRouter(tags=["workflows"])
@@ -37,12 +37,12 @@ router = APIRouter(tags=["workflows"])
 
 @router.get("/workflows", responses=documented(422, 500, 503))
 async def list_workflows(request: Request, wanted: Annotated[WorkflowFilter, Query()]) -> WorkflowList:
-    """Workflows of both applications, newest first, without their payloads."""
+    """Workflows of all applications, or of the given ones, newest first, without their payloads."""
     process = process_of(request)
     before_ms, _, before_id = (wanted.before or "").partition("~")
     rows = await process.gateway.ops(
         "list_workflows",
-        applications=process.settings.application_names,
+        application=wanted.application or None,
         status=list(wanted.status) or None,
         name=wanted.name or None,
         queue=wanted.queue or None,
@@ -67,30 +67,40 @@ async def show_workflow(
     request: Request, workflow_id: WorkflowId, query: Annotated[WaitOptions, Query()]
 ) -> WorkflowDetail:
     """One workflow with input, output and error, shortened; with `wait` as soon as it has ended."""
-    row = await existing(request, workflow_id, payload=not query.wait)
+    process = process_of(request)
+    ended = None
     if query.wait:
+        await existing(request, workflow_id)
         ended = await outcome(request, workflow_id, query.wait)
-        row = ended or await existing(request, workflow_id, payload=True)
+    row = ended or _require(await load(process, workflow_id))
     wait = None
     if row.status == "PENDING":
-        wait = next(iter(await process_of(request).gateway.ops("wait_of", workflow_id=workflow_id)), None)
+        wait = next(iter(await process.gateway.ops("wait_of", workflow_id=workflow_id)), None)
     return workflow_detail(row, wait)
 
 
 @router.get("/workflows/{workflow_id}/steps", responses=documented(404, 422, 500, 503))
 async def list_steps(request: Request, workflow_id: WorkflowId, page: Annotated[Page, Query()]) -> StepList:
     """Its recorded steps with their outputs, shortened."""
-    process = process_of(request)
+    gateway = process_of(request).gateway
+    formats = await gateway.ops(
+        "step_formats", workflow_id=workflow_id, limit=page.limit + 1, offset=page.offset
+    )
+    hidden = {row["step_id"]: row for row in formats if row["serialization"] != JSON}
 
     def read(client: DBOSClient) -> list[StepInfo]:
-        _require(find(client, process.settings.application_names, workflow_id))
-        return client.list_workflow_steps(workflow_id, limit=page.limit + 1, offset=page.offset or None)
+        _require(find(client, workflow_id))
+        # DBOS logs a warning for each value that it cannot load.
+        is_readable = len(hidden) < len(formats)
+        return client.list_workflow_steps(
+            workflow_id, load_output=is_readable, limit=page.limit + 1, offset=page.offset or None
+        )
 
-    rows = await process.gateway.call(read, process.gateway.client)
+    rows = await gateway.call(read, gateway.client)
     more = len(rows) > page.limit
     return StepList(
         workflow_id=workflow_id,
-        steps=[step(row) for row in rows[: page.limit]],
+        steps=[step(row, hidden.get(row["function_id"])) for row in rows[: page.limit]],
         next_offset=page.offset + page.limit if more else None,
     )
 
@@ -102,17 +112,19 @@ async def list_steps(request: Request, workflow_id: WorkflowId, page: Annotated[
 )
 async def cancel(request: Request, workflow_id: WorkflowId) -> Accepted:
     """Cancel it and its children. A running Fibonacci step ends within 1.5 s; other steps finish first."""
-    process = process_of(request)
+    gateway = process_of(request).gateway
+    row = await existing(request, workflow_id)
+    if row.status in ENDED:
+        raise Conflict(f"This workflow has ended with {row.status}; there is nothing to cancel.")
+    # A cancel erases the queue, to which a resume returns the workflow.
+    await gateway.ops("remember_queues", workflow_id=workflow_id, named=list(QUEUE_OF))
 
     def order(client: DBOSClient) -> str:
-        row = _require(find(client, process.settings.application_names, workflow_id))
-        if row.status in ENDED:
-            raise Conflict(f"This workflow has ended with {row.status}; there is nothing to cancel.")
         client.cancel_workflow(workflow_id, cancel_children=True)
         # It may have ended in between; what is stored now is the truth.
-        return _require(find(client, process.settings.application_names, workflow_id)).status
+        return _require(find(client, workflow_id)).status
 
-    status = await process.gateway.call(order, process.gateway.client)
+    status = await gateway.call(order, gateway.client)
     if status in ENDED and status != "CANCELLED":
         raise Conflict(f"This workflow ended with {status} before it could be cancelled.")
     return Accepted.model_validate({"workflow_id": workflow_id, "status": status})
@@ -131,16 +143,16 @@ async def resume(request: Request, workflow_id: WorkflowId) -> Accepted:
     """
     process = process_of(request)
     gateway = process.gateway
-
     row = await existing(request, workflow_id)
     if row.status not in RESUMABLE:
         raise Conflict(
             f"This workflow is {row.status}. Only those that are {' or '.join(RESUMABLE)} can be resumed."
         )
-    cancelled = await gateway.call(_cancelled, gateway.client, process.settings.application_names, row)
+    levels = await gateway.call(_cancelled, gateway.client, row)
+    queues = await home_queues(process, [each for level in levels for each in level])
     # Before they run again: a crash that follows at once must count.
-    await gateway.ops("forget_crashes", workflow_ids=[each for _, ids in cancelled for each in ids])
-    await gateway.call(_resume, gateway.client, cancelled)
+    await gateway.ops("forget_crashes", workflow_ids=list(queues))
+    await gateway.call(_resume, gateway.client, levels, queues)
     return Accepted(workflow_id=workflow_id, status="ENQUEUED")
 
 
@@ -163,11 +175,12 @@ async def fork(
     """Run a copy of it from `start_step` on, under an id of its own."""
     process = process_of(request)
     row = await existing(request, workflow_id)
-    queue = _queue(row)
+    queue = (await home_queues(process, [row]))[workflow_id]
+    version = await version_of(process, row)
     forked_id = await claim(request, body, "fork", idempotency_key)
 
     def order(client: DBOSClient) -> str:
-        found = find(client, process.settings.application_names, forked_id)
+        found = find(client, forked_id)
         if found is not None:
             return found.status
         _require_step(client, workflow_id, body.start_step)
@@ -176,12 +189,12 @@ async def fork(
                 client.fork_workflow(
                     workflow_id,
                     body.start_step,
-                    application_version=_version(process.settings, row),
+                    application_version=version,
                     queue_name=queue,
                 )
         except sa.exc.IntegrityError:
             # The same request, sent again while its first try was under way, was quicker.
-            found = find(client, process.settings.application_names, forked_id)
+            found = find(client, forked_id)
             if found is None:
                 raise
             return found.status
@@ -193,18 +206,10 @@ async def fork(
     )
 
 
-async def existing(request: Request, workflow_id: str, *, payload: bool = False) -> WorkflowStatus:
-    """The stored workflow; raises `UnknownWorkflow`."""
-    process = process_of(request)
-    return _require(
-        await process.gateway.call(
-            find,
-            process.gateway.client,
-            process.settings.application_names,
-            workflow_id,
-            payload=payload,
-        )
-    )
+async def existing(request: Request, workflow_id: str) -> WorkflowStatus:
+    """Returns the stored workflow without its values. Raises `UnknownWorkflow`."""
+    gateway = process_of(request).gateway
+    return _require(await gateway.call(find, gateway.client, workflow_id))
 
 
 def _require(row: WorkflowStatus | None) -> WorkflowStatus:
@@ -213,42 +218,28 @@ def _require(row: WorkflowStatus | None) -> WorkflowStatus:
     return row
 
 
-def _queue(row: WorkflowStatus) -> str:
-    """The queue it goes to: DBOS's default is its internal queue, without our limits."""
-    if row.name not in QUEUE_OF:
-        raise Conflict(f"This release does not know workflows named {row.name}; it could not run this one.")
-    return QUEUE_OF[row.name]
-
-
-def _cancelled(
-    client: DBOSClient, applications: list[str], row: WorkflowStatus
-) -> list[tuple[str, list[str]]]:
-    """Queues with ids: of the workflow, its cancelled children, theirs, and so on. Raises `Conflict`."""
-    found: list[tuple[str, list[str]]] = []
-    rows = [row]
-    while rows:
-        by_queue: dict[str, list[str]] = defaultdict(list)
-        for each in rows:
-            by_queue[_queue(each)].append(each.workflow_id)
-        found += by_queue.items()
-        rows = client.list_workflows(
-            parent_workflow_id=[each.workflow_id for each in rows],
+def _cancelled(client: DBOSClient, row: WorkflowStatus) -> list[list[WorkflowStatus]]:
+    """Returns the workflow, then its cancelled children, then theirs, and so on."""
+    levels, level = [], [row]
+    while level:
+        levels.append(level)
+        level = client.list_workflows(
+            parent_workflow_id=[each.workflow_id for each in level],
             status=["CANCELLED"],
-            application_name=applications,
             load_input=False,
             load_output=False,
         )
-    return found
+    return levels
 
 
-def _resume(client: DBOSClient, cancelled: list[tuple[str, list[str]]]) -> None:
+def _resume(client: DBOSClient, levels: list[list[WorkflowStatus]], queues: dict[str, str]) -> None:
     """From the lowest level up: who runs before its children are back finds them cancelled."""
-    for queue, ids in reversed(cancelled):
-        client.resume_workflows(ids, queue_name=queue)
-
-
-def _version(settings: Settings, row: WorkflowStatus) -> str:
-    return settings.version_name(ROLE_OF[row.name])
+    for level in reversed(levels):
+        by_queue: dict[str, list[str]] = defaultdict(list)
+        for each in level:
+            by_queue[queues[each.workflow_id]].append(each.workflow_id)
+        for queue, ids in by_queue.items():
+            client.resume_workflows(ids, queue_name=queue)
 
 
 def _require_step(client: DBOSClient, workflow_id: str, start_step: int) -> None:

@@ -168,7 +168,7 @@ SELECT p.workflow_uuid AS workflow_id, p.name, p.status, p.class_name, p.config_
        v.kind AS wait_kind, v.subject AS wait_subject, v.since AS wait_since, v.until AS wait_until
 FROM (
     SELECT * FROM dbos.workflow_status
-    WHERE application_name = ANY (%(applications)s)
+    WHERE (%(application)s::text[] IS NULL OR application_name = ANY (%(application)s))
       AND (%(status)s::text[] IS NULL OR status = ANY (%(status)s))
       AND (%(name)s::text[] IS NULL OR name = ANY (%(name)s))
       AND (%(queue)s::text[] IS NULL OR queue_name = ANY (%(queue)s))

@@ -99,8 +99,22 @@ SELECT executor_id, application, application_version, role, state, desired_state
        extract(epoch FROM clock_timestamp() - heartbeat_at)::float8 AS heartbeat_age_seconds,
        started_at, ended_at, taken_over_by, taken_over_at, reason
 FROM ops.executors
-WHERE state IN ('live', 'draining') OR ended_at > clock_timestamp() - make_interval(mins => 60)
+WHERE (state IN ('live', 'draining') OR ended_at > clock_timestamp() - make_interval(mins => 60))
+  AND (%(application)s::text[] IS NULL OR application = ANY (%(application)s))
 ORDER BY ended_at IS NOT NULL, started_at DESC LIMIT 500
+
+-- name: live_version
+-- Returns the version of an application for new work: the preferred one if a live executor runs it, else the newest.
+SELECT e.application_version AS version
+FROM ops.executors e LEFT JOIN dbos.application_versions v ON v.version_name = e.application_version
+WHERE e.application = %(application)s AND e.state = 'live'
+  AND e.heartbeat_at > statement_timestamp() - make_interval(secs => 2 * %(lease_seconds)s)
+ORDER BY (e.application_version = %(prefer)s) IS TRUE DESC, v.version_timestamp DESC NULLS LAST, e.started_at DESC LIMIT 1
+
+-- name: known_applications
+-- Returns the applications that have launched on this database, or registered an executor.
+SELECT application_name AS application FROM dbos.application_versions WHERE application_name IS NOT NULL
+UNION SELECT application FROM ops.executors ORDER BY 1
 
 -- name: request_drain
 UPDATE ops.executors SET desired_state = 'draining'

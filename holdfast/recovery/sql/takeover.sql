@@ -97,6 +97,24 @@ UPDATE ops.crashes SET trial_xid = %(owner_xid)s WHERE workflow_id = %(workflow_
 -- name: home_queue
 SELECT queue_name FROM ops.crashes WHERE workflow_id = %(workflow_id)s AND queue_name IS NOT NULL
 
+-- name: home_queues
+-- Returns the queue of each workflow: that to which it returns if it was moved, parked or cancelled.
+SELECT w.workflow_uuid AS workflow_id, coalesce(c.queue_name, w.queue_name) AS queue_name
+FROM dbos.workflow_status w LEFT JOIN ops.crashes c ON c.workflow_id = w.workflow_uuid
+WHERE w.workflow_uuid = ANY (%(workflow_ids)s)
+
+-- name: remember_queues
+-- Stores the queues of a workflow and its unfinished descendants before a cancel, which erases them. A workflow that
+-- is named has its queue from its declaration.
+WITH RECURSIVE family AS (
+    SELECT workflow_uuid FROM dbos.workflow_status WHERE workflow_uuid = %(workflow_id)s
+    UNION
+    SELECT c.workflow_uuid FROM family f JOIN dbos.workflow_status c ON c.parent_workflow_id = f.workflow_uuid)
+INSERT INTO ops.crashes AS c (workflow_id, crashes, steps_recorded, queue_name)
+SELECT w.workflow_uuid, 0, 0, w.queue_name FROM family JOIN dbos.workflow_status w USING (workflow_uuid)
+WHERE w.status IN ('ENQUEUED', 'PENDING', 'DELAYED') AND w.queue_name IS NOT NULL AND w.name <> ALL (%(named)s::text[])
+ON CONFLICT (workflow_id) DO UPDATE SET queue_name = coalesce(c.queue_name, excluded.queue_name)
+
 -- name: forget_crashes
 -- Resets the count of workflows that an operator resumed.
 DELETE FROM ops.crashes WHERE workflow_id = ANY (%(workflow_ids)s) RETURNING queue_name

@@ -57,9 +57,7 @@ async def start_listing(
 async def show_listing(request: Request, bucket: BucketName, workflow_id: WorkflowId) -> Listing:
     """Progress, and the report when it has ended."""
     process = process_of(request)
-    row = await process.gateway.call(
-        find, process.gateway.client, process.settings.application_names, workflow_id, payload=True
-    )
+    row = await process.gateway.call(find, process.gateway.client, workflow_id, payload=True)
     if row is None or row.name != LISTING.name or _bucket(row.input) != bucket:
         raise UnknownWorkflow(
             "There is no listing of this bucket with this id. GET /workflows?name=buckets.listing lists them."

@@ -17,7 +17,6 @@ from services.worker.fibonacci.models import Batch, NumberResult
 
 def read_batch(
     client: DBOSClient,
-    applications: list[str],
     batch_id: str,
     known: Mapping[int, NumberResult] | None = None,
 ) -> Batch:
@@ -25,7 +24,7 @@ def read_batch(
 
     Raises `UnknownWorkflow` if there is no Fibonacci batch with that id.
     """
-    row = find(client, applications, batch_id, payload=True)
+    row = find(client, batch_id, payload=True)
     if row is None or row.name not in (BATCH.name, SEQUENCE.name):
         raise UnknownWorkflow(
             "There is no Fibonacci batch with this id. GET /workflows?name=fibonacci.batch lists them, and"
@@ -36,7 +35,7 @@ def read_batch(
     if finished is None and row.name == SEQUENCE.name:
         finished = _from_steps(client, row, numbers)
     elif finished is None:
-        finished = _from_children(client, applications, row, numbers, known or {})
+        finished = _from_children(client, row, numbers, known or {})
     return Batch(
         workflow_id=batch_id,
         status=row.status,
@@ -87,30 +86,18 @@ def _from_steps(client: DBOSClient, row: WorkflowStatus, numbers: list[int]) -> 
 
 def _from_children(
     client: DBOSClient,
-    applications: list[str],
     row: WorkflowStatus,
     numbers: list[int],
     known: Mapping[int, NumberResult],
 ) -> list[NumberResult]:
-    children = client.list_workflows(
-        parent_workflow_id=row.workflow_id,
-        application_name=applications,
-        load_input=False,
-        load_output=False,
-    )
+    children = client.list_workflows(parent_workflow_id=row.workflow_id, load_input=False, load_output=False)
     by_index = {_index(row.workflow_id, child): child for child in children}
     wanted = [
         child.workflow_id
         for index, child in by_index.items()
         if child.status in ("SUCCESS", "ERROR") and index not in known
     ]
-    loaded = (
-        client.list_workflows(
-            workflow_ids=wanted, application_name=applications, load_input=False, load_output=True
-        )
-        if wanted
-        else []
-    )
+    loaded = client.list_workflows(workflow_ids=wanted, load_input=False, load_output=True) if wanted else []
     by_index.update({_index(row.workflow_id, child): child for child in loaded})
     return [_number(index, n, by_index.get(index), known.get(index)) for index, n in enumerate(numbers)]
 

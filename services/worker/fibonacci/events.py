@@ -45,15 +45,13 @@ class Feed:
     async def follow(self, process: Process) -> None:
         """Keeps `batch` fresh until it is terminal. An outage of the database only delays it."""
         loop = asyncio.get_running_loop()
-        gateway, applications = process.gateway, process.settings.application_names
+        gateway = process.gateway
         while not self.ended:
             began = loop.time()
             pause = POLL_SECONDS
             try:
                 known = {number.index: number for number in self.batch.results if number.status == "SUCCESS"}
-                self.batch = await gateway.call(
-                    read_batch, gateway.client, applications, self.batch.workflow_id, known
-                )
+                self.batch = await gateway.call(read_batch, gateway.client, self.batch.workflow_id, known)
                 # Polls use at most a fifth of the time: a batch of a thousand numbers costs more than one of
                 # fifty.
                 pause = max(pause, 4 * (loop.time() - began))
@@ -84,9 +82,7 @@ class Feeds:
         """Returns the batch's feed after a first poll. Raises `UnknownWorkflow`, `DatabaseUnavailable`."""
         if batch_id not in self._feeds:
             gateway = self.process.gateway
-            batch = await gateway.call(
-                read_batch, gateway.client, self.process.settings.application_names, batch_id
-            )
+            batch = await gateway.call(read_batch, gateway.client, batch_id)
             self._feeds.setdefault(batch_id, Feed(batch))
         feed = self._feeds[batch_id]
         feed.listeners += 1

@@ -88,9 +88,7 @@ async def show_batch(request: Request, workflow_id: WorkflowId) -> Batch:
     Each number has its own `status`; `result` is null until it is SUCCESS.
     """
     process = process_of(request)
-    return await process.gateway.call(
-        read_batch, process.gateway.client, process.settings.application_names, workflow_id
-    )
+    return await process.gateway.call(read_batch, process.gateway.client, workflow_id)
 
 
 @router.get(

@@ -1,0 +1,64 @@
+"""Where a workflow continues after an operator's order: its queue, and the version of its application.
+
+The workflows that this release declares have their queue and version by its settings. Those of any other
+application keep their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dbos import WorkflowStatus
+
+from holdfast.durable.names import QUEUE_OF, ROLE_OF, is_declared, why_unknown
+from holdfast.errors import Conflict
+
+if TYPE_CHECKING:
+    from holdfast.process.process import Process
+
+INTERNAL_QUEUE = "_dbos_internal_queue"
+"""DBOS's queue for workflows that were started directly."""
+
+
+async def home_queues(process: Process, rows: Sequence[WorkflowStatus]) -> dict[str, str]:
+    """Returns the queue of each workflow by its id. Raises `Conflict` if one is unknown to this release."""
+    own = process.settings.application_names
+    for row in rows:
+        if reason := why_unknown(own, row.application_name, row.name):
+            raise Conflict(reason)
+    queues = {
+        row.workflow_id: QUEUE_OF[row.name]
+        for row in rows
+        if is_declared(own, row.application_name, row.name)
+    }
+    others = [row.workflow_id for row in rows if row.workflow_id not in queues]
+    if others:
+        for found in await process.gateway.ops("home_queues", workflow_ids=others):
+            queues[found["workflow_id"]] = found["queue_name"] or INTERNAL_QUEUE
+    return queues
+
+
+async def version_of(process: Process, row: WorkflowStatus) -> str | None:
+    """Returns the version on which a copy of the workflow runs.
+
+    For another application that is its own version, or the newest live one if no executor runs it any more.
+    """
+    settings = process.settings
+    if is_declared(settings.application_names, row.application_name, row.name):
+        return settings.version_name(ROLE_OF[row.name])
+    if row.application_name is None:
+        return row.app_version
+    live = await live_version(process, row.application_name, prefer=row.app_version)
+    return live or row.app_version
+
+
+async def live_version(process: Process, application: str, *, prefer: str | None = None) -> str | None:
+    """Returns the newest version that a live executor of the application runs; `prefer` if it is live."""
+    rows = await process.gateway.ops(
+        "live_version",
+        application=application,
+        prefer=prefer,
+        lease_seconds=process.settings.lease_seconds,
+    )
+    return rows[0]["version"] if rows else None

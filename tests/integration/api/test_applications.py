@@ -1,0 +1,135 @@
+"""The API beside a third application: plain DBOS with its default serializer, in a process of its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from holdfast.dbos_adapter.schema import sqlalchemy_url
+from tests.support.api_server import Api, serving
+from tests.support.database import Database, wait_until
+from tests.support.executors import insert
+from tests.support.plain_shop import QUEUE, Shop, open_shop
+
+AS_PICKLE = re.compile(r"stored as pickle, readable only by the application \([\d,]+ bytes\)")
+
+
+@pytest.fixture
+def api(database: Database) -> Iterator[Api]:
+    with serving(database.settings("api")) as made:
+        yield made
+
+
+@pytest.fixture
+def shop(database: Database) -> Iterator[Shop]:
+    with open_shop(sqlalchemy_url(database.settings("worker").database_url), "shop") as made:
+        yield made
+
+
+def ended(api: Api, workflow_id: str) -> dict[str, Any]:
+    row: dict[str, Any] = api.http.get(f"/workflows/{workflow_id}?wait=20").json()
+    return row
+
+
+def stored_bytes(database: Database, workflow_id: str) -> tuple[str, str]:
+    """Returns the stored input and its format."""
+    [row] = database.rows(
+        "SELECT i.inputs, w.serialization FROM dbos.workflow_status w JOIN dbos.workflow_input i"
+        " USING (workflow_uuid) WHERE w.workflow_uuid = %(id)s",
+        id=workflow_id,
+    )
+    return row["inputs"], row["serialization"]
+
+
+def waits_for_payment(api: Api, workflow_id: str) -> Any:
+    return wait_until(
+        lambda: api.http.get(f"/workflows/{workflow_id}/events").json()["events"], "it waits for the payment"
+    )
+
+
+def test_the_listing_shows_all_applications_and_filters_by_them(
+    api: Api, database: Database, shop: Shop
+) -> None:
+    insert(database, ["ours"])
+    theirs = shop.order("refuse", "theirs", "tea")
+    assert ended(api, theirs)["status"] == "ERROR"
+
+    def listed(query: str = "") -> set[str]:
+        return {row["workflow_id"] for row in api.http.get(f"/workflows{query}").json()["workflows"]}
+
+    assert listed() >= {"ours", theirs}
+    assert listed("?application=shop") == {theirs}
+    assert listed("?application=holdfast-worker") == {"ours"}
+    assert listed("?application=holdfast-worker&application=shop") == {"ours", theirs}
+    assert listed("?application=nobody") == set()
+
+
+def test_pickled_values_are_never_loaded_and_said_to_be_pickles(api: Api, shop: Shop) -> None:
+    """Input, step, event, result and error."""
+    shop.order("checkout", "w", "tea")
+    [event] = waits_for_payment(api, "w")
+    assert AS_PICKLE.fullmatch(event["value"]) and event["format"] == "py_pickle"
+    sent = api.http.post("/workflows/w/messages", json={"topic": "payment", "message": {"euro": 7}})
+    assert sent.status_code == 202
+    row = ended(api, "w")
+    assert row["status"] == "SUCCESS", "the application reads the message, which is JSON"
+    assert AS_PICKLE.fullmatch(row["input"]) and AS_PICKLE.fullmatch(row["output"])
+    assert row["error"] is None
+    steps = api.http.get("/workflows/w/steps").json()["steps"]
+    by_name = {step["name"]: step for step in steps}
+    assert AS_PICKLE.fullmatch(by_name["shop.reserve"]["output"])
+    assert all(step["error"] is None for step in steps)
+    shop.order("refuse", "bad", "tea")
+    row = ended(api, "bad")
+    assert row["status"] == "ERROR" and AS_PICKLE.fullmatch(row["error"]) and row["output"] is None
+
+
+def test_cancel_and_resume_keep_queue_and_input(api: Api, database: Database, shop: Shop) -> None:
+    shop.order("queued-checkout", "w", "tea")
+    waits_for_payment(api, "w")
+    before = stored_bytes(database, "w")
+    assert before[1] == "py_pickle"
+    assert api.http.post("/workflows/w/cancel").json()["status"] == "CANCELLED"
+    assert api.http.get("/workflows/w").json()["queue_name"] is None, "DBOS erases it at a cancel"
+    answer = api.http.post("/workflows/w/resume")
+    assert answer.status_code == 202, answer.text
+    assert api.http.get("/workflows/w").json()["queue_name"] == QUEUE
+    api.http.post("/workflows/w/messages", json={"topic": "payment", "message": 1})
+    assert ended(api, "w")["status"] == "SUCCESS"
+    assert stored_bytes(database, "w") == before
+    assert database.rows("SELECT * FROM ops.crashes") == []
+
+
+def test_a_fork_runs_in_its_application_on_the_same_input(api: Api, database: Database, shop: Shop) -> None:
+    shop.order("queued-checkout", "w", "tea")
+    waits_for_payment(api, "w")
+    api.http.post("/workflows/w/messages", json={"topic": "payment", "message": 1})
+    version = ended(api, "w")["application_version"]
+    answer = api.http.post("/workflows/w/fork", json={"start_step": 2})
+    assert answer.status_code == 202, answer.text
+    forked = answer.json()["workflow_id"]
+    api.http.post(f"/workflows/{forked}/messages", json={"topic": "payment", "message": 2})
+    row = ended(api, forked)
+    assert (row["status"], row["application"], row["application_version"]) == ("SUCCESS", "shop", version)
+    assert row["queue_name"] == QUEUE
+    assert stored_bytes(database, forked) == stored_bytes(database, "w")
+
+
+def test_the_page_of_a_workflow_offers_what_can_be_done(api: Api, shop: Shop) -> None:
+    shop.order("refuse", "w", "tea")
+    ended(api, "w")
+    tree = api.http.get("/console/workflows/w/tree").json()
+    assert tree["actions"]["fork"] is None
+    assert "pickle" not in str(tree["nodes"]) and tree["nodes"][0]["label"] == "shop.refuse"
+
+
+def test_adoption_of_another_application_needs_a_live_version(api: Api, database: Database) -> None:
+    insert(database, ["w"], name="shop.old", application_name="shop", application_version="v1")
+    order = {"application": "shop", "from_version": "v1"}
+    assert api.http.post("/stranded/adopt", json=order).status_code == 404, "nothing of it was ever seen"
+    database.rows("INSERT INTO dbos.application_versions VALUES ('v1-id', 'v1', 1, 1, 'shop')")
+    answer = api.http.post("/stranded/adopt", json=order)
+    assert answer.status_code == 409 and "No executor of shop is live" in answer.json()["detail"]
