@@ -63,19 +63,23 @@ down: ## end what `make up` started; the data stays
 demo: .venv/ready ## kill a worker, pause another, restart the API, and see the work go on
 	@$(BIN)/holdfast demo
 
-# Most tests wait for something, so two halves run side by side; the first one's output follows the other's.
+# Most tests wait for something, so three parts run side by side; the output of the second and third follows.
 # What measures a time runs after them, alone. ARGS chooses tests: they run one after the other.
-HALF := tests/container tests/integration
+PYTEST := $(BIN)/python -m pytest
+FIRST := tests/container
+SECOND := tests/integration tests/files
 test: .venv/ready ## all tests, or those of ARGS; those in containers are skipped where no engine answers
 ifdef ARGS
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 else
-	@log=$$(mktemp); \
-	$(BIN)/python -m pytest -m 'not timing' $(HALF:%=--ignore=%) >$$log 2>&1 & other=$$!; \
-	trap 'kill $$other 2>/dev/null; rm -f $$log' EXIT; trap 'exit 130' INT; trap 'exit 143' TERM; \
-	failed=0; $(BIN)/python -m pytest -m 'not timing' $(HALF) || failed=1; \
-	wait $$other || failed=1; cat $$log; \
-	$(BIN)/python -m pytest -m timing || failed=1; \
+	@logs=$$(mktemp -d); \
+	$(PYTEST) -m 'not timing' $(SECOND) >$$logs/second 2>&1 & second=$$!; \
+	$(PYTEST) -m 'not timing' $(FIRST:%=--ignore=%) $(SECOND:%=--ignore=%) >$$logs/third 2>&1 & third=$$!; \
+	trap 'kill $$second $$third 2>/dev/null; rm -rf $$logs' EXIT; trap 'exit 130' INT; trap 'exit 143' TERM; \
+	failed=0; $(PYTEST) -m 'not timing' $(FIRST) || failed=1; \
+	wait $$second || failed=1; cat $$logs/second; \
+	wait $$third || failed=1; cat $$logs/third; \
+	$(PYTEST) -m timing || failed=1; \
 	exit $$failed
 endif
 

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+import traceback
 from collections.abc import Iterator
 from functools import cache
 
@@ -19,6 +21,8 @@ from tests.support.database import Database, Server
 from tests.support.object_server import ObjectServer
 
 SEED = int(os.environ.get("HOLDFAST_TEST_SEED") or random.SystemRandom().randrange(2**32))
+LEFT_SECONDS = 30.0
+"""A thread may end so long after its test."""
 _REQUIRE_DOCKER = "HOLDFAST_REQUIRE_DOCKER"
 _without_docker: list[str] = []
 
@@ -94,6 +98,21 @@ def pytest_sessionfinish(exitstatus: int) -> None:
     timer = threading.Timer(30, end)
     timer.daemon = True
     timer.start()
+
+
+@pytest.fixture(autouse=True)
+def _threads_end() -> Iterator[None]:
+    """No test leaves a thread behind that Python would wait for at its end, e.g. a workflow's."""
+    before = set(threading.enumerate())
+    yield
+    deadline = time.monotonic() + LEFT_SECONDS
+    while left := [one for one in threading.enumerate() if not one.daemon and one not in before]:
+        if time.monotonic() > deadline:
+            frames = sys._current_frames()
+            where = {one.name: traceback.format_stack(frames.get(one.ident or 0))[-8:] for one in left}
+            told = "\n".join(f"{name}:\n{''.join(lines)}" for name, lines in where.items())
+            pytest.fail(f"the test leaves threads behind:\n{told}", pytrace=False)
+        time.sleep(0.01)
 
 
 @pytest.fixture(scope="session")

@@ -161,10 +161,8 @@ def test_a_killed_workers_programs_end_with_it(stack: NativeStack) -> None:
     first = wait_for(lambda: len(found := programs()) == 3 and found, 20, "its programs run")
     victim = stack.get(f"/workflows/{workflow_id}")["executor_id"]
     worker = next(member for member in stack.workers() if member.executor_id == victim)
-    begun = time.monotonic()
     stack.kill(worker)
     wait_for(lambda: not any(is_alive(*each) for each in first.items()), 5, "they end", pause_seconds=0.02)
-    assert time.monotonic() - begun < 1
     again = wait_for(lambda: len(found := programs()) == 3 and found, 30, "the second copy's run")
     assert not set(again) & set(first)
     stack.post(f"/workflows/{workflow_id}/cancel")

@@ -29,8 +29,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield stack
 
 
+@pytest.mark.timing
 def test_idle_worker_stops_at_once(stack: Stack) -> None:
-    faults.check_idle_stop(stack)
+    faults.check_idle_stop(stack, limit_seconds=1)
 
 
 def test_killed_child_costs_an_attempt(stack: Stack) -> None:
@@ -41,24 +42,28 @@ def test_five_dead_children_end_in_a_clear_error(stack: Stack) -> None:
     faults.check_five_deaths(stack, ENDLESS)
 
 
+@pytest.mark.timing
 def test_cancel_ends_running_children(stack: Stack) -> None:
-    scenes.check_cancel(stack, ENDLESS)
+    scenes.check_cancel(stack, ENDLESS, limit_seconds=1.5)
 
 
+@pytest.mark.timing
 def test_sigkill_in_the_middle_of_steps(stack: Stack) -> None:
-    faults.check_kill(stack, SHORT)
+    faults.check_kill(stack, SHORT, limit_seconds=1)
 
 
+@pytest.mark.timing
 def test_sigterm_in_the_middle_of_a_long_step(stack: Stack) -> None:
-    faults.check_stop_in_a_step(stack, LONG, drain_seconds=DRAIN_SECONDS, grace_seconds=GRACE_SECONDS)
+    faults.check_stop_in_a_step(stack, LONG, drain_seconds=DRAIN_SECONDS, late_seconds=1)
 
 
 def test_sigterm_in_short_steps(stack: Stack) -> None:
     faults.check_stop_in_short_steps(stack)
 
 
+@pytest.mark.timing
 def test_sigstop_beyond_the_lease(stack: Stack) -> None:
-    faults.check_pause(stack, SHORT, lease_seconds=5)
+    faults.check_pause(stack, SHORT, limit_seconds=5 + 1)
 
 
 def test_drain_by_the_api(stack: Stack) -> None:

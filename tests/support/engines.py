@@ -27,6 +27,37 @@ from tests.support.database import Database, wait_until
 from tests.support.executors import Peer, workflow
 
 
+class Gates(dict[str, threading.Event]):
+    """By workflow id: where its code stands until the test lets it go on.
+
+    Who comes when the test has ended goes on at once. It would otherwise end after its database has gone, and
+    try for ever to store that.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self._open = False
+
+    def __missing__(self, workflow_id: str) -> threading.Event:
+        with self._lock:
+            gate = self.setdefault(workflow_id, threading.Event())
+            if self._open:
+                gate.set()
+            return gate
+
+    def clear(self) -> None:
+        self._open = False
+        super().clear()
+
+    def open_all(self) -> None:
+        """Lets everyone go on, and who comes later."""
+        with self._lock:
+            self._open = True
+            for gate in self.values():
+                gate.set()
+
+
 @dataclass
 class Launched:
     """A running engine, registered as an executor."""

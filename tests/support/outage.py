@@ -15,7 +15,8 @@ from tests.support.reporting import record
 from tests.support.scenes import check_batch
 from tests.support.stack import Stack, wait_for
 
-SLOWEST_SECONDS = 2.0
+SLOWEST_SECONDS = 10.0
+"""Beside other work; tests/integration/api/test_http.py runs alone and holds the API to two seconds."""
 
 
 @dataclass(frozen=True)

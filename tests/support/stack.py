@@ -22,6 +22,7 @@ import httpx
 
 from holdfast.installations.embedded import free_port
 from holdfast.statuses import TERMINAL
+from tests.support.database import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,9 +34,9 @@ def wait_for(
 ) -> T:
     """Waits for the first truthy value of ``condition`` and returns it. A missing answer counts as "not yet".
 
-    Raises ``AssertionError`` with ``what`` after ``seconds``.
+    Raises ``AssertionError`` with ``what`` when it does not come. ``seconds`` is enough on an idle machine.
     """
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE * seconds
     last: object = None
     while True:
         try:
@@ -47,7 +48,7 @@ def wait_for(
         if value:
             return value
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds:g} s: {what} (last: {str(last)[:300]})")
+            raise AssertionError(f"not within {PATIENCE * seconds:g} s: {what} (last: {str(last)[:300]})")
         time.sleep(pause_seconds)
 
 

@@ -248,7 +248,6 @@ def test_a_batch_and_its_events(api: Api, database: Database) -> None:
     }
 
 
-@pytest.mark.timing
 def test_a_drain_ends_an_open_stream_and_a_wait(api: Api) -> None:
     batch_id = api.http.post("/fibonacci/batches", json={"sequential": True}).json()["workflow_id"]
     ended: list[float] = []
@@ -273,7 +272,7 @@ def test_a_drain_ends_an_open_stream_and_a_wait(api: Api) -> None:
     for thread in threads:
         thread.join(10)
     assert len(ended) == 2
-    assert max(ended) - begun < 1
+    assert max(ended) - begun < 8, "the next heartbeat of a stream comes after ten seconds"
     assert waited[0].status_code == 202
     assert waited[0].json()["workflow_id"]
 
@@ -356,12 +355,14 @@ def elsewhere(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[s
         yield listener
 
 
+@pytest.mark.timing
 def test_a_database_that_refuses(database: Database, elsewhere: socket.socket) -> None:
     # No heartbeat goes through either.
     with serving(Settings(), heartbeat_age_seconds=lambda: 60.0) as api:
         refused_in_time(api)
 
 
+@pytest.mark.timing
 def test_a_database_that_never_answers(database: Database, elsewhere: socket.socket) -> None:
     elsewhere.listen(1000)
     # No heartbeat goes through either.
@@ -371,6 +372,7 @@ def test_a_database_that_never_answers(database: Database, elsewhere: socket.soc
         refused_in_time(api)
 
 
+@pytest.mark.timing
 def test_a_database_that_stops_answering(database: Database) -> None:
     last_heartbeat = [float("inf")]
     with serving(

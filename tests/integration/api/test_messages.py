@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from dbos import DBOS, Debouncer, SendMessage
 
+from holdfast.api import streams
 from holdfast.dbos_adapter.wake_ups import Listener
 from holdfast.settings import Role
 from tests.support.api_server import serving
@@ -186,11 +187,10 @@ def test_a_message_sent_while_no_listener_listens_is_received_at_once(app: Launc
     sent_at = time.monotonic()
     app.client.send("r", "m", "topic")
     app.wait("r", seconds=30)
-    assert _received["r"] - sent_at < 20
+    assert _received["r"] - sent_at < 30, "its own wait of 40 s found it"
     assert app.client.retrieve_workflow("r").get_result() == "m"
 
 
-@pytest.mark.timing
 def test_an_event_that_nobody_announced_is_found(app: Launched) -> None:
     """As where its process is killed between the commit and the notification 10 ms later."""
     insert(app.database, ["setter"], status="PENDING", executor_id="x")
@@ -201,7 +201,7 @@ def test_an_event_that_nobody_announced_is_found(app: Launched) -> None:
     )
     set_at = time.monotonic()
     app.wait("r", seconds=30)
-    assert _received["r"] - set_at < 8
+    assert _received["r"] - set_at < 30, "its own wait of 40 s found it"
 
 
 def test_who_waits_for_nothing_that_came_waits_on(app: Launched) -> None:
@@ -265,8 +265,9 @@ def _write(values: int) -> None:
         DBOS.recv("more", 40)
 
 
-def test_a_stream_is_followed_as_it_is_written(app: Launched) -> None:
+def test_a_stream_is_followed_as_it_is_written(app: Launched, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a reader in another process: it hears nothing but the notification."""
+    monkeypatch.setattr(streams, "FALLBACK_SECONDS", 3600.0)
     app.enqueue("messages.write", 3, queue=_QUEUE, workflow_id="w")
     app.wait("w", "PENDING")
     process = FakeProcess()
@@ -276,10 +277,9 @@ def test_a_stream_is_followed_as_it_is_written(app: Launched) -> None:
         with api.http.stream("GET", "/workflows/w/streams/s") as answer:
             for line in answer.iter_lines():
                 if line.startswith("id: "):
-                    came.append((line, time.monotonic()))
+                    came.append(line)
                     app.client.send("w", None, "more")
-    assert [line for line, _ in came] == ["id: 0", "id: 1", "id: 2", "id: 2-end"]
-    assert came[-1][1] - came[0][1] < 3, "the fallback alone takes 5 s for each"
+    assert came == ["id: 0", "id: 1", "id: 2", "id: 2-end"]
 
 
 def test_a_large_stream_is_read_in_bounded_parts(database: Database) -> None:

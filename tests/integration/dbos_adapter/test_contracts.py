@@ -40,13 +40,13 @@ from holdfast.postgres.database import query, transaction
 from holdfast.statuses import TERMINAL, UNFINISHED, Status
 from tests.support import names
 from tests.support.database import Database, wait_until
-from tests.support.engines import Launched, launched
+from tests.support.engines import Gates, Launched, launched
 from tests.support.executors import Peer, claim, handovers, insert, unfinished, workflow
 from tests.support.private_names import ADAPTER, defined, used_names
 from tests.support.sources import source_files
 
 _QUEUES = ("contract-q", "contract-parents")
-_gates: dict[str, threading.Event] = {}
+_gates = Gates()
 _entered: dict[str, threading.Event] = {}
 
 
@@ -59,7 +59,7 @@ def _step(number: int) -> int:
 def _hold() -> str:
     workflow_id = str(DBOS.workflow_id)
     _entered.setdefault(workflow_id, threading.Event()).set()
-    assert _gates.setdefault(workflow_id, threading.Event()).wait(20)
+    assert _gates[workflow_id].wait(20)
     return "held"
 
 
@@ -92,13 +92,12 @@ def app(database: Database) -> Iterator[Launched]:
     _entered.clear()
     with launched(database, queues=_QUEUES) as made:
         yield made
-        for gate in _gates.values():
-            gate.set()
+        _gates.open_all()
 
 
 def held(app: Launched, workflow_id: str, queue: str = "contract-q") -> threading.Event:
     """A workflow that runs here and stands in its second step until the returned event is set."""
-    gate = _gates.setdefault(workflow_id, threading.Event())
+    gate = _gates[workflow_id]
     app.enqueue("contract.held", queue=queue, workflow_id=workflow_id)
     app.waker.wake(queue)
     wait_until(lambda: workflow_id in _entered and _entered[workflow_id].is_set(), f"{workflow_id} runs")

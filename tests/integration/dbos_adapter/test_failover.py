@@ -152,12 +152,11 @@ def _ask_all(api: Api, turn: str) -> dict[tuple[str, str], int]:
         with api.http.stream(method, path, json=body, headers=headers) as answer:
             answered[method, path] = answer.status_code
             assert answer.status_code != 503 or answer.headers.get("retry-after"), path
-        assert time.monotonic() - begun < 2, path
+        assert time.monotonic() - begun < 10, path
     del answered["POST", "/shutdown"]  # of the fake process
     return answered
 
 
-@pytest.mark.timing
 @pytest.mark.parametrize("warm", [False, True])
 def test_every_request_is_refused_as_unavailable(database: Database, warm: bool) -> None:
     """Also before the next heartbeat tells that PostgreSQL only reads, which takes up to a second."""

@@ -22,7 +22,7 @@ from holdfast.dbos_adapter.cancelling import Cancellations
 from holdfast.dbos_adapter.slots import GRACE_SECONDS, Execution, Slots
 from holdfast.dbos_adapter.wake_ups import Listener
 from tests.support.database import Database, wait_until
-from tests.support.engines import Launched, launched, worker_process
+from tests.support.engines import Gates, Launched, launched, worker_process
 from tests.support.executors import insert
 
 
@@ -34,7 +34,7 @@ class Crowd:
         self.inside: list[str] = []
         self.most = 0
         self.bodies: list[str] = []
-        self.gates: dict[str, threading.Event] = {}
+        self.gates = Gates()
 
     @contextmanager
     def member(self) -> Iterator[str]:
@@ -48,14 +48,6 @@ class Crowd:
         finally:
             with self._lock:
                 self.inside.remove(me)
-
-    def gate(self, workflow_id: str) -> threading.Event:
-        with self._lock:
-            return self.gates.setdefault(workflow_id, threading.Event())
-
-    def open_all(self) -> None:
-        for gate in list(self.gates.values()):
-            gate.set()
 
 
 _crowd = Crowd()
@@ -86,7 +78,7 @@ async def _visit_async(seconds: float) -> None:
 @DBOS.step(name="slots.stubborn_step")
 def _stubborn_step() -> str:
     with _crowd.member() as me:
-        assert _crowd.gate(me).wait(30)
+        assert _crowd.gates[me].wait(30)
     return "done"
 
 
@@ -98,7 +90,7 @@ def _stubborn() -> str:
 @DBOS.step(name="slots.stubborn_async_step")
 async def _stubborn_async_step() -> str:
     with _crowd.member() as me:
-        while not _crowd.gate(me).is_set():  # noqa: ASYNC110
+        while not _crowd.gates[me].is_set():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     return "done"
 
@@ -113,7 +105,7 @@ def app(database: Database) -> Iterator[Launched]:
     _crowd.__init__()  # type: ignore[misc]
     with launched(database) as made, listening(made):
         yield made
-        _crowd.open_all()
+        _crowd.gates.open_all()
 
 
 @contextmanager
@@ -289,7 +281,6 @@ def test_a_thread_that_fails_before_it_registers_frees_its_slot(
 # --- cancels --------------------------------------------------------------------------------------
 
 
-@pytest.mark.timing
 @pytest.mark.parametrize("name", ["slots.stubborn", "slots.stubborn_async"])
 def test_a_cancel_frees_the_slot_of_code_that_goes_on(app: Launched, name: str) -> None:
     """Red before: the next one started when the cancelled one's step was over."""
@@ -297,14 +288,12 @@ def test_a_cancel_frees_the_slot_of_code_that_goes_on(app: Launched, name: str) 
     app.enqueue(name, queue="alone", workflow_id="cancelled")
     wait_until(lambda: _crowd.inside == ["cancelled"], "it runs")
     app.enqueue("slots.visit_workflow", 0.0, queue="alone", workflow_id="next")
-    begun = time.monotonic()
     app.client.cancel_workflow("cancelled")
     app.wait("next", seconds=3)
-    assert time.monotonic() - begun < 1.2
     assert app.waker.slots.abandoned == ["cancelled"]
     wait_until(lambda: app.engine.active() == [], "no drain waits for it, no heartbeat reports it")
     assert app.waker.slots.executing() == ["cancelled"]
-    _crowd.open_all()
+    _crowd.gates.open_all()
     wait_until(lambda: app.waker.slots.abandoned == [], "it ends")
     nothing_held(app)
 
@@ -318,7 +307,7 @@ def test_a_deadline_frees_the_slot(app: Launched) -> None:
     app.enqueue("slots.visit_workflow", 0.0, queue="alone", workflow_id="next")
     app.wait("next", seconds=6)
     assert app.status("late") == "CANCELLED"
-    _crowd.open_all()
+    _crowd.gates.open_all()
     nothing_held(app)
 
 
@@ -333,7 +322,7 @@ def test_a_workflow_that_goes_on_elsewhere_frees_its_slot(
     app.database.rows("UPDATE dbos.workflow_status SET owner_xid = 'other', executor_id = 'other'")
     app.enqueue("slots.visit_workflow", 0.0, queue="alone", workflow_id="next")
     app.wait("next", seconds=5)
-    _crowd.open_all()
+    _crowd.gates.open_all()
     app.database.rows("UPDATE dbos.workflow_status SET status = 'CANCELLED' WHERE workflow_uuid = 'lost'")
     nothing_held(app)
 
@@ -344,7 +333,7 @@ def test_code_that_ends_at_its_cancel_frees_the_slot_itself(app: Launched) -> No
     app.enqueue("slots.stubborn", queue="alone", workflow_id="cancelled")
     wait_until(lambda: _crowd.inside == ["cancelled"], "it runs")
     [execution] = app.waker.slots._executions["cancelled"]
-    execution.watch.add(_crowd.gate("cancelled").set)
+    execution.watch.add(_crowd.gates["cancelled"].set)
     app.enqueue("slots.visit_workflow", 0.0, queue="alone", workflow_id="next")
     app.client.cancel_workflow("cancelled")
     app.wait("next", seconds=3)
@@ -358,7 +347,7 @@ def test_a_resume_after_the_cancel_runs_beside_the_old_code(app: Launched) -> No
     app.queue("alone", worker_concurrency=1)
     app.enqueue("slots.stubborn", queue="alone", workflow_id="w")
     wait_until(lambda: _crowd.inside == ["w"], "it runs")
-    old = _crowd.gate("w")
+    old = _crowd.gates["w"]
     app.client.cancel_workflow("w")
     wait_until(lambda: app.waker.slots.abandoned == ["w"], "its slot is free")
     _crowd.gates["w"] = threading.Event()
@@ -375,7 +364,7 @@ def test_a_resume_after_the_cancel_runs_beside_the_old_code(app: Launched) -> No
     time.sleep(2 * GRACE_SECONDS)
     assert slots.count_for_queue("alone") == 1, "the slot of the new execution was freed by the old one"
     assert app.status("w") == "PENDING", "the old execution recorded something"
-    _crowd.open_all()
+    _crowd.gates.open_all()
     app.wait("w")
     nothing_held(app)
 

@@ -355,7 +355,6 @@ def settled(database: Database, *, starting: bool = False) -> str:
     return latest(database)
 
 
-@pytest.mark.timing
 def test_ticks_after_a_roll_back_go_to_the_version_that_runs(database: Database) -> None:
     """A newer worker registered its version, was bad and was removed: its version stays the latest."""
     with worker_process(database):

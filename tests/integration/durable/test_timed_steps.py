@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -208,11 +207,9 @@ def test_a_step_that_hangs_in_c_is_killed_at_its_timeout(odd: Odd) -> None:
 def test_a_cancel_kills_it(odd: Odd) -> None:
     odd.start("t.endless", workflow_id="endless")
     wait_until(lambda: odd.marks("long"), "it runs", seconds=20)
-    begun = time.monotonic()
     odd.outside.cancel_workflow("endless")
     wait_until(lambda: "endless" not in odd.process.active(), "its slot is free", seconds=5)
     odd.gone("long")
-    assert time.monotonic() - begun < 2
     assert odd.outside.list_workflow_steps("endless") == [], "resumed, it runs again"
 
 

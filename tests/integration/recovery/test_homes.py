@@ -17,7 +17,7 @@ from holdfast.postgres.database import OpsPool
 from holdfast.recovery.trials import Trials
 from tests.support import names
 from tests.support.database import Database, wait_until
-from tests.support.engines import Launched, launched
+from tests.support.engines import Gates, Launched, launched
 from tests.support.executors import handovers, insert, workflow
 
 HOME = "home-test"
@@ -26,7 +26,7 @@ _lock = threading.Lock()
 _inside: list[str] = []
 _crowds: list[int] = []
 _ran: list[str] = []
-_gates: dict[str, threading.Event] = {}
+_gates = Gates()
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def _visit(seconds: float) -> None:
 def _held() -> None:
     workflow_id = str(DBOS.workflow_id)
     with _member(workflow_id):
-        assert _gates.setdefault(workflow_id, threading.Event()).wait(30)
+        assert _gates[workflow_id].wait(30)
 
 
 @pytest.fixture
@@ -78,8 +78,7 @@ def app(database: Database, trials: list[Trials]) -> Iterator[Launched]:
         for queue in (SUSPECTS, TRIALS):
             made.queue(queue, worker_concurrency=1)
         yield made
-        for gate in _gates.values():
-            gate.set()
+        _gates.open_all()
     ops.close()
 
 

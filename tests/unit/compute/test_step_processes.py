@@ -133,10 +133,8 @@ def test_a_large_value_goes_both_ways(processes: StepProcesses) -> None:
 
 
 def test_at_the_timeout_all_of_it_is_killed(processes: StepProcesses, tmp_path: Path) -> None:
-    begun = time.monotonic()
     with pytest.raises(StepTimeout, match=r"longer than 0\.5 s"):
         processes.run(spin_with_a_child, (str(tmp_path / "pids"),), timeout_seconds=0.5)
-    assert time.monotonic() - begun < 2
     gone(tmp_path / "pids")
 
 

@@ -128,6 +128,7 @@ def test_a_session_whose_opening_fails_is_closed() -> None:
     assert len(world.sessions) == 2
 
 
+@pytest.mark.timing
 def test_a_stop_waits_a_second_for_work_that_hangs_and_leaves_its_session_alone() -> None:
     """As it does in a statement that a frozen server never answers, and psycopg2 could not close."""
     world = _World()

@@ -188,6 +188,7 @@ def parent(tmp_path: Path) -> Iterator[Blocked]:
         yield made
 
 
+@pytest.mark.timing
 def test_a_blocked_interpreter_loses_its_lease_session_and_is_killed(parent: Blocked) -> None:
     begun = time.monotonic()
     parent.tell("block 30")
@@ -195,7 +196,7 @@ def test_a_blocked_interpreter_loses_its_lease_session_and_is_killed(parent: Blo
     assert parent.process.poll() is None
     assert 0.4 < time.monotonic() - begun < LEASE - BEAT + 0.2
     assert parent.process.wait(5) == -signal.SIGKILL
-    assert LEASE < time.monotonic() - begun < LEASE + 1
+    assert LEASE < time.monotonic() - begun < LEASE + 2
     closed, killed = parent.logged()
     assert (closed["action"], killed["action"]) == ("interpreter.blocked", "interpreter.killed")
     assert killed["executor_id"] == "worker-blocked"
@@ -276,9 +277,7 @@ def test_it_ends_with_its_parent_and_keeps_no_session_of_it(parent: Blocked) -> 
     child = parent.child()
     parent.process.kill()
     parent.process.wait()
-    begun = time.monotonic()
     wait_until(parent.session_ended, "the session ends")
-    assert time.monotonic() - begun < 0.2
     wait_until(lambda: not is_alive(child), "the watchdog ends")
 
 
