@@ -124,6 +124,7 @@ def test_a_hog_beside_healthy_work(stack: NativeStack) -> None:
     )
 
 
+@pytest.mark.parametrize("stack", [1], indirect=True)
 def test_a_paused_worker_is_fenced_and_not_killed_by_its_watchdog(stack: NativeStack) -> None:
     worker = stack.workers()[0]
     since = len(list(killed_lines(stack)))

@@ -14,6 +14,7 @@ import dbos._datasource
 import dbos._queue
 import dbos._scheduler
 import dbos._sys_db
+import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer
 
 from holdfast.dbos_adapter.schema import sqlalchemy_url
@@ -86,6 +87,25 @@ class Launched:
             on_conflict="always_update",
         )
         wait_until(lambda: name in self.waker._wake_events, f"the thread of queue {name} runs")
+
+    @contextmanager
+    def statements(self, counts: Callable[[], bool]) -> Iterator[list[str]]:
+        """What is sent meanwhile by SQLAlchemy or by our sessions, where ``counts`` says so."""
+        seen: list[str] = []
+
+        def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+            if counts():
+                seen.append(statement)
+
+        engine, sessions = self.dbos._sys_db.engine, self.dbos._sys_db.sessions
+        run = sessions.run
+        sessions.run = lambda name, **params: (note(None, None, name), run(name, **params))[1]
+        sa.event.listen(engine, "before_cursor_execute", note)
+        try:
+            yield seen
+        finally:
+            sa.event.remove(engine, "before_cursor_execute", note)
+            sessions.run = run
 
     def enqueue(self, workflow_name: str, *args: Any, queue: str, workflow_id: str) -> None:
         """Enqueues a workflow like the API: from outside, by name."""

@@ -15,6 +15,16 @@ LOST = "lost"
 """Used instead of a SQLSTATE: the connection ends during the statement, an error without a SQLSTATE."""
 ANSWER_LOST = "answer lost"
 """The connection ends during a commit that took effect."""
+OUTAGES = (
+    *("08003", "08006", "25006", "25P03", "25P04", "40001", "40003", "40P01", "53100", "53200", "53300"),
+    *("55P03", "57014", "57P01", "57P02", "57P03", "58030"),
+)
+"""SQLSTATEs that say that the database cannot, for now."""
+REFUSALS = (
+    *("0A000", "22001", "22P02", "23502", "23503", "23505", "23514", "42501", "42P01", "42703"),
+    *("53400", "54000", "XX000"),
+)
+"""SQLSTATEs that say that it never will."""
 
 
 def error_of(state: str) -> psycopg.Error:

@@ -29,29 +29,10 @@ from holdfast.postgres.outage import REACH, Reach, is_outage
 from holdfast.postgres.sessions import SESSION_OPTIONS, Sessions
 from tests.support.database import Database, Server
 from tests.support.engines import Launched, launched
-from tests.support.injected import ANSWER_LOST, LOST, Injector, error_of, injecting
+from tests.support.injected import ANSWER_LOST, LOST, OUTAGES, REFUSALS, Injector, error_of, injecting
 
 _LOOK = "look at holdfast/dbos_adapter/retries.py"
 _QUEUE = "outages-q"
-OUTAGES = (
-    LOST,
-    "08006",
-    "25006",
-    "25P03",
-    "40001",
-    "40P01",
-    "53100",
-    "53200",
-    "53300",
-    "55P03",
-    "57014",
-    "57P01",
-    "57P02",
-    "57P03",
-    "58030",
-)
-REFUSALS = ("22001", "23505", "23514", "42501", "42P01", "53400", "54000", "XX000")
-
 _numbers = itertools.count()
 _means: Any = SimpleNamespace()
 """The effect ledger and two datasources."""
@@ -296,7 +277,7 @@ def _seen(injector: Injector, **arming: Any) -> dict[str, str]:
     return seen
 
 
-@pytest.mark.parametrize("state", OUTAGES)
+@pytest.mark.parametrize("state", [LOST, *OUTAGES])
 def test_no_outage_reaches_the_code(injector: Injector, state: str) -> None:
     seen = _seen(injector, state=state, times=3)
     assert seen == {}, f"{_LOOK}: {seen}"

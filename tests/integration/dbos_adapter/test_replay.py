@@ -12,7 +12,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 from dbos import DBOS
 from dbos._context import get_local_dbos_context
 
@@ -120,22 +119,13 @@ def app(database: Database) -> Iterator[Launched]:
 @contextmanager
 def _statements(app: Launched, workflow_id: str) -> Iterator[list[str]]:
     """What is sent meanwhile in that workflow's name, by SQLAlchemy or by our sessions."""
-    seen: list[str] = []
 
-    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+    def ours() -> bool:
         context = get_local_dbos_context()
-        if context is not None and workflow_id in (context.workflow_id, context.parent_workflow_id):
-            seen.append(statement)
+        return context is not None and workflow_id in (context.workflow_id, context.parent_workflow_id)
 
-    engine, sessions = app.dbos._sys_db.engine, app.dbos._sys_db.sessions
-    run = sessions.run
-    sessions.run = lambda name, **params: (note(None, None, name), run(name, **params))[1]
-    sa.event.listen(engine, "before_cursor_execute", note)
-    try:
+    with app.statements(ours) as seen:
         yield seen
-    finally:
-        sa.event.remove(engine, "before_cursor_execute", note)
-        sessions.run = run
 
 
 def _recorded(

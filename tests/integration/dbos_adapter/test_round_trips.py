@@ -91,22 +91,9 @@ def _bare(row: dict[str, Any]) -> dict[str, Any]:
 @contextmanager
 def _trips(app: Launched) -> Iterator[list[str]]:
     """What this thread sends meanwhile, by SQLAlchemy or by our sessions."""
-    seen: list[str] = []
     here = threading.get_ident()
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if threading.get_ident() == here:
-            seen.append(statement)
-
-    engine, sessions = app.dbos._sys_db.engine, app.dbos._sys_db.sessions
-    run = sessions.run
-    sessions.run = lambda name, **params: (note(None, None, name), run(name, **params))[1]
-    sa.event.listen(engine, "before_cursor_execute", note)
-    try:
+    with app.statements(lambda: threading.get_ident() == here) as seen:
         yield seen
-    finally:
-        sa.event.remove(engine, "before_cursor_execute", note)
-        sessions.run = run
 
 
 # --- claims ---------------------------------------------------------------------------------------

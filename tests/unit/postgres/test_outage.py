@@ -10,15 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from holdfast.postgres.outage import is_outage, is_read_only
-
-OUTAGES = (
-    *("08003", "08006", "25006", "25P03", "25P04", "40001", "40003", "40P01", "53100", "53200", "53300"),
-    *("55P03", "57014", "57P01", "57P02", "57P03", "58030"),
-)
-REFUSALS = (
-    *("0A000", "22001", "22P02", "23502", "23503", "23505", "23514", "42501", "42P01", "42703"),
-    *("53400", "54000", "XX000"),
-)
+from tests.support.injected import OUTAGES, REFUSALS
 
 
 def both(state: str) -> list[BaseException]:
@@ -31,50 +23,12 @@ def both(state: str) -> list[BaseException]:
     return [three, Two("said"), sa.exc.DBAPIError.instance("SELECT", {}, three, psycopg.Error)]
 
 
-@pytest.mark.parametrize(
-    "state",
-    [
-        "08003",
-        "08006",
-        "25006",
-        "25P03",
-        "25P04",
-        "40001",
-        "40003",
-        "40P01",
-        "53100",
-        "53200",
-        "53300",
-        "55P03",
-        "57014",
-        "57P01",
-        "57P02",
-        "57P03",
-        "58030",
-    ],
-)
+@pytest.mark.parametrize("state", OUTAGES)
 def test_outages(state: str) -> None:
     assert all(is_outage(error) for error in both(state))
 
 
-@pytest.mark.parametrize(
-    "state",
-    [
-        "0A000",
-        "22001",
-        "22P02",
-        "23502",
-        "23503",
-        "23505",
-        "23514",
-        "42501",
-        "42P01",
-        "42703",
-        "53400",
-        "54000",
-        "XX000",
-    ],
-)
+@pytest.mark.parametrize("state", REFUSALS)
 def test_refusals(state: str) -> None:
     assert not any(is_outage(error) for error in both(state))
 
