@@ -26,6 +26,17 @@ RUN chmod -R a+rX . \
     && chmod 755 /opt/holdfast/bin/holdfast /opt/holdfast/bin/dbos \
     && rm requirements.lock
 
+# The wheel that images of users' applications install from this image: docs/start/protect-your-application.md.
+FROM ${BASE_IMAGE} AS wheel
+WORKDIR /wheel
+COPY requirements-dev.lock .
+RUN --mount=type=cache,target=/root/.cache/pip \
+    sed -n '/^setuptools==/,/[^\\]$/p' requirements-dev.lock > build.lock \
+    && python -m pip install --disable-pip-version-check --root-user-action=ignore --require-hashes -r build.lock
+COPY pyproject.toml README.md LICENSE ./
+COPY holdfast holdfast
+RUN python -m pip wheel --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir /wheels .
+
 FROM ${BASE_IMAGE}
 # A named volume gets the owner of the directory that it is first mounted on.
 RUN groupadd --gid 10001 holdfast \
@@ -38,6 +49,7 @@ RUN stdlib=$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))') 
     && python -m compileall -q -x '/(test|idlelib|lib2to3|turtledemo|ensurepip|site-packages|dist-packages)/' "$stdlib"
 COPY --from=builder /opt/holdfast /opt/holdfast
 COPY --from=builder /app /app
+COPY --from=wheel /wheels /wheels
 WORKDIR /app
 ENV PATH=/opt/holdfast/bin:/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONUNBUFFERED=1 \

@@ -88,7 +88,7 @@ lint: .venv/ready ## format, rules, types, imports, Dockerfile
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/hadolint Dockerfile
+	@$(BIN)/hadolint Dockerfile examples/storefront/Dockerfile
 
 chaos: .venv/ready ## faults under load: SEED=... MINUTES=... ARGS='--backend networks' across hosts
 	@$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES) $(ARGS)

@@ -310,7 +310,7 @@ def test_dockerfile() -> None:
     assert not re.search(r"^#\s*syntax\s*=", text, re.MULTILINE | re.IGNORECASE)
     assert DOCKERFILE[0] == "ARG BASE_IMAGE=python:3.12-slim"
     stages = [line for line in DOCKERFILE if line.startswith("FROM")]
-    assert len(stages) == 2 and all("${BASE_IMAGE}" in stage for stage in stages)
+    assert len(stages) == 3 and all("${BASE_IMAGE}" in stage for stage in stages)
     assert "--require-hashes" in text
     # A volume takes the owner of what it is first mounted on, so each needs its place in the image.
     places = {mount.split(":")[1] for mount in SERVICES["secrets"]["volumes"]}

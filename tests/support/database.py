@@ -183,6 +183,12 @@ class Database:
         finally:
             made.drop()
 
+    @property
+    def admin_url(self) -> str:
+        """The URL of this database with the superuser's name and password, as a user's own tools have it."""
+        password = (self.server.secrets / "postgres" / "superuser").read_text("ascii").strip()
+        return f"postgresql://postgres:{password}@127.0.0.1:{self.server.cluster.port}/{self.name}"
+
     def drop(self) -> None:
         """Closes the test's connections and drops the database."""
         for connection in self._open:
