@@ -1,6 +1,7 @@
 """Decides which workflows are to blame when a process dies or hangs, and what happens to them.
 
-This module only decides; `takeover` writes the decisions (parking too), and `trials` runs the trials.
+This module only decides: `_RULES` is its decision table. `takeover` writes the decisions, `parking` parks,
+and `trials` runs the trials.
 
 Only the death or hang of a process counts a crash, never an orderly handover. For a workflow that recorded a
 step since its last crash the count begins again at one. One death does not show which of the running
@@ -24,9 +25,9 @@ As a result, poison is parked at the limit, and a healthy workflow loses at most
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Action = Literal["requeue", "quarantine", "try", "park"]
 
@@ -62,6 +63,63 @@ class Verdict:
     crashes: int
 
 
+@dataclass(frozen=True)
+class _Case:
+    """What the rules need to know about one workflow of a lost executor."""
+
+    died: bool
+    """Whether the process died or hung. False after a handover, a pause or a network partition."""
+    ran: bool
+    """Whether it may have caused the death: it neither only waited, nor waited for its trial to start."""
+    beside_suspects: bool
+    """Whether a suspect or a trial ran in the same process."""
+    moved: bool
+    """Whether it was claimed from the queue of suspects or of trials."""
+    can_be_tried: bool
+    """Whether it starts no children, so that it can become a suspect and be put on trial."""
+    tried_alone: bool
+    """Whether its trial had started and nothing else ran in the process."""
+    crashes: int
+    """Its crashes, this one included."""
+    limit: int
+
+
+class _Rule(NamedTuple):
+    applies: Callable[[_Case], bool]
+    action: Action
+    counted: bool
+
+
+# The first rule that applies decides. "requeue" without a count leaves the workflow where it was. "requeue"
+# with a count returns it to its home queue.
+_RULES = (
+    # No process died, or this workflow did not run when it died.
+    _Rule(lambda case: not case.died or not case.ran, "requeue", counted=False),
+    # A parent cannot be tried, so its count alone would park it. The suspect beside it is the likelier cause.
+    _Rule(
+        lambda case: case.beside_suspects and not case.can_be_tried and not case.moved,
+        "requeue",
+        counted=False,
+    ),
+    # At the limit it is parked if its guilt is proven by a trial, or if it cannot be tried.
+    _Rule(
+        lambda case: case.crashes >= case.limit and (case.tried_alone or not case.can_be_tried),
+        "park",
+        counted=True,
+    ),
+    # It left its trial again and again because it was waiting.
+    _Rule(lambda case: case.crashes >= 2 * case.limit and not case.moved, "park", counted=True),
+    # It died on trial, or as a suspect at the limit, but not alone: no proof, so it is tried again.
+    _Rule(lambda case: case.crashes >= case.limit and case.moved, "try", counted=False),
+    # At the limit outside of the queue of trials: it left its trial because it was waiting.
+    _Rule(lambda case: case.crashes >= case.limit, "try", counted=True),
+    # The last run before the limit is its trial.
+    _Rule(lambda case: case.can_be_tried and case.crashes == case.limit - 1, "try", counted=True),
+    _Rule(lambda case: case.can_be_tried and case.crashes >= SUSPECT_FROM, "quarantine", counted=True),
+    _Rule(lambda _: True, "requeue", counted=True),
+)
+
+
 def judge(
     work: Iterable[InFlight],
     *,
@@ -81,37 +139,28 @@ def judge(
     since a suspect is the likelier cause.
     """
     work = list(work)
-    moved = (suspects_queue, trials_queue)
-    did_not_run = [w for w in work if w.waits or (w.queue_name == trials_queue and not w.trial_started)]
-    running = [w for w in work if w not in did_not_run]
-    beside_suspects = any(w.queue_name in moved for w in running)
+    moved_queues = (suspects_queue, trials_queue)
+    running = [w for w in work if not w.waits and (w.queue_name != trials_queue or w.trial_started)]
+    beside_suspects = any(w.queue_name in moved_queues for w in running)
     verdicts = []
     for item in work:
-        home = (item.home_queue if item.queue_name in moved else item.queue_name) or internal_queue
-        can_be_tried = home in leaf_queues
-        unchanged = Verdict(
-            item, "requeue", home if item.waits else item.queue_name or home, False, item.crashes
-        )
-        if not died or item in did_not_run:
-            verdicts.append(unchanged)
-            continue
-        if beside_suspects and not can_be_tried and item.queue_name not in moved:
-            verdicts.append(unchanged)
-            continue
+        moved = item.queue_name in moved_queues
+        home = (item.home_queue if moved else item.queue_name) or internal_queue
         progressed = item.steps_recorded > item.steps_at_last_crash
-        crashes = 1 if progressed else item.crashes + 1
-        proven = not can_be_tried or (item.trial_started and len(running) == 1)
-        # At the limit it is on trial, unless it left its trial because it was waiting.
-        left_its_trial = item.queue_name not in moved
-        if crashes >= crash_limit and (proven or (left_its_trial and crashes >= 2 * crash_limit)):
-            verdicts.append(Verdict(item, "park", home, True, crashes))
-        elif crashes >= crash_limit:
-            counts = crashes if left_its_trial else item.crashes
-            verdicts.append(Verdict(item, "try", trials_queue, left_its_trial, counts))
-        elif can_be_tried and crashes == crash_limit - 1:
-            verdicts.append(Verdict(item, "try", trials_queue, True, crashes))
-        elif can_be_tried and crashes >= SUSPECT_FROM:
-            verdicts.append(Verdict(item, "quarantine", suspects_queue, True, crashes))
-        else:
-            verdicts.append(Verdict(item, "requeue", home, True, crashes))
+        case = _Case(
+            died=died,
+            ran=item in running,
+            beside_suspects=beside_suspects,
+            moved=moved,
+            can_be_tried=home in leaf_queues,
+            tried_alone=item.trial_started and len(running) == 1,
+            crashes=1 if progressed else item.crashes + 1,
+            limit=crash_limit,
+        )
+        rule = next(rule for rule in _RULES if rule.applies(case))
+        queue_name = {"quarantine": suspects_queue, "try": trials_queue}.get(rule.action, home)
+        if rule.action == "requeue" and not rule.counted and not item.waits:
+            queue_name = item.queue_name or home
+        crashes = case.crashes if rule.counted else item.crashes
+        verdicts.append(Verdict(item, rule.action, queue_name, rule.counted, crashes))
     return verdicts

@@ -13,6 +13,7 @@ import psycopg2
 from holdfast.identity import Identity
 from holdfast.postgres.database import Connection, Row, connect, query, transaction
 from holdfast.recovery.blame import InFlight, Verdict, judge
+from holdfast.recovery.parking import park_workflows
 from holdfast.settings import Settings
 
 log = logging.getLogger("holdfast.takeover")
@@ -94,7 +95,7 @@ def release(
     _record(
         connection, verdicts, executor_id=executor_id, by=identity, kind=kind, reason=reason, lost_at=lost_at
     )
-    _park(connection, [v.work.workflow_id for v in verdicts if v.action == "park"], executor_id)
+    park_workflows(connection, [v.work.workflow_id for v in verdicts if v.action == "park"], executor_id)
     released = [v for v in verdicts if v.action != "park"]
     if waiting := [v.work.workflow_id for v in released if v.work.waits]:
         query(connection, "keep_waits", workflow_ids=waiting)
@@ -122,12 +123,6 @@ def _count_crashes(connection: Connection, counted: list[Verdict]) -> None:
             queues=[v.work.home_queue or v.work.queue_name for v in counted],
             parked=[v.action == "park" for v in counted],
         )
-
-
-def _park(connection: Connection, parked: list[str], executor_id: str) -> None:
-    if parked:
-        query(connection, "park_work", workflow_ids=parked, executor_id=executor_id)
-        log.error("parked %s", ", ".join(parked), extra={"action": "workflow.parked", "workflow_ids": parked})
 
 
 def _record(

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from holdfast.audit.findings import found
+from holdfast.audit.findings import make_finding
 from holdfast.cli import archive, backup, checks, main, messages, retention, shown, watch
 from holdfast.installations import compose_installation, detection, native_installation, postgres_tools
 from holdfast.installations.compose_installation import ComposeInstallation
@@ -287,7 +287,7 @@ def test_what_a_workflow_returned_is_shown_as_it_is(api: Fake) -> None:
     # Whoever does not wait for the end is asked again after a moment.
     assert [asked for asked, _, _ in api.asked].count("GET /workflows/w") == 2
     shown.console.print(shown.table("[/a]", ["folder"], [["[archive]/"]]))
-    checks.show_findings([found(1, "all of it [/x]", ["[/y] is [red]"], steps=7)])
+    checks.show_findings([make_finding(1, "all of it [/x]", ["[/y] is [red]"], steps=7)])
 
 
 @pytest.mark.parametrize(
@@ -354,7 +354,7 @@ def test_verify_ends_with_what_it_found(
     monkeypatch: pytest.MonkeyPatch, troubles: list[str], code: int
 ) -> None:
     monkeypatch.setattr(
-        checks, "findings_here", lambda *_, **__: [found(2, "recorded once", troubles, steps=7)]
+        checks, "findings_here", lambda *_, **__: [make_finding(2, "recorded once", troubles, steps=7)]
     )
     machine = run("verify", "--json")
     assert machine.exit_code == code
