@@ -168,3 +168,7 @@ class CpuCancelled(CpuError):
 
 class CpuPoolClosed(CpuError):
     """The pool of child processes is closed because this process stops. Run the computation elsewhere."""
+
+
+class DatabaseNotPrepared(HoldfastError):
+    """The database cannot be prepared for attached applications."""

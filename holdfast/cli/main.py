@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from holdfast.cli import backup, bucket, checks, messages, retention, watch, work
+from holdfast.cli import backup, bucket, checks, messages, migrate, retention, watch, work
 from holdfast.cli.shown import JsonOption, plain_errors, show
 from holdfast.installations.detection import admin_token, here, url
 from holdfast.installations.embedded import ROOT
@@ -31,7 +31,7 @@ COMMANDS: list[Callable[..., None]] = [
     *(work.submit, work.start, bucket.bucket, watch.watch, work.executors, work.drain, work.crash),
     *(messages.send, messages.events, messages.stream),
     *(checks.verify, checks.handovers, checks.stranded, checks.adopt, retention.purge),
-    *(backup.backup, backup.restore),
+    *(backup.backup, backup.restore, migrate.migrate),
 ]
 for command in COMMANDS:
     app.command()(command)

@@ -16,6 +16,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from holdfast.errors import DatabaseNotPrepared
 from holdfast.installations.detection import admin_token, url
 from holdfast.installations.embedded import NativeError
 from holdfast.installations.installation import NothingRunsError
@@ -153,7 +154,7 @@ def plain_errors() -> Iterator[None]:
         yield
     except Unreachable as error:
         reason = f"the API does not answer ({error}); is it up? `holdfast up` starts it"
-    except (Refused, NothingRunsError, NativeError) as error:
+    except (Refused, NothingRunsError, NativeError, DatabaseNotPrepared) as error:
         reason = str(error)
     except ModuleNotFoundError as error:
         reason = (

@@ -18,9 +18,10 @@ from holdfast.dbos_adapter.schema import sqlalchemy_url
 from holdfast.dbos_adapter.serializer import json_serializer
 from holdfast.errors import DatabaseUnavailable
 from holdfast.postgres import budget
-from holdfast.postgres.database import METRICS_USER, OpsPool, Row, sql
+from holdfast.postgres.database import METRICS_USER, OpsPool, Row
 from holdfast.postgres.outage import is_outage
 from holdfast.postgres.sessions import SESSION_OPTIONS
+from holdfast.postgres.statements import sql
 from holdfast.settings import Settings
 
 log = logging.getLogger("holdfast.gateway")

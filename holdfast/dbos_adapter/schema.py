@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any
@@ -21,6 +21,7 @@ from dbos._datasource_migration import get_postgres_datasource_migrations
 from dbos._migration import get_dbos_migrations
 
 from holdfast.postgres.database import Connection, connect, query, transaction
+from holdfast.postgres.statements import DBOS_SCHEMA, in_schema
 from holdfast.settings import Settings, get_settings
 
 log = logging.getLogger("holdfast.schema")
@@ -35,40 +36,74 @@ def migrate(settings: Settings) -> list[str]:
     the role may not create schemas or a statement fails. Each migration is one transaction.
     """
     # This creates the datasource's marker table for the effect ledger. DBOS owns its shape.
-    SQLAlchemyDatasource.migrate(sqlalchemy_url(settings.database_url), schema="dbos")
-    folder = resources.files("holdfast.postgres") / "sql"
+    SQLAlchemyDatasource.migrate(sqlalchemy_url(settings.database_url), schema=DBOS_SCHEMA)
     connection = connect(settings, purpose="migrate", statement_timeout_seconds=300)
     try:
-        cursor = connection.cursor()
-        cursor.execute("SELECT pg_advisory_lock(%s, 0)", (_MIGRATION_LOCK,))
-        # This is the value of roles.sql, which the connection's own options override. A change of a table
-        # that waits for its lock blocks all sessions behind it. Only migrations wait for the lock above.
-        cursor.execute("SET lock_timeout TO '60s'")
-        cursor.execute("CREATE SCHEMA IF NOT EXISTS ops")
-        cursor.execute(
-            "CREATE TABLE IF NOT EXISTS ops.migrations "
-            "(name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT clock_timestamp())"
-        )
-        cursor.execute("SELECT name FROM ops.migrations")
-        rows: list[Any] = cursor.fetchall()  # the cursor factory makes them dicts
-        known = {row["name"] for row in rows}
-        ran = []
-        for file in _files():
-            if file.name in known:
-                continue
-            with transaction(connection):
-                cursor.execute(file.read_text("utf-8"))
-                cursor.execute("INSERT INTO ops.migrations (name) VALUES (%s)", (file.name,))
-            ran.append(file.name)
-        cursor.execute((folder / "grants.sql").read_text("utf-8"))
+        ran = run_migrations(connection, DBOS_SCHEMA)
+        stack: dict[str, Any] = {"kind": "stack", "added_by": "migrate", "database_role": None}
         for name in settings.application_names:
-            query(
-                connection, "add_application", name=name, kind="stack", added_by="migrate", database_role=None
-            )
+            query(connection, "add_application", name=name, **stack)
         query(connection, "add_known_applications")
         return ran
     finally:
         connection.close()
+
+
+def run_migrations(connection: Connection, dbos_schema: str) -> list[str]:
+    """Runs Holdfast's missing migrations and grants on a database whose DBOS tables are in ``dbos_schema``.
+
+    Returns the names of the migrations. Raises ``psycopg2.Error``. The connection keeps the migrations' lock.
+    """
+    lock_migrations(connection)
+    cursor = connection.cursor()
+    # This is the value of roles.sql, which the connection's own options override. A change of a table
+    # that waits for its lock blocks all sessions behind it. Only migrations wait for the lock above.
+    cursor.execute("SET lock_timeout TO '60s'")
+    # IF NOT EXISTS needs the right to create schemas even where the schema exists.
+    cursor.execute("SELECT to_regnamespace('ops') IS NULL AS missing")
+    rows: Any = cursor.fetchall()  # the cursor factory makes them dicts
+    if rows[0]["missing"]:
+        cursor.execute("CREATE SCHEMA ops")
+    cursor.execute(
+        "CREATE TABLE IF NOT EXISTS ops.migrations "
+        "(name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT clock_timestamp())"
+    )
+    cursor.execute("SELECT name FROM ops.migrations")
+    rows = cursor.fetchall()
+    known = {row["name"] for row in rows}
+    ran = []
+    for file in _files():
+        if file.name in known:
+            continue
+        with transaction(connection):
+            cursor.execute(in_schema(file.read_text("utf-8"), dbos_schema))
+            cursor.execute("INSERT INTO ops.migrations (name) VALUES (%s)", (file.name,))
+        ran.append(file.name)
+    run_script(connection, "grants.sql", dbos_schema)
+    return ran
+
+
+def lock_migrations(connection: Connection) -> None:
+    """Waits until no other migration runs. The lock ends with the connection."""
+    connection.cursor().execute("SELECT pg_advisory_lock(%s, 0)", (_MIGRATION_LOCK,))
+
+
+def run_script(connection: Connection, file: str, dbos_schema: str) -> None:
+    """Runs a file of ``holdfast/postgres/sql`` in one transaction. Raises ``psycopg2.Error``."""
+    text = (resources.files("holdfast.postgres") / "sql" / file).read_text("utf-8")
+    connection.cursor().execute(in_schema(text, dbos_schema))
+
+
+def grant_to_application(connection: Connection, role: str, dbos_schema: str) -> None:
+    """Grants a role what an attached application needs. Raises ``psycopg2.Error``."""
+    with transaction(connection):
+        connection.cursor().execute("SELECT set_config('holdfast.grantee', %s, true)", (role,))
+        run_script(connection, "attached_grants.sql", dbos_schema)
+
+
+def unknown_migrations(names: Iterable[str]) -> list[str]:
+    """Returns those of the recorded migrations that this Holdfast does not have: a newer one ran them."""
+    return sorted(set(names) - {file.name for file in _files()})
 
 
 def wait_until_prepared(settings: Settings, *, purpose: str, give_up: Callable[[], bool]) -> None:

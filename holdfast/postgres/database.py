@@ -1,17 +1,14 @@
-"""Connections to PostgreSQL over psycopg2 that detect a dead peer, and statements by name."""
+"""Connections to PostgreSQL over psycopg2 that detect a dead peer, and pools of them."""
 
 from __future__ import annotations
 
 import logging
 import random
-import re
 import select
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
-from importlib import resources
 from typing import Any, Protocol, cast
 
 import psycopg2
@@ -19,6 +16,7 @@ import psycopg2.extensions
 import psycopg2.extras
 
 from holdfast.postgres.outage import REACH, is_outage, is_read_only, sqlstate
+from holdfast.postgres.statements import sql
 from holdfast.settings import Settings
 
 log = logging.getLogger("holdfast.database")
@@ -55,8 +53,6 @@ CONNECT_OPTIONS: dict[str, Any] = {
 
 METRICS_USER = "holdfast_metrics"
 """The role that may only read metrics (postgres/roles.sql, sql/grants.sql)."""
-
-_NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
 
 def connect(
@@ -97,27 +93,6 @@ def wait_readable(connection: HasSocket, seconds: float) -> bool:
     waiting = select.poll()
     waiting.register(connection, select.POLLIN)
     return bool(waiting.poll(seconds * 1000))
-
-
-@cache
-def _statements() -> dict[str, str]:
-    statements: dict[str, str] = {}
-    folders = [folder / "sql" for folder in resources.files("holdfast").iterdir()]
-    files = [file for folder in folders if folder.is_dir() for file in folder.iterdir()]
-    for file in files:
-        if not file.name.endswith(".sql"):
-            continue
-        parts = _NAME.split(file.read_text("utf-8"))[1:]
-        for name, text in zip(parts[::2], parts[1::2], strict=True):
-            if name in statements:
-                raise ValueError(f"two statements are named {name}")
-            statements[name] = text.strip()
-    return statements
-
-
-def sql(name: str) -> str:
-    """Returns a statement from the ``sql`` folders by name. Raises ``KeyError`` for an unknown name."""
-    return _statements()[name]
 
 
 def query(connection: Connection, name: str, /, **params: Any) -> list[Row]:

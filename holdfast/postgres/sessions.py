@@ -13,8 +13,9 @@ import psycopg
 import sqlalchemy as sa
 from psycopg.rows import DictRow, dict_row
 
-from holdfast.postgres.database import CONNECT_OPTIONS, Row, sql, wait_readable
+from holdfast.postgres.database import CONNECT_OPTIONS, Row, wait_readable
 from holdfast.postgres.outage import is_read_only
+from holdfast.postgres.statements import sql
 from holdfast.settings import Settings
 
 # The server prepares a statement when it runs for the second time.

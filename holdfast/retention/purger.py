@@ -20,8 +20,9 @@ from dbos import DBOSClient
 from holdfast.dbos_adapter.schema import sqlalchemy_url
 from holdfast.dbos_adapter.serializer import json_serializer
 from holdfast.postgres.budget import PURGE
-from holdfast.postgres.database import CONNECT_OPTIONS, OpsPool, OutageLog, Row, sql
+from holdfast.postgres.database import CONNECT_OPTIONS, OpsPool, OutageLog, Row
 from holdfast.postgres.outage import is_outage
+from holdfast.postgres.statements import sql
 from holdfast.retention import tally
 from holdfast.settings import Settings
 

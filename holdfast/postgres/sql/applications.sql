@@ -28,3 +28,26 @@ ON CONFLICT (name) DO NOTHING
 
 -- name: remove_application
 DELETE FROM ops.applications WHERE name = %(name)s AND kind = 'user' RETURNING name
+
+-- name: database_state
+-- Returns what a database has of DBOS and of Holdfast, and what the current role may do. The triggers in DBOS's
+-- schema say to which one `ops` belongs.
+SELECT current_user AS role, current_database() AS database,
+       has_database_privilege(current_database(), 'CREATE') AS may_create,
+       n.oid IS NOT NULL AS schema_exists, m.oid IS NOT NULL AS has_dbos, m.owner AS dbos_owner,
+       coalesce(has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(m.oid, 'SELECT'), false) AS reads_dbos,
+       coalesce(pg_has_role(m.relowner, 'USAGE'), false) AS owns_dbos,
+       EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.relkind = 'r') AS tables,
+       o.oid IS NOT NULL AS has_ops, coalesce(pg_has_role(o.nspowner, 'USAGE'), false) AS owns_ops,
+       EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = o.oid AND c.relname = 'migrations') AS holdfasts_ops,
+       EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = o.oid AND c.relkind = 'r') AS ops_tables,
+       (SELECT s.nspname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+        JOIN pg_namespace s ON s.oid = c.relnamespace WHERE t.tgname = 'holdfast_claimed' LIMIT 1) AS protected_schema
+FROM (SELECT %(schema)s::text AS name) AS given
+LEFT JOIN pg_namespace n ON n.nspname = given.name
+LEFT JOIN LATERAL (SELECT c.oid, c.relowner, c.relowner::regrole::text AS owner FROM pg_class c
+                   WHERE c.relnamespace = n.oid AND c.relname = 'dbos_migrations') AS m ON true
+LEFT JOIN pg_namespace o ON o.nspname = 'ops'
+
+-- name: ops_migrations
+SELECT ARRAY(SELECT name FROM ops.migrations) AS names

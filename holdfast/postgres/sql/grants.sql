@@ -1,11 +1,14 @@
--- The privileges of each role, granted again at every migration. A role has no other privileges. Both applications
--- share DBOS's tables, so neither role is kept from the other's rows (docs/operate/security.md).
+-- The privileges of the stack's roles, granted again at every migration. A role has no other privileges. Both
+-- applications share DBOS's tables, so neither role is kept from the other's rows (docs/operate/security.md).
+-- attached_grants.sql has those of users' applications. Where the stack's owner does not own the tables, this
+-- database is a user's, whatever roles its server has.
 DO $$
 DECLARE
     may record;
 BEGIN
     FOR may IN SELECT rolname FROM pg_roles
-               WHERE rolname IN ('holdfast_api', 'holdfast_worker', 'holdfast_metrics') LOOP
+               WHERE rolname IN ('holdfast_api', 'holdfast_worker', 'holdfast_metrics')
+                 AND current_user = 'holdfast_owner' LOOP
         EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA dbos, ops FROM %I', may.rolname);
         EXECUTE format('REVOKE ALL ON ALL SEQUENCES IN SCHEMA dbos, ops FROM %I', may.rolname);
         EXECUTE format('GRANT USAGE ON SCHEMA dbos, ops TO %I', may.rolname);
@@ -50,7 +53,8 @@ BEGIN
         -- For /metrics: no input and no result of any workflow.
         ('holdfast_metrics', 'SELECT', 'dbos.workflow_status, dbos.queues, ops.executors, ops.pulses,
             ops.totals, ops.totals_until, ops.countable, ops.retention, ops.schedules, ops.applications')
-    ) AS v (roles, rights, place) JOIN pg_roles r ON r.rolname = ANY (string_to_array(v.roles, ' ')) LOOP
+    ) AS v (roles, rights, place) JOIN pg_roles r ON r.rolname = ANY (string_to_array(v.roles, ' '))
+    WHERE current_user = 'holdfast_owner' LOOP
         EXECUTE format('GRANT %s ON %s TO %I', may.rights, may.place, may.rolname);
     END LOOP;
 END $$;

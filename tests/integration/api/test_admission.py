@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from holdfast.postgres.database import sql
+from holdfast.postgres.statements import sql
 from tests.support.api_server import serving
 from tests.support.database import Database
 from tests.support.reporting import record

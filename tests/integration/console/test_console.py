@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from holdfast.postgres.database import sql
+from holdfast.postgres.statements import sql
 from tests.support import names
 from tests.support.api_server import Api, serving
 from tests.support.database import Database, wait_until

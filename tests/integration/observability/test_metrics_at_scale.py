@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from holdfast.observability import metrics
 from holdfast.observability.database_metrics import DatabaseCollector
-from holdfast.postgres.database import sql
+from holdfast.postgres.statements import sql
 from tests.support.api_server import serving
 from tests.support.database import Database, Server
 from tests.unit.api_fakes import API, WORKER

@@ -11,7 +11,7 @@ import pytest
 
 from holdfast.dbos_adapter import schema
 from holdfast.dbos_adapter.schema import wait_until_prepared
-from holdfast.postgres.database import sql
+from holdfast.postgres.statements import sql
 from tests.support.database import Database
 
 _FILES = sorted(
@@ -135,7 +135,7 @@ def test_a_start_does_not_wait_for_a_newer_database_to_become_older(database: Da
 @pytest.mark.parametrize("role", ["worker", "api", "migrate"])
 def test_every_statement_is_valid_on_the_migrated_schema(database: Database, role: str) -> None:
     """A misspelt column, or a right that is missing, would show only when its rare moment comes."""
-    from holdfast.postgres.database import _statements
+    from holdfast.postgres.statements import _statements
 
     sql("look")
     connection = database.connect(role=role)

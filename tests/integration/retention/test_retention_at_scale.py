@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from holdfast.postgres.database import sql
+from holdfast.postgres.statements import sql
 from holdfast.retention.purger import BATCH, TIDY
 from tests.support.database import Database, Server, wait_until
 from tests.support.engines import Launched, launched
