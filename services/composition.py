@@ -1,14 +1,19 @@
 """The composition root: the showcase's folders, and the parts that each of the two roles runs.
 
-A folder has its durable names, queues and schedules in ``declaration``, its workflows in ``workflows``, and,
-if it serves HTTP, a ``FEATURE`` in ``routes`` that `features` lists. All processes know the declarations.
+This is the only list of them. A folder of a worker has its workflows with their queues and schedules in
+``workflows``. A folder of the API uses DBOS's own decorators: its ``workflows`` run in the API alone, and all
+processes know their names from its ``declaration``. What a folder serves over HTTP is ``FEATURE`` in its
+``routes``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 
+from holdfast.api.feature import Feature
+from holdfast.durable.registry import load_builtin
 from holdfast.process.registered_work import RegisteredWork
 from holdfast.settings import Role
 
@@ -20,12 +25,18 @@ WORKER_FOLDERS = (
     "services.worker.poison",
 )
 
-for _folder in (*API_FOLDERS, *WORKER_FOLDERS):
-    import_module(f"{_folder}.declaration")
+
+def _modules(folders: tuple[str, ...], name: str) -> tuple[str, ...]:
+    return tuple(f"{folder}.{name}" for folder in folders)
 
 
-def _workflows(folders: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(f"{folder}.workflows" for folder in folders)
+load_builtin((*_modules(API_FOLDERS, "declaration"), *_modules(WORKER_FOLDERS, "workflows")))
+
+
+def features() -> list[Feature]:
+    """Returns what the API serves over HTTP, of every folder that has routes."""
+    modules = _modules((*API_FOLDERS, *WORKER_FOLDERS), "routes")
+    return [import_module(module).FEATURE for module in modules if find_spec(module) is not None]
 
 
 @dataclass(frozen=True)
@@ -33,7 +44,7 @@ class Api(RegisteredWork):
     """The API's application. Object scope and process caches need a process that answers requests."""
 
     role: Role = "api"
-    workflow_modules: tuple[str, ...] = _workflows(API_FOLDERS)
+    workflow_modules: tuple[str, ...] = _modules(API_FOLDERS, "workflows")
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,6 @@ class Worker(RegisteredWork):
     """The worker's application: Fibonacci queue, schedules, bucket listings, and user-defined modules."""
 
     role: Role = "worker"
-    workflow_modules: tuple[str, ...] = _workflows(WORKER_FOLDERS)
+    workflow_modules: tuple[str, ...] = _modules(WORKER_FOLDERS, "workflows")
     uses_cpu_pool: bool = True
     preload: tuple[str, ...] = ("services.worker.fibonacci.rule",)

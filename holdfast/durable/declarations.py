@@ -28,7 +28,7 @@ class Queue:
     """
 
     name: str
-    workflows: Sequence[Workflow[..., Any]] | Sequence[DbosWorkflow] = field(repr=False)
+    workflows: Sequence[Workflow[..., Any] | DbosWorkflow] = field(repr=False)
     at_once: int | Callable[[Settings], int] | None = 8
     parents: bool = False
     at_once_everywhere: int | None = None

@@ -19,7 +19,7 @@ from dbos import DBOS
 
 from holdfast.durable import names
 from holdfast.durable.declarations import Queue, Schedule
-from holdfast.durable.steps import declared_steps, idempotency_key, step
+from holdfast.durable.steps import attempt, declared_steps, idempotency_key, step
 from holdfast.durable.workflows import Child, DbosWorkflow, Workflow
 from holdfast.errors import ModuleWrong, StepProcessDied, StepTimeout
 from holdfast.settings import Role
@@ -32,6 +32,7 @@ __all__ = [
     "StepProcessDied",
     "StepTimeout",
     "Workflow",
+    "attempt",
     "idempotency_key",
     "patch_over",
     "patched",
@@ -48,16 +49,25 @@ _schedules: list[Schedule] = []
 # Queues and schedules of workflows that DBOS's own decorators declare, by role. Only their names are known.
 _named_queues: dict[Role, list[Queue]] = {"api": [], "worker": []}
 _named_schedules: dict[Role, list[Schedule]] = {"api": [], "worker": []}
-_labels: dict[str, DbosWorkflow] = {}
-# While this is empty, nothing is registered: a module that a test imports is not part of the process.
+_labels: dict[str, DbosWorkflow | Workflow[..., Any]] = {}
+# Modules whose workflows are part of every process: those of the platform and of its application.
+_builtin: set[str] = set()
+# While this is empty, only built-in modules count: a module that a test imports is not part of the process.
 _loaded: set[str] = set()
 
 
-def workflow(name: str) -> Callable[[Callable[P, R]], Workflow[P, R]]:
-    """Declares a function as a workflow under a durable name, for example ``orders.fulfil``."""
+def workflow(
+    name: str, *, label: str | None = None, label_with_input: str | None = None
+) -> Callable[[Callable[P, R]], Workflow[P, R]]:
+    """Declares a function, which may be async, as a workflow under a durable name such as ``orders.fulfil``.
+
+    `label` is its label on the operator's page; None means its name. `label_with_input` is the label if the
+    input begins with numbers, which replace ``{0}`` and ``{1}``.
+    """
 
     def decorate(function: Callable[P, R]) -> Workflow[P, R]:
-        made = Workflow(names.fit(name, names.QUEUE_OF | _declared), function)
+        fitting = names.fit(name, names.QUEUE_OF | _declared)
+        made = Workflow(fitting, function, label, label_with_input)
         _declared[name] = made
         return made
 
@@ -147,6 +157,41 @@ def patch_over(change: str) -> None:
 # --- functions that the processes call ---------------------------------------------------------
 
 
+def load_builtin(modules: Iterable[str]) -> None:
+    """Imports modules whose workflows and steps are part of every process, and are not started by name.
+
+    Modules that only declare `DbosWorkflow` are known as soon as they are imported. Idempotent.
+    """
+    for module in modules:
+        importlib.import_module(module)
+        _builtin.add(module)
+    for each in _declared.values():
+        if is_builtin(each):
+            _make_known(each)
+    for name, signature in declared_steps.items():
+        if signature.module in _builtin and name not in names.STEPS["worker"]:
+            names.STEPS["worker"].append(name)
+
+
+def is_builtin(workflow: object) -> bool:
+    """Whether the workflow belongs to the platform or its application, not to a user-defined module."""
+    if isinstance(workflow, Workflow):
+        return workflow.signature.module in _builtin
+    return isinstance(workflow, DbosWorkflow)
+
+
+def _make_known(workflow: Workflow[..., Any]) -> None:
+    """Adds a workflow to the tables in `names`. Raises ``ModuleWrong``."""
+    if workflow.queue is None:
+        raise ModuleWrong(f"Workflow {workflow.name} is on no queue: name it in register(Queue(...)).")
+    workflow.signature.check(workflow.name)
+    names.QUEUE_OF[workflow.name] = workflow.queue.name
+    names.ROLE_OF[workflow.name] = "worker"
+    _labels[workflow.name] = workflow
+    if is_builtin(workflow) and not workflow.queue.parents:
+        names.LEAF_QUEUES.add(workflow.queue.name)
+
+
 def load(modules: Iterable[str]) -> None:
     """Imports the modules and adds their names to the tables in `names`. Idempotent.
 
@@ -164,28 +209,25 @@ def load(modules: Iterable[str]) -> None:
             ) from None
         _loaded.add(module)
     for each in startable().values():
-        if each.queue is None:
-            raise ModuleWrong(f"Workflow {each.name} is on no queue: name it in register(Queue(...)).")
-        each.signature.check(each.name)
-        names.QUEUE_OF[each.name] = each.queue.name
-        names.ROLE_OF[each.name] = "worker"
+        _make_known(each)
     for name, signature in declared_steps.items():
         signature.check_result(f"Step {name}")
 
 
 def startable() -> dict[str, Workflow[..., Any]]:
     """Returns the workflows that ``POST /workflows`` can start, by name."""
-    return dict(_declared) if _loaded else {}
+    return {name: each for name, each in _declared.items() if not is_builtin(each)} if _loaded else {}
 
 
 def step_names() -> list[str]:
-    """Returns the durable names of the steps of loaded modules."""
-    return list(declared_steps) if _loaded else []
+    """Returns the durable names of the steps of loaded modules, without built-in ones."""
+    user_defined = [name for name, each in declared_steps.items() if each.module not in _builtin]
+    return user_defined if _loaded else []
 
 
 def queues() -> list[Queue]:
-    """Returns the queues of the loaded modules."""
-    return list(_queues) if _loaded else []
+    """Returns the queues of built-in and of loaded modules, whose workflows are functions."""
+    return [each for each in _queues if _loaded or any(map(is_builtin, each.workflows))]
 
 
 def leaf_queues() -> frozenset[str]:
@@ -194,8 +236,8 @@ def leaf_queues() -> frozenset[str]:
 
 
 def schedules() -> list[Schedule]:
-    """Returns the schedules of the loaded modules."""
-    return list(_schedules) if _loaded else []
+    """Returns the schedules of built-in and of loaded modules, without those of `DbosWorkflow`."""
+    return [each for each in _schedules if _loaded or is_builtin(each.workflow)]
 
 
 def queues_of(role: Role) -> list[Queue]:
@@ -208,6 +250,6 @@ def schedules_of(role: Role) -> list[Schedule]:
     return [*_named_schedules[role], *(schedules() if role == "worker" else ())]
 
 
-def declared_by_name(name: str) -> DbosWorkflow | None:
-    """Returns the declaration of a workflow that DBOS's own decorators declare, or None."""
+def declared_by_name(name: str) -> DbosWorkflow | Workflow[..., Any] | None:
+    """Returns the declaration of a known workflow, or None."""
     return _labels.get(name)

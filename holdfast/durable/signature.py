@@ -125,8 +125,8 @@ class Signature:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         where = f"{function.__module__}.{function.__qualname__}"
-        if inspect.iscoroutinefunction(function):
-            raise ModuleWrong(f"{where} is async: steps and workflows of your own are plain functions here.")
+        self.module = function.__module__
+        self.is_async = inspect.iscoroutinefunction(function)
         self._function = function
         parameters = inspect.signature(function).parameters.values()
         for parameter in parameters:

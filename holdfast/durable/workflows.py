@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import asyncio
+import inspect
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
-from dbos import DBOS, WorkflowHandle
+from dbos import DBOS, WorkflowHandle, WorkflowHandleAsync
 
 from holdfast.dbos_adapter import values
 from holdfast.dbos_adapter.outcomes import raise_outcome
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 _running: ContextVar[Workflow[..., Any] | None] = ContextVar("running", default=None)
 
@@ -44,7 +47,7 @@ class DbosWorkflow:
 class Child(Generic[R]):
     """A handle of a workflow that another workflow started."""
 
-    def __init__(self, handle: WorkflowHandle[Any], signature: Signature) -> None:
+    def __init__(self, handle: WorkflowHandle[Any] | WorkflowHandleAsync[Any], signature: Signature) -> None:
         self._handle, self._signature = handle, signature
 
     @property
@@ -53,37 +56,87 @@ class Child(Generic[R]):
         return self._handle.get_workflow_id()
 
     def result(self) -> R:
-        """Waits for the child's result and returns it. Raises the child's error."""
+        """Waits for the child's result and returns it. Raises the child's error. For plain bodies."""
+        return self._signature.revive(self._handle.get_result())  # type: ignore[no-any-return]
+
+    async def result_async(self) -> R:
+        """The same for async bodies, of a child that `Workflow.enqueue_async` has started."""
         found = self._handle.get_result()
+        found = await found if inspect.isawaitable(found) else found
         return self._signature.revive(found)  # type: ignore[no-any-return]
 
 
 class Workflow(Generic[P, R]):
-    """A durable function. A direct call runs the plain function, inside a workflow as a part of it."""
+    """A durable function. A direct call runs the plain function, inside a workflow as a part of it.
 
-    def __init__(self, name: str, function: Callable[P, R]) -> None:
-        self.name = name
+    `label` and `label_with_input` are its label on the operator's page, as those of `DbosWorkflow`.
+    """
+
+    label_with_instance = False
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[P, R],
+        label: str | None = None,
+        label_with_input: str | None = None,
+    ) -> None:
+        self.name, self.label, self.label_with_input = name, label, label_with_input
         self.function = function
         self.signature = Signature(function)
         self.queue: Queue | None = None
         self.scheduled = False
 
-        @DBOS.workflow(name=name, max_recovery_attempts=None, validate_args=self._validated)
         def durable(*args: Any) -> Any:
             with measured(name), _run_by(self):
-                return values.load(self.signature.result(function(*args)).text)  # type: ignore[call-arg]
+                return self._stored(function(*args))  # type: ignore[call-arg]
 
-        self.durable = durable
+        async def durable_async(*args: Any) -> Any:
+            with measured(name), _run_by(self):
+                result = await function(*args)  # type: ignore[call-arg, misc]
+                # A large result would block the event loop, which all async workflows share.
+                return await asyncio.to_thread(self._stored, result)
+
+        body: Callable[..., Any] = durable_async if self.signature.is_async else durable
+        decorate = DBOS.workflow(name=name, max_recovery_attempts=None, validate_args=self._validated)
+        self.durable = decorate(body)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.function(*args, **kwargs)
 
-    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Child[R]:
-        """Starts this workflow as a child of the running workflow, on its own queue.
+    @overload
+    def enqueue(self: Workflow[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> Child[T]: ...
+
+    @overload
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Child[R]: ...
+
+    def enqueue(self, *args: Any, **kwargs: Any) -> Child[Any]:
+        """Starts this workflow as a child of the running workflow, on its own queue. For plain bodies.
 
         Raises ``RuntimeError`` outside a workflow, and if the running workflow's queue does not have
         ``parents=True``: as a suspect, the parent would hold the single slot that its child needs.
         """
+        queue, arguments = self._as_child(*args, **kwargs)
+        with tracing.propagated():
+            return Child(DBOS.enqueue_workflow(queue.name, self.durable, *arguments), self.signature)
+
+    @overload
+    async def enqueue_async(
+        self: Workflow[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
+    ) -> Child[T]: ...
+
+    @overload
+    async def enqueue_async(self, *args: P.args, **kwargs: P.kwargs) -> Child[R]: ...
+
+    async def enqueue_async(self, *args: Any, **kwargs: Any) -> Child[Any]:
+        """Starts this workflow as `enqueue` does. For async bodies."""
+        queue, arguments = self._as_child(*args, **kwargs)
+        with tracing.propagated():
+            handle = await DBOS.enqueue_workflow_async(queue.name, self.durable, *arguments)
+            return Child(handle, self.signature)
+
+    def _as_child(self, *args: Any, **kwargs: Any) -> tuple[Queue, tuple[Any, ...]]:
+        """Returns the queue and the stored arguments of a child of the running workflow."""
         parent = _running.get()
         if parent is None or parent.queue is None or self.queue is None:
             raise RuntimeError(f"{self.name}.enqueue belongs into the body of a workflow that runs")
@@ -93,9 +146,10 @@ class Workflow(Generic[P, R]):
             raise RuntimeError(
                 f'{parent.name} starts children: say Queue("{parent.queue.name}", parents=True)'
             )
-        arguments = self.signature.stored(*args, **kwargs)
-        with tracing.propagated():
-            return Child(DBOS.enqueue_workflow(self.queue.name, self.durable, *arguments), self.signature)
+        return self.queue, self.signature.stored(*args, **kwargs)
+
+    def _stored(self, result: Any) -> Any:
+        return values.load(self.signature.result(result).text)
 
     def _validated(self, args: Sequence[Any], _: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         # The scheduler passes a context after the time. It is always None here.

@@ -25,6 +25,7 @@ log = logging.getLogger("holdfast.composition")
 _POLL_SECONDS = 3.0
 
 _RETENTION = "holdfast.retention.workflow"
+registry.load_builtin([_RETENTION])
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def _register_schedules(schedules: list[Schedule], settings: Settings) -> None:
     for each in schedules:
         if each.enabled is not None:
             (DBOS.resume_schedule if each.enabled(settings) else DBOS.pause_schedule)(each.name)
-        elif not isinstance(each.workflow, DbosWorkflow):
+        elif not registry.is_builtin(each.workflow):
             # A process without the schedule's module may have paused it.
             DBOS.resume_schedule(each.name)
 

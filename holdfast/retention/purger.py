@@ -11,11 +11,12 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypedDict
+from typing import Any
 
 import psycopg2
 import sqlalchemy as sa
 from dbos import DBOSClient
+from typing_extensions import TypedDict
 
 from holdfast.dbos_adapter.schema import sqlalchemy_url
 from holdfast.dbos_adapter.serializer import json_serializer

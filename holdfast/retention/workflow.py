@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, TypedDict
+from typing import Any
 
-from dbos import DBOS
+from typing_extensions import TypedDict
 
-from holdfast.durable.measure import measured, timed_step
+from holdfast.durable.declarations import Queue, Schedule
+from holdfast.durable.registry import register, workflow
 from holdfast.durable.resources import resources
+from holdfast.durable.steps import step
 from holdfast.retention import tally
-from holdfast.retention.declaration import PURGE, PURGE_QUEUE, PURGE_TICK
 from holdfast.retention.purger import TIDY, Cutoffs, Done, Purger
 
 
@@ -62,59 +63,53 @@ def _purger(*, dry_run: bool, patient: bool) -> Purger:
     )
 
 
-@DBOS.step(name="retention.begin")
+@step("retention.begin")
 def begin(age_seconds: float | None, dry_run: bool) -> Cutoffs | None:
     """Returns the cutoffs by the requested age, or by the settings. None means that all rows are kept."""
-    with timed_step("retention.begin"):
-        settings = resources().settings
-        age = settings.retention_seconds if age_seconds is None else age_seconds
-        if not age:
-            return None
-        parked = settings.retention_parked_seconds
-        row = resources().ops.run_patiently(
-            "purge_begin",
-            age_seconds=age,
-            parked_age_seconds=max(age, parked) if parked else None,
-            dry_run=dry_run,
-        )[0]
-        return Cutoffs(cutoff_ms=row["cutoff_ms"], parked_cutoff_ms=row["parked_cutoff_ms"])
+    settings = resources().settings
+    age = settings.retention_seconds if age_seconds is None else age_seconds
+    if not age:
+        return None
+    parked = settings.retention_parked_seconds
+    row = resources().ops.run_patiently(
+        "purge_begin",
+        age_seconds=age,
+        parked_age_seconds=max(age, parked) if parked else None,
+        dry_run=dry_run,
+    )[0]
+    return Cutoffs(cutoff_ms=row["cutoff_ms"], parked_cutoff_ms=row["parked_cutoff_ms"])
 
 
-@DBOS.step(name="retention.workflows")
+@step("retention.workflows")
 def delete_workflows(cutoffs: Cutoffs, after: list[Any] | None, dry_run: bool, patient: bool) -> Done:
     """Deletes one slice of the workflows."""
-    with timed_step("retention.workflows"):
-        return _purger(dry_run=dry_run, patient=patient).workflows(cutoffs, after)
+    return _purger(dry_run=dry_run, patient=patient).workflows(cutoffs, after)
 
 
-@DBOS.step(name="retention.tidy")
+@step("retention.tidy")
 def tidy(statement: str, cutoffs: Cutoffs, after: str | None, dry_run: bool, patient: bool) -> Done:
     """Deletes one slice of the rows of our own tables."""
-    with timed_step("retention.tidy"):
-        return _purger(dry_run=dry_run, patient=patient).tidy(statement, cutoffs, after)
+    return _purger(dry_run=dry_run, patient=patient).tidy(statement, cutoffs, after)
 
 
-@DBOS.step(name="retention.end")
+@step("retention.end")
 def end() -> None:
     """Records that a purge reached its end."""
-    with timed_step("retention.end"):
-        resources().ops.run_patiently("purge_end")
+    resources().ops.run_patiently("purge_end")
 
 
-@DBOS.workflow(name=PURGE.name, max_recovery_attempts=None)
+@workflow("retention.purge", label="purge")
 def purge(age_seconds: float, dry_run: bool) -> Report:
     """An operator's purge of rows older than ``age_seconds``. It waits for the purge lock."""
-    with measured(PURGE.name):
-        report = _run(age_seconds, dry_run=dry_run, patient=True)
-        assert report is not None
-        return report
+    report = _run(age_seconds, dry_run=dry_run, patient=True)
+    assert report is not None
+    return report
 
 
-@DBOS.workflow(name=PURGE_TICK.name, max_recovery_attempts=None)
-def tick(scheduled_at: datetime, context: Any) -> Report | None:  # noqa: ARG001  the scheduler passes both
+@workflow("retention.tick", label="purge")
+def tick(scheduled_at: datetime) -> Report | None:  # noqa: ARG001  every scheduled workflow takes it
     """The hourly purge by the settings. It ends immediately if another process holds the purge lock."""
-    with measured(PURGE_TICK.name):
-        return _run(None, dry_run=False, patient=False)
+    return _run(None, dry_run=False, patient=False)
 
 
 def _run(age_seconds: float | None, *, dry_run: bool, patient: bool) -> Report | None:
@@ -159,3 +154,15 @@ def _run(age_seconds: float | None, *, dry_run: bool, patient: bool) -> Report |
     if not dry_run:
         end()
     return report
+
+
+PURGE_QUEUE = Queue("purges", [purge, tick], at_once=1)
+PURGE_SCHEDULE = Schedule(
+    "purge",
+    tick,
+    # Once per hour, but not on the hour, when many other jobs start. Missed ticks are not caught up: the next
+    # purge deletes all rows that are old by then.
+    "0 17 * * * *",
+    enabled=lambda settings: bool(settings.retention_seconds),
+)
+register(PURGE_QUEUE, schedules=[PURGE_SCHEDULE])

@@ -25,10 +25,10 @@ _POISON = """
 from dbos import DBOSClient, DBOSPortableJSONSerializer
 from holdfast.dbos_adapter.schema import sqlalchemy_url
 from holdfast.settings import get_settings
-from services.worker.fibonacci.declaration import NUMBER_QUEUE, POISON
+from services.worker.fibonacci.workflows import NUMBER_QUEUE, poison
 s = get_settings()
 c = DBOSClient(system_database_url=sqlalchemy_url(s.database_url), serializer=DBOSPortableJSONSerializer())
-print(c.enqueue({"workflow_name": POISON.name, "queue_name": NUMBER_QUEUE.name,
+print(c.enqueue({"workflow_name": poison.name, "queue_name": NUMBER_QUEUE.name,
     "application_name": s.application_name("worker"), "app_version": s.version_name("worker")}).workflow_id)
 """
 

@@ -3,6 +3,6 @@
 from functools import partial
 
 from holdfast.api.app import create_app as _create_app
-from services.features import FEATURES
+from services.composition import features
 
-create_app = partial(_create_app, features=FEATURES)
+create_app = partial(_create_app, features=features())

@@ -15,15 +15,15 @@ from holdfast.durable.names import (
     WORKER_SUSPECTS_QUEUE,
     WORKER_TRIALS_QUEUE,
 )
-from holdfast.retention import declaration as retention
+from holdfast.retention import workflow as retention
 from services import composition
 from services.api.nesting import declaration as nesting
 from services.api.scope import declaration as scope
 from services.api.users import declaration as users
-from services.worker.buckets import declaration as buckets
-from services.worker.fibonacci import declaration as fibonacci
-from services.worker.poison import declaration as poison
-from services.worker.pulse import declaration as pulse
+from services.worker.buckets import workflows as buckets
+from services.worker.fibonacci import workflows as fibonacci
+from services.worker.poison import workflows as poison
+from services.worker.pulse import workflows as pulse
 
 assert composition.WORKER_FOLDERS  # the import loads all declarations
 LEAF_QUEUES = frozenset(names.LEAF_QUEUES)
@@ -50,15 +50,15 @@ USERS_PAGE = users.PAGE.name
 NESTED_ROOT = nesting.ROOT.name
 NESTED_CHILD = nesting.CHILD.name
 NESTED_GRANDCHILD = nesting.GRANDCHILD.name
-FIBONACCI_BATCH = fibonacci.BATCH.name
-FIBONACCI_SEQUENCE = fibonacci.SEQUENCE.name
-FIBONACCI_NUMBER = fibonacci.NUMBER.name
-PULSE_TICK = pulse.TICK.name
-PURGE = retention.PURGE.name
-PURGE_TICK = retention.PURGE_TICK.name
-BUCKET_LISTING = buckets.LISTING.name
-BUCKET_PAGE = buckets.PAGE.name
-POISON = poison.POISON.name
+FIBONACCI_BATCH = fibonacci.batch.name
+FIBONACCI_SEQUENCE = fibonacci.sequence.name
+FIBONACCI_NUMBER = fibonacci.number.name
+PULSE_TICK = pulse.tick.name
+PURGE = retention.purge.name
+PURGE_TICK = retention.tick.name
+BUCKET_LISTING = buckets.listing.name
+BUCKET_PAGE = buckets.page.name
+POISON = poison.poison.name
 
 PULSE_SCHEDULE = pulse.SCHEDULE.name
 PULSE_SECONDS = pulse.PULSE_SECONDS

@@ -17,19 +17,18 @@ def forgotten() -> Iterator[None]:
     kept = _collections()
     before = [each.copy() for each in kept]
     registered = _get_or_create_dbos_registry().workflow_info_map
-    outside = {name: registered.pop(name) for name in registry._declared if name in registered}
-    for name in registry._declared:
+    outside = {name: registered.pop(name) for name in _user_defined() if name in registered}
+    for name in _user_defined():
         names.QUEUE_OF.pop(name, None)
         names.ROLE_OF.pop(name, None)
-    for each in kept[:6]:
-        each.clear()
+    _forget()
     try:
         yield
     finally:
         # The step process has imported modules that are forgotten from here on.
         steps.processes.close()
-        # Only declared names are forgotten: a worker that ran inside has imported our own workflows for good.
-        for name in registry._declared:
+        # Built-in workflows stay: they are imported for good.
+        for name in _user_defined():
             registered.pop(name, None)
         registered.update(outside)
         for each, was in zip(kept, before, strict=True):
@@ -38,6 +37,22 @@ def forgotten() -> Iterator[None]:
                 each.extend(was)
             else:
                 each.update(was)
+
+
+def _user_defined() -> list[str]:
+    return [name for name, each in registry._declared.items() if not registry.is_builtin(each)]
+
+
+def _forget() -> None:
+    """Forgets what user-defined modules have declared, and keeps what is built in."""
+    registry._loaded.clear()
+    registry._queues[:], registry._schedules[:] = registry.queues(), registry.schedules()
+    for name in _user_defined():
+        del registry._declared[name]
+    for name, signature in list(steps.declared_steps.items()):
+        if signature.module not in registry._builtin:
+            del steps.declared_steps[name]
+            steps._timed.pop(name, None)
 
 
 def _collections() -> list[Any]:
@@ -49,7 +64,7 @@ def _collections() -> list[Any]:
         registry._schedules,
         registry._loaded,
     ]
-    # These also contain names of plain DBOS workflows, which are always known.
+    # Names of workflows that DBOS's own decorators declare are always known.
     named = [registry._labels, *registry._named_queues.values(), *registry._named_schedules.values()]
     tables = [names.QUEUE_OF, names.ROLE_OF, names.LEAF_QUEUES, *names.STEPS.values()]
     return [*own_ones, *named, *tables]

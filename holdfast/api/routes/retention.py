@@ -13,7 +13,7 @@ from holdfast.api.models import Accepted, IdempotencyKey, PurgeRequest
 from holdfast.api.problems import documented
 from holdfast.api.submit import Work, answer, submit
 from holdfast.errors import InvalidRequest
-from holdfast.retention.declaration import PURGE
+from holdfast.retention import workflow as retention
 
 router = APIRouter(tags=["retention"])
 
@@ -43,7 +43,6 @@ async def purge(
             "Everything is kept here (HOLDFAST_RETENTION_SECONDS is 0): say how old what goes must be.",
             field="older_than_seconds",
         )
-    accepted = await submit(
-        request, Work(PURGE.name, (seconds, body.dry_run), "purge"), body, idempotency_key
-    )
+    work = Work(retention.purge.name, (seconds, body.dry_run), "purge")
+    accepted = await submit(request, work, body, idempotency_key)
     return await answer(request, accepted, wait=False)

@@ -1,4 +1,4 @@
-"""Shapes of user processing, nesting and the credential cache."""
+"""Shapes of user processing and the credential cache."""
 
 from __future__ import annotations
 
@@ -12,13 +12,6 @@ class UsersRequest(StrictRequest):
 
     pages: int = Field(default=5, ge=1, le=100)
     page_size: int = Field(default=3, ge=1, le=100)
-    wait: bool = Field(default=False, description="answer with the report when the workflow has ended")
-
-
-class NestedRequest(StrictRequest):
-    """Root, child and grandchild: enqueued one by the other, or called directly."""
-
-    queued: bool = Field(default=True, description="children wait in queues; false: their parent calls them")
     wait: bool = Field(default=False, description="answer with the report when the workflow has ended")
 
 

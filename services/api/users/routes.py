@@ -1,4 +1,4 @@
-"""User pages, the credential cache of this process, and nested workflows."""
+"""User pages, and the credential cache of this process."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from holdfast.api.models import Accepted, Finished, IdempotencyKey
 from holdfast.api.problems import documented
 from holdfast.api.submit import Work, answer, submit
 from holdfast.errors import CredentialUnavailable
-from services.api.nesting.declaration import ROOT
 from services.api.users import workflows as users
 from services.api.users.credentials import CachedCredential
 from services.api.users.declaration import PROCESS
-from services.api.users.models import Cache, NestedRequest, UsersRequest
+from services.api.users.models import Cache, UsersRequest
 
-router = APIRouter()
-
-STARTED = {
-    200: {"model": Finished, "description": "`wait` was true and the workflow has ended"},
-    202: {"model": Accepted, "description": "accepted; Location says where to look"},
-    **documented(400, 408, 409, 413, 415, 422, 500, 503),
-}
+router = APIRouter(tags=["users"])
 
 
 @router.post(
-    "/users/pages", status_code=202, tags=["users"], dependencies=[Depends(accepting)], responses=STARTED
+    "/users/pages",
+    status_code=202,
+    dependencies=[Depends(accepting)],
+    responses={
+        200: {"model": Finished, "description": "`wait` was true and the workflow has ended"},
+        202: {"model": Accepted, "description": "accepted; Location says where to look"},
+        **documented(400, 408, 409, 413, 415, 422, 500, 503),
+    },
 )
 async def process_users(
     request: Request,
@@ -43,20 +43,7 @@ async def process_users(
     return await answer(request, await submit(request, work, body, idempotency_key), wait=body.wait)
 
 
-@router.post(
-    "/nested", status_code=202, tags=["nested"], dependencies=[Depends(accepting)], responses=STARTED
-)
-async def nested(
-    request: Request,
-    body: Annotated[NestedRequest, Body(default_factory=NestedRequest)],
-    idempotency_key: IdempotencyKey = None,
-) -> Response:
-    """Start root, child and grandchild, called directly or queued."""
-    work = Work(ROOT.name, (body.queued,), "nested")
-    return await answer(request, await submit(request, work, body, idempotency_key), wait=body.wait)
-
-
-@router.get("/cache", tags=["users"], responses=documented(500, 503))
+@router.get("/cache", responses=documented(500, 503))
 async def show_cache(request: Request) -> Cache:
     """Hits, misses, age, expiry and fingerprint of this process's cache; never the secret."""
     return _snapshot(request, _cache())
@@ -64,7 +51,6 @@ async def show_cache(request: Request) -> Cache:
 
 @router.delete(
     "/cache",
-    tags=["users"],
     dependencies=CONTROL,
     responses=REFUSALS | documented(400, 408, 413, 415, 422, 500, 503),
 )

@@ -9,7 +9,8 @@ ends a page is therefore completely on that page, which keeps :class:`PageTally`
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypedDict
+
+from typing_extensions import TypedDict
 
 TOP = 20
 """The number of largest folders that a page and the report name."""

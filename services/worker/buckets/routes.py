@@ -17,7 +17,7 @@ from holdfast.api.submit import Work, answer, find, submit
 from holdfast.api.views import error_text
 from holdfast.errors import InvalidRequest, UnknownWorkflow
 from holdfast.settings import Settings
-from services.worker.buckets.declaration import LISTING
+from services.worker.buckets import workflows
 from services.worker.buckets.models import BucketName, Listing, ListingReport, ListingRequest
 
 router = APIRouter(tags=["buckets"])
@@ -48,7 +48,7 @@ async def start_listing(
     if body.max_pages is not None and body.max_pages > most:
         raise InvalidRequest(f"max_pages: a listing has at most {most} pages here.", field="max_pages")
     args = (bucket, body.prefix, body.start_after, body.page_size, body.max_pages or most)
-    accepted = await submit(request, Work(LISTING.name, args, "listing"), body, idempotency_key)
+    accepted = await submit(request, Work(workflows.listing.name, args, "listing"), body, idempotency_key)
     location = f"/buckets/{bucket}/listing/{accepted.workflow_id}"
     return await answer(request, accepted, wait=body.wait, location=location)
 
@@ -58,7 +58,7 @@ async def show_listing(request: Request, bucket: BucketName, workflow_id: Workfl
     """Progress, and the report when it has ended."""
     process = process_of(request)
     row = await process.gateway.call(find, process.gateway.client, workflow_id, payload=True)
-    if row is None or row.name != LISTING.name or _bucket(row.input) != bucket:
+    if row is None or row.name != workflows.listing.name or _bucket(row.input) != bucket:
         raise UnknownWorkflow(
             "There is no listing of this bucket with this id. GET /workflows?name=buckets.listing lists them."
         )

@@ -14,17 +14,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any, TypedDict
+from typing import Any, Final
 
 from dbos import DBOS
+from typing_extensions import TypedDict
 
+from holdfast import Queue, attempt, register, step, workflow
 from holdfast.durable import child_workflows
-from holdfast.durable.measure import measured, timed_step
 from holdfast.durable.resources import resources
 from holdfast.errors import BucketUnordered, ObjectStoreError, ObjectStoreUnavailable
 from holdfast.observability import tracing
 from services.worker.buckets import object_store
-from services.worker.buckets.declaration import LISTING, PAGE, PAGE_QUEUE
 from services.worker.buckets.listing import PageSums, PageTally, Sums, Total, is_beyond, is_ordered
 
 ATTEMPTS = 8
@@ -71,23 +71,12 @@ def _heals(error: BaseException) -> bool:
     return isinstance(error, ObjectStoreUnavailable)
 
 
-_PATIENTLY: dict[str, Any] = {
-    "retries_allowed": True,
-    "max_attempts": ATTEMPTS,
-    "interval_seconds": 0.25,
-    "backoff_rate": 2.0,
-    "should_retry": _heals,
-}
+_PATIENTLY: dict[str, Any] = {"attempts": ATTEMPTS, "wait_seconds": 0.25, "should_retry": _heals}
 
 
 def _given_up(error: ObjectStoreUnavailable) -> ObjectStoreError:
-    """Returns the last attempt's error, because DBOS's own would give only the number of retries."""
+    """Returns the last attempt's error, which names the number of attempts."""
     return ObjectStoreError(f"{error.message} {ATTEMPTS} attempts failed.")
-
-
-def _is_last_attempt() -> bool:
-    status = DBOS.step_status
-    return status is None or (status.current_attempt or 0) + 1 >= ATTEMPTS
 
 
 def _listed(bucket: str, prefix: str, start_after: str, limit: int) -> object_store.Listed:
@@ -99,52 +88,49 @@ def _listed(bucket: str, prefix: str, start_after: str, limit: int) -> object_st
     return found
 
 
-@DBOS.step(name="buckets.cut", **_PATIENTLY)
+@step("buckets.cut", **_PATIENTLY)
 async def cut(bucket: str, prefix: str, start_after: str, page_size: int, pages: int) -> Cut:
     """Cuts the next pages and returns their last keys. Enqueues nothing: a second run may cut elsewhere."""
-    with timed_step("buckets.cut"):
-        ends: list[str] = []
-        deadline = time.monotonic() + CUT_SECONDS
-        while True:
-            try:
-                found = await asyncio.to_thread(
-                    _listed, bucket, prefix, ends[-1] if ends else start_after, page_size
-                )
-            except ObjectStoreUnavailable as error:
-                if ends:
-                    return Cut(ends=ends, more=True)
-                if _is_last_attempt():
-                    raise _given_up(error) from error
-                raise
-            ends += [key for key, _ in found.objects[-1:]]
-            if not found.more or len(ends) == pages or time.monotonic() > deadline:
-                return Cut(ends=ends, more=found.more)
-
-
-@DBOS.step(name="buckets.enqueue")
-async def enqueue(pages: dict[str, tuple[Any, ...]], attributes: dict[str, object] | None) -> list[str]:
-    """Enqueues one workflow per page, by id. Existing ones are left unchanged. Returns the ids."""
-    with timed_step("buckets.enqueue"):
-        await child_workflows.enqueue_missing(
-            PAGE.name,
-            pages,
-            queue_name=PAGE_QUEUE.name,
-            role="worker",
-            attributes=attributes,
-        )
-        return list(pages)
-
-
-@DBOS.step(name="buckets.read", **_PATIENTLY)
-async def read(bucket: str, prefix: str, start_after: str, end: str, page_size: int) -> Page:
-    """Sums up the present keys of a range, key by key, so that a range that grew needs no more memory."""
-    with timed_step("buckets.read"):
+    ends: list[str] = []
+    deadline = time.monotonic() + CUT_SECONDS
+    while True:
         try:
-            return await asyncio.to_thread(_read, bucket, prefix, start_after, end, page_size)
+            found = await asyncio.to_thread(
+                _listed, bucket, prefix, ends[-1] if ends else start_after, page_size
+            )
         except ObjectStoreUnavailable as error:
-            if _is_last_attempt():
+            if ends:
+                return Cut(ends=ends, more=True)
+            if attempt() >= ATTEMPTS:
                 raise _given_up(error) from error
             raise
+        ends += [key for key, _ in found.objects[-1:]]
+        if not found.more or len(ends) == pages or time.monotonic() > deadline:
+            return Cut(ends=ends, more=found.more)
+
+
+@step("buckets.enqueue")
+async def enqueue(pages: dict[str, tuple[Any, ...]], attributes: dict[str, object] | None) -> list[str]:
+    """Enqueues one workflow per page, by id. Existing ones are left unchanged. Returns the ids."""
+    await child_workflows.enqueue_missing(
+        page.name,
+        pages,
+        queue_name=PAGE_QUEUE.name,
+        role="worker",
+        attributes=attributes,
+    )
+    return list(pages)
+
+
+@step("buckets.read", **_PATIENTLY)
+async def read(bucket: str, prefix: str, start_after: str, end: str, page_size: int) -> Page:
+    """Sums up the present keys of a range, key by key, so that a range that grew needs no more memory."""
+    try:
+        return await asyncio.to_thread(_read, bucket, prefix, start_after, end, page_size)
+    except ObjectStoreUnavailable as error:
+        if attempt() >= ATTEMPTS:
+            raise _given_up(error) from error
+        raise
 
 
 def _read(bucket: str, prefix: str, start_after: str, end: str, page_size: int) -> Page:
@@ -174,7 +160,7 @@ def _read(bucket: str, prefix: str, start_after: str, end: str, page_size: int) 
     return Page(**tally.sums(), executor_id=resources().executor_id, requests=requests)
 
 
-@DBOS.workflow(name=PAGE.name, max_recovery_attempts=None)
+@workflow("buckets.page", label="listing: page", label_with_input="listing: page {0}")
 async def page(  # noqa: PLR0917 - stored by position
     number: int,  # noqa: ARG001 - its label
     bucket: str,
@@ -184,38 +170,36 @@ async def page(  # noqa: PLR0917 - stored by position
     page_size: int,
 ) -> Page:
     """Reads one page: the keys after ``start_after``, up to and including ``end``."""
-    with measured(PAGE.name):
-        return await read(bucket, prefix, start_after, end, page_size)
+    return await read(bucket, prefix, start_after, end, page_size)
 
 
-@DBOS.step(name="buckets.collect")
+@step("buckets.collect")
 async def collect(workflow_ids: list[str], prefix: str) -> Collected:
     """Adds up the pages in their order, a few at a time."""
-    with timed_step("buckets.collect"):
-        total, executors = Total(prefix), dict[str, int]()
-        failed: list[str] = []
-        for at in range(0, len(workflow_ids), _COLLECTED_AT_ONCE):
-            some = workflow_ids[at : at + _COLLECTED_AT_ONCE]
-            statuses = {
-                status.workflow_id: status
-                for status in await DBOS.list_workflows_async(
-                    workflow_ids=some, load_input=False, load_output=True
-                )
-            }
-            for workflow_id in some:
-                status = statuses.get(workflow_id)
-                if status is not None and status.status == "SUCCESS" and isinstance(status.output, dict):
-                    total.add(status.output)  # type: ignore[arg-type]  # as `page` stored it
-                    who = status.output["executor_id"]
-                    executors[who] = executors.get(who, 0) + 1
-                else:
-                    why = f"{status.status}: {status.error or 'unreadable'}" if status else "missing"
-                    failed.append(f"{workflow_id} {why}")
-        first = failed[0] if failed else None
-        return Collected(**total.sums(), executors=executors, failed=len(failed), first_failed=first)
+    total, executors = Total(prefix), dict[str, int]()
+    failed: list[str] = []
+    for at in range(0, len(workflow_ids), _COLLECTED_AT_ONCE):
+        some = workflow_ids[at : at + _COLLECTED_AT_ONCE]
+        statuses = {
+            status.workflow_id: status
+            for status in await DBOS.list_workflows_async(
+                workflow_ids=some, load_input=False, load_output=True
+            )
+        }
+        for workflow_id in some:
+            status = statuses.get(workflow_id)
+            if status is not None and status.status == "SUCCESS" and isinstance(status.output, dict):
+                total.add(status.output)  # type: ignore[arg-type]  # as `page` stored it
+                who = status.output["executor_id"]
+                executors[who] = executors.get(who, 0) + 1
+            else:
+                why = f"{status.status}: {status.error or 'unreadable'}" if status else "missing"
+                failed.append(f"{workflow_id} {why}")
+    first = failed[0] if failed else None
+    return Collected(**total.sums(), executors=executors, failed=len(failed), first_failed=first)
 
 
-@DBOS.workflow(name=LISTING.name, max_recovery_attempts=None)
+@workflow("buckets.listing", label="listing")
 async def listing(
     bucket: str, prefix: str, start_after: str, page_size: int, max_pages: int
 ) -> dict[str, Any]:
@@ -224,33 +208,32 @@ async def listing(
     Raises ``ListingFailedError`` if a page ended without sums. A report that is not ``complete`` reached
     ``max_pages``: the next listing continues after ``next_start_after``.
     """
-    with measured(LISTING.name):
-        listing_id = str(DBOS.workflow_id)
-        after, more = start_after, True
-        ids: list[str] = []
-        while more and len(ids) < max_pages:
-            wanted = min(CUTS_AT_ONCE, max_pages - len(ids))
-            done = await cut(bucket, prefix, after, page_size, wanted)
-            more, ends = done["more"], done["ends"]
-            pages = {
-                f"{listing_id}-{number}": (number, bucket, prefix, begin, end, page_size)
-                for number, (begin, end) in enumerate(zip([after, *ends], ends, strict=False), len(ids))
-            }
-            # Cutting and enqueueing are two steps: only recorded cuts may become children. Otherwise a second
-            # run could cut elsewhere than the first one enqueued.
-            if pages:
-                ids += await enqueue(pages, tracing.attributes())
-                after = ends[-1]
-                await _until_unfinished(ids, at_most=AHEAD)
-        await _until_unfinished(ids, at_most=0)
-        collected = await collect(ids, prefix)
-        if collected["failed"]:
-            raise ListingFailedError(
-                f"{collected['failed']} of {len(ids)} pages have no sums, first {collected['first_failed']}"
-            )
-        sums = {key: value for key, value in collected.items() if "failed" not in key}
-        ended = {"complete": not more, "next_start_after": after if more else None}
-        return {"bucket": bucket, "prefix": prefix, "pages": len(ids), **sums, **ended}
+    listing_id = str(DBOS.workflow_id)
+    after, more = start_after, True
+    ids: list[str] = []
+    while more and len(ids) < max_pages:
+        wanted = min(CUTS_AT_ONCE, max_pages - len(ids))
+        done = await cut(bucket, prefix, after, page_size, wanted)
+        more, ends = done["more"], done["ends"]
+        pages = {
+            f"{listing_id}-{number}": (number, bucket, prefix, begin, end, page_size)
+            for number, (begin, end) in enumerate(zip([after, *ends], ends, strict=False), len(ids))
+        }
+        # Cutting and enqueueing are two steps: only recorded cuts may become children. Otherwise a second
+        # run could cut elsewhere than the first one enqueued.
+        if pages:
+            ids += await enqueue(pages, tracing.attributes())
+            after = ends[-1]
+            await _until_unfinished(ids, at_most=AHEAD)
+    await _until_unfinished(ids, at_most=0)
+    collected = await collect(ids, prefix)
+    if collected["failed"]:
+        raise ListingFailedError(
+            f"{collected['failed']} of {len(ids)} pages have no sums, first {collected['first_failed']}"
+        )
+    sums = {key: value for key, value in collected.items() if "failed" not in key}
+    ended = {"complete": not more, "next_start_after": after if more else None}
+    return {"bucket": bucket, "prefix": prefix, "pages": len(ids), **sums, **ended}
 
 
 async def _until_unfinished(ids: list[str], *, at_most: int) -> None:
@@ -269,3 +252,9 @@ async def _until_unfinished(ids: list[str], *, at_most: int) -> None:
 def close() -> None:
     """Closes the S3 client at the process's end."""
     object_store.close()
+
+
+LISTING_QUEUE: Final = Queue("bucket-listings", [listing], at_once=32, parents=True)
+# Limits shared by all workers per S3 server: concurrent pages, and page starts per ten seconds.
+PAGE_QUEUE: Final = Queue("bucket-pages", [page], at_once=None, at_once_everywhere=10, rate=(50, 10))
+register(LISTING_QUEUE, PAGE_QUEUE)

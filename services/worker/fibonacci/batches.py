@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from holdfast.api.submit import find
 from holdfast.api.views import error_text, iso
 from holdfast.errors import UnknownWorkflow
-from services.worker.fibonacci.declaration import BATCH, SEQUENCE
+from services.worker.fibonacci import workflows
 from services.worker.fibonacci.models import Batch, NumberResult
 
 
@@ -25,14 +25,14 @@ def read_batch(
     Raises `UnknownWorkflow` if there is no Fibonacci batch with that id.
     """
     row = find(client, batch_id, payload=True)
-    if row is None or row.name not in (BATCH.name, SEQUENCE.name):
+    if row is None or row.name not in (workflows.batch.name, workflows.sequence.name):
         raise UnknownWorkflow(
             "There is no Fibonacci batch with this id. GET /workflows?name=fibonacci.batch lists them, and"
             " name=fibonacci.sequence those in turn."
         )
     numbers = _numbers(row)
     finished = _from_output(row, numbers)
-    if finished is None and row.name == SEQUENCE.name:
+    if finished is None and row.name == workflows.sequence.name:
         finished = _from_steps(client, row, numbers)
     elif finished is None:
         finished = _from_children(client, row, numbers, known or {})

@@ -20,8 +20,8 @@ from holdfast.errors import InvalidRequest
 from holdfast.process.process import Process
 from holdfast.settings import Settings
 from holdfast.statuses import TERMINAL
+from services.worker.fibonacci import workflows
 from services.worker.fibonacci.batches import read_batch
-from services.worker.fibonacci.declaration import BATCH, NUMBER, SEQUENCE
 from services.worker.fibonacci.events import Feeds, events, finished
 from services.worker.fibonacci.models import AcceptedBatch, Batch, BatchRequest
 from services.worker.fibonacci.rule import check
@@ -53,11 +53,11 @@ async def start_batch(
     """
     numbers = chosen_numbers(body, process_of(request).settings)
     if body.sequential:
-        work = Work(SEQUENCE.name, (numbers, body.method), "batch")
+        work = Work(workflows.sequence.name, (numbers, body.method), "batch")
     else:
         # The batch enqueues the remaining numbers.
-        children = Children(NUMBER.name, [(n, body.method) for n in numbers[:AT_ONCE]])
-        work = Work(BATCH.name, (numbers, body.method), "batch", children=children)
+        children = Children(workflows.number.name, [(n, body.method) for n in numbers[:AT_ONCE]])
+        work = Work(workflows.batch.name, (numbers, body.method), "batch", children=children)
     accepted = await submit(request, work, body, idempotency_key)
     answer = AcceptedBatch(**accepted.model_dump(), total=len(numbers))
     location = f"/fibonacci/batches/{accepted.workflow_id}"

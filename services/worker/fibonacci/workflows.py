@@ -9,19 +9,20 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
-from typing import Any, TypedDict
+from typing import Any, Final
 
 from dbos import DBOS
 from dbos import error as dbos_error
+from typing_extensions import TypedDict
 
+from holdfast import Queue, attempt, register, step, workflow
 from holdfast.dbos_adapter.cancelling import Cancellation
 from holdfast.durable import child_workflows
-from holdfast.durable.measure import measured, timed_step
 from holdfast.durable.resources import resources
 from holdfast.errors import CpuCancelled, CpuChildDied, CpuError, CpuPoolClosed
 from holdfast.observability import tracing
-from services.worker.fibonacci.declaration import BATCH, NUMBER, NUMBER_QUEUE, SEQUENCE
 from services.worker.fibonacci.rule import Method, summary
+from services.worker.poison.workflows import poison
 
 CHILD_DEATHS_LIMIT = 5
 
@@ -50,14 +51,7 @@ def _child_died(error: BaseException) -> bool:
     return isinstance(error, CpuChildDied)
 
 
-@DBOS.step(
-    name="fibonacci.compute",
-    retries_allowed=True,
-    max_attempts=CHILD_DEATHS_LIMIT,
-    interval_seconds=0.1,
-    backoff_rate=2.0,
-    should_retry=_child_died,
-)
+@step("fibonacci.compute", attempts=CHILD_DEATHS_LIMIT, wait_seconds=0.1, should_retry=_child_died)
 def compute(n: int, method: Method, cancellation: Cancellation) -> Number:
     """Computes F(n) in a child process. Raises ``CpuError`` when the fifth child has died.
 
@@ -67,47 +61,41 @@ def compute(n: int, method: Method, cancellation: Cancellation) -> Number:
     pool = resources().pool
     if pool is None:
         raise RuntimeError("this process has no CPU pool: Fibonacci numbers belong on a worker")
-    with timed_step("fibonacci.compute"):
-        started_at = datetime.now(UTC).isoformat()
-        status = DBOS.step_status
-        attempt = (status.current_attempt or 0) + 1 if status else 1
-        try:
-            done = pool.run_sync(summary, n, method, cancellation=cancellation)
-        except (CpuCancelled, CpuPoolClosed) as left:
-            # Nothing is recorded. A resumed workflow computes again, and so does the next executor after this
-            # process stops, with or without a handover.
-            raise dbos_error.DBOSWorkflowCancelledError(str(left)) from left
-        except CpuChildDied as death:
-            if attempt < CHILD_DEATHS_LIMIT:
-                raise
-            # DBOS's own error for the last attempt would give only the number of retries, not the cause.
-            raise CpuError(
-                f"{attempt} child processes died computing F({n}). The last one: {death}"
-            ) from death
-        return Number(
-            **done.value,
-            executor_id=resources().executor_id,
-            pid=done.pid,
-            attempts=attempt,
-            started_at=started_at,
-            seconds=round(done.seconds, 6),
-        )
+    started_at = datetime.now(UTC).isoformat()
+    try:
+        done = pool.run_sync(summary, n, method, cancellation=cancellation)
+    except (CpuCancelled, CpuPoolClosed) as left:
+        # Nothing is recorded. A resumed workflow computes again, and so does the next executor after this
+        # process stops, with or without a handover.
+        raise dbos_error.DBOSWorkflowCancelledError(str(left)) from left
+    except CpuChildDied as death:
+        if attempt() < CHILD_DEATHS_LIMIT:
+            raise
+        raise CpuError(f"{attempt()} child processes died computing F({n}). The last one: {death}") from death
+    return Number(
+        **done.value,
+        executor_id=resources().executor_id,
+        pid=done.pid,
+        attempts=attempt(),
+        started_at=started_at,
+        seconds=round(done.seconds, 6),
+    )
 
 
-@DBOS.workflow(name=NUMBER.name, max_recovery_attempts=None)
+@workflow("fibonacci.number", label_with_input="fib({0})")
 def number(n: int, method: Method) -> Number:
     """Computes one number, then writes its effect once."""
-    with measured(NUMBER.name), _cancellation() as cancellation:
+    with _cancellation() as cancellation:
         return _number(n, method, "effect", cancellation)
 
 
-@DBOS.workflow(name=SEQUENCE.name, max_recovery_attempts=None)
+@workflow("fibonacci.sequence", label="batch, in turn")
 def sequence(numbers: list[int], method: Method) -> dict[str, Any]:
     """Computes each number after the previous result, with the same two steps and one effect each.
 
     Ends at the first number that cannot be computed, with its ``CpuError``.
     """
-    with measured(SEQUENCE.name), _cancellation() as cancellation:
+    with _cancellation() as cancellation:
         results = [_number(n, method, str(index), cancellation) for index, n in enumerate(numbers)]
         return {"total": len(results), "results": results}
 
@@ -125,58 +113,65 @@ def _number(n: int, method: Method, effect: str, cancellation: Cancellation) -> 
     return result
 
 
-@DBOS.step(name="fibonacci.enqueue")
+@step("fibonacci.enqueue")
 async def enqueue(numbers: dict[str, int], method: Method, attributes: dict[str, object] | None) -> list[str]:
     """Enqueues one workflow per number, by id. Existing ones are left unchanged. Returns the ids."""
-    with timed_step("fibonacci.enqueue"):
-        await child_workflows.enqueue_missing(
-            NUMBER.name,
-            {workflow_id: (n, method) for workflow_id, n in numbers.items()},
-            queue_name=NUMBER_QUEUE.name,
-            role="worker",
-            attributes=attributes,
-        )
-        return list(numbers)
+    await child_workflows.enqueue_missing(
+        number.name,
+        {workflow_id: (n, method) for workflow_id, n in numbers.items()},
+        queue_name=NUMBER_QUEUE.name,
+        role="worker",
+        attributes=attributes,
+    )
+    return list(numbers)
 
 
-@DBOS.step(name="fibonacci.collect")
+@step("fibonacci.collect")
 async def collect(workflow_ids: list[str]) -> list[dict[str, Any]]:
     """Reads the children's results, in the order of the ids. A failed child has ``error`` instead."""
-    with timed_step("fibonacci.collect"):
-        statuses = {
-            status.workflow_id: status
-            for status in await DBOS.list_workflows_async(
-                workflow_ids=workflow_ids, load_input=False, load_output=True
-            )
-        }
-        collected: list[dict[str, Any]] = []
-        for workflow_id in workflow_ids:
-            status = statuses.get(workflow_id)
-            if status is not None and status.status == "SUCCESS" and isinstance(status.output, dict):
-                collected.append(status.output)
-                continue
-            # An unreadable result (PickleRefused) arrives as the stored text.
-            why = f"{status.status}: {status.error or 'unreadable'}" if status is not None else "missing"
-            collected.append({"workflow_id": workflow_id, "error": why})
-        return collected
+    statuses = {
+        status.workflow_id: status
+        for status in await DBOS.list_workflows_async(
+            workflow_ids=workflow_ids, load_input=False, load_output=True
+        )
+    }
+    collected: list[dict[str, Any]] = []
+    for workflow_id in workflow_ids:
+        status = statuses.get(workflow_id)
+        if status is not None and status.status == "SUCCESS" and isinstance(status.output, dict):
+            collected.append(status.output)
+            continue
+        # An unreadable result (PickleRefused) arrives as the stored text.
+        why = f"{status.status}: {status.error or 'unreadable'}" if status is not None else "missing"
+        collected.append({"workflow_id": workflow_id, "error": why})
+    return collected
 
 
-@DBOS.workflow(name=BATCH.name, max_recovery_attempts=None)
+@workflow("fibonacci.batch", label="batch")
 async def batch(numbers: list[int], method: Method) -> dict[str, Any]:
     """Enqueues all numbers together, and collects the results in order.
 
     Raises ``BatchFailedError`` if a number ended without a result. The wait is not recorded, so a batch that
     continues on another executor waits there.
     """
-    with measured(BATCH.name):
-        batch_id = str(DBOS.workflow_id)
-        by_id = {f"{batch_id}-{index}": n for index, n in enumerate(numbers)}
-        ids = await enqueue(by_id, method, tracing.attributes())
-        # After a fork from a later step, the children belong to the original.
-        await child_workflows.until_unfinished(ids[-1].rpartition("-")[0])
-        results = await collect(ids)
-        failed = [r for r in results if "error" in r]
-        if failed:
-            first = f"{failed[0]['workflow_id']} {failed[0]['error']}"
-            raise BatchFailedError(f"{len(failed)} of {len(results)} numbers have no result, first {first}")
-        return {"total": len(results), "results": results}
+    batch_id = str(DBOS.workflow_id)
+    by_id = {f"{batch_id}-{index}": n for index, n in enumerate(numbers)}
+    ids = await enqueue(by_id, method, tracing.attributes())
+    # After a fork from a later step, the children belong to the original.
+    await child_workflows.until_unfinished(ids[-1].rpartition("-")[0])
+    results = await collect(ids)
+    failed = [r for r in results if "error" in r]
+    if failed:
+        first = f"{failed[0]['workflow_id']} {failed[0]['error']}"
+        raise BatchFailedError(f"{len(failed)} of {len(results)} numbers have no result, first {first}")
+    return {"total": len(results), "results": results}
+
+
+BATCH_QUEUE: Final = Queue("fibonacci-batches", [batch], at_once=32, parents=True)
+# Greedy claims would leave the last numbers to one worker while the other idles.
+NUMBER_QUEUE: Final = Queue("fibonacci", [number, poison], at_once=lambda settings: settings.fibonacci_claims)
+# Each sequence computes one number at a time and shares the CPUs with the number queue.
+SEQUENCE_QUEUE: Final = Queue(
+    "fibonacci-sequences", [sequence], at_once=lambda settings: settings.fibonacci_claims
+)
+register(BATCH_QUEUE, NUMBER_QUEUE, SEQUENCE_QUEUE)

@@ -11,8 +11,8 @@ from fastapi import APIRouter, Query, Request
 from holdfast.api.context import process_of
 from holdfast.api.feature import Feature
 from holdfast.api.problems import documented
-from services.worker.pulse.declaration import PULSE_SECONDS
 from services.worker.pulse.models import Gap, Pulse, Schedule
+from services.worker.pulse.workflows import PULSE_SECONDS
 
 router = APIRouter(tags=["schedule"])
 

@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Final
 
 from dbos import DBOS
 
-from holdfast.durable.measure import measured, timed_step
+from holdfast import Queue, Schedule, register, step, workflow
 from holdfast.durable.resources import resources
-from services.worker.fibonacci.declaration import NUMBER_QUEUE
-from services.worker.pulse.declaration import TICK
+from services.worker.fibonacci.workflows import NUMBER_QUEUE
+
+PULSE_SECONDS: Final = 5
 
 
-@DBOS.step(name="pulse.record")
+@step("pulse.record")
 def record(scheduled_at: str) -> dict[str, Any]:
     """Writes the tick's row. A second run of the same tick changes nothing."""
-    with timed_step("pulse.record"):
-        rows = resources().ops.run_patiently(
-            "record_pulse",
-            scheduled_at=scheduled_at,
-            workflow_id=DBOS.workflow_id,
-            executor_id=resources().executor_id,
-            queue_name=NUMBER_QUEUE.name,
-            late_seconds=resources().settings.pulse_late_seconds,
-        )
-        return rows[0] if rows else {"status": "recorded before"}
+    rows = resources().ops.run_patiently(
+        "record_pulse",
+        scheduled_at=scheduled_at,
+        workflow_id=DBOS.workflow_id,
+        executor_id=resources().executor_id,
+        queue_name=NUMBER_QUEUE.name,
+        late_seconds=resources().settings.pulse_late_seconds,
+    )
+    return rows[0] if rows else {"status": "recorded before"}
 
 
-@DBOS.workflow(name=TICK.name, max_recovery_attempts=None)
-def tick(scheduled_at: datetime, context: Any) -> None:  # noqa: ARG001  the scheduler passes both
+@workflow("pulse.tick", label="pulse")
+def tick(scheduled_at: datetime) -> None:
     """Runs one tick: records scheduled time, lateness, executor, queue depth and live processes."""
-    with measured(TICK.name):
-        record(scheduled_at.isoformat())
+    record(scheduled_at.isoformat())
+
+
+QUEUE: Final = Queue("pulses", [tick], at_once=4)
+SCHEDULE: Final = Schedule(
+    "pulse",
+    tick,
+    f"*/{PULSE_SECONDS} * * * * *",
+    catch_up=lambda settings: timedelta(seconds=settings.pulse_catch_up_seconds) or None,
+)
+register(QUEUE, schedules=[SCHEDULE])

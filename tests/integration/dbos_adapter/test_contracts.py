@@ -34,6 +34,7 @@ from holdfast.dbos_adapter.patches import PRIVATE_NAMES
 from holdfast.dbos_adapter.schedules import guard_schedule
 from holdfast.dbos_adapter.slots import Slots
 from holdfast.dbos_adapter.waiting import notices
+from holdfast.durable.workflows import DbosWorkflow
 from holdfast.installations.embedded import ROOT
 from holdfast.observability import tracing
 from holdfast.postgres.database import query, transaction
@@ -741,21 +742,16 @@ def test_startup_recovers_only_its_own_id(database: Database) -> None:
 def test_workflows_have_no_recovery_limit_of_dbos() -> None:
     """DBOS counts every dispatch; crashes are counted by us. (``max_recovery_attempts=None``)"""
     from holdfast.durable import registry, workflows
-    from holdfast.retention import workflow as retention
     from services.api.nesting import workflows as nesting
     from services.api.scope import workflows as scope
     from services.api.users import workflows as users
-    from services.worker.buckets import workflows as buckets
-    from services.worker.fibonacci import workflows as fibonacci
-    from services.worker.poison import workflows as poison
-    from services.worker.pulse import workflows as pulse
 
-    modules = (buckets, fibonacci, nesting, poison, pulse, retention, scope, users)
-    sources = [inspect.getsource(module) for module in modules]
+    sources = [inspect.getsource(module) for module in (nesting, scope, users)]
     decorated = sum(len(re.findall(r"@DBOS\.workflow\(", source)) for source in sources)
     without = sum(len(re.findall(r"@DBOS\.workflow\([^)]*max_recovery_attempts=None\)", s)) for s in sources)
-    assert decorated == without == len(names.QUEUE_OF.keys() - registry.startable().keys())
-    # Those of your own are made in one place.
+    by_dbos = [name for name in names.QUEUE_OF if isinstance(registry.declared_by_name(name), DbosWorkflow)]
+    assert decorated == without == len(by_dbos)
+    # Holdfast's own decorator makes all others.
     assert "DBOS.workflow(name=name, max_recovery_attempts=None" in inspect.getsource(workflows)
 
 

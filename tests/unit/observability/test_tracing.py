@@ -33,7 +33,7 @@ def test_the_sdk_is_imported_only_where_an_endpoint_is_set(endpoint: str, loaded
     code = (
         "import sys\n"
         "import holdfast.api.app, holdfast.process.worker_app, holdfast.process.serve\n"
-        "import services.features, services.api.nesting, services.worker.pulse.workflows\n"
+        "import services.composition; services.composition.features()\n"
         "import services.worker.fibonacci.workflows, services.api.scope.workflows\n"
         "import services.api.users.workflows\n"
         "from holdfast.observability import tracing\n"

@@ -1,0 +1,41 @@
+"""Starts nested workflows: root, child and grandchild."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Depends, Request
+from starlette.responses import Response
+
+from holdfast.api.context import accepting
+from holdfast.api.feature import Feature
+from holdfast.api.models import Accepted, Finished, IdempotencyKey
+from holdfast.api.problems import documented
+from holdfast.api.submit import Work, answer, submit
+from services.api.nesting.declaration import ROOT
+from services.api.nesting.models import NestedRequest
+
+router = APIRouter(tags=["nested"])
+
+
+@router.post(
+    "/nested",
+    status_code=202,
+    dependencies=[Depends(accepting)],
+    responses={
+        200: {"model": Finished, "description": "`wait` was true and the workflow has ended"},
+        202: {"model": Accepted, "description": "accepted; Location says where to look"},
+        **documented(400, 408, 409, 413, 415, 422, 500, 503),
+    },
+)
+async def nested(
+    request: Request,
+    body: Annotated[NestedRequest, Body(default_factory=NestedRequest)],
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Start root, child and grandchild, called directly or queued."""
+    work = Work(ROOT.name, (body.queued,), "nested")
+    return await answer(request, await submit(request, work, body, idempotency_key), wait=body.wait)
+
+
+FEATURE = Feature(router)
