@@ -39,13 +39,14 @@ RETURNING workflow_id
 
 -- name: release_work
 -- Returns workflows to a queue as DBOS's own recovery does (SystemDatabase.reenqueue_for_recovery, 3.4.0; a contract
--- test compares the two), but many rows in one statement and with a queue for each. They go to the front of the
--- queue, before the priorities that an enqueue can set (0 and higher), so that started work continues first. By age
--- alone it would wait for the rest of its batch, which was stored in the same millisecond.
+-- test compares the two), but many rows in one statement and with a queue for each. Rows without a priority (0) go
+-- to the front of the queue, so that started work continues first: by age alone it would wait for the rest of its
+-- batch, which was stored in the same millisecond. A priority that the caller set stays.
 WITH waited AS (
     DELETE FROM ops.waits WHERE workflow_id = ANY (%(workflow_ids)s) AND owner_xid <> '')
 UPDATE dbos.workflow_status w
-SET status = 'ENQUEUED', owner_xid = NULL, started_at_epoch_ms = NULL, priority = -1,
+SET status = 'ENQUEUED', owner_xid = NULL, started_at_epoch_ms = NULL,
+    priority = CASE WHEN w.priority > 0 THEN w.priority ELSE -1 END,
     updated_at = (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
     queue_name = r.queue_name
 FROM unnest(%(workflow_ids)s::text[], %(queues)s::text[]) AS r (workflow_id, queue_name)

@@ -170,9 +170,13 @@ def _running(database: Database, *ids: str, **columns: Any) -> None:
 
 
 @pytest.mark.parametrize("queue", ["fibonacci", None], ids=["queued", "direct start"])
-def test_release_work_is_reenqueue_for_recovery(app: Launched, queue: str | None) -> None:
+@pytest.mark.parametrize(("priority", "kept"), [(3, 3), (0, -1)], ids=["with a priority", "without"])
+def test_release_work_is_reenqueue_for_recovery(
+    app: Launched, queue: str | None, priority: int, kept: int
+) -> None:
     database = app.database
-    _running(database, "ours", "theirs", "ours-of-others", "theirs-of-others", queue_name=queue)
+    names = ("ours", "theirs", "ours-of-others", "theirs-of-others")
+    _running(database, *names, queue_name=queue, priority=priority)
     target = queue or "_dbos_internal_queue"
     # Or the internal queue would claim what it gets.
     with app.waker.pause_others("none of them"):
@@ -180,12 +184,10 @@ def test_release_work_is_reenqueue_for_recovery(app: Launched, queue: str | None
             app.dbos._sys_db.reenqueue_for_recovery(workflow_id, [executor], "_dbos_internal_queue")
         for workflow_id, executor in (("ours", "worker-dead"), ("ours-of-others", "worker-other")):
             database.run("release_work", executor_id=executor, workflow_ids=[workflow_id], queues=[target])
-        ours, theirs, untouched_ours, untouched_theirs = _rows(
-            database, "ours", "theirs", "ours-of-others", "theirs-of-others"
-        )
+        ours, theirs, untouched_ours, untouched_theirs = _rows(database, *names)
     assert theirs["status"] == "ENQUEUED"
-    # What had begun goes to the front of its queue; DBOS leaves it where its age puts it.
-    assert ours == {**theirs, "priority": -1}, (
+    # Without a priority, what had begun goes to the front of its queue; DBOS leaves it where its age puts it.
+    assert ours == {**theirs, "priority": kept}, (
         f"release_work no longer leaves what reenqueue_for_recovery leaves: {_LOOK_AT_SQL}"
     )
     assert untouched_ours == untouched_theirs
