@@ -1,4 +1,4 @@
-"""Integers of any length as decimal text."""
+"""Public: integers of any length as decimal text."""
 
 from __future__ import annotations
 

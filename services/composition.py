@@ -11,11 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-from holdfast.api.feature import Feature
-from holdfast.durable.registry import load_builtin
-from holdfast.process.registered_work import RegisteredWork
+from holdfast.application import RegisteredWork, load_builtin
 from holdfast.settings import Role
+
+if TYPE_CHECKING:
+    from holdfast.web import Feature
 
 API_FOLDERS = ("services.api.scope", "services.api.users", "services.api.nesting")
 WORKER_FOLDERS = (

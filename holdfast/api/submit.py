@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 
 from holdfast.api.context import process_of
 from holdfast.api.models import Accepted, Finished
-from holdfast.api.problems import request_id_of
+from holdfast.api.problems import documented, request_id_of
 from holdfast.api.views import JSON, Unreadable, error_text, to_answer, unreadable
 from holdfast.durable import child_workflows
 from holdfast.durable.names import QUEUE_OF, ROLE_OF
@@ -40,6 +40,14 @@ FALLBACK_POLL_SECONDS = 0.5
 
 It is also the only way to wait for a child, because its completion is announced to its parent alone.
 """
+
+
+STARTED: dict[int | str, dict[str, Any]] = {
+    200: {"model": Finished, "description": "`wait` was true and the workflow has ended"},
+    202: {"model": Accepted, "description": "accepted; Location says where to look"},
+    **documented(400, 408, 409, 413, 415, 422, 500, 503),
+}
+"""The answers of a route that starts a workflow, for the OpenAPI document."""
 
 
 @dataclass(frozen=True)

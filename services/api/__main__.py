@@ -1,10 +1,7 @@
 """``python -m services.api``: the API."""
 
-from functools import partial
-
-from holdfast.api.app import create_app
-from holdfast.process.serve import serve
+from holdfast.web import serve_api
 from services.composition import Api, features
 
 if __name__ == "__main__":
-    serve(Api(), partial(create_app, features=features()))
+    serve_api(Api(), features())

@@ -1,8 +1,7 @@
 """``python -m services.worker``: one worker."""
 
-from holdfast.process.serve import serve
-from holdfast.process.worker_app import create_app
+from holdfast.application import serve_worker
 from services.composition import Worker
 
 if __name__ == "__main__":
-    serve(Worker(), create_app)
+    serve_worker(Worker())

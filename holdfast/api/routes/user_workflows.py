@@ -8,9 +8,8 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from holdfast.api.context import accepting
-from holdfast.api.models import Accepted, Finished, IdempotencyKey, StartRequest
-from holdfast.api.problems import documented
-from holdfast.api.submit import Work, answer, submit
+from holdfast.api.models import IdempotencyKey, StartRequest
+from holdfast.api.submit import STARTED, Work, answer, submit
 from holdfast.durable import registry
 from holdfast.errors import InvalidRequest
 
@@ -21,11 +20,7 @@ router = APIRouter(tags=["workflows"])
     "/workflows",
     status_code=202,
     dependencies=[Depends(accepting)],
-    responses={
-        200: {"model": Finished, "description": "`wait` was true and the workflow has ended"},
-        202: {"model": Accepted, "description": "accepted; Location says where to look"},
-        **documented(400, 408, 409, 413, 415, 422, 500, 503),
-    },
+    responses=STARTED,
 )
 async def start(request: Request, body: StartRequest, idempotency_key: IdempotencyKey = None) -> Response:
     """Start a workflow of your own (docs/start/your-own-workflow.md) on its queue, in a worker."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from holdfast.api.models import StrictRequest
+from holdfast.web import StrictRequest
 
 
 class NestedRequest(StrictRequest):

@@ -7,11 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Depends, Request
 from starlette.responses import Response
 
-from holdfast.api.context import accepting
-from holdfast.api.feature import Feature
-from holdfast.api.models import Accepted, Finished, IdempotencyKey
-from holdfast.api.problems import documented
-from holdfast.api.submit import Work, answer, submit
+from holdfast.web import STARTED, Feature, IdempotencyKey, Work, accepting, answer, submit
 from services.api.nesting.declaration import ROOT
 from services.api.nesting.models import NestedRequest
 
@@ -22,11 +18,7 @@ router = APIRouter(tags=["nested"])
     "/nested",
     status_code=202,
     dependencies=[Depends(accepting)],
-    responses={
-        200: {"model": Finished, "description": "`wait` was true and the workflow has ended"},
-        202: {"model": Accepted, "description": "accepted; Location says where to look"},
-        **documented(400, 408, 409, 413, 415, 422, 500, 503),
-    },
+    responses=STARTED,
 )
 async def nested(
     request: Request,

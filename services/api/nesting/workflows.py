@@ -7,9 +7,7 @@ from typing import Any
 
 from dbos import DBOS, SetWorkflowID
 
-from holdfast.durable.measure import measured, timed_step
-from holdfast.durable.resources import resources
-from holdfast.observability import tracing
+from holdfast.runtime import measured, resources, timed_step, traced
 from services.api.nesting.declaration import CHILD, CHILD_QUEUE, GRANDCHILD, GRANDCHILD_QUEUE, ROOT
 
 log = logging.getLogger("holdfast.nesting")
@@ -64,7 +62,7 @@ def root(queued: bool) -> dict[str, Any]:
 def _start(workflow: Any, queue: str, level: str, parents: list[str], queued: bool) -> dict[str, Any]:
     workflow_id = str(DBOS.workflow_id)
     parents = [*parents, workflow_id]
-    with SetWorkflowID(f"{workflow_id}-{level}"), tracing.propagated():
+    with SetWorkflowID(f"{workflow_id}-{level}"), traced():
         if not queued:
             return workflow(parents, queued)  # type: ignore[no-any-return]
         handle = DBOS.enqueue_workflow(queue, workflow, parents, queued)

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import Path
 from pydantic import Field
 
-from holdfast.api.models import NAME, StrictRequest
+from holdfast.web import NAME, StrictRequest
 
 InstanceName = Annotated[str, Path(pattern=NAME, description='"alpha" or "beta"')]
 

@@ -7,23 +7,15 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Depends, Request
 from starlette.responses import Response
 
-from holdfast.api.context import accepting
-from holdfast.api.feature import Feature
-from holdfast.api.models import Accepted, Finished, IdempotencyKey
-from holdfast.api.problems import documented
-from holdfast.api.submit import Work, answer, submit
 from holdfast.errors import UnknownInstance
+from holdfast.web import STARTED, Feature, IdempotencyKey, Work, accepting, answer, documented, submit
 from services.api.scope.declaration import CLASS_SCOPE, FUNCTION_SCOPE, INSTANCE_NAMES, INSTANCE_SCOPE
 from services.api.scope.models import InstanceName, ScopeRequest
 
 router = APIRouter(
     tags=["scope"],
     dependencies=[Depends(accepting)],
-    responses={
-        200: {"model": Finished, "description": "`wait` was true and the workflow has ended"},
-        202: {"model": Accepted, "description": "accepted; Location says where to look"},
-        **documented(400, 408, 409, 413, 415, 422, 500, 503),
-    },
+    responses=STARTED,
 )
 
 ScopeBody = Annotated[ScopeRequest, Body(default_factory=ScopeRequest)]

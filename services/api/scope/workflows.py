@@ -12,8 +12,7 @@ from typing import Any, TypedDict
 
 from dbos import DBOS, DBOSConfiguredInstance
 
-from holdfast.durable.measure import measured, timed_step
-from holdfast.durable.resources import resources
+from holdfast.runtime import measured, resources, timed_step
 from holdfast.settings import Settings
 from services.api.scope.declaration import CLASS_SCOPE, FUNCTION_SCOPE, INSTANCE_NAMES, INSTANCE_SCOPE
 

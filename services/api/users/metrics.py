@@ -2,7 +2,7 @@
 
 from prometheus_client import Counter, Histogram
 
-from holdfast.observability.metrics import SECONDS
+from holdfast.runtime import SECONDS
 
 CREDENTIAL_REQUESTS = Counter(
     "holdfast_credential_cache_requests_total", "Uses of the credential cache", ["result"]

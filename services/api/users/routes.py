@@ -8,13 +8,20 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Depends, Request
 from starlette.responses import Response
 
-from holdfast.api.access import CONTROL, REFUSALS
-from holdfast.api.context import accepting, process_of
-from holdfast.api.feature import Feature
-from holdfast.api.models import Accepted, Finished, IdempotencyKey
-from holdfast.api.problems import documented
-from holdfast.api.submit import Work, answer, submit
 from holdfast.errors import CredentialUnavailable
+from holdfast.web import (
+    CONTROL,
+    REFUSALS,
+    STARTED,
+    Feature,
+    IdempotencyKey,
+    Work,
+    accepting,
+    answer,
+    documented,
+    process_of,
+    submit,
+)
 from services.api.users import workflows as users
 from services.api.users.credentials import CachedCredential
 from services.api.users.declaration import PROCESS
@@ -27,11 +34,7 @@ router = APIRouter(tags=["users"])
     "/users/pages",
     status_code=202,
     dependencies=[Depends(accepting)],
-    responses={
-        200: {"model": Finished, "description": "`wait` was true and the workflow has ended"},
-        202: {"model": Accepted, "description": "accepted; Location says where to look"},
-        **documented(400, 408, 409, 413, 415, 422, 500, 503),
-    },
+    responses=STARTED,
 )
 async def process_users(
     request: Request,

@@ -12,10 +12,8 @@ from typing import Any, get_args
 
 from dbos import DBOS, SetWorkflowID
 
-from holdfast.durable.measure import measured, timed_step
-from holdfast.durable.resources import resources
 from holdfast.errors import CredentialUnavailable
-from holdfast.observability import tracing
+from holdfast.runtime import measured, resources, timed_step, traced
 from holdfast.settings import Settings
 from services.api.users.credentials import CachedCredential, Use
 from services.api.users.declaration import PAGE, PAGE_QUEUE, PROCESS
@@ -92,7 +90,7 @@ def process_users(pages: int, page_size: int) -> dict[str, Any]:
         workflow_id = DBOS.workflow_id
         handles = []
         for page in range(pages):
-            with SetWorkflowID(f"{workflow_id}-page-{page}"), tracing.propagated():
+            with SetWorkflowID(f"{workflow_id}-page-{page}"), traced():
                 handles.append(DBOS.enqueue_workflow(PAGE_QUEUE.name, process_page, page, page_size))
         users = [user for handle in handles for user in handle.get_result()]
         return {

@@ -8,15 +8,24 @@ from fastapi import APIRouter, Body, Depends, Request
 from pydantic import ValidationError
 from starlette.responses import Response
 
-from holdfast.api.context import accepting, process_of
-from holdfast.api.feature import Feature
-from holdfast.api.models import Accepted, Finished, IdempotencyKey, WorkflowId
-from holdfast.api.openapi import kind_of
-from holdfast.api.problems import documented
-from holdfast.api.submit import Work, answer, find, submit
-from holdfast.api.views import error_text
 from holdfast.errors import InvalidRequest, UnknownWorkflow
 from holdfast.settings import Settings
+from holdfast.web import (
+    Accepted,
+    Feature,
+    Finished,
+    IdempotencyKey,
+    Work,
+    WorkflowId,
+    accepting,
+    answer,
+    documented,
+    error_text,
+    find,
+    kind_of,
+    process_of,
+    submit,
+)
 from services.worker.buckets import workflows
 from services.worker.buckets.models import BucketName, Listing, ListingReport, ListingRequest
 

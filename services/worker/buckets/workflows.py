@@ -20,10 +20,8 @@ from dbos import DBOS
 from typing_extensions import TypedDict
 
 from holdfast import Queue, attempt, register, step, workflow
-from holdfast.durable import child_workflows
-from holdfast.durable.resources import resources
 from holdfast.errors import BucketUnordered, ObjectStoreError, ObjectStoreUnavailable
-from holdfast.observability import tracing
+from holdfast.runtime import enqueue_missing, resources, trace_attributes, until_unfinished
 from services.worker.buckets import object_store
 from services.worker.buckets.listing import PageSums, PageTally, Sums, Total, is_beyond, is_ordered
 
@@ -112,7 +110,7 @@ async def cut(bucket: str, prefix: str, start_after: str, page_size: int, pages:
 @step("buckets.enqueue")
 async def enqueue(pages: dict[str, tuple[Any, ...]], attributes: dict[str, object] | None) -> list[str]:
     """Enqueues one workflow per page, by id. Existing ones are left unchanged. Returns the ids."""
-    await child_workflows.enqueue_missing(
+    await enqueue_missing(
         page.name,
         pages,
         queue_name=PAGE_QUEUE.name,
@@ -222,7 +220,7 @@ async def listing(
         # Cutting and enqueueing are two steps: only recorded cuts may become children. Otherwise a second
         # run could cut elsewhere than the first one enqueued.
         if pages:
-            ids += await enqueue(pages, tracing.attributes())
+            ids += await enqueue(pages, trace_attributes())
             after = ends[-1]
             await _until_unfinished(ids, at_most=AHEAD)
     await _until_unfinished(ids, at_most=0)
@@ -246,7 +244,7 @@ async def _until_unfinished(ids: list[str], *, at_most: int) -> None:
         resources().waker.wake(PAGE_QUEUE.name)
 
     # After a fork from a later step, the children belong to the original.
-    await child_workflows.until_unfinished(ids[-1].rpartition("-")[0], at_most=at_most, before_waiting=wake)
+    await until_unfinished(ids[-1].rpartition("-")[0], at_most=at_most, before_waiting=wake)
 
 
 def close() -> None:

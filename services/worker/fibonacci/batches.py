@@ -8,9 +8,8 @@ from typing import Any
 from dbos import DBOSClient, WorkflowStatus
 from pydantic import ValidationError
 
-from holdfast.api.submit import find
-from holdfast.api.views import error_text, iso
 from holdfast.errors import UnknownWorkflow
+from holdfast.web import error_text, find, iso
 from services.worker.fibonacci import workflows
 from services.worker.fibonacci.models import Batch, NumberResult
 

@@ -13,15 +13,13 @@ import re
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from holdfast.api.context import Permits
-from holdfast.api.sse import HEARTBEAT_SECONDS, RECONNECT_MILLISECONDS, sse_event, woken
 from holdfast.errors import DatabaseUnavailable, HoldfastError
-from holdfast.statuses import TERMINAL
+from holdfast.web import HEARTBEAT_SECONDS, RECONNECT_MILLISECONDS, TERMINAL, Permits, sse_event, woken
 from services.worker.fibonacci.batches import read_batch
 from services.worker.fibonacci.models import Batch, NumberResult
 
 if TYPE_CHECKING:
-    from holdfast.process.process import Process
+    from holdfast.web import Process
 
 logger = logging.getLogger("holdfast.api")
 

@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from holdfast.api.models import Accepted, StrictRequest
-from holdfast.statuses import Status
+from holdfast.web import Accepted, Status, StrictRequest
 from services.worker.fibonacci.rule import DOUBLING_LIMIT
 
 

@@ -8,18 +8,25 @@ from fastapi import APIRouter, Body, Depends, FastAPI, Header, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from holdfast.api.context import RETRY_SECONDS, accepting, process_of
-from holdfast.api.feature import Feature
-from holdfast.api.models import IdempotencyKey, WorkflowId
-from holdfast.api.openapi import kind_of
-from holdfast.api.problems import documented
-from holdfast.api.sse import BoundedStream
-from holdfast.api.submit import Children, Work, submit
-from holdfast.durable.child_workflows import AT_ONCE
 from holdfast.errors import InvalidRequest
-from holdfast.process.process import Process
+from holdfast.runtime import AT_ONCE
 from holdfast.settings import Settings
-from holdfast.statuses import TERMINAL
+from holdfast.web import (
+    RETRY_SECONDS,
+    TERMINAL,
+    BoundedStream,
+    Children,
+    Feature,
+    IdempotencyKey,
+    Process,
+    Work,
+    WorkflowId,
+    accepting,
+    documented,
+    kind_of,
+    process_of,
+    submit,
+)
 from services.worker.fibonacci import workflows
 from services.worker.fibonacci.batches import read_batch
 from services.worker.fibonacci.events import Feeds, events, finished

@@ -16,11 +16,8 @@ from dbos import error as dbos_error
 from typing_extensions import TypedDict
 
 from holdfast import Queue, attempt, register, step, workflow
-from holdfast.dbos_adapter.cancelling import Cancellation
-from holdfast.durable import child_workflows
-from holdfast.durable.resources import resources
 from holdfast.errors import CpuCancelled, CpuChildDied, CpuError, CpuPoolClosed
-from holdfast.observability import tracing
+from holdfast.runtime import Cancellation, enqueue_missing, resources, trace_attributes, until_unfinished
 from services.worker.fibonacci.rule import Method, summary
 from services.worker.poison.workflows import poison
 
@@ -116,7 +113,7 @@ def _number(n: int, method: Method, effect: str, cancellation: Cancellation) -> 
 @step("fibonacci.enqueue")
 async def enqueue(numbers: dict[str, int], method: Method, attributes: dict[str, object] | None) -> list[str]:
     """Enqueues one workflow per number, by id. Existing ones are left unchanged. Returns the ids."""
-    await child_workflows.enqueue_missing(
+    await enqueue_missing(
         number.name,
         {workflow_id: (n, method) for workflow_id, n in numbers.items()},
         queue_name=NUMBER_QUEUE.name,
@@ -156,9 +153,9 @@ async def batch(numbers: list[int], method: Method) -> dict[str, Any]:
     """
     batch_id = str(DBOS.workflow_id)
     by_id = {f"{batch_id}-{index}": n for index, n in enumerate(numbers)}
-    ids = await enqueue(by_id, method, tracing.attributes())
+    ids = await enqueue(by_id, method, trace_attributes())
     # After a fork from a later step, the children belong to the original.
-    await child_workflows.until_unfinished(ids[-1].rpartition("-")[0])
+    await until_unfinished(ids[-1].rpartition("-")[0])
     results = await collect(ids)
     failed = [r for r in results if "error" in r]
     if failed:

@@ -9,8 +9,8 @@ import os
 import signal
 
 from holdfast import step, workflow
-from holdfast.durable.resources import resources
 from holdfast.errors import ChaosDisabled
+from holdfast.runtime import resources
 
 
 @step("chaos.kill_process")

@@ -8,9 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
-from holdfast.api.context import process_of
-from holdfast.api.feature import Feature
-from holdfast.api.problems import documented
+from holdfast.web import Feature, documented, process_of
 from services.worker.pulse.models import Gap, Pulse, Schedule
 from services.worker.pulse.workflows import PULSE_SECONDS
 

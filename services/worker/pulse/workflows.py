@@ -8,7 +8,7 @@ from typing import Any, Final
 from dbos import DBOS
 
 from holdfast import Queue, Schedule, register, step, workflow
-from holdfast.durable.resources import resources
+from holdfast.runtime import resources
 from services.worker.fibonacci.workflows import NUMBER_QUEUE
 
 PULSE_SECONDS: Final = 5
