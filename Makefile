@@ -66,7 +66,7 @@ demo: .venv/ready ## kill a worker, pause another, restart the API, and see the 
 # Most tests wait for something, so three parts run side by side; the output of the second and third follows.
 # What measures a time runs after them, alone. ARGS chooses tests: they run one after the other.
 PYTEST := $(BIN)/python -m pytest
-FIRST := tests/container
+FIRST := tests/container tests/unit/compute
 SECOND := tests/integration tests/files
 test: .venv/ready ## all tests, or those of ARGS; those in containers are skipped where no engine answers
 ifdef ARGS

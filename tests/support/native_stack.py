@@ -105,7 +105,7 @@ class NativeStack(Stack):
             if not entry["pid"]:
                 continue
             try:
-                answer = self.http.get(f"http://127.0.0.1:{entry['port']}/readyz", timeout=2)
+                answer = self.http.get(f"http://127.0.0.1:{entry['port']}/readyz", timeout=5)
             except httpx.TransportError:
                 continue
             if answer.status_code == 200:

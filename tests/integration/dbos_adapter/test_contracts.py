@@ -359,7 +359,7 @@ def test_a_claim_under_way_at_the_stop_is_over_when_the_stop_returns(
     monkeypatch.setattr(app.dbos._sys_db, "start_queued_workflows", slow)
     app.enqueue("contract.held", queue="contract-q", workflow_id="claimed-late")
     app.waker.wake("contract-q")
-    assert under_way.wait(3)
+    assert under_way.wait(20)
     threading.Timer(0.3, go_on.set).start()
     app.engine.stop_dequeuing()
     assert go_on.is_set(), "stop_dequeuing returned while a claim was under way"
@@ -429,7 +429,7 @@ def test_the_place_that_becomes_free_rings_its_queue(app: Launched) -> None:
     original = wake_event.set
     wake_event.set = lambda: (rung.set(), original())[1]  # type: ignore[method-assign]
     gate.set()
-    assert rung.wait(3), "look at Slots: DBOS no longer releases its entry"
+    assert rung.wait(20), "look at Slots: DBOS no longer releases its entry"
     app.wait("second")
 
 

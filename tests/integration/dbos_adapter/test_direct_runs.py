@@ -116,7 +116,7 @@ def test_a_drain_waits_for_its_step(app: Launched) -> None:
     time.sleep(0.5)
     assert app.status(child) == "PENDING", "cut in the middle of its step"
     _gate.set()
-    drain.join(5)
+    drain.join(30)
     assert app.status(child) == "SUCCESS"
     assert _held == [child]
 

@@ -48,7 +48,7 @@ def _effect() -> str:
     try:
         if first and workflow_id in scene.hold_before:
             scene.held.release()
-            scene.go_on.wait(20)
+            scene.go_on.wait(60)
         assert scene.ledger is not None
         key = scene.ledger.record(
             "effect", executor_id=f"execution-{scene.executions[workflow_id]}", n=1, sha256="x"
@@ -56,7 +56,7 @@ def _effect() -> str:
         scene.went_on.append(workflow_id)
         if first and workflow_id in scene.hold_after:
             scene.held.release()
-            scene.go_on.wait(20)
+            scene.go_on.wait(60)
         return key
     finally:
         scene.ended.append(workflow_id)
@@ -131,7 +131,7 @@ def test_taken_over_after_the_effect(app: Launched) -> None:
     """The step is recorded: the second execution replays it."""
     _scene.hold_after.add("w")
     start(app, "w")
-    assert _scene.held.acquire(timeout=10)
+    assert _scene.held.acquire(timeout=30)
     take_over(app, "w")
     ends(app, "w", executions=2)
 
@@ -165,12 +165,12 @@ def test_taken_over_before_the_record_that_follows(app: Launched, monkeypatch: p
     def slow(*args: object, **kwargs: object) -> object:
         if not reached.is_set():
             reached.set()
-            go_on.wait(20)
+            go_on.wait(60)
         return original(*args, **kwargs)
 
     monkeypatch.setattr(app.dbos._sys_db, "record_operation_result", slow)
     start(app, "w")
-    assert reached.wait(10)
+    assert reached.wait(30)
     assert len(effects(app)) == 1
     assert app.database.one("SELECT count(*) FROM dbos.operation_outputs") == 1, "recorded with its effect"
     take_over(app, "w")
@@ -184,7 +184,7 @@ def test_a_zombie_that_comes_when_all_is_over(app: Launched) -> None:
     """Its markers are deleted with the workflow's success, so only ownership can stop it."""
     _scene.hold_before.add("w")
     start(app, "w")
-    assert _scene.held.acquire(timeout=10)
+    assert _scene.held.acquire(timeout=30)
     take_over(app, "w")
     app.wait("w")
     assert app.database.one("SELECT count(*) FROM dbos.datasource_outputs") == 0
@@ -200,7 +200,7 @@ def test_a_zombie_that_comes_first_goes_no_further(app: Launched) -> None:
     """What follows the effect would be done twice."""
     _scene.hold_before.add("w")
     start(app, "w")
-    assert _scene.held.acquire(timeout=10)
+    assert _scene.held.acquire(timeout=30)
     app.database.rows("UPDATE dbos.workflow_status SET owner_xid = 'another' WHERE workflow_uuid = 'w'")
     _scene.go_on.set()
     wait_until(lambda: _scene.ended == ["w"], "the zombie ends")
@@ -210,7 +210,7 @@ def test_a_zombie_that_comes_first_goes_no_further(app: Launched) -> None:
 def test_a_zombie_and_the_owner_at_the_same_moment(app: Launched) -> None:
     _scene.hold_before.add("w")
     start(app, "w")
-    assert _scene.held.acquire(timeout=10)
+    assert _scene.held.acquire(timeout=30)
     take_over(app, "w")
     _scene.go_on.set()
     ends(app, "w", executions=2)

@@ -471,7 +471,7 @@ def test_a_retry_sleeps_until_a_session_can_be_opened_again(database: Database) 
         patch.setattr("holdfast.postgres.database.REACH", reach)
         there = asleep()
         connect(database.settings(), purpose="holdfast/worker-test/sweep").close()
-        there.join(5)
+        there.join(20)
         assert slept.pop() >= 0.5, "a session that comes and goes is no return"
         reach.lost()
         away = asleep()

@@ -350,7 +350,7 @@ def test_a_cancel_that_nobody_heard_of_is_found_by_a_new_session(database: Datab
         database.rows("UPDATE dbos.workflow_status SET status = 'CANCELLED'")
         heard = threading.Event()
         with cancellation.ending(heard.set), listening(database, waker):
-            assert heard.wait(5)
+            assert heard.wait(20)
     # Whoever asks later is told at once.
     with cancellation.ending(heard.clear):
         assert not heard.is_set()

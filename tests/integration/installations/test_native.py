@@ -60,7 +60,7 @@ class Native:
         return [state["pid"], *(one["pid"] for one in told)]
 
     def request(self, path: str, method: str = "GET", port: int | None = None) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=20)
         try:
             token = (self.home / "secrets" / "api" / "admin_token") if method != "GET" else None
             headers = {"Authorization": f"Bearer {token.read_text().strip()}"} if token else {}

@@ -141,7 +141,7 @@ def test_an_executor_that_signed_off_is_not_fenced(database: Database) -> None:
     try:
         lease.leaving = True
         database.run("leave", executor_id="worker-leaving", reason="drained", drain_seconds=0.0)
-        assert lease.session.join(3)
+        assert lease.session.join(30)
         assert not fenced.is_set()
     finally:
         lease.stop()
@@ -372,4 +372,4 @@ def test_lease_and_sweep_stop_while_postgres_is_frozen(database: Database) -> No
     assert stuck == [True, True], "they did not wait for an answer"
     assert ended == [True, True]
     for part in (lease, sweep):
-        assert part.session.join(5)
+        assert part.session.join(30)

@@ -188,7 +188,7 @@ def test_a_trial_that_the_database_does_not_note_does_not_start(
     with monkeypatch.context() as patch:
         patch.setattr(worker.trials._ops, "run", failing)
         worker.hold("trial")
-        assert asked.wait(5)
+        assert asked.wait(20)
         worker.closed()
         assert "trial" not in _running
     wait_until(lambda: "trial" in _running, "the trial runs")

@@ -595,8 +595,6 @@ def worker_of_its_own(database: Database) -> Iterator[subprocess.Popen[bytes]]:
         **database.server.environment(database.name),
         "HOLDFAST_WORKER_PORT": "0",
         "HOLDFAST_CPU_SLOTS": "1",
-        "HOLDFAST_LEASE_SECONDS": "2",
-        "HOLDFAST_HEARTBEAT_SECONDS": "0.5",
     }
     process = subprocess.Popen(
         [sys.executable, "-m", "services.worker"], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL
@@ -605,7 +603,7 @@ def worker_of_its_own(database: Database) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(60)
 
 
 def test_a_purge_goes_on_where_its_killed_worker_was(database: Database) -> None:
@@ -617,7 +615,7 @@ def test_a_purge_goes_on_where_its_killed_worker_was(database: Database) -> None
         order(outside, "purge")
         wait_until(lambda: database.one(counted), "a batch is gone", seconds=30)
         first.send_signal(signal.SIGKILL)
-        first.wait(10)
+        first.wait(60)
         assert 0 < database.one(counted) < count, "it was killed in the middle"
     with worker_of_its_own(database):
         found = report(outside, "purge", seconds=60)

@@ -560,7 +560,7 @@ def test_a_watched_command_passes_output_and_exit_code_on() -> None:
     process = watched("sh", "-c", 'echo "$1"; exit 7', "-", "two words")
     assert process.stdout is not None
     assert process.stdout.read() == b"two words\n"
-    assert process.wait(10) == 7
+    assert process.wait(60) == 7
 
 
 def test_a_watched_command_ends_with_its_input() -> None:
@@ -569,7 +569,7 @@ def test_a_watched_command_ends_with_its_input() -> None:
         process.wait(0.3)
     assert process.stdin is not None
     process.stdin.close()
-    assert process.wait(10) == 128 + signal.SIGTERM
+    assert process.wait(60) == 128 + signal.SIGTERM
 
 
 # --- messages, events, streams --------------------------------------------------------------------------

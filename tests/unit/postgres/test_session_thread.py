@@ -80,8 +80,8 @@ class _World:
 
     def run(self) -> list[str]:
         self.thread.start()
-        assert self.done.wait(5)
-        assert self.thread.join(5)
+        assert self.done.wait(30)
+        assert self.thread.join(30)
         assert all(session.closed for session in self.sessions), "a session was left open"
         return self.told
 
@@ -140,7 +140,7 @@ def test_a_stop_waits_a_second_for_work_that_hangs_and_leaves_its_session_alone(
     assert 0.9 < time.monotonic() - begun < 2
     assert not world.sessions[0].closed
     thawed.set()
-    assert world.thread.join(5)
+    assert world.thread.join(30)
     assert world.sessions[0].closed
 
 
@@ -153,6 +153,6 @@ def test_an_error_after_the_stop_is_not_told(caplog: pytest.LogCaptureFixture) -
 
     world.thread._work = work
     world.thread.start()
-    assert world.thread.join(5)
+    assert world.thread.join(30)
     assert not caplog.records
     assert world.told == ["opened", "closing"]

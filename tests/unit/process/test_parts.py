@@ -32,7 +32,7 @@ def test_children_end_first_and_sessions_last() -> None:
 
 def test_parts_start_in_order_and_those_of_a_stage_stop_together(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    together = threading.Barrier(2, timeout=5)
+    together = threading.Barrier(2, timeout=30)
 
     def made(name: str, stage: int | None, wait: bool = False) -> Part:
         def stop(_: Any) -> None:
