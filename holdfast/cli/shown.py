@@ -187,8 +187,10 @@ def show(data: Any, *, as_json: bool, human: Callable[[], Any]) -> None:
 def table(title: str, columns: list[str], rows: list[list[Any]]) -> Group:
     """Builds a plain table. None becomes a dash."""
     made = Table(box=None, pad_edge=False, header_style="bold", show_header=bool(rows))
-    for column in columns:
-        made.add_column(column, overflow="fold")
+    # What a row is about stays in one piece on a narrow screen, where the others are folded.
+    longest = max((len(str(row[0])) for row in rows), default=0)
+    for number, column in enumerate(columns):
+        made.add_column(column, overflow="fold", min_width=0 if number else min(longest, 30))
     for row in rows:
         cells = (cell if isinstance(cell, Text) else Text("–" if cell is None else str(cell)) for cell in row)  # noqa: RUF001
         made.add_row(*cells)

@@ -323,8 +323,8 @@ def test_adopt_ends_with_whether_anything_moved(
     dead = living | {"application_version": "typo", "ended_at": "then"}
     monkeypatch.setattr(checks, "here", InsideContainer)
     monkeypatch.setattr(checks, "database", lambda: nullcontext((None, None)))
-    monkeypatch.setattr(checks, "query", lambda *_: [living, dead])
-    monkeypatch.setattr(checks, "move", lambda *_: moved)
+    monkeypatch.setattr(checks, "query", lambda *_, **__: [living, dead])
+    monkeypatch.setattr(checks, "move", lambda *_, **__: moved)
     words = ["--application", "a", "--from-version", "1", "--to-version", to_version, "--yes"]
     assert run("adopt", *words).exit_code == code
 
