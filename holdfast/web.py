@@ -23,7 +23,6 @@ from holdfast.api.views import error_text, iso
 from holdfast.process.process import Process
 from holdfast.process.registered_work import RegisteredWork
 from holdfast.process.serve import serve
-from holdfast.statuses import TERMINAL, Status
 
 __all__ = [
     "CONTROL",
@@ -34,7 +33,6 @@ __all__ = [
     "REFUSALS",
     "RETRY_SECONDS",
     "STARTED",
-    "TERMINAL",
     "Accepted",
     "BoundedStream",
     "Children",
@@ -43,7 +41,6 @@ __all__ = [
     "IdempotencyKey",
     "Permits",
     "Process",
-    "Status",
     "StrictRequest",
     "Work",
     "WorkflowId",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from holdfast.cli import backup, bucket, checks, messages, migrate, retention, watch, work
+from holdfast.cli import backup, checks, extensions, messages, migrate, retention, watch, work
 from holdfast.cli.shown import JsonOption, plain_errors, show
 from holdfast.installations.detection import admin_token, here, url
 from holdfast.installations.embedded import ROOT
@@ -28,7 +28,7 @@ app = typer.Typer(
 )
 
 COMMANDS: list[Callable[..., None]] = [
-    *(work.submit, work.start, bucket.bucket, watch.watch, work.executors, work.drain, work.crash),
+    *(work.start, watch.watch, work.executors, work.drain, work.crash),
     *(messages.send, messages.events, messages.stream),
     *(checks.verify, checks.handovers, checks.stranded, checks.adopt, retention.purge),
     *(backup.backup, backup.restore, migrate.migrate),
@@ -66,17 +66,8 @@ def token(as_json: JsonOption = False) -> None:
         show({"token": found}, as_json=as_json, human=lambda: print(found))
 
 
-@app.command()
-def demo(
-    as_json: JsonOption = False,
-) -> None:
-    """Kill a worker, pause another, restart the API under work, and show that nothing is lost."""
-    with plain_errors():
-        from holdfast.cli.demo import Demo
-
-        result = Demo(quiet=as_json).run()
-        show(result, as_json=as_json, human=lambda: None)
-        raise typer.Exit(0 if result["ok"] else 1)
+for command in extensions.commands():
+    app.command()(command)
 
 
 def _make(target: str, *, quiet: bool) -> None:

@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
+from holdfast.cli.extensions import watch_tables
 from holdfast.cli.shown import (
     Api,
     JsonOption,
@@ -26,7 +27,6 @@ from holdfast.cli.shown import (
 WINDOW_SECONDS = 60.0
 WIDTH = 60
 MOVES = 6
-BATCHES = 5
 
 _LEVELS = " ▁▂▃▄▅▆▇█"
 _SHAPES = {"live": "●", "draining": "◐", "drained": "○", "dead": "✖"}
@@ -60,14 +60,11 @@ def watch(
 
 
 def overview(api: Api) -> dict[str, Any]:
-    """Returns the console's snapshot of the last minute, and the latest batches with their progress."""
+    """Returns the console's snapshot of the last minute, and what applications add to it."""
     data: dict[str, Any] = api.get("/console/snapshot")
     since = data["now"] - WINDOW_SECONDS
-    batches = []
-    newest = api.get("/workflows", name="fibonacci.batch", limit=BATCHES) if data["database"]["up"] else {}
-    for row in newest.get("workflows", []):
-        batch = api.get(f"/fibonacci/batches/{row['workflow_id']}")
-        batches.append({name: batch[name] for name in ("workflow_id", "status", "completed", "total")})
+    up = data["database"]["up"]
+    extra = {each.name: each.read(api) if up else [] for each in watch_tables()}
     recent = {
         "executors": [e for e in data["executors"] if e["ended_at"] is None or e["ended_at"] > since],
         "bars": [bar for bar in data["bars"] if bar["ended_at"] is None or bar["ended_at"] > since],
@@ -75,7 +72,7 @@ def overview(api: Api) -> dict[str, Any]:
         "pulses": [pulse for pulse in data["pulses"] if pulse["scheduled_at"] > since],
     }
     kept = ("now", "database", "queues", "counts", "last_takeover")
-    return {**{name: data[name] for name in kept}, **recent, "batches": batches}
+    return {**{name: data[name] for name in kept}, **recent, **extra}
 
 
 def picture(data: dict[str, Any]) -> Group:
@@ -96,8 +93,7 @@ def picture(data: dict[str, Any]) -> Group:
         parts += [table("latest moves", ["when", "kind", "reason", "workflow", "from", "to"], moves), ""]
     queues = [[q["queue"], q["depth"], age(q["oldest_age_seconds"])] for q in data["queues"] if q["depth"]]
     parts += [table("waiting" if queues else "nothing waits", ["queue", "workflows", "oldest"], queues), ""]
-    batches = [[b["workflow_id"], b["status"], f"{b['completed']} / {b['total']}"] for b in data["batches"]]
-    return Group(*parts, table("latest batches", ["batch", "status", "done"], batches))
+    return Group(*parts, *(each.draw(data[each.name]) for each in watch_tables()))
 
 
 def _sentence(data: dict[str, Any]) -> Text:

@@ -1,4 +1,4 @@
-"""Commands about work over HTTP: ``submit``, ``start``, ``executors``, ``drain``, ``crash``."""
+"""Commands about work over HTTP: ``start``, ``executors``, ``drain``, ``crash``."""
 
 from __future__ import annotations
 
@@ -21,41 +21,8 @@ from holdfast.cli.shown import (
     show,
     table,
 )
-from holdfast.cli.waiting import ended, follow
+from holdfast.cli.waiting import ended
 from holdfast.installations.installation import NothingRunsError
-
-
-def submit(
-    *,
-    count: Annotated[int | None, typer.Option(help="how many numbers: 0, 1, 2, … [default: 50]")] = None,
-    numbers: Annotated[str | None, typer.Option(help="the numbers themselves: 30,31,32")] = None,
-    method: Annotated[str, typer.Option(help="recursive or doubling")] = "recursive",
-    sequential: Annotated[bool, typer.Option(help="each number after the former's result")] = False,
-    key: KeyOption = None,
-    wait: WaitOption = False,
-    timeout: TimeoutOption = 3600.0,
-    url: UrlOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Start a batch of Fibonacci numbers, and with --wait follow it to its end."""
-    body: dict[str, Any] = {"method": method, "sequential": sequential}
-    with plain_errors():
-        if numbers is not None:
-            try:
-                body["numbers"] = [int(word) for word in numbers.split(",")]
-            except ValueError:
-                raise typer.BadParameter("--numbers: whole numbers separated by commas") from None
-        if count is not None:
-            body["count"] = count
-        api = Api(url)
-        accepted = api.post("/fibonacci/batches", body, key=key or uuid.uuid4().hex)
-        if not wait:
-            show(accepted, as_json=as_json, human=lambda: f"accepted {accepted['workflow_id']}")
-            return
-        path = f"/fibonacci/batches/{accepted['workflow_id']}"
-        batch = follow(api, path, accepted, timeout=timeout, quiet=as_json)
-        show(batch, as_json=as_json, human=lambda: _batch_text(batch))
-        raise typer.Exit(0 if batch["status"] == "SUCCESS" else 1)
 
 
 def start(
@@ -92,17 +59,6 @@ def start(
         text = f"{finished['workflow_id']}: {finished['status']}\n{result}"
         show(finished, as_json=as_json, human=lambda: text)
         raise typer.Exit(0 if finished["status"] == "SUCCESS" else 1)
-
-
-def _batch_text(batch: dict[str, Any]) -> str:
-    shares: dict[str, int] = {}
-    for number in batch.get("results", []):
-        if number["executor_id"]:
-            shares[number["executor_id"]] = shares.get(number["executor_id"], 0) + 1
-    shares_text = ", ".join(f"{executor} {count}" for executor, count in sorted(shares.items()))
-    error = f"\n{batch['error']}" if batch.get("error") else ""
-    done = f"{batch['completed']} of {batch.get('total', '?')}"
-    return f"{batch['workflow_id']}: {batch['status']}, {done} numbers ({shares_text}){error}"
 
 
 def executors(

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field
 
-from holdfast.web import KEY, Status, StrictRequest
+from holdfast.statuses import Status
+from holdfast.web import KEY, StrictRequest
 
 BUCKET = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
 BucketName = Annotated[str, Path(pattern=BUCKET, description="name of a bucket")]

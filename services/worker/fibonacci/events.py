@@ -14,7 +14,8 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import DatabaseUnavailable, HoldfastError
-from holdfast.web import HEARTBEAT_SECONDS, RECONNECT_MILLISECONDS, TERMINAL, Permits, sse_event, woken
+from holdfast.statuses import TERMINAL
+from holdfast.web import HEARTBEAT_SECONDS, RECONNECT_MILLISECONDS, Permits, sse_event, woken
 from services.worker.fibonacci.batches import read_batch
 from services.worker.fibonacci.models import Batch, NumberResult
 

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from holdfast.web import Accepted, Status, StrictRequest
+from holdfast.statuses import Status
+from holdfast.web import Accepted, StrictRequest
 from services.worker.fibonacci.rule import DOUBLING_LIMIT
 
 

@@ -11,9 +11,9 @@ from starlette.responses import JSONResponse, Response
 from holdfast.errors import InvalidRequest
 from holdfast.runtime import AT_ONCE
 from holdfast.settings import Settings
+from holdfast.statuses import TERMINAL
 from holdfast.web import (
     RETRY_SECONDS,
-    TERMINAL,
     BoundedStream,
     Children,
     Feature,

@@ -13,11 +13,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from holdfast.cli.checks import findings_here, recent_handovers, show_findings
-from holdfast.cli.shown import Api, console
-from holdfast.cli.waiting import poll_until
-from holdfast.installations.detection import here
-from holdfast.installations.installation import Member, NothingRunsError
+from holdfast.commands import (
+    Api,
+    Member,
+    NothingRunsError,
+    console,
+    findings_here,
+    here,
+    poll_until,
+    recent_handovers,
+    show_findings,
+)
 from holdfast.statuses import TERMINAL
 
 T = TypeVar("T")

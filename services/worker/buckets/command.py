@@ -8,18 +8,18 @@ from typing import Annotated, Any
 import typer
 from rich.console import Group
 
-from holdfast.cli.shown import (
+from holdfast.commands import (
     Api,
     JsonOption,
     KeyOption,
     TimeoutOption,
     UrlOption,
     WaitOption,
+    follow,
     plain_errors,
     show,
     table,
 )
-from holdfast.cli.waiting import follow
 
 
 def bucket(

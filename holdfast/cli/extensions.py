@@ -1,0 +1,44 @@
+"""Commands of an application, and its tables in ``holdfast watch``.
+
+A package beside `holdfast` on the import path registers them with a module ``holdfast_commands`` that defines
+``COMMANDS``, a list of functions as typer takes them, and may define ``TABLES``, a list of `WatchTable`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from holdfast.cli.shown import Api
+from holdfast.installations.embedded import ROOT
+
+MODULE = "holdfast_commands"
+
+
+@dataclass(frozen=True)
+class WatchTable:
+    """A table of ``holdfast watch``: its member in the JSON document, how to read it, and how to draw it."""
+
+    name: str
+    read: Callable[[Api], list[dict[str, Any]]]
+    draw: Callable[[list[dict[str, Any]]], Any]
+
+
+@cache
+def _modules() -> list[ModuleType]:
+    found = sorted(path.parent.name for path in ROOT.glob(f"*/{MODULE}.py"))
+    return [import_module(f"{package}.{MODULE}") for package in found]
+
+
+def commands() -> list[Callable[..., None]]:
+    """Returns the commands of all applications."""
+    return [command for module in _modules() for command in module.COMMANDS]
+
+
+def watch_tables() -> list[WatchTable]:
+    """Returns what all applications show in ``holdfast watch``."""
+    return [each for module in _modules() for each in getattr(module, "TABLES", ())]

@@ -1,0 +1,47 @@
+"""Public: what the commands of an application are built from. ``holdfast.cli.extensions`` describes how it
+registers them.
+
+A command takes the shared options (``UrlOption`` and others), talks to an ``Api`` inside ``plain_errors()``,
+and prints its result with ``show``. ``follow`` waits for accepted work. ``here()`` is the installation, whose
+members a demonstration may kill and pause.
+"""
+
+from holdfast.cli.checks import findings_here, recent_handovers, show_findings
+from holdfast.cli.extensions import WatchTable
+from holdfast.cli.shown import (
+    Api,
+    JsonOption,
+    KeyOption,
+    TimeoutOption,
+    UrlOption,
+    WaitOption,
+    console,
+    plain_errors,
+    show,
+    table,
+)
+from holdfast.cli.waiting import follow, poll_until
+from holdfast.installations.detection import here
+from holdfast.installations.installation import Member, NothingRunsError
+
+__all__ = [
+    "Api",
+    "JsonOption",
+    "KeyOption",
+    "Member",
+    "NothingRunsError",
+    "TimeoutOption",
+    "UrlOption",
+    "WaitOption",
+    "WatchTable",
+    "console",
+    "findings_here",
+    "follow",
+    "here",
+    "plain_errors",
+    "poll_until",
+    "recent_handovers",
+    "show",
+    "show_findings",
+    "table",
+]

@@ -1,0 +1,25 @@
+"""The showcase's commands, which ``holdfast`` finds here by the module's name."""
+
+from __future__ import annotations
+
+import typer
+
+from holdfast.commands import JsonOption, plain_errors, show
+from services.worker.buckets.command import bucket
+from services.worker.fibonacci.command import BATCHES, submit
+
+
+def demo(
+    as_json: JsonOption = False,
+) -> None:
+    """Kill a worker, pause another, restart the API under work, and show that nothing is lost."""
+    with plain_errors():
+        from services.demo import Demo
+
+        result = Demo(quiet=as_json).run()
+        show(result, as_json=as_json, human=lambda: None)
+        raise typer.Exit(0 if result["ok"] else 1)
+
+
+COMMANDS = [submit, bucket, demo]
+TABLES = [BATCHES]
