@@ -23,7 +23,7 @@ from tests.support.database import wait_until
 from tests.support.executors import identity
 
 CLOSE, KILL, PERIOD = 3.0, 5.5, 0.25
-BEAT, LEASE = 0.2, 1.0
+BEAT, LEASE = 0.2, 2.0
 MEGABYTE = 1 << 20
 
 
@@ -205,7 +205,7 @@ def test_a_blocked_interpreter_loses_its_lease_session_and_is_killed(parent: Blo
 
 def test_a_block_shorter_than_the_lease_costs_at_most_the_session(parent: Blocked) -> None:
     for _ in range(3):
-        parent.tell(f"block {LEASE - 0.1}")
+        parent.tell(f"block {0.7 * LEASE}")
         assert parent.child()
     assert parent.process.poll() is None
 
@@ -235,7 +235,7 @@ def test_a_full_log_holds_up_no_kill(tmp_path: Path) -> None:
     with blocked(tmp_path, output_full=True) as parent:
         time.sleep(0.5)
         parent.tell("block 30")
-        assert parent.process.wait(LEASE + 3) == -signal.SIGKILL
+        assert parent.process.wait(30) == -signal.SIGKILL
 
 
 def test_a_parent_that_survives_is_told_of_once(
