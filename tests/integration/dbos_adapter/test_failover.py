@@ -138,7 +138,6 @@ NEEDS_NO_DATABASE = {
     "/metrics": 200,
     "/console/snapshot": 200,  # what it saw last
     "/executors/x/crash": 403,
-    "/stranded/adopt": 404,  # of an application that is not known
 }
 
 

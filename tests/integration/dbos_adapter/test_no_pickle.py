@@ -296,7 +296,8 @@ def test_a_whole_worker_outlives_a_planted_row(database: Database, trap: Trap) -
 # --- what the API shows -----------------------------------------------------------------------------
 
 
-def test_the_api_shows_planted_rows_as_text(database: Database, trap: Trap) -> None:
+def test_the_api_says_that_planted_rows_are_pickles(database: Database, trap: Trap) -> None:
+    said = f"stored as pickle, readable only by the application ({len(trap.text)} bytes)"
     planted(database, "ended", name=names.FIBONACCI_BATCH)
     planted(database, "failed", name=names.NESTED_ROOT, status="ERROR", application_name="holdfast-api")
     for workflow_id in ("ended", "failed"):
@@ -317,10 +318,10 @@ def test_the_api_shows_planted_rows_as_text(database: Database, trap: Trap) -> N
             return answer.json()
 
         shown = read("/workflows/ended")
-        assert (shown["input"], shown["output"]) == (trap.text, trap.text)
-        assert read("/workflows/failed")["error"] == trap.text
+        assert (shown["input"], shown["output"]) == (said, said)
+        assert read("/workflows/failed")["error"] == said
         assert len(read("/workflows")["workflows"]) == 2
-        assert read("/workflows/ended/steps")["steps"][0]["output"] == trap.text
+        assert read("/workflows/ended/steps")["steps"][0]["output"] == said
         assert read("/fibonacci/batches/ended")["results"] == []
         assert read("/console/snapshot")
         assert read("/console/workflows/ended/tree")
