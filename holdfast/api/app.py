@@ -30,7 +30,6 @@ from holdfast.api.routes import (
     workflows,
 )
 from holdfast.console.reader import Reader
-from holdfast.durable.registry import startable
 from holdfast.observability import metrics, tracing
 from holdfast.process import probes
 from holdfast.process.http_guard import Guard
@@ -74,9 +73,10 @@ def create_app(process: Process, features: Sequence[Feature] = ()) -> FastAPI:
     _protect(app, process.settings)
     for feature in features:
         feature.prepare(app, process)
-    ours = [each.router for each in (workflows, stranded, messages, executors, schedule, retention, console)]
-    if startable():  # where no module registers anything, it could only refuse
-        ours.append(user_workflows.router)
+    ours = [
+        each.router
+        for each in (workflows, user_workflows, stranded, messages, executors, schedule, retention, console)
+    ]
     for router in (*(feature.router for feature in features), *ours, probes.router(process)):
         app.include_router(router)
         _announce(router)

@@ -11,14 +11,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from holdfast.settings import LEAST_RETENTION_SECONDS, MAX_RETENTION_SECONDS
 from holdfast.statuses import Status
 
-WORKFLOW_ID = r"^[A-Za-z0-9._:+-]{1,200}$"
-"""Ids of ours, of children and of ticks (`sched-pulse-2026-11-22T12:38:00+00:00`)."""
+TEXT = r"[^\x00-\x1f\x7f]{1,500}"
+WORKFLOW_ID = f"^{TEXT}$"
+"""Applications give their workflows any ids."""
 KEY = r"^[^\x00-\x1f\x7f]*$"
 NAME = r"^[A-Za-z0-9._-]{1,100}$"
 
+Text = Annotated[str, Field(pattern=WORKFLOW_ID)]
 ApplicationName = Annotated[str, Field(min_length=1, max_length=255, pattern=KEY)]
 WorkflowId = Annotated[str, Path(pattern=WORKFLOW_ID, description="id of a workflow")]
-ExecutorId = Annotated[str, Path(pattern=NAME, description="id of an executor")]
+ExecutorId = Annotated[str, Path(pattern=WORKFLOW_ID, description="id of an executor")]
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -34,16 +36,6 @@ class StrictRequest(BaseModel):
     """What every request's body is: no unknown field, no conversion."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class StartRequest(StrictRequest):
-    """A workflow of your own, by its durable name, with its arguments by theirs."""
-
-    workflow: str = Field(
-        min_length=1, max_length=100, description="durable name, as its module registers it"
-    )
-    arguments: dict[str, Any] = Field(default_factory=dict, description="by the names of its parameters")
-    wait: bool = Field(default=False, description="answer with the report when the workflow has ended")
 
 
 class ForkRequest(StrictRequest):
@@ -69,17 +61,15 @@ class WorkflowFilter(BaseModel):
 
     application: list[ApplicationName] = Field(default=[], max_length=20)
     status: list[Status] = Field(default=[], max_length=7)
-    name: list[Annotated[str, Field(pattern=NAME)]] = Field(default=[], max_length=20)
-    queue: list[Annotated[str, Field(pattern=NAME)]] = Field(default=[], max_length=20)
-    executor_id: list[Annotated[str, Field(pattern=NAME)]] = Field(default=[], max_length=20)
+    name: list[Text] = Field(default=[], max_length=20)
+    queue: list[Text] = Field(default=[], max_length=20)
+    executor_id: list[Text] = Field(default=[], max_length=20)
     limit: int = Field(default=50, ge=1, le=200)
     offset: int = Field(default=0, ge=0, le=1_000_000)
-    prefix: str | None = Field(
-        default=None, pattern=r"^[A-Za-z0-9._:+-]{1,200}$", description="how the id begins"
-    )
+    prefix: str | None = Field(default=None, pattern=WORKFLOW_ID, description="how the id begins")
     before: str | None = Field(
         default=None,
-        pattern=r"^\d{1,15}~[A-Za-z0-9._:+-]{1,200}$",
+        pattern=rf"^\d{{1,15}}~{TEXT}$",
         description="next_before of the page before: cheaper than an offset, and steady while work is added",
     )
 

@@ -71,6 +71,11 @@ class Work:
     class_name: str | None = None
     instance_name: str | None = None
     children: Children | None = None
+    kwargs: dict[str, Any] | None = None
+    options: EnqueueOptions | None = None
+    """Where a workflow is enqueued that this release does not declare."""
+    as_pickle: bool = False
+    """Whether its application stores its values as pickles."""
 
 
 def fingerprint(request: Request, body: BaseModel) -> str:
@@ -119,6 +124,8 @@ async def submit(request: Request, work: Work, body: BaseModel, key: str | None)
         enqueue_options(process.settings, work, workflow_id),
         work.args,
         children_params(process.settings, work.children, workflow_id),
+        kwargs=work.kwargs,
+        as_pickle=work.as_pickle,
     )
     status = "ENQUEUED"
     if key is not None:
@@ -140,15 +147,19 @@ async def submit(request: Request, work: Work, body: BaseModel, key: str | None)
 
 def enqueue_options(settings: Settings, work: Work, workflow_id: str) -> EnqueueOptions:
     """Returns the options that every enqueue must set. Without them a row may wait forever."""
-    role = ROLE_OF[work.workflow_name]
-    options: EnqueueOptions = {
-        "workflow_name": work.workflow_name,
-        "queue_name": QUEUE_OF[work.workflow_name],
-        "application_name": settings.application_name(role),
-        # A row without a version is claimed only by the latest version, so a rollback would strand it.
-        "app_version": settings.version_name(role),
-        "workflow_id": workflow_id,
-    }
+    options: EnqueueOptions
+    if work.options is not None:
+        options = {**work.options, "workflow_id": workflow_id}
+    else:
+        role = ROLE_OF[work.workflow_name]
+        options = {
+            "workflow_name": work.workflow_name,
+            "queue_name": QUEUE_OF[work.workflow_name],
+            "application_name": settings.application_name(role),
+            # A row without a version is claimed only by the latest version, so a rollback would strand it.
+            "app_version": settings.version_name(role),
+            "workflow_id": workflow_id,
+        }
     # Read here, because the enqueue runs in another thread, which has no trace context.
     if (trace_context := tracing.context()) is not None:
         options["otel_context"] = trace_context

@@ -13,6 +13,7 @@ from dbos import WorkflowStatus
 
 from holdfast.durable.names import QUEUE_OF, ROLE_OF, is_declared, why_unknown
 from holdfast.errors import Conflict
+from holdfast.settings import Role
 
 if TYPE_CHECKING:
     from holdfast.process.process import Process
@@ -47,6 +48,9 @@ async def version_of(process: Process, row: WorkflowStatus) -> str | None:
     settings = process.settings
     if is_declared(settings.application_names, row.application_name, row.name):
         return settings.version_name(ROLE_OF[row.name])
+    roles: dict[str | None, Role] = {settings.application_name(role): role for role in ("api", "worker")}
+    if row.application_name in roles:
+        return settings.version_name(roles[row.application_name])
     if row.application_name is None:
         return row.app_version
     live = await live_version(process, row.application_name, prefer=row.app_version)

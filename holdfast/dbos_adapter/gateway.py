@@ -13,6 +13,7 @@ import psycopg2
 import sqlalchemy as sa
 from dbos import DBOSClient, EnqueueOptions
 
+from holdfast.dbos_adapter.registrations import pickled_input
 from holdfast.dbos_adapter.round_trips import POOL_OPTIONS
 from holdfast.dbos_adapter.schema import sqlalchemy_url
 from holdfast.dbos_adapter.serializer import json_serializer
@@ -89,14 +90,25 @@ class Gateway:
         )
 
     def enqueue(
-        self, options: EnqueueOptions, args: tuple[Any, ...], children: dict[str, Any] | None = None
+        self,
+        options: EnqueueOptions,
+        args: tuple[Any, ...],
+        children: dict[str, Any] | None = None,
+        *,
+        kwargs: dict[str, Any] | None = None,
+        as_pickle: bool = False,
     ) -> None:
         """Stores a workflow and any ``children`` (`children.statement_params`) in one transaction. Blocks.
 
-        An existing workflow stays unchanged. Raises SQLAlchemy's errors.
+        ``as_pickle`` stores the input as `pickled_input`. An existing workflow stays unchanged. Raises
+        SQLAlchemy's errors.
         """
         with self._engine.begin() as connection:
-            self.client.enqueue_in_transaction(connection, options, *args)
+            self.client.enqueue_in_transaction(connection, options, *args, **(kwargs or {}))
+            if as_pickle:
+                inputs = pickled_input(args, kwargs or {})
+                params = {"workflow_id": options["workflow_id"], "inputs": inputs}
+                connection.exec_driver_sql(sql("store_pickled_input"), params)
             if children is not None:
                 connection.exec_driver_sql(sql("enqueue_children"), children)
 

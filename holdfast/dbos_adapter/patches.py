@@ -191,30 +191,18 @@ PRIVATE_NAMES = (
         "test_outcomes.py::test_a_timeout_around_a_child_stays_a_timeout",
     ),
     # --- waiting ---
-    PrivateName(
-        "dbos._core.WorkflowHandleFuture",
-        "waiting for a workflow that runs in this process is a wait",
-        "test_waits.py::test_a_wait_is_told_until_the_workflow_goes_on",
-    ),
-    PrivateName(
-        "dbos._core.WorkflowHandleAsyncTask",
-        "the same for async workflows",
-        "test_waits.py::test_a_wait_is_told_until_the_workflow_goes_on",
-    ),
-    PrivateName(
-        "._get_result",
-        "the method of both handles that blocks",
-        "test_waits.py::test_a_wait_is_told_until_the_workflow_goes_on",
-    ),
-    PrivateName(
-        "dbos._dbos.time",
-        "a workflow's sleep is a wait",
-        "test_waits.py::test_a_wait_is_told_until_the_workflow_goes_on",
-    ),
-    PrivateName(
-        "dbos._dbos.asyncio",
-        "the same for async workflows",
-        "test_waits.py::test_a_wait_is_told_until_the_workflow_goes_on",
+    *(
+        PrivateName(name, why, "test_waits.py::test_a_wait_is_told_until_the_workflow_goes_on")
+        for name, why in (
+            (
+                "dbos._core.WorkflowHandleFuture",
+                "waiting for a workflow that runs in this process is a wait",
+            ),
+            ("dbos._core.WorkflowHandleAsyncTask", "the same for async workflows"),
+            ("._get_result", "the method of both handles that blocks"),
+            ("dbos._dbos.time", "a workflow's sleep is a wait"),
+            ("dbos._dbos.asyncio", "the same for async workflows"),
+        )
     ),
     PrivateName(
         "dbos._outcome.NoResult",
@@ -274,6 +262,25 @@ PRIVATE_NAMES = (
         "dbos._dbos._get_or_create_dbos_registry",
         "whether this process has the workflow of a schedule",
         "test_contracts.py::test_a_schedule_is_known_by_the_registry_of_workflows",
+    ),
+    *(
+        PrivateName(name, why, "test_registrations.py::test_an_executor_publishes_what_it_can_run")
+        for name, why in (
+            ("dbos._dbos._get_dbos_instance", "the launched application: its queues and its serializer"),
+            (
+                "dbos._registrations.get_func_info",
+                "class and instances of a workflow that is started by name",
+            ),
+            (
+                "dbos._serialization.WorkflowSerializationFormat",
+                "whether a workflow asks for portable values",
+            ),
+        )
+    ),
+    PrivateName(
+        "._listening_queues",
+        "a plain module registers its queues after the launch",
+        "test_plain_modules.py::test_a_worker_runs_a_plain_module_beside_a_typed_one",
     ),
     PrivateName(
         "dbos._migration.get_dbos_migrations",

@@ -32,6 +32,9 @@ QUEUE_OF: Final[dict[str, str]] = {}
 ROLE_OF: Final[dict[str, Role]] = {}
 """The role whose processes run a workflow."""
 
+PLAIN: Final[set[str]] = set()
+"""The workflows of plain DBOS modules, which a worker runs and nothing here declares."""
+
 STEPS: Final[dict[Role, list[str]]] = {"api": [], "worker": []}
 """Steps that DBOS's own decorators declare, by role. /metrics shows each from the start."""
 
@@ -53,7 +56,7 @@ def why_unknown(own_applications: Collection[str], application: str | None, name
     """
     if is_declared(own_applications, application, name):
         return None
-    if application is not None and application not in own_applications:
+    if name in PLAIN or (application is not None and application not in own_applications):
         return None
     return f"This release does not know workflows named {name}; it could not run this one."
 

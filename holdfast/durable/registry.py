@@ -1,6 +1,7 @@
 """The registry of user-defined workflows: a module registers its queues and schedules in one call.
 
-``HOLDFAST_MODULES`` names the modules. All processes import them; the workers run their workflows.
+``HOLDFAST_MODULES`` names the modules. All processes import them; the workers run their workflows. A module
+that registers nothing here is plain DBOS (`holdfast.durable.plain_modules`).
 docs/start/your-own-workflow.md describes how to write one. Functions stay plain: outside a workflow, a step
 or a workflow behaves like the undecorated function, so a unit test needs no running stack.
 
@@ -17,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from dbos import DBOS
 
-from holdfast.durable import names
+from holdfast.durable import names, plain_modules
 from holdfast.durable.declarations import Queue, Schedule
 from holdfast.durable.steps import attempt, declared_steps, idempotency_key, step
 from holdfast.durable.workflows import Child, DbosWorkflow, Workflow
@@ -198,8 +199,10 @@ def load(modules: Iterable[str]) -> None:
     Raises ``ModuleWrong``, and any error that a module raises on import.
     """
     for module in modules:
+        typed = len(_declared), len(_queues), len(_labels)
         try:
-            importlib.import_module(module)
+            with plain_modules.refusing_an_application(module):
+                found = importlib.import_module(module)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{module}.".startswith(f"{error.name}."):
                 raise
@@ -207,7 +210,10 @@ def load(modules: Iterable[str]) -> None:
                 f"HOLDFAST_MODULES: there is no module {module} on the import path. In an image, copy it "
                 "into /app; beside a checkout, set PYTHONPATH to its directory."
             ) from None
+        if module not in _loaded and typed == (len(_declared), len(_queues), len(_labels)):
+            plain_modules.add(found)
         _loaded.add(module)
+    plain_modules.note_workflows(declared=_declared)
     for each in startable().values():
         _make_known(each)
     for name, signature in declared_steps.items():

@@ -34,6 +34,10 @@ class Application(Protocol):
     def preload(self) -> tuple[str, ...]:
         """Modules that each child process for CPU work imports before its first task."""
 
+    @property
+    def foreign_workflows(self) -> set[str]:
+        """Workflows that this process has imported, and that only processes of another role run."""
+
     def load(self, settings: Settings) -> None:
         """Imports user-defined modules. The process calls it first. Raises ``ModuleWrong``."""
 

@@ -19,6 +19,7 @@ from prometheus_client import REGISTRY
 
 from holdfast.compute.cpu_pool import CpuPool
 from holdfast.dbos_adapter.ledger import EffectLedger
+from holdfast.dbos_adapter.registrations import publish
 from holdfast.dbos_adapter.schedules import guard_schedule
 from holdfast.dbos_adapter.schema import wait_until_prepared
 from holdfast.durable.resources import Resources, provide
@@ -151,6 +152,11 @@ def _launch(process: Process) -> None:
     settle_latest(process.ops, process.identity, starting=True)
 
 
+def _publish_workflows(process: Process) -> None:
+    without = process.application.foreign_workflows
+    publish(process.ops.run_patiently, process.executor_id, without=without)
+
+
 def _start_accounting(process: Process) -> None:
     if process.role == "worker":
         process.accounting.start()
@@ -202,6 +208,7 @@ PARTS: tuple[Part, ...] = (
     Part("listener", lambda p: p.listener.start(), lambda p: p.listener.stop(), stop_stage=2),
     Part("launch", _launch),
     Part("queues and schedules", lambda p: p.application.register(p.settings)),
+    Part("registrations", _publish_workflows),
     Part("accounting", _start_accounting, lambda p: p.accounting.stop(), stop_stage=2),
     Part("sweep", lambda p: p.sweep.start(), lambda p: p.sweep.stop(), stop_stage=2),
     Part("database metrics", _start_database_metrics, _stop_database_metrics, stop_stage=5),

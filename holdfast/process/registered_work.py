@@ -12,7 +12,7 @@ from typing import Any
 from dbos import DBOS, ScheduleInput
 
 from holdfast.dbos_adapter.schedules import workflow_function
-from holdfast.durable import names, registry
+from holdfast.durable import names, plain_modules, registry
 from holdfast.durable.declarations import Schedule
 from holdfast.durable.resources import resources
 from holdfast.durable.workflows import DbosWorkflow, Workflow
@@ -83,8 +83,15 @@ class RegisteredWork:
                 name, **its_limits, polling_interval_sec=_POLL_SECONDS, on_conflict="always_update"
             )
         if self.role == "worker":
+            plain_modules.set_up()
             _register_schedules(registry.schedules_of(self.role), settings)
             _pause_strangers(settings.application_name(self.role))
+
+    @property
+    def foreign_workflows(self) -> set[str]:
+        """Workflows that are imported here, and that only the other role runs."""
+        others = {name for name, owner in names.ROLE_OF.items() if owner != self.role}
+        return others if self.role == "worker" else others | names.PLAIN
 
     def close(self) -> None:
         """Calls ``close()`` of each workflow module, at the process's end."""

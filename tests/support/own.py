@@ -8,7 +8,7 @@ from typing import Any
 
 from dbos._dbos import _get_or_create_dbos_registry
 
-from holdfast.durable import names, registry, steps
+from holdfast.durable import names, plain_modules, registry, steps
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def forgotten() -> Iterator[None]:
         # The step process has imported modules that are forgotten from here on.
         steps.processes.close()
         # Built-in workflows stay: they are imported for good.
-        for name in _user_defined():
+        for name in (*_user_defined(), *names.PLAIN):
             registered.pop(name, None)
         registered.update(outside)
         for each, was in zip(kept, before, strict=True):
@@ -46,6 +46,8 @@ def _user_defined() -> list[str]:
 def _forget() -> None:
     """Forgets what user-defined modules have declared, and keeps what is built in."""
     registry._loaded.clear()
+    plain_modules._modules.clear()
+    names.PLAIN.clear()
     registry._queues[:], registry._schedules[:] = registry.queues(), registry.schedules()
     for name in _user_defined():
         del registry._declared[name]
@@ -63,6 +65,8 @@ def _collections() -> list[Any]:
         registry._queues,
         registry._schedules,
         registry._loaded,
+        plain_modules._modules,
+        names.PLAIN,
     ]
     # Names of workflows that DBOS's own decorators declare are always known.
     named = [registry._labels, *registry._named_queues.values(), *registry._named_schedules.values()]

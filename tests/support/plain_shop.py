@@ -46,6 +46,18 @@ def refuse(cart: Cart) -> None:
     raise ValueError(f"no {cart.items[0]} left")
 
 
+@DBOS.workflow(name="shop.parent")
+def parent(item: str) -> Cart:
+    """Starts a child with an argument, and returns a value, that JSON cannot represent."""
+    return DBOS.start_workflow(child, Cart([item])).get_result()
+
+
+@DBOS.workflow(name="shop.child")
+def child(cart: Cart) -> Cart:
+    """Returns its argument."""
+    return cart
+
+
 @DBOS.dbos_class()
 class Till:
     """Workflows of a class."""
@@ -73,6 +85,9 @@ def main(url: str, name: str) -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         what, workflow_id, *items = line.split()
+        if what == "result":
+            print(repr(DBOS.retrieve_workflow(workflow_id).get_result()), flush=True)
+            continue
         function = {"checkout": checkout, "refuse": refuse}[what.removeprefix("queued-")]
         with SetWorkflowID(workflow_id):
             if what.startswith("queued-"):
@@ -91,11 +106,18 @@ class Shop:
 
     def order(self, what: str, workflow_id: str, *items: str) -> str:
         """Starts `checkout`, `refuse`, `queued-checkout` or `queued-refuse` under that id."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(" ".join([what, workflow_id, *items]) + "\n")
-        self.process.stdin.flush()
-        assert self.process.stdout.readline().strip() == workflow_id
+        assert self._ask(what, workflow_id, *items) == workflow_id
         return workflow_id
+
+    def result(self, workflow_id: str) -> str:
+        """Returns the `repr` of a workflow's result, as the application reads it."""
+        return self._ask("result", workflow_id)
+
+    def _ask(self, *words: str) -> str:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(" ".join(words) + "\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
 
 
 @contextmanager

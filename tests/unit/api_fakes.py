@@ -168,13 +168,22 @@ class FakeGateway:
         self.orders: list[tuple[str, str]] = []
         self.pickled: dict[str, dict[str, int]] = {}
         self.queues: dict[str, str] = {}
+        self.registered: dict[str, tuple[str, dict[str, Any]]] = {}
         self.down = False
         self.broken: Exception | None = None
 
     def enqueue(
-        self, options: dict[str, Any], args: tuple[Any, ...], children: dict[str, Any] | None
+        self,
+        options: dict[str, Any],
+        args: tuple[Any, ...],
+        children: dict[str, Any] | None,
+        *,
+        kwargs: dict[str, Any] | None = None,
+        as_pickle: bool = False,
     ) -> None:
         self.client.enqueue(options, *args)
+        if self.client.enqueued and options["workflow_id"] == self.client.enqueued[-1]["workflow_id"]:
+            self.client.enqueued[-1] |= {"kwargs": kwargs, "as_pickle": as_pickle}
         self.children.append(children)
 
     async def call(self, function: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -320,6 +329,27 @@ class FakeGateway:
             if row["application"] == application and row["state"] == "live"
         ]
         return [{"version": prefer if prefer in versions else versions[0]}] if versions else []
+
+    def _find_registered(self, *, name: str, application: str | None, **_: Any) -> list[dict[str, Any]]:
+        return [
+            {
+                "application": known,
+                "version": f"{known}-7",
+                "serializer": serializer,
+                "workflow": workflows[name],
+            }
+            for known, (serializer, workflows) in sorted(self.registered.items())
+            if name in workflows and application in (None, known)
+        ]
+
+    def _registered_names(self, *, application: str | None) -> list[dict[str, Any]]:
+        shown = [
+            workflows for known, (_, workflows) in self.registered.items() if application in (None, known)
+        ]
+        return [{"name": name} for workflows in shown for name in workflows]
+
+    def _queues_of(self, *, application: str) -> list[dict[str, Any]]:
+        return [{"name": f"{application}-queue"}]
 
     def _known_applications(self) -> list[dict[str, Any]]:
         return [{"application": name} for name in sorted({row["application"] for row in self.executors})]

@@ -1,4 +1,4 @@
-"""Starting workflows of your own: those that modules in HOLDFAST_MODULES register."""
+"""Starting a workflow by its name: any that a live executor has registered."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from holdfast.api.context import accepting
-from holdfast.api.models import IdempotencyKey, StartRequest
-from holdfast.api.submit import STARTED, Work, answer, submit
+from holdfast.api.context import accepting, process_of
+from holdfast.api.models import IdempotencyKey
+from holdfast.api.models_start import StartRequest
+from holdfast.api.starting import requested_work
+from holdfast.api.submit import STARTED, answer, submit
 from holdfast.durable import registry
-from holdfast.errors import InvalidRequest
 
 router = APIRouter(tags=["workflows"])
 
@@ -23,15 +24,12 @@ router = APIRouter(tags=["workflows"])
     responses=STARTED,
 )
 async def start(request: Request, body: StartRequest, idempotency_key: IdempotencyKey = None) -> Response:
-    """Start a workflow of your own (docs/start/your-own-workflow.md) on its queue, in a worker."""
-    known = registry.startable()
-    workflow = known.get(body.workflow)
-    if workflow is None:
-        registered = ", ".join(sorted(known))
-        raise InvalidRequest(
-            f"workflow: no module registers this name. Registered: {registered}.", field="workflow"
-        )
-    work = Work(workflow.name, workflow.signature.parse(body.arguments, "arguments"), workflow.name)
+    """Start any workflow that a live executor has registered, in its application.
+
+    A workflow of your own module (docs/start/your-own-workflow.md) starts on its queue, in a worker. A plain
+    DBOS workflow, of any application, starts on `queue`, or at once.
+    """
+    work = await requested_work(process_of(request), body)
     return await answer(request, await submit(request, work, body, idempotency_key), wait=body.wait)
 
 
@@ -45,4 +43,7 @@ def describe(schemas: dict[str, Any]) -> None:
         if arguments.get("required"):
             shape["required"] = ["workflow", "arguments"]
         shapes.append(shape)
-    schemas["StartRequest"]["oneOf"] = shapes
+    if shapes:
+        declared = [shape["properties"]["workflow"]["const"] for shape in shapes]
+        other = {"properties": {"workflow": {"not": {"enum": declared}}}}
+        schemas["StartRequest"]["oneOf"] = [*shapes, other]

@@ -35,7 +35,7 @@ BEGIN
         -- The effect ledger's markers are deleted when their workflow ends.
         ('holdfast_worker', 'INSERT, DELETE', 'dbos.datasource_outputs'),
 
-        ('holdfast_api holdfast_worker', 'INSERT, UPDATE', 'ops.executors, ops.handovers'),
+        ('holdfast_api holdfast_worker', 'INSERT, UPDATE', 'ops.executors, ops.handovers, ops.registrations'),
         ('holdfast_api holdfast_worker', 'INSERT, UPDATE, DELETE', 'ops.crashes, ops.waits'),
         ('holdfast_api', 'INSERT, UPDATE', 'ops.requests'),
         ('holdfast_worker', 'INSERT', 'ops.pulses, ops.effects'),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from holdfast.dbos_adapter.schema import sqlalchemy_url
 from tests.support.api_server import Api, serving
 from tests.support.database import Database, wait_until
-from tests.support.executors import insert
+from tests.support.executors import Peer, insert
 from tests.support.plain_shop import QUEUE, Shop, open_shop
 
 AS_PICKLE = re.compile(r"stored as pickle, readable only by the application \([\d,]+ bytes\)")
@@ -133,3 +134,48 @@ def test_adoption_of_another_application_needs_a_live_version(api: Api, database
     database.rows("INSERT INTO dbos.application_versions VALUES ('v1-id', 'v1', 1, 1, 'shop')")
     answer = api.http.post("/stranded/adopt", json=order)
     assert answer.status_code == 409 and "No executor of shop is live" in answer.json()["detail"]
+
+
+def register(database: Database) -> None:
+    """Registers the shop as an attached executor of it does."""
+    version = database.one(
+        "SELECT version_name FROM dbos.application_versions WHERE application_name = 'shop'"
+    )
+    Peer.start(database, "shop-a", application="shop", version=version)
+    workflows = {"shop.checkout": {}, "shop.total": {"class": "Till"}, "shop.parent": {}}
+    database.run(
+        "publish_registrations", executor_id="shop-a", serializer="py_pickle", workflows=json.dumps(workflows)
+    )
+
+
+def test_a_workflow_starts_by_name_as_its_application_starts_it(
+    api: Api, database: Database, shop: Shop
+) -> None:
+    """Its result, a tuple within a dict, and its child's argument are what JSON cannot represent."""
+    register(database)
+    body = {"workflow": "shop.total", "args": [[1, 2]], "kwargs": {"tip": 4}}
+    ended_row = api.http.post("/workflows", json={**body, "wait": True}).json()
+    assert ended_row["status"] == "SUCCESS" and ended_row["report"] is None
+    assert AS_PICKLE.fullmatch(ended_row["error"]), "why there is no report"
+    workflow_id = ended_row["workflow_id"]
+    assert stored_bytes(database, workflow_id)[1] == "py_pickle"
+    assert shop.result(workflow_id) == repr({"total": 7, "prices": (1, 2)})
+    parent = api.http.post("/workflows", json={"workflow": "shop.parent", "args": ["tea"], "wait": True})
+    assert parent.json()["status"] == "SUCCESS", parent.text
+    portable = api.http.post("/workflows", json={**body, "portable": True, "wait": True}).json()
+    assert portable["report"] == {"total": 7, "prices": [1, 2]}, "the same, as JSON"
+
+
+def test_a_key_starts_the_workflow_of_another_application_once(
+    api: Api, database: Database, shop: Shop
+) -> None:
+    register(database)
+    body = {"workflow": "shop.total", "args": [[1, 2]], "queue": QUEUE}
+    answers = [api.http.post("/workflows", json=body, headers={"Idempotency-Key": "k"}) for _ in range(2)]
+    first, second = (answer.json()["workflow_id"] for answer in answers)
+    assert first == second
+    assert ended(api, first)["status"] == "SUCCESS"
+    assert shop.result(first) == repr({"total": 3, "prices": (1, 2)})
+    again = api.http.post("/workflows", json=body, headers={"Idempotency-Key": "k"}).json()
+    assert again == {"workflow_id": first, "status": "SUCCESS"}
+    assert shop.result(first) == repr({"total": 3, "prices": (1, 2)}), "its values stay what they are"

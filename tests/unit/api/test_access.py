@@ -35,6 +35,7 @@ CONTROL = [
     ("DELETE", "/cache"),
 ]
 OPEN_WRITES = {
+    "/workflows",
     "/scope/class",
     "/scope/function",
     "/scope/instance/{name}",

@@ -1,0 +1,119 @@
+"""Turns a request for a workflow by its name into `Work`: any that a live executor has registered."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from dbos import EnqueueOptions
+
+from holdfast.api.models import NAME
+from holdfast.api.models_start import StartRequest
+from holdfast.api.submit import Work
+from holdfast.api.targets import INTERNAL_QUEUE
+from holdfast.dbos_adapter.registrations import PICKLE
+from holdfast.durable import registry
+from holdfast.durable.names import QUEUE_OF
+from holdfast.durable.workflows import Workflow
+from holdfast.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from holdfast.process.process import Process
+
+_QUEUE_FIELDS = ("priority", "deduplication_id", "partition_key")
+
+
+async def requested_work(process: Process, body: StartRequest) -> Work:
+    """Returns the work that the request asks for. Raises `InvalidRequest` with the wrong field."""
+    workers = process.settings.application_name("worker")
+    typed = registry.startable().get(body.workflow)
+    if typed is not None and body.application in (None, workers):
+        return _typed_work(typed, body)
+    found = await process.gateway.ops(
+        "find_registered",
+        name=body.workflow,
+        application=body.application,
+        lease_seconds=process.settings.lease_seconds,
+    )
+    if not found:
+        await _refuse_unknown(process, body)
+    if len(found) > 1:
+        names = ", ".join(row["application"] for row in found)
+        _refuse("application", f"several applications have registered {body.workflow}: {names}. Name one.")
+    if body.arguments:
+        _refuse("arguments", f"{body.workflow} is a plain DBOS workflow. Give it args and kwargs.")
+    return await _registered_work(process, body, found[0])
+
+
+def _typed_work(workflow: Workflow[..., Any], body: StartRequest) -> Work:
+    for field in ("positional", "named", "instance", *_QUEUE_FIELDS, "delay_seconds", "timeout_seconds"):
+        if getattr(body, field):
+            told = {"positional": "args", "named": "kwargs"}.get(field, field)
+            _refuse(told, f"{workflow.name} takes arguments by name, and starts on its own queue at once.")
+    assert workflow.queue is not None
+    if body.queue not in (None, workflow.queue.name):
+        _refuse("queue", f"{workflow.name} starts on its queue, {workflow.queue.name}.")
+    return Work(workflow.name, workflow.signature.parse(body.arguments, "arguments"), workflow.name)
+
+
+async def _registered_work(process: Process, body: StartRequest, found: dict[str, Any]) -> Work:
+    shape = found["workflow"]
+    instances = shape.get("instances")
+    if instances is not None and body.instance not in instances:
+        _refuse("instance", f"{body.workflow} runs on a configured instance: {', '.join(instances)}.")
+    if instances is None and body.instance is not None:
+        _refuse("instance", f"{body.workflow} does not run on an instance.")
+    queue = body.queue or (QUEUE_OF.get(body.workflow) if _is_own(process, found) else None)
+    if body.queue is not None:
+        rows = await process.gateway.ops("queues_of", application=found["application"])
+        names = [row["name"] for row in rows]
+        if body.queue not in names:
+            known = f"It has: {', '.join(names)}." if names else "It has none."
+            _refuse("queue", f"{found['application']} has registered no queue of this name. {known}")
+    if queue is None and (given := [name for name in _QUEUE_FIELDS if getattr(body, name) is not None]):
+        _refuse(given[0], "it belongs to a queue. Give queue too.")
+    options: EnqueueOptions = {
+        "workflow_name": body.workflow,
+        "queue_name": queue or INTERNAL_QUEUE,
+        "application_name": found["application"],
+        "app_version": found["version"],
+    }
+    if "class" in shape:
+        options["class_name"] = shape["class"]
+    if body.instance is not None:
+        options["instance_name"] = body.instance
+    for field, option in (
+        ("priority", "priority"),
+        ("deduplication_id", "deduplication_id"),
+        ("partition_key", "queue_partition_key"),
+        ("delay_seconds", "delay_seconds"),
+        ("timeout_seconds", "workflow_timeout"),
+    ):
+        if (value := getattr(body, field)) is not None:
+            options[option] = value  # type: ignore[literal-required]
+    return Work(
+        body.workflow,
+        tuple(body.positional),
+        body.workflow if re.fullmatch(NAME, body.workflow) else "start",
+        kwargs=body.named,
+        options=options,
+        as_pickle=found["serializer"] == PICKLE and not (body.portable or shape.get("portable")),
+    )
+
+
+def _is_own(process: Process, found: dict[str, Any]) -> bool:
+    return found["application"] in process.settings.application_names
+
+
+async def _refuse_unknown(process: Process, body: StartRequest) -> NoReturn:
+    rows = await process.gateway.ops("registered_names", application=body.application)
+    names = sorted(
+        {*(row["name"] for row in rows), *(registry.startable() if body.application is None else ())}
+    )
+    whose = "live executor" if body.application is None else f"live executor of {body.application}"
+    known = f" Registered: {', '.join(names)}." if names else ""
+    _refuse("workflow", f"no {whose} has registered this name.{known}")
+
+
+def _refuse(field: str, reason: str) -> NoReturn:
+    raise InvalidRequest(f"{field}: {reason}", field=field)

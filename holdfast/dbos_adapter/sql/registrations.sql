@@ -1,0 +1,36 @@
+-- The workflows that executors have registered (ops.registrations).
+
+-- name: publish_registrations
+INSERT INTO ops.registrations (executor_id, serializer, workflows)
+VALUES (%(executor_id)s, %(serializer)s, %(workflows)s::jsonb)
+ON CONFLICT (executor_id) DO UPDATE SET serializer = excluded.serializer, workflows = excluded.workflows
+
+-- name: find_registered
+-- Returns each application of which a live executor has registered the workflow, with its newest such version.
+SELECT DISTINCT ON (e.application) e.application, e.application_version AS version, r.serializer,
+       r.workflows -> %(name)s AS workflow
+FROM ops.executors e JOIN ops.registrations r USING (executor_id)
+LEFT JOIN dbos.application_versions v ON v.version_name = e.application_version
+WHERE e.state = 'live' AND r.workflows ? %(name)s
+  AND (%(application)s::text IS NULL OR e.application = %(application)s)
+  AND e.heartbeat_at > statement_timestamp() - make_interval(secs => 2 * %(lease_seconds)s)
+ORDER BY e.application, v.version_timestamp DESC NULLS LAST, e.started_at DESC
+
+-- name: registered_names
+-- Returns the names that live executors have registered, of one application or of all.
+SELECT DISTINCT jsonb_object_keys(r.workflows) AS name
+FROM ops.executors e JOIN ops.registrations r USING (executor_id)
+WHERE e.state = 'live' AND (%(application)s::text IS NULL OR e.application = %(application)s)
+ORDER BY 1 LIMIT 50
+
+-- name: queues_of
+-- Returns the names of the queues of an application.
+SELECT name FROM dbos.queues WHERE application_name = %(application)s OR application_name IS NULL ORDER BY name
+
+-- name: store_pickled_input
+-- Replaces the input of a workflow that this transaction stored. A workflow that existed before keeps its own.
+WITH fresh AS (
+    UPDATE dbos.workflow_status SET serialization = 'py_pickle'
+    WHERE workflow_uuid = %(workflow_id)s AND status IN ('ENQUEUED', 'DELAYED') AND serialization = 'portable_json'
+    RETURNING workflow_uuid)
+UPDATE dbos.workflow_input i SET inputs = %(inputs)s FROM fresh WHERE i.workflow_uuid = fresh.workflow_uuid
