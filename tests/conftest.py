@@ -12,6 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import thread as thread_pool
 from functools import cache
 
 import hypothesis.core
@@ -100,13 +101,21 @@ def pytest_sessionfinish(exitstatus: int) -> None:
     timer.start()
 
 
+def _at_work(thread: threading.Thread) -> bool:
+    """Whether Python would wait for it at its end. A pool's thread without work ends with its pool."""
+    if thread.daemon:
+        return False
+    frame = sys._current_frames().get(thread.ident or 0)
+    return frame is not None and frame.f_code is not thread_pool._worker.__code__
+
+
 @pytest.fixture(autouse=True)
 def _threads_end() -> Iterator[None]:
-    """No test leaves a thread behind that Python would wait for at its end, e.g. a workflow's."""
+    """No test leaves a thread at work behind, e.g. a workflow's whose database has gone."""
     before = set(threading.enumerate())
     yield
     deadline = time.monotonic() + LEFT_SECONDS
-    while left := [one for one in threading.enumerate() if not one.daemon and one not in before]:
+    while left := [one for one in threading.enumerate() if one not in before and _at_work(one)]:
         if time.monotonic() > deadline:
             frames = sys._current_frames()
             where = {one.name: traceback.format_stack(frames.get(one.ident or 0))[-8:] for one in left}
