@@ -191,15 +191,6 @@ def test_claimers_at_once_get_different_work(app: Launched) -> None:
     assert len(claimed) == len(set(claimed)) == 60
 
 
-def test_a_locked_row_is_somebody_elses(app: Launched) -> None:
-    _waiting(app.database, "w")
-    connection = app.database.connect()
-    with connection.cursor() as cursor:
-        cursor.execute("BEGIN; SELECT FROM dbos.workflow_status WHERE workflow_uuid = 'w-b' FOR UPDATE")
-        assert [row["workflow_uuid"] for row in _claim(app, ours=True)] == ["w-a", "w-c"]
-        cursor.execute("ROLLBACK")
-
-
 def test_a_queue_with_a_shared_limit_is_left_to_dbos(app: Launched, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(
@@ -527,20 +518,6 @@ def test_a_session_that_another_thread_took_first(database: Database) -> None:
 
 
 # --- children -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("status", ["CANCELLED", "ERROR", "SUCCESS", "ENQUEUED", "PENDING"])
-def test_who_has_ended_gets_no_children(database: Database, status: str) -> None:
-    """Cancelled while it enqueued them, its later children would run on without it."""
-    insert(database, ["parent"], status=status)
-    calls = {"child": (1, "text")}
-    params = child_workflows.statement_params(
-        database.settings(), calls, name="trips.child", queue_name="q", role="worker", parent_id="parent",
-        enqueued_by=None, attributes=None,
-    )  # fmt: skip
-    database.run("enqueue_children", **params)
-    stored = database.one("SELECT count(*) FROM dbos.workflow_input WHERE workflow_uuid = 'child'")
-    assert stored == (status in ("ENQUEUED", "PENDING"))
 
 
 def test_children_are_enqueued_as_dbos_enqueues_them(app: Launched) -> None:

@@ -560,13 +560,6 @@ def test_work_that_runs_is_not_given_back_as_waiting(app: _App) -> None:
     assert app.app.status("w") == "PENDING"
 
 
-def test_rows_of_lost_executions_say_nothing(app: _App) -> None:
-    app.start("sleep", 30.0)
-    app.waiting()
-    app.database.rows("UPDATE ops.waits SET owner_xid = 'lost'")
-    assert unfinished(app.database.connect(), app.app.identity)["w"]["waits"] is False
-
-
 def test_an_execution_that_lost_its_workflow_does_not_say_that_it_waits(database: Database) -> None:
     """The row of the execution that has it stays."""
     insert(database, ["w"], status="PENDING", owner_xid="owner")

@@ -553,18 +553,6 @@ def test_adopting_stranded_work_keeps_its_id(database: Database, me: Peer) -> No
     assert database.run("stranded", lease_seconds=LEASE_SECONDS) == []
 
 
-@pytest.mark.parametrize("state", ["live", "draining"])
-def test_adopting_takes_nothing_from_a_version_that_lives(database: Database, peer: Peer, state: str) -> None:
-    database.run("beat", executor_id=peer.id, in_flight=2, state=state)
-    assert (
-        database.run(
-            "adopt", application="holdfast-worker", only=None, from_version="worker-1", to_version="worker-2"
-        )
-        == []
-    )
-    left_alone(peer, state)
-
-
 def test_a_sweeper_of_another_version_releases_the_work_under_its_own(database: Database, me: Peer) -> None:
     """A rolling upgrade: the dead executor's version still lives elsewhere, the sweeper is newer."""
     old = Peer.start(database, "worker-old", version="worker-0")

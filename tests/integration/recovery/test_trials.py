@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
-from types import SimpleNamespace
-from typing import Any
 
-import psycopg2
 import pytest
 from dbos import DBOS
 
-from holdfast.postgres.database import OpsPool, Row
+from holdfast.postgres.database import OpsPool
 from holdfast.recovery.trials import Trials
 from tests.support import names
 from tests.support.database import Database, wait_until
@@ -142,19 +138,6 @@ def test_where_others_take_long_it_is_given_back_for_a_while(worker: _Worker) ->
     assert database.rows("SELECT * FROM ops.crashes") == []
 
 
-def test_a_trial_starts_after_two_polls_that_found_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A claim that was under way when the queues closed is not seen by the first."""
-    nothing: Any = SimpleNamespace(stopping=lambda _: False, trials_queue="trials")
-    settings: Any = SimpleNamespace(drain_seconds=20.0)
-    trials = Trials(settings, nothing, nothing, ops=nothing, active=list, executing=list)
-    looks = [[], ["late"], [], None, [], []]
-    monkeypatch.setattr("holdfast.recovery.trials._POLL_SECONDS", 0.0)
-    monkeypatch.setattr(trials, "_company", lambda _: looks.pop(0))
-    monkeypatch.setattr(trials, "_recorded", lambda *_: True)
-    assert trials._alone("trial", "token")
-    assert looks == []
-
-
 def test_a_trial_is_recorded_before_it_starts_and_not_before_it_is_alone(worker: _Worker) -> None:
     database = worker.app.database
     database.rows("INSERT INTO ops.crashes (workflow_id, crashes, steps_recorded) VALUES ('trial', 4, 0)")
@@ -171,27 +154,6 @@ def test_a_trial_is_recorded_before_it_starts_and_not_before_it_is_alone(worker:
     _gates["neighbour"].set()
     wait_until(lambda: "trial" in _running, "the trial runs")
     assert started()
-
-
-def test_a_trial_that_the_database_does_not_note_does_not_start(
-    worker: _Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its death would prove nothing, as often as it came."""
-    run, asked = worker.trials._ops.run, threading.Event()
-
-    def failing(name: str, /, **parameters: Any) -> list[Row]:
-        if name == "start_trial":
-            asked.set()
-            raise psycopg2.OperationalError("away")
-        return run(name, **parameters)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(worker.trials._ops, "run", failing)
-        worker.hold("trial")
-        assert asked.wait(20)
-        worker.closed()
-        assert "trial" not in _running
-    wait_until(lambda: "trial" in _running, "the trial runs")
 
 
 def test_who_waits_is_no_company(worker: _Worker) -> None:

@@ -202,6 +202,7 @@ def test_a_launcher_that_died_is_replaced(processes: StepProcesses) -> None:
     os.kill(launcher, signal.SIGKILL)
     wait_until(lambda: not alive(launcher), "it is dead")
     assert processes.run(pid_and, (7,), timeout_seconds=30)[0] == 7
+    processes.close()
 
 
 def test_a_module_that_cannot_be_imported_is_named() -> None:

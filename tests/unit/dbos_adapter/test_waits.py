@@ -11,8 +11,11 @@ import psycopg2
 import pytest
 import sqlalchemy as sa
 from dbos import error as dbos_error
+from hypothesis import given
+from hypothesis import strategies as st
 
 from holdfast.dbos_adapter.cancelling import Cancellations
+from holdfast.dbos_adapter.waiting.runs import CHANGING, HIDDEN, Run
 from holdfast.dbos_adapter.waiting.waits import Waits
 from holdfast.postgres.database import Row
 from tests.support.database import wait_until
@@ -108,20 +111,50 @@ def test_the_wait_that_ends_first_is_told(table: _Table, waits: Waits) -> None:
     assert (table.rows, waits.runs.by_key) == ({}, {})
 
 
-def test_a_step_hides_a_wait_that_is_told_or_about_to_be(table: _Table, waits: Waits) -> None:
-    wait = waits.wait(*KEY, kind="sleep", seconds=60)
-    wait.begin()
-    told(table)
-    run = waits.step_begins(KEY)
-    assert run is not None
-    waits.withdraw(run)
-    assert table.rows == {}
-    assert waits.step_begins(KEY) is None, "a second one"
-    waits.step_ends(KEY)
-    threading.Event().wait(0.1)
-    assert table.rows == {}, "one still runs"
-    waits.step_ends(KEY)
-    told(table)
+@given(
+    st.lists(
+        st.sampled_from(["begin", "end", "step", "stepped", "follow", "over", "due", "answer"]), max_size=30
+    )
+)
+def test_a_wait_is_told_only_while_the_execution_does_nothing_else(script: list[str]) -> None:
+    """Told are those that wait and run no step, in any order. What is told is withdrawn before a step."""
+    table = _Table()
+    waits = Waits(table.run, Cancellations(), settle_seconds=0.0)
+    runs, publisher, on, steps = waits.runs, waits._publisher, list[Any](), 0
+    asked: list[Run] = []
+    for each in script:
+        if each == "begin":
+            on.append(waits.wait(*KEY, kind="message"))
+            on[-1].begin()
+        elif each == "end" and on and not asked:
+            on.pop().end()
+            assert not table.rows or KEY in waits._followers, "whoever goes on may do anything"
+        elif each == "step" and not asked:
+            if (run := waits.step_begins(KEY)) is not None:
+                waits.withdraw(run)
+            steps += 1
+            assert "w" not in table.rows, "its row is gone before the step runs"
+        elif each == "stepped" and steps:
+            waits.step_ends(KEY)
+            steps -= 1
+        elif each == "follow" and KEY not in runs.by_key and not on:
+            waits.follows(KEY)
+            table.rows["w"] = {}
+        elif each == "over" and not on and not steps and not asked:
+            waits.over(KEY)
+            for run in runs.obsolete:
+                waits.withdraw(run)
+            assert runs.by_key == {} and not runs.unshown
+            break
+        elif each == "due" and runs.unshown and not asked:
+            asked, _, _ = publisher._due()
+        elif each == "answer" and asked:
+            publisher._publish(asked)
+            asked = []
+        run = runs.by_key.get(KEY)
+        assert run is not None or not (on or steps or asked)
+        assert len(runs.unshown) == bool(on and not steps and run is not None and run.state == HIDDEN)
+        assert on or steps or run is None or run.state == CHANGING or run.doubtful, "nothing is kept at rest"
 
 
 def test_the_first_step_of_a_later_execution_withdraws_what_the_one_before_left(
