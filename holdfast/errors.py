@@ -48,10 +48,6 @@ class UnknownWorkflow(NotFound):
     """There is no workflow with this id. GET /workflows lists those that exist."""
 
 
-class UnknownInstance(NotFound):
-    """There is no configured instance with this name. Use "alpha" or "beta"."""
-
-
 class UnknownExecutor(NotFound):
     """There is no executor with this id. GET /executors lists those that are known."""
 
@@ -100,32 +96,8 @@ class BacklogFull(Unavailable):
     retry_after_seconds = 5
 
 
-class CredentialUnavailable(Unavailable):
-    """The credential's source could not be read. Check HOLDFAST_CREDENTIAL_FILE, then try again."""
-
-
 class AdminTokenUnusable(Unavailable):
     """The file of the admin token holds none. Check HOLDFAST_ADMIN_TOKEN_FILE, then try again."""
-
-
-class ObjectStoreError(HoldfastError):
-    """The S3 server could not be listed. Check the HOLDFAST_S3_ settings, then list it again."""
-
-
-class ObjectStoreUnavailable(ObjectStoreError):
-    """The S3 server does not answer at the moment. Check that it runs, then list it again."""
-
-
-class ObjectStoreRefused(ObjectStoreError):
-    """The S3 server refuses these credentials. Check HOLDFAST_S3_CREDENTIALS_FILE."""
-
-
-class BucketMissing(ObjectStoreError):
-    """There is no bucket of this name on the S3 server. Check its name."""
-
-
-class BucketUnordered(ObjectStoreError):
-    """The S3 server lists keys in no known order, so ranges of keys mean nothing. List another bucket."""
 
 
 class ModuleWrong(HoldfastError):

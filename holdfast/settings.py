@@ -39,6 +39,8 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 class Settings(BaseSettings):
     """Every option of a Holdfast process. Times are seconds, sizes bytes.
 
+    A subclass adds the options of an application (`RegisteredWork.settings_class`).
+
     Raises ``pydantic.ValidationError`` if a value is out of range or two values contradict each other
     (a heartbeat interval longer than the lease, a drain longer than the grace period).
     """
@@ -101,28 +103,6 @@ class Settings(BaseSettings):
     database_pool_size: int = Field(6, ge=2, description="connections of DBOS's own pool in one process")
 
     cpu_slots: int = Field(0, ge=0, description="child processes for CPU work; 0: the container's CPU quota")
-    fibonacci_worker_concurrency: int = Field(
-        0, ge=0, description="Fibonacci workflows one worker claims; 0: its CPU slots plus one"
-    )
-    fibonacci_max_n: int = Field(34, ge=0, le=40, description="largest n of the recursive method")
-    fibonacci_max_count: int = Field(1000, ge=1, description="largest batch")
-
-    credential_file: Path | None = Field(None, description="the secret that the credential cache serves")
-    credential_ttl_seconds: float = Field(60.0, gt=0, description="age at which a cached credential expires")
-    credential_fetch_seconds: float = Field(0.2, ge=0, description="delay of the credential's source")
-
-    s3_endpoint: str = Field(
-        "",
-        pattern=r"^(https?://[^\s/?#@]+(/[^\s?#]*)?)?$",
-        description="the S3 server whose buckets are listed (http://127.0.0.1:8333); empty: AWS",
-    )
-    s3_region: str = Field("us-east-1", pattern=r"^[a-z0-9-]{1,40}$", description="its region")
-    s3_credentials_file: Path | None = Field(
-        None, description="an AWS credentials file, profile default; none: wherever boto3 looks"
-    )
-    s3_timeout_seconds: float = Field(10.0, gt=0, le=120, description="longest wait for its answer")
-    s3_max_pages: int = Field(1000, ge=1, le=10_000, description="pages that one listing has at most")
-
     pulse_catch_up_seconds: float = Field(
         60.0,
         ge=0,
@@ -190,6 +170,13 @@ class Settings(BaseSettings):
             if host_name(name) is None:
                 raise ValueError(f"HOLDFAST_ALLOWED_HOSTS: {name!r} is no host name; separate them by commas")
         return self
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Returns a process's settings as those of this class. Raises ``TypeError`` if they are others."""
+        if not isinstance(settings, cls):
+            raise TypeError(f"this process has no {cls.__name__}: see RegisteredWork.settings_class")
+        return settings
 
     @cached_property
     def _dbos_config(self) -> dict[str, Any]:
@@ -275,11 +262,6 @@ class Settings(BaseSettings):
     def pulse_late_seconds(self) -> float:
         """Delay of a tick's start from which the tick records itself as skipped."""
         return self.pulse_catch_up_seconds + 5
-
-    @property
-    def fibonacci_claims(self) -> int:
-        """Maximum number of Fibonacci workflows that one worker claims: its slots plus one in reserve."""
-        return self.fibonacci_worker_concurrency or self.slots + 1
 
 
 @lru_cache

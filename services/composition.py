@@ -14,7 +14,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from holdfast.application import RegisteredWork, load_builtin
-from holdfast.settings import Role
+from holdfast.settings import Role, Settings
+from services.settings import ShowcaseSettings
 
 if TYPE_CHECKING:
     from holdfast.web import Feature
@@ -47,6 +48,7 @@ class Api(RegisteredWork):
 
     role: Role = "api"
     workflow_modules: tuple[str, ...] = _modules(API_FOLDERS, "workflows")
+    settings_class: type[Settings] = ShowcaseSettings
 
 
 @dataclass(frozen=True)
@@ -55,5 +57,6 @@ class Worker(RegisteredWork):
 
     role: Role = "worker"
     workflow_modules: tuple[str, ...] = _modules(WORKER_FOLDERS, "workflows")
+    settings_class: type[Settings] = ShowcaseSettings
     uses_cpu_pool: bool = True
     preload: tuple[str, ...] = ("services.worker.fibonacci.rule",)

@@ -35,6 +35,10 @@ class Application(Protocol):
         """Modules that each child process for CPU work imports before its first task."""
 
     @property
+    def settings_class(self) -> type[Settings]:
+        """The class of the process's settings, which may add options to the platform's."""
+
+    @property
     def foreign_workflows(self) -> set[str]:
         """Workflows that this process has imported, and that only processes of another role run."""
 

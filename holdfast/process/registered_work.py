@@ -40,6 +40,7 @@ class RegisteredWork:
     workflow_modules: tuple[str, ...] = ()
     uses_cpu_pool: bool = False
     preload: tuple[str, ...] = ()
+    settings_class: type[Settings] = Settings
 
     @property
     def suspects_queue(self) -> str:

@@ -22,7 +22,7 @@ from holdfast.process.application import Application
 from holdfast.process.http_protocol import HttpProtocol, allow_open_files
 from holdfast.process.process import Process
 from holdfast.recovery.watchdog import mark_process
-from holdfast.settings import Settings, get_settings
+from holdfast.settings import Settings
 
 log = logging.getLogger("holdfast.serve")
 
@@ -70,7 +70,7 @@ def serve(application: Application, create_app: Callable[[Process], Any]) -> Non
     database), and 75 if a peer declared this executor dead.
     """
     try:
-        settings = get_settings()
+        settings = application.settings_class()
     except ValidationError as error:
         for problem in error.errors():
             where = ".".join(str(part) for part in problem["loc"]) or "settings"

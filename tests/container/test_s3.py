@@ -55,9 +55,9 @@ print(reached)
 
 _WRITTEN = """
 from services.worker.buckets import object_store
-from holdfast.settings import get_settings
+from services.worker.buckets.settings import BucketSettings
 try:
-    object_store.client(get_settings()).put_object(Bucket='demo', Key='planted', Body=b'')
+    object_store.client(BucketSettings()).put_object(Bucket='demo', Key='planted', Body=b'')
     print('written')
 except Exception as error:
     print(error.response['Error']['Code'])

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from holdfast.postgres import budget
-from holdfast.settings import Role, Settings
+from holdfast.settings import Role
+from services.settings import ShowcaseSettings
 from tests.files.test_deployment_files import COMPOSE_ONLY, variable
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,7 +20,7 @@ ROLES_SQL = (ROOT / "postgres" / "roles.sql").read_text("utf-8")
 
 def test_every_variable_is_known() -> None:
     stack = (ROOT / "deploy" / "swarm" / "stack.yaml").read_text("utf-8")
-    known = {variable(name) for name in Settings.model_fields} | COMPOSE_ONLY
+    known = {variable(name) for name in ShowcaseSettings.model_fields} | COMPOSE_ONLY
     folder = ROOT / "holdfast" / "installations"
     command_line = "".join(path.read_text("utf-8") for path in folder.glob("*.py"))
     known |= set(re.findall(r"HOLDFAST_[A-Z_]+", stack + ROLES_SQL + command_line))
@@ -41,17 +42,17 @@ def test_every_file_is_there() -> None:
 
 @pytest.mark.parametrize(("role", "count"), [("api", 2), ("worker", 8)])
 def test_the_connections_are_those_of_the_code(role: Role, count: int) -> None:
-    most = budget.max_connections(Settings(), role)
+    most = budget.max_connections(ShowcaseSettings(), role)
     limit = re.search(rf"holdfast_{role} LOGIN CONNECTION LIMIT (\d+)", ROLES_SQL)
     assert limit and count == int(limit[1]) // most
     name = {"api": "API", "worker": "worker"}[role]
     assert re.search(rf"^\| {name} \| {most} \| {limit[1]}: ", TEXT, re.MULTILINE)
-    assert f"lower `HOLDFAST_DATABASE_POOL_SIZE` ({Settings().database_pool_size} of them)" in TEXT
+    assert f"lower `HOLDFAST_DATABASE_POOL_SIZE` ({ShowcaseSettings().database_pool_size} of them)" in TEXT
 
 
 def test_the_times_are_the_defaults() -> None:
     for name in ("drain_seconds", "stop_grace_seconds", "clock_tolerance_seconds"):
-        default = f"{Settings.model_fields[name].default:g}"
+        default = f"{ShowcaseSettings.model_fields[name].default:g}"
         assert re.search(rf"`{variable(name)}` \({default}( s)?\)", TEXT), name
 
 

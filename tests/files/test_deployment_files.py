@@ -12,7 +12,7 @@ import yaml
 
 from holdfast.installations import secrets
 from holdfast.process import http_protocol
-from holdfast.settings import Settings
+from services.settings import ShowcaseSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE_SHOTS = {"secrets", "migrate", "seed"}
@@ -75,13 +75,13 @@ def interpolated(text: str) -> str:
 
 
 def test_env_example_names_every_setting_and_nothing_else() -> None:
-    assert set(documented()) == {variable(name) for name in Settings.model_fields} | COMPOSE_ONLY
+    assert set(documented()) == {variable(name) for name in ShowcaseSettings.model_fields} | COMPOSE_ONLY
 
 
 # Its default is Compose's: without containers, what the process listens on is judged.
-@pytest.mark.parametrize("name", sorted(set(Settings.model_fields) - {"publish_address"}))
+@pytest.mark.parametrize("name", sorted(set(ShowcaseSettings.model_fields) - {"publish_address"}))
 def test_env_example_gives_the_default(name: str) -> None:
-    default = Settings.model_fields[name].default
+    default = ShowcaseSettings.model_fields[name].default
     written = documented()[variable(name)]
     if isinstance(default, float):
         assert float(written) == default
@@ -108,7 +108,7 @@ def test_compose_variables_are_documented_with_their_defaults() -> None:
 def test_every_setting_reaches_the_processes(service: str) -> None:
     environment = SERVICES[service]["environment"]
     passed = {name for name, value in environment.items() if value is None}
-    assert passed == {variable(name) for name in set(Settings.model_fields) - FIXED_IN_CONTAINERS}
+    assert passed == {variable(name) for name in set(ShowcaseSettings.model_fields) - FIXED_IN_CONTAINERS}
 
 
 def test_containers_listen_where_they_are_published_and_checked() -> None:
@@ -203,7 +203,7 @@ def test_observability_keeps_its_data_in_volumes_of_its_own() -> None:
 
 
 def test_a_drain_fits_into_the_grace() -> None:
-    fields = Settings.model_fields
+    fields = ShowcaseSettings.model_fields
     for name in ("api", "worker"):
         grace = interpolated(SERVICES[name]["stop_grace_period"])
         assert grace == f"{fields['stop_grace_seconds'].default:g}s"

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from holdfast.process.process import Process
-from holdfast.settings import Settings
 from services.composition import Worker
+from services.settings import ShowcaseSettings
 from tests.support.sources import source_files
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,7 +20,7 @@ OPERATORS = ("holdfast/cli/", "holdfast/installations/", "holdfast/audit/")
 def test_two_hosts_of_one_name_with_equal_pids_are_two_executors(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"HOST": "127.0.0.1", "PORT": "1", "NAME": "x", "USER": "x", "PASSFILE": "x"}.items():
         monkeypatch.setenv(f"HOLDFAST_DATABASE_{name}", value)
-    first, second = (Process(Settings(), Worker(), port=8001).identity for _ in range(2))
+    first, second = (Process(ShowcaseSettings(), Worker(), port=8001).identity for _ in range(2))
     assert (first.hostname, first.pid, first.port) == (second.hostname, second.pid, second.port)
     assert first.executor_id != second.executor_id
     # By it a peer ends the sessions of a dead executor: of that one alone.

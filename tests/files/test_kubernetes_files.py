@@ -16,7 +16,7 @@ import yaml
 
 from holdfast.installations.secrets import make_secrets
 from holdfast.postgres import budget
-from holdfast.settings import Settings
+from services.settings import ShowcaseSettings
 from tests.files.test_deployment_files import SERVICES, interpolated, variable
 from tests.support import names
 
@@ -193,7 +193,7 @@ def test_commands_limits_and_variables_are_those_of_compose(role: str) -> None:
     told = environment(role)
     assert fixed <= set(told), "what compose.yaml fixes is said here, too"
     database = {f"HOLDFAST_DATABASE_{part}" for part in ("HOST", "PORT", "NAME", "USER", "PASSFILE")}
-    known = {variable(name) for name in Settings.model_fields} | database
+    known = {variable(name) for name in ShowcaseSettings.model_fields} | database
     assert {name for name in told if not name.startswith("PG")} <= known
     assert told["HOLDFAST_DATABASE_USER"] == theirs["environment"]["HOLDFAST_DATABASE_USER"]
 
@@ -202,7 +202,7 @@ def test_commands_limits_and_variables_are_those_of_compose(role: str) -> None:
 def test_processes_would_start_with_it(role: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in environment(role).items():
         monkeypatch.setenv(name, value)
-    settings = Settings()
+    settings = ShowcaseSettings()
     assert settings.refusal is None or role == "worker"
     assert settings.api_port == 8000 and settings.worker_port == 8001
     called = {"holdfast-api", f"holdfast-api.{KUSTOMIZATION['namespace']}.svc"}
@@ -224,7 +224,7 @@ def test_a_database_that_is_away_restarts_nobody(role: str) -> None:
     assert container["livenessProbe"]["httpGet"]["path"] == "/livez"
     assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
     start = container["startupProbe"]
-    waits = Settings.model_fields["database_wait_seconds"].default
+    waits = ShowcaseSettings.model_fields["database_wait_seconds"].default
     assert start["periodSeconds"] * start["failureThreshold"] > waits
 
 
@@ -294,7 +294,7 @@ def test_the_most_pods_at_once_fit_into_the_connections(role: str) -> None:
     roles = (ROOT / "postgres" / "roles.sql").read_text("utf-8")
     limit = re.search(rf"holdfast_{role} LOGIN CONNECTION LIMIT (\d+)", roles)
     assert limit
-    assert most * budget.max_connections(Settings(), role) <= int(limit[1])
+    assert most * budget.max_connections(ShowcaseSettings(), role) <= int(limit[1])
 
 
 def test_what_it_scales_on_is_a_metric_of_ours() -> None:

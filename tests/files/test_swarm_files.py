@@ -14,7 +14,7 @@ import yaml
 
 from holdfast.installations.secrets import make_secrets
 from holdfast.postgres import budget
-from holdfast.settings import Settings
+from services.settings import ShowcaseSettings
 from tests.files.test_deployment_files import SERVICES, interpolated
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,7 +97,7 @@ def test_with_its_successor_it_fits_into_the_connections(name: str) -> None:
     roles = (ROOT / "postgres" / "roles.sql").read_text("utf-8")
     limit = re.search(rf"holdfast_{name} LOGIN CONNECTION LIMIT (\d+)", roles)
     assert limit
-    assert (replicas + 1) * budget.max_connections(Settings(), name) <= int(limit[1])
+    assert (replicas + 1) * budget.max_connections(ShowcaseSettings(), name) <= int(limit[1])
 
 
 def test_every_secret_is_made_by_the_script_and_lies_where_it_is_looked_for(tmp_path: Path) -> None:

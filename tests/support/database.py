@@ -24,6 +24,7 @@ from holdfast.installations.embedded import ROOT, Cluster
 from holdfast.installations.secrets import make_secrets
 from holdfast.postgres.database import Connection, Row, connect, query
 from holdfast.settings import Settings
+from services.settings import ShowcaseSettings
 
 _TEMPLATE = "holdfast"
 """The database that roles.sql creates. It is migrated once and then only cloned."""
@@ -201,7 +202,7 @@ class Database:
         before = {key: os.environ.get(key) for key in environment}
         os.environ.update(environment)
         try:
-            settings = Settings(config_file=ROOT / "dbos-config.yaml", **options)
+            settings = ShowcaseSettings(config_file=ROOT / "dbos-config.yaml", **options)
             assert settings.database_url  # cached now: it depends on the environment
         finally:
             for key, value in before.items():

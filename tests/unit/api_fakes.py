@@ -20,7 +20,7 @@ from dbos._context import take_assigned_workflow_id
 from holdfast.api.models import Workflow
 from holdfast.dbos_adapter.wake_ups import Waker
 from holdfast.errors import DatabaseUnavailable
-from holdfast.settings import Settings
+from services.settings import ShowcaseSettings
 
 API, WORKER = "holdfast-api", "holdfast-worker"
 
@@ -32,7 +32,7 @@ _token_file.write_text(TOKEN + "\n", "ascii")
 atexit.register(shutil.rmtree, _token_file.parent, ignore_errors=True)
 
 
-class FakeSettings(Settings):
+class FakeSettings(ShowcaseSettings):
     """Settings that need no dbos-config.yaml, with an admin token."""
 
     admin_token_file: Path | None = _token_file

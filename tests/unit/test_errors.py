@@ -6,13 +6,15 @@ import pytest
 
 from holdfast import errors
 from holdfast.errors import HoldfastError
+from services.composition import features
 
 
 def _tree(kind: type[HoldfastError]) -> list[type[HoldfastError]]:
     return [kind, *(leaf for child in kind.__subclasses__() for leaf in _tree(child))]
 
 
-TREE = [kind for kind in _tree(HoldfastError) if kind.__module__ == errors.__name__]
+features()  # imports the errors of the showcase
+TREE = [kind for kind in _tree(HoldfastError) if kind.__module__.endswith(".errors")]
 
 
 @pytest.mark.parametrize("kind", TREE, ids=lambda kind: kind.__name__)

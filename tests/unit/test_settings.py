@@ -15,7 +15,8 @@ from holdfast.cpu_quota import available_cpus
 from holdfast.dbos_adapter.schema import sqlalchemy_url
 from holdfast.installations.embedded import ROOT, free_port
 from holdfast.installations.supervisor import Supervisor
-from holdfast.settings import Settings, get_settings
+from holdfast.settings import get_settings
+from services.settings import ShowcaseSettings
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +29,7 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_defaults_fit_together() -> None:
-    settings = Settings()
+    settings = ShowcaseSettings()
     assert settings.lateness_seconds >= 1, "a busy machine's beats and looks"
     assert settings.drain_seconds + 5 <= settings.stop_grace_seconds
     assert settings.second_look_seconds >= 0.15
@@ -62,7 +63,7 @@ def test_defaults_fit_together() -> None:
 )
 def test_contradictions_are_refused_by_name(values: dict[str, object], named: str) -> None:
     with pytest.raises(ValidationError, match=named):
-        Settings(**values)
+        ShowcaseSettings(**values)
 
 
 @pytest.mark.parametrize(
@@ -81,21 +82,21 @@ def test_contradictions_are_refused_by_name(values: dict[str, object], named: st
     ],
 )
 def test_the_limits_themselves_are_allowed(values: dict[str, object]) -> None:
-    Settings(**values)
+    ShowcaseSettings(**values)
 
 
 def test_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOLDFAST_LEASE_SECONDS", "7.5")
     monkeypatch.setenv("HOLDFAST_CHAOS", "true")
-    settings = Settings()
+    settings = ShowcaseSettings()
     assert (settings.lease_seconds, settings.chaos) == (7.5, True)
 
 
-@pytest.mark.parametrize("name", Settings.model_fields)
+@pytest.mark.parametrize("name", ShowcaseSettings.model_fields)
 def test_an_empty_variable_is_the_default(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """.env.example has lines without a value."""
     monkeypatch.setenv(f"HOLDFAST_{name.upper()}", "")
-    assert Settings() == Settings.model_construct()
+    assert ShowcaseSettings() == ShowcaseSettings.model_construct()
 
 
 def test_the_native_api_gets_the_files_that_are_made_where_none_is_named(
@@ -115,13 +116,13 @@ def test_the_native_api_gets_the_files_that_are_made_where_none_is_named(
 
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError):
-        Settings().lease_seconds = 1  # type: ignore[misc]
+        ShowcaseSettings().lease_seconds = 1  # type: ignore[misc]
 
 
 def test_the_url_comes_from_the_file_shared_with_dbos(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"USER": "u", "HOST": "h", "PORT": "1", "NAME": "n", "PASSFILE": "/p"}.items():
         monkeypatch.setenv(f"HOLDFAST_DATABASE_{name}", value)
-    settings = Settings(config_file=ROOT / "dbos-config.yaml")
+    settings = ShowcaseSettings(config_file=ROOT / "dbos-config.yaml")
     assert settings.database_url == "postgresql://u@h:1/n?passfile=/p&target_session_attrs=read-write"
     assert settings.application_names == ["holdfast-api", "holdfast-worker"]
     assert (settings.version_name("api"), settings.version_name("worker")) == ("api-2", "worker-2")
@@ -136,7 +137,7 @@ def test_several_hosts_reach_every_driver(
 ) -> None:
     for name, value in {"USER": "u", "HOST": host, "PORT": "1", "NAME": "n", "PASSFILE": "/p"}.items():
         monkeypatch.setenv(f"HOLDFAST_DATABASE_{name}", value)
-    url = Settings(config_file=ROOT / "dbos-config.yaml").database_url
+    url = ShowcaseSettings(config_file=ROOT / "dbos-config.yaml").database_url
     assert url == f"postgresql://u@{','.join(hosts)}/n?passfile=/p&target_session_attrs=read-write"
     names, ports = zip(*(each.split(":") for each in hosts), strict=True)
     listed = {"host": ",".join(names), "port": ",".join(ports), "user": "u", "dbname": "n"}
@@ -154,7 +155,7 @@ def test_a_file_without_the_two_keys(tmp_path: Path, text: str) -> None:
     file = tmp_path / "dbos-config.yaml"
     file.write_text(text)
     with pytest.raises(ValueError, match="must set name and system_database_url"):
-        _ = Settings(config_file=file).database_url
+        _ = ShowcaseSettings(config_file=file).database_url
 
 
 @pytest.mark.parametrize(
@@ -182,16 +183,16 @@ def test_available_cpus(
 
 
 def test_slots_and_claims() -> None:
-    settings = Settings(cpu_slots=3)
+    settings = ShowcaseSettings(cpu_slots=3)
     assert (settings.slots, settings.fibonacci_claims) == (3, 4)
-    assert Settings(cpu_slots=3, fibonacci_worker_concurrency=9).fibonacci_claims == 9
-    assert Settings().slots >= 1
+    assert ShowcaseSettings(cpu_slots=3, fibonacci_worker_concurrency=9).fibonacci_claims == 9
+    assert ShowcaseSettings().slots >= 1
 
 
 def test_every_setting_is_in_the_example() -> None:
     """.env.example is where a reader looks: every setting stands there under its name."""
     known = set(re.findall(r"HOLDFAST_\w+", (ROOT / ".env.example").read_text("utf-8")))
-    missing = {f"HOLDFAST_{name.upper()}" for name in Settings.model_fields} - known
+    missing = {f"HOLDFAST_{name.upper()}" for name in ShowcaseSettings.model_fields} - known
     assert not missing
 
 

@@ -7,9 +7,9 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Depends, Request
 from starlette.responses import Response
 
-from holdfast.errors import UnknownInstance
 from holdfast.web import STARTED, Feature, IdempotencyKey, Work, accepting, answer, documented, submit
 from services.api.scope.declaration import CLASS_SCOPE, FUNCTION_SCOPE, INSTANCE_NAMES, INSTANCE_SCOPE
+from services.api.scope.errors import UnknownInstance
 from services.api.scope.models import InstanceName, ScopeRequest
 
 router = APIRouter(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Literal, NoReturn, TypedDict
 
-from holdfast.errors import CredentialUnavailable
+from services.api.users.errors import CredentialUnavailable
 
 _FINGERPRINT_DIGITS = 12
 

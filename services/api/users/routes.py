@@ -8,7 +8,6 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Depends, Request
 from starlette.responses import Response
 
-from holdfast.errors import CredentialUnavailable
 from holdfast.web import (
     CONTROL,
     REFUSALS,
@@ -25,6 +24,7 @@ from holdfast.web import (
 from services.api.users import workflows as users
 from services.api.users.credentials import CachedCredential
 from services.api.users.declaration import PROCESS
+from services.api.users.errors import CredentialUnavailable
 from services.api.users.models import Cache, UsersRequest
 
 router = APIRouter(tags=["users"])

@@ -12,17 +12,18 @@ from typing import Any, get_args
 
 from dbos import DBOS, SetWorkflowID
 
-from holdfast.errors import CredentialUnavailable
 from holdfast.runtime import measured, resources, timed_step, traced
 from holdfast.settings import Settings
 from services.api.users.credentials import CachedCredential, Use
 from services.api.users.declaration import PAGE, PAGE_QUEUE, PROCESS
+from services.api.users.errors import CredentialUnavailable
 from services.api.users.metrics import CREDENTIAL_REQUESTS, CREDENTIAL_SECONDS
+from services.api.users.settings import CredentialSettings
 
 _cache: CachedCredential | None = None
 
 
-def open_cache(settings: Settings) -> CachedCredential:
+def open_cache(settings: CredentialSettings) -> CachedCredential:
     """Creates the process's cache. The application's lifespan calls it and :func:`close_cache`."""
     global _cache  # noqa: PLW0603
     fallback = secrets.token_urlsafe(24)
@@ -105,7 +106,7 @@ def process_users(pages: int, page_size: int) -> dict[str, Any]:
 
 def start(settings: Settings) -> None:
     """Opens the credential cache before the process's launch."""
-    open_cache(settings)
+    open_cache(CredentialSettings.of(settings))
 
 
 def close() -> None:

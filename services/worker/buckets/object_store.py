@@ -14,8 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from holdfast.errors import BucketMissing, ObjectStoreError, ObjectStoreRefused, ObjectStoreUnavailable
-from holdfast.settings import Settings
+from services.worker.buckets.errors import (
+    BucketMissing,
+    ObjectStoreError,
+    ObjectStoreRefused,
+    ObjectStoreUnavailable,
+)
+from services.worker.buckets.settings import BucketSettings
 
 CONNECT_SECONDS = 3.0
 _CONNECTIONS = 16
@@ -43,7 +48,7 @@ class Listed:
     more: bool
 
 
-def client(settings: Settings) -> Any:
+def client(settings: BucketSettings) -> Any:
     """Returns the process's client. It is thread-safe."""
     global _client  # noqa: PLW0603
     with _building:
@@ -61,7 +66,7 @@ def close() -> None:
         _client = None
 
 
-def _build(settings: Settings) -> Any:
+def _build(settings: BucketSettings) -> Any:
     # Imported lazily: boto3 is slow and large, and only bucket listings need it.
     import boto3
     from botocore.config import Config
@@ -99,7 +104,7 @@ def _credentials(file: Path | None) -> dict[str, str]:
     return {**found, **({"aws_session_token": token} if token else {})}
 
 
-def list_objects(settings: Settings, bucket: str, prefix: str, start_after: str, limit: int) -> Listed:
+def list_objects(settings: BucketSettings, bucket: str, prefix: str, start_after: str, limit: int) -> Listed:
     """Lists at most ``limit`` (1,000 on most servers) objects after a key. Blocks.
 
     Raises ``BucketMissing``, ``ObjectStoreRefused``, ``ObjectStoreUnavailable`` (worth a retry),
@@ -140,7 +145,7 @@ def _refusal(response: dict[str, Any], bucket: str) -> ObjectStoreError:
     )
 
 
-def _failure(error: Exception, settings: Settings) -> ObjectStoreError:
+def _failure(error: Exception, settings: BucketSettings) -> ObjectStoreError:
     """Converts a missing or unreadable answer to an error."""
     from botocore import exceptions
     from botocore.parsers import ResponseParserError

@@ -28,6 +28,7 @@ from holdfast.web import (
 )
 from services.worker.buckets import workflows
 from services.worker.buckets.models import BucketName, Listing, ListingReport, ListingRequest
+from services.worker.buckets.settings import BucketSettings
 
 router = APIRouter(tags=["buckets"])
 
@@ -53,7 +54,7 @@ async def start_listing(
     A worker asks the S3 server (HOLDFAST_S3_ENDPOINT): a missing bucket or wrong credentials end the
     workflow with an error that says so, a busy or slow server is tried again.
     """
-    most = process_of(request).settings.s3_max_pages
+    most = BucketSettings.of(process_of(request).settings).s3_max_pages
     if body.max_pages is not None and body.max_pages > most:
         raise InvalidRequest(f"max_pages: a listing has at most {most} pages here.", field="max_pages")
     args = (bucket, body.prefix, body.start_after, body.page_size, body.max_pages or most)
@@ -99,7 +100,7 @@ def _bucket(given: Any) -> Any:
 
 def describe(schemas: dict[str, Any], settings: Settings) -> None:
     """Adds this installation's limits to the OpenAPI schemas, so that clients know them in advance."""
-    kind_of(schemas["ListingRequest"], "max_pages")["maximum"] = settings.s3_max_pages
+    kind_of(schemas["ListingRequest"], "max_pages")["maximum"] = BucketSettings.of(settings).s3_max_pages
 
 
 FEATURE = Feature(router, describe=describe)

@@ -20,10 +20,11 @@ from dbos import DBOS
 from typing_extensions import TypedDict
 
 from holdfast import Queue, attempt, register, step, workflow
-from holdfast.errors import BucketUnordered, ObjectStoreError, ObjectStoreUnavailable
 from holdfast.runtime import enqueue_missing, resources, trace_attributes, until_unfinished
 from services.worker.buckets import object_store
+from services.worker.buckets.errors import BucketUnordered, ObjectStoreError, ObjectStoreUnavailable
 from services.worker.buckets.listing import PageSums, PageTally, Sums, Total, is_beyond, is_ordered
+from services.worker.buckets.settings import BucketSettings
 
 ATTEMPTS = 8
 """Attempts of a step while the server is away, busy or slow: half a minute of pauses plus timeouts."""
@@ -79,7 +80,9 @@ def _given_up(error: ObjectStoreUnavailable) -> ObjectStoreError:
 
 def _listed(bucket: str, prefix: str, start_after: str, limit: int) -> object_store.Listed:
     """Lists objects. Raises ``BucketUnordered``, also if the server lists in circles."""
-    found = object_store.list_objects(resources().settings, bucket, prefix, start_after, limit)
+    found = object_store.list_objects(
+        BucketSettings.of(resources().settings), bucket, prefix, start_after, limit
+    )
     keys = [key for key, _ in found.objects]
     if not is_ordered([start_after, *keys] if start_after else keys) or (found.more and not keys):
         raise BucketUnordered

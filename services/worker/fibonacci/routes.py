@@ -32,6 +32,7 @@ from services.worker.fibonacci.batches import read_batch
 from services.worker.fibonacci.events import Feeds, events, finished
 from services.worker.fibonacci.models import AcceptedBatch, Batch, BatchRequest
 from services.worker.fibonacci.rule import check
+from services.worker.fibonacci.settings import FibonacciSettings
 
 router = APIRouter(tags=["fibonacci"])
 
@@ -58,7 +59,7 @@ async def start_batch(
     `count` gives 0, 1, 2, …; by recursion no n goes above HOLDFAST_FIBONACCI_MAX_N (34), so the default
     batch is 0 … 34 and then fifteen times 34. `numbers` above the limit of its method get 422.
     """
-    numbers = chosen_numbers(body, process_of(request).settings)
+    numbers = chosen_numbers(body, FibonacciSettings.of(process_of(request).settings))
     if body.sequential:
         work = Work(workflows.sequence.name, (numbers, body.method), "batch")
     else:
@@ -71,7 +72,7 @@ async def start_batch(
     return JSONResponse(answer.model_dump(mode="json"), 202, headers={"Location": location})
 
 
-def chosen_numbers(body: BatchRequest, settings: Settings) -> list[int]:
+def chosen_numbers(body: BatchRequest, settings: FibonacciSettings) -> list[int]:
     """Returns the batch's numbers. Raises `InvalidRequest`, which names the field that exceeds a limit."""
     if body.count is not None and body.numbers is not None:
         raise InvalidRequest("Give count or numbers, not both.", field="numbers")
@@ -150,12 +151,12 @@ def prepare(app: FastAPI, process: Process) -> None:
 
 def describe(schemas: dict[str, Any], settings: Settings) -> None:
     """Adds this installation's limits to the OpenAPI schemas, so that clients know them in advance."""
-    batch = schemas["BatchRequest"]
+    batch, limits = schemas["BatchRequest"], FibonacciSettings.of(settings)
     count, numbers = (kind_of(batch, name) for name in ("count", "numbers"))
-    count["maximum"] = numbers["maxItems"] = settings.fibonacci_max_count
+    count["maximum"] = numbers["maxItems"] = limits.fibonacci_max_count
     # This also matches a missing method: recursive is the default.
     batch["if"] = {"properties": {"method": {"const": "recursive"}}}
-    batch["then"] = {"properties": {"numbers": {"items": {"maximum": settings.fibonacci_max_n}}}}
+    batch["then"] = {"properties": {"numbers": {"items": {"maximum": limits.fibonacci_max_n}}}}
 
 
 FEATURE = Feature(router, prepare, describe)

@@ -18,7 +18,9 @@ from typing_extensions import TypedDict
 from holdfast import Queue, attempt, register, step, workflow
 from holdfast.errors import CpuCancelled, CpuChildDied, CpuError, CpuPoolClosed
 from holdfast.runtime import Cancellation, enqueue_missing, resources, trace_attributes, until_unfinished
+from holdfast.settings import Settings
 from services.worker.fibonacci.rule import Method, summary
+from services.worker.fibonacci.settings import FibonacciSettings
 from services.worker.poison.workflows import poison
 
 CHILD_DEATHS_LIMIT = 5
@@ -164,11 +166,13 @@ async def batch(numbers: list[int], method: Method) -> dict[str, Any]:
     return {"total": len(results), "results": results}
 
 
+def _claims(settings: Settings) -> int:
+    return FibonacciSettings.of(settings).fibonacci_claims
+
+
 BATCH_QUEUE: Final = Queue("fibonacci-batches", [batch], at_once=32, parents=True)
 # Greedy claims would leave the last numbers to one worker while the other idles.
-NUMBER_QUEUE: Final = Queue("fibonacci", [number, poison], at_once=lambda settings: settings.fibonacci_claims)
+NUMBER_QUEUE: Final = Queue("fibonacci", [number, poison], at_once=_claims)
 # Each sequence computes one number at a time and shares the CPUs with the number queue.
-SEQUENCE_QUEUE: Final = Queue(
-    "fibonacci-sequences", [sequence], at_once=lambda settings: settings.fibonacci_claims
-)
+SEQUENCE_QUEUE: Final = Queue("fibonacci-sequences", [sequence], at_once=_claims)
 register(BATCH_QUEUE, NUMBER_QUEUE, SEQUENCE_QUEUE)

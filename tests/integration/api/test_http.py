@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from holdfast.settings import Settings
+from services.settings import ShowcaseSettings
 from tests.support import names
 from tests.support.api_server import Api, serving
 from tests.support.database import Database, wait_until
@@ -358,7 +358,7 @@ def elsewhere(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[s
 @pytest.mark.timing
 def test_a_database_that_refuses(database: Database, elsewhere: socket.socket) -> None:
     # No heartbeat goes through either.
-    with serving(Settings(), heartbeat_age_seconds=lambda: 60.0) as api:
+    with serving(ShowcaseSettings(), heartbeat_age_seconds=lambda: 60.0) as api:
         refused_in_time(api)
 
 
@@ -366,7 +366,7 @@ def test_a_database_that_refuses(database: Database, elsewhere: socket.socket) -
 def test_a_database_that_never_answers(database: Database, elsewhere: socket.socket) -> None:
     elsewhere.listen(1000)
     # No heartbeat goes through either.
-    with serving(Settings(), heartbeat_age_seconds=lambda: 60.0) as api:
+    with serving(ShowcaseSettings(), heartbeat_age_seconds=lambda: 60.0) as api:
         refused_in_time(api)
         # Threads still hang in their connects: who comes next must not queue up behind them.
         refused_in_time(api)

@@ -24,8 +24,8 @@ from holdfast.dbos_adapter.values import dump, load
 from holdfast.durable import registry
 from holdfast.durable.signature import Revived, Signature
 from holdfast.errors import InvalidRequest, ModuleWrong, UnstorableValue
-from holdfast.settings import Settings
 from services.composition import Worker
+from services.settings import ShowcaseSettings
 from tests.support import names
 from tests.support.own import forgotten
 
@@ -81,7 +81,7 @@ def test_workflows_of_dbos_own_decorators_are_known_by_their_names(write: Write)
     assert Worker().leaf_queues & {"t-leaves", "t-parents"} == {"t-leaves"}
     assert "t.step" in names.STEPS["worker"]
     assert (label("t.leaf"), label("t.parent")) == ("leaf", "t.parent")
-    limits = {queue.name: queue.limits(Settings()) for queue in registry.queues_of("worker")}
+    limits = {queue.name: queue.limits(ShowcaseSettings()) for queue in registry.queues_of("worker")}
     assert limits["t-leaves"] == {"global_concurrency": 3, "limiter": {"limit": 5, "period": 60}}
     assert limits["t-parents"] == {"worker_concurrency": 8}
     assert "t-tick" in [schedule.name for schedule in registry.schedules_of("worker")]
@@ -211,10 +211,10 @@ def test_an_import_inside_it_that_fails_is_shown_as_it_is(write: Write) -> None:
 
 
 def test_modules_setting() -> None:
-    assert Settings(modules=" shop.orders, stock ").module_names == ["shop.orders", "stock"]
-    assert Settings().module_names == []
+    assert ShowcaseSettings(modules=" shop.orders, stock ").module_names == ["shop.orders", "stock"]
+    assert ShowcaseSettings().module_names == []
     with pytest.raises(ValueError, match="modules"):
-        Settings(modules="orders.py stock")
+        ShowcaseSettings(modules="orders.py stock")
 
 
 def every_kind(when: datetime, pair: tuple[int, str], json: dict[str, float] | None = None) -> set[int]:

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.errors import CredentialUnavailable
 from services.api.users.credentials import CachedCredential, Credential
+from services.api.users.errors import CredentialUnavailable
 
 SECRET = "correct horse battery staple"
 WAIT_SECONDS = 10.0

@@ -10,9 +10,9 @@ from dbos import DBOS
 
 from holdfast.console.labels import label, needs_input
 from holdfast.process import registered_work
-from holdfast.settings import Settings
 from services.api.scope import workflows as scope
 from services.composition import Api, Worker
+from services.settings import ShowcaseSettings
 from tests.support import names
 from tests.support.own import forgotten
 
@@ -162,7 +162,7 @@ class Registered:
 def test_queues_and_schedules_are_registered_as_ever(
     monkeypatch: pytest.MonkeyPatch, retention: float, catch_up: float
 ) -> None:
-    settings = Settings(
+    settings = ShowcaseSettings(
         fibonacci_worker_concurrency=6, retention_seconds=retention, pulse_catch_up_seconds=catch_up
     )
     monkeypatch.setattr(scope, "build_instances", lambda: None)  # once in a process

@@ -1,0 +1,9 @@
+"""The settings of the showcase's processes: the platform's and those of each feature."""
+
+from services.api.users.settings import CredentialSettings
+from services.worker.buckets.settings import BucketSettings
+from services.worker.fibonacci.settings import FibonacciSettings
+
+
+class ShowcaseSettings(FibonacciSettings, CredentialSettings, BucketSettings):
+    """Every option of a showcase process, read and validated together."""
