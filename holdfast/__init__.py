@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from holdfast.attached.attach import attach
     from holdfast.durable.registry import (
         Child,
         DbosWorkflow,
@@ -34,6 +35,7 @@ __all__ = [
     "StepProcessDied",
     "StepTimeout",
     "Workflow",
+    "attach",
     "attempt",
     "idempotency_key",
     "patch_over",
@@ -45,6 +47,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "attach":
+        return import_module("holdfast.attached.attach").attach
     if name in __all__:
         return getattr(import_module("holdfast.durable.registry"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

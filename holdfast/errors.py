@@ -31,6 +31,10 @@ def default_message(kind: type[HoldfastError]) -> str:
     return " ".join(inspect.cleandoc(kind.__doc__ or kind.__name__).split())
 
 
+class NotProtected(HoldfastError):
+    """Holdfast cannot protect this application, and HOLDFAST_REQUIRED=true does not let it run without."""
+
+
 class InvalidRequest(HoldfastError):
     """The request is not valid. Correct the named field and send it again."""
 

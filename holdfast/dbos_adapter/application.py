@@ -15,7 +15,7 @@ from holdfast.postgres.sessions import Sessions
 def attach_waker(application: Any, waker: Waker) -> None:
     """Makes a DBOS application wait for the wake-ups of ``waker`` and count executions in its slots.
 
-    Call before the launch, after `holdfast.dbos_adapter.patches.install`.
+    Call before the launch, after `holdfast.dbos_adapter.patching.install`.
     """
     application.waker = waker
     application._active_workflows_set = waker.slots

@@ -1,4 +1,4 @@
-"""Lists every private name of DBOS that Holdfast uses, and installs all replacements with one call.
+"""Lists every private name of DBOS that Holdfast uses. `holdfast.dbos_adapter.patching` installs the patches.
 
 Holdfast's own processes pin DBOS exactly (the extra `stack` in pyproject.toml). Only `holdfast.dbos_adapter`
 uses private names of DBOS. Each name has a contract test, which says what to check if it fails after an
@@ -7,41 +7,7 @@ upgrade of DBOS.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
-
-from holdfast.dbos_adapter import (
-    claims,
-    dispatch,
-    outcomes,
-    replay,
-    retries,
-    round_trips,
-    serializer,
-    slots,
-    wake_ups,
-)
-from holdfast.dbos_adapter.waiting import blocking_calls
-
-
-def install(guard_schedules: Callable[[], object] = lambda: None) -> None:
-    """Installs every patch, for all DBOS applications of this process. Idempotent.
-
-    Call before DBOS is constructed. The order counts: a patch that wraps a method keeps the method it finds.
-    A patch changes nothing for an application that lacks what `holdfast.dbos_adapter.application` attaches.
-    ``guard_schedules`` installs `schedules.guard_schedule` with the clock and the limits of this process.
-    """
-    serializer.refuse_pickles()
-    claims.install()  # round_trips calls this one for queues with limits that all executors share
-    round_trips.install()
-    replay.install()
-    blocking_calls.install()
-    outcomes.install()  # after blocking_calls: the outer wrapper of a step
-    retries.install()  # after all replacements in the system database
-    wake_ups.install()
-    slots.install()
-    dispatch.install()
-    guard_schedules()
 
 
 class PrivateName(NamedTuple):

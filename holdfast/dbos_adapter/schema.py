@@ -147,7 +147,29 @@ def lacking(connection: Connection) -> str | None:
     ):
         if (is_at or 0) < len(needed):
             return f"migration {len(needed)} of {what} (it is at {is_at or 0})"
-    missing = [file.name for file in _files() if file.name not in found["ops"]]
+    return _first_missing(found["ops"])
+
+
+def unprepared(connection: Connection, dbos_schema: str) -> str | None:
+    """Returns why this code cannot use ``ops`` for an application with this schema of DBOS, or None.
+
+    An attached application migrates DBOS's own schema itself. Raises ``psycopg2.Error``.
+    """
+    (state,) = query(connection, "ops_state")
+    if not state["has_ops"]:
+        return "is not prepared: run `holdfast migrate --database-url URL` once"
+    if state["protected_schema"] not in (None, dbos_schema):
+        return f'is prepared for the schema "{state["protected_schema"]}" of DBOS, not for "{dbos_schema}"'
+    (recorded,) = query(connection, "ops_migrations")
+    if newer := unknown_migrations(recorded["names"]):
+        return f"was prepared by a newer Holdfast ({newer[-1]} is unknown here): upgrade Holdfast here"
+    if lacks := _first_missing(recorded["names"]):
+        return f"lacks {lacks}: run `holdfast migrate --database-url URL` once more"
+    return None
+
+
+def _first_missing(known: list[str]) -> str | None:
+    missing = [file.name for file in _files() if file.name not in known]
     return missing[0] if missing else None
 
 

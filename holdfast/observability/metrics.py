@@ -7,17 +7,39 @@ that process. The database keeps those, and ``database_metrics`` reports them.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
-
-from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
 from holdfast import __version__
 
 if TYPE_CHECKING:
+    from prometheus_client import Counter, Gauge, Histogram
+
     from holdfast.identity import Identity
 
-# The `_created` series are off: they add one unused series per counter and histogram.
-disable_created_metrics()  # type: ignore[no-untyped-call]
+AVAILABLE = find_spec("prometheus_client") is not None
+"""Whether metrics are kept. An attached application may lack ``prometheus_client``."""
+
+if AVAILABLE:
+    from prometheus_client import Counter, Gauge, Histogram
+elif not TYPE_CHECKING:
+
+    class Counter:
+        """Keeps nothing."""
+
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
+        def labels(self, *_: object, **__: object) -> Counter:
+            """Returns a metric that keeps nothing."""
+            return self
+
+        def clear(self) -> None:
+            """Does nothing."""
+
+        inc = set = observe = set_function = __init__
+
+    Gauge = Histogram = Counter
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _WAIT_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)

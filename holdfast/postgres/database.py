@@ -233,6 +233,10 @@ class OpsPool:
                 with self._lock:
                     self._free.append(connection)
 
+    def descriptors(self) -> list[int]:
+        """Returns the sockets of the free connections."""
+        return [connection.fileno() for connection in self._free if not connection.closed]
+
     def close(self) -> None:
         """Closes the free connections."""
         with self._lock:

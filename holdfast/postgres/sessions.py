@@ -102,6 +102,10 @@ class Sessions:
             current.close()
         self._close_free()
 
+    def descriptors(self) -> list[int]:
+        """Returns the sockets of the free sessions."""
+        return [connection.fileno() for connection in list(self._free) if not connection.closed]
+
     def close(self) -> None:
         """Closes the free sessions now, and the others when they are released."""
         self._closed = True

@@ -7,12 +7,13 @@ import logging
 import threading
 import time
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from holdfast.identity import Identity
+from holdfast.process.engine import AttachedEngine
+from holdfast.recovery.lease import Lease
 from holdfast.recovery.takeover import HandoverResult, hand_over
-
-if TYPE_CHECKING:
-    from holdfast.process.process import Process
+from holdfast.settings import Settings
 
 log = logging.getLogger("holdfast.process")
 
@@ -23,7 +24,30 @@ _HAND_OVER_RETRY_SECONDS = 1.5
 _HAND_OVER_SECONDS = 2.5
 
 
-async def wait_and_hand_over(process: Process) -> int:
+class Draining(Protocol):
+    """A process that drains: one of Holdfast's own, or one with an attached application."""
+
+    settings: Settings
+    identity: Identity
+    lease: Lease
+    hurry: bool
+    """Whether to wait no longer for running steps."""
+    ends: bool
+    """Whether nothing can start a workflow here any more, so that the drain is over when nothing runs."""
+
+    @property
+    def engine(self) -> AttachedEngine | None:
+        """The application, once it is constructed."""
+
+    @property
+    def draining_seconds(self) -> float:
+        """Time since the drain began."""
+
+    def active(self) -> list[str]:
+        """Returns the ids of the workflows that run here."""
+
+
+async def wait_and_hand_over(process: Draining) -> int:
     """Stops taking work, waits for running steps, and hands over the rest. Returns the number handed over."""
     assert process.engine is not None
     await asyncio.to_thread(process.engine.stop_dequeuing)
@@ -33,7 +57,7 @@ async def wait_and_hand_over(process: Process) -> int:
     return handed + (len(left.verdicts) if left else 0)
 
 
-async def _wait_for_steps(process: Process) -> int:
+async def _wait_for_steps(process: Draining) -> int:
     """Waits until no step runs or the time is over. Returns how many waiting workflows it handed over."""
     assert process.engine is not None
     handed = 0
@@ -54,12 +78,12 @@ async def _wait_for_steps(process: Process) -> int:
         # A workflow that is no longer recorded as running here (cancelled, handed over) executes in vain.
         running = [w for w in process.active() if recorded is None or w in recorded]
         elapsed = process.draining_seconds
-        if not running or elapsed >= process.settings.drain_seconds or process.hurry:
+        if (process.ends and not running) or elapsed >= process.settings.drain_seconds or process.hurry:
             return handed
         await asyncio.sleep(min(0.1, max(0.01, process.settings.drain_seconds - elapsed)))
 
 
-async def _hand_over_the_rest(process: Process) -> HandoverResult | None:
+async def _hand_over_the_rest(process: Draining) -> HandoverResult | None:
     """Hands over all remaining work. None if the database fails: peers then detect this executor's death."""
     begun = time.monotonic()
     while True:
@@ -75,7 +99,7 @@ async def _hand_over_the_rest(process: Process) -> HandoverResult | None:
         await asyncio.sleep(0.1)
 
 
-def _begin_hand_over(process: Process, *, only_waiting: bool) -> asyncio.Future[HandoverResult | None]:
+def _begin_hand_over(process: Draining, *, only_waiting: bool) -> asyncio.Future[HandoverResult | None]:
     """Hands over in a daemon thread, because a call to a frozen PostgreSQL never returns."""
     outcome: Future[HandoverResult | None] = Future()
 

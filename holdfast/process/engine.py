@@ -8,7 +8,7 @@ from typing import Any
 
 from dbos import DBOS, DBOSConfig
 
-from holdfast.dbos_adapter import application, patches
+from holdfast.dbos_adapter import application, patching
 from holdfast.dbos_adapter.round_trips import POOL_OPTIONS
 from holdfast.dbos_adapter.schema import sqlalchemy_url
 from holdfast.dbos_adapter.serializer import json_serializer
@@ -25,8 +25,66 @@ from holdfast.recovery.takeover import release_claim
 from holdfast.settings import Settings
 
 
-class Engine:
-    """One launched DBOS application in this process."""
+class AttachedEngine:
+    """What Holdfast attaches to one DBOS application, whoever constructs and launches that.
+
+    Call `attach` before the launch, and `attach_database` after it.
+    """
+
+    def __init__(self, settings: Settings, identity: Identity, waker: Waker) -> None:
+        self._waker = waker
+        self._dbos: Any = None
+        self._is_attached = False
+        self.sessions = Sessions(settings, purpose=identity.purpose("trips"), size=budget.SESSIONS)
+        self.waits = Waits(
+            self.sessions.run,
+            waker.cancellations,
+            isolated={identity.suspects_queue, identity.trials_queue},
+            release_claim=lambda workflow_id: release_claim(
+                settings, identity, workflow_id, reason="waits", only_waiting=True
+            ),
+        )
+        self.homes = Homes(settings, identity, waker, self.sessions)
+        waker.slots.admit = self.homes.admit
+
+    def attach(self, dbos: Any) -> None:
+        """Attaches the wake-ups and slots to a constructed application, before its launch."""
+        self._dbos = dbos
+        application.attach_waker(dbos, self._waker)
+
+    def attach_database(self) -> None:
+        """Attaches sessions and waits to the launched application's system database."""
+        application.attach_database(
+            self._dbos, self._waker, sessions=self.sessions, waits=self.waits, homes=self.homes
+        )
+        self.waits.start()
+        self._is_attached = True
+
+    def active(self) -> list[str]:
+        """Returns the ids of the workflows that run here, from their claim on.
+
+        Includes workflows that were called like a function, but not abandoned threads.
+        """
+        return list(dict.fromkeys([*self._waker.slots.activeList(), *self.waits.direct.ids()]))
+
+    def stop_dequeuing(self) -> None:
+        """Stops claims and schedules. Running workflows continue.
+
+        Returns when claims in progress have ended, or after a second: a claim that ended after the handover
+        would leave work under this executor's id.
+        """
+        application.stop_claiming(self._dbos, self._waker, timeout_seconds=1)
+
+    def detach(self) -> None:
+        """Detaches the waits. Call before the application is destroyed. Blocks for a second at most."""
+        if self._is_attached:
+            self._is_attached = False
+            detach(self.waits)
+            self.waits.stop()
+
+
+class Engine(AttachedEngine):
+    """One of Holdfast's own DBOS applications, constructed and launched here."""
 
     def __init__(
         self,
@@ -40,19 +98,8 @@ class Engine:
 
         ``guard_schedules`` is called as the last patch: it calls `schedules.guard_schedule` with its clock.
         """
-        patches.install(guard_schedules)
-        self._waker = waker
-        self.sessions = Sessions(settings, purpose=identity.purpose("trips"), size=budget.SESSIONS)
-        self.waits = Waits(
-            self.sessions.run,
-            waker.cancellations,
-            isolated={identity.suspects_queue, identity.trials_queue},
-            release_claim=lambda workflow_id: release_claim(
-                settings, identity, workflow_id, reason="waits", only_waiting=True
-            ),
-        )
-        self.homes = Homes(settings, identity, waker, self.sessions)
-        waker.slots.admit = self.homes.admit
+        patching.install(guard_schedules)
+        super().__init__(settings, identity, waker)
         config: DBOSConfig = {
             "name": identity.application,
             "application_version": identity.version,
@@ -72,8 +119,7 @@ class Engine:
             "notification_listener_polling_interval_sec": awaited.POLL_SECONDS,
         }
         config.update(tracing.dbos_options())
-        self._dbos: Any = DBOS(config=config)
-        application.attach_waker(self._dbos, waker)
+        self.attach(DBOS(config=config))
 
     def launch(self) -> None:
         """Connects, and starts queue and scheduler threads.
@@ -81,30 +127,11 @@ class Engine:
         Call from a thread without an event loop, otherwise DBOS runs async workflows on that loop.
         """
         DBOS.launch()
-        application.attach_database(
-            self._dbos, self._waker, sessions=self.sessions, waits=self.waits, homes=self.homes
-        )
-        self.waits.start()
-
-    def active(self) -> list[str]:
-        """Returns the ids of the workflows that run here, from their claim on.
-
-        Includes workflows that were called like a function, but not abandoned threads.
-        """
-        return list(dict.fromkeys([*self._waker.slots.activeList(), *self.waits.direct.ids()]))
-
-    def stop_dequeuing(self) -> None:
-        """Stops claims and schedules. Running workflows continue.
-
-        Returns when claims in progress have ended, or after a second: a claim that ended after the handover
-        would leave work under this executor's id.
-        """
-        application.stop_claiming(self._dbos, self._waker, timeout_seconds=1)
+        self.attach_database()
 
     def destroy(self, timeout_seconds: float) -> None:
         """Ends DBOS's threads, and waits for their end at most `timeout_seconds`."""
-        detach(self.waits)
-        self.waits.stop()
+        self.detach()
         thread = threading.Thread(target=DBOS.destroy, name="dbos-destroy", daemon=True)
         thread.start()
         thread.join(timeout_seconds)

@@ -16,6 +16,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from prometheus_client import disable_created_metrics
+
 from holdfast.compute.cpu_pool import CpuPool
 from holdfast.dbos_adapter.gateway import Gateway
 from holdfast.dbos_adapter.schedules import Accounting
@@ -97,6 +99,7 @@ class Process:
         self._stopping = asyncio.Event()
         self.loop: asyncio.AbstractEventLoop | None = None
         self.hurry = False
+        self.ends = True
         self.collector: DatabaseCollector | None = None
         self._drain_begun: float | None = None
 
@@ -163,6 +166,8 @@ class Process:
             await asyncio.to_thread(self._end)
 
     def _start(self) -> None:
+        # The `_created` series are off: they add one unused series per counter and histogram.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         metrics.tell_build(self.identity)
         start_all(self)
         self.state = "live"

@@ -165,3 +165,21 @@ SELECT extract(epoch FROM clock_timestamp() - last_purge_at)::float8 AS age_seco
 SELECT (SELECT max(version) FROM dbos.dbos_migrations) AS dbos,
        (SELECT max(version) FROM dbos.dbos_datasource_migrations) AS datasource,
        ARRAY(SELECT name FROM ops.migrations) AS ops
+
+-- name: ops_state
+-- Returns whether `ops` exists, and to which schema of DBOS its triggers belong. Needs no right on either.
+SELECT to_regnamespace('ops') IS NOT NULL
+           AND EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = to_regnamespace('ops') AND c.relname = 'migrations')
+           AS has_ops,
+       (SELECT s.nspname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+        JOIN pg_namespace s ON s.oid = c.relnamespace WHERE t.tgname = 'holdfast_claimed' LIMIT 1) AS protected_schema
+
+-- name: missing_rights
+-- Returns the rights that the lease, the sweep and the drain of an attached application need and this role lacks.
+SELECT r.right_needed || ' on ' || r.table_name AS what
+FROM (VALUES ('SELECT', 'ops.executors'), ('INSERT', 'ops.executors'), ('UPDATE', 'ops.executors'),
+             ('SELECT', 'ops.handovers'), ('INSERT', 'ops.handovers'), ('UPDATE', 'ops.handovers'),
+             ('SELECT', 'ops.crashes'), ('INSERT', 'ops.crashes'), ('UPDATE', 'ops.crashes'),
+             ('DELETE', 'ops.crashes'), ('SELECT', 'ops.waits'), ('INSERT', 'ops.waits'),
+             ('UPDATE', 'ops.waits'), ('DELETE', 'ops.waits')) AS r (right_needed, table_name)
+WHERE NOT has_table_privilege(r.table_name, r.right_needed)

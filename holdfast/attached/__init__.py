@@ -1,0 +1,1 @@
+"""Protects a DBOS application that its user wrote without Holdfast: takeover, drain, wake-ups, metrics."""

@@ -1,0 +1,71 @@
+"""Python runs this file at the start of every process below ``holdfast run``: its folder is on PYTHONPATH.
+
+It attaches Holdfast when the process imports ``dbos``, and costs other processes nothing. Then it runs the
+``sitecustomize`` that this file hides, if the environment has one.
+"""
+
+import importlib
+import importlib.util
+import os
+import sys
+
+_HERE = os.path.realpath(os.path.dirname(__file__))
+
+
+class _AttachingLoader:
+    """Loads ``dbos`` with its own loader, then attaches Holdfast."""
+
+    def __init__(self, loader):
+        self._loader = loader
+
+    def __getattr__(self, name):
+        return getattr(self._loader, name)
+
+    def create_module(self, spec):
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module):
+        self._loader.exec_module(module)
+        try:
+            from holdfast.attached.attach import attach
+        except ModuleNotFoundError as error:
+            if os.environ.get("HOLDFAST_REQUIRED", "").lower() in ("1", "true", "yes", "on"):
+                raise
+            print(
+                "holdfast run: this application runs without protection, because its Python ("
+                + sys.executable + ") lacks " + str(error.name) + ": install holdfast-dbos there",
+                file=sys.stderr,
+            )
+        else:
+            attach()
+
+
+class _Finder:
+    """Finds ``dbos`` where the other finders find it."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "dbos":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _AttachingLoader(spec.loader)
+        return spec
+
+
+def _run_hidden_one():
+    """Imports the ``sitecustomize`` of the environment, which comes after this folder on the path."""
+    sys.path[:] = [entry for entry in sys.path if os.path.realpath(entry or ".") != _HERE]
+    sys.path_importer_cache.pop(_HERE, None)
+    this = sys.modules.pop("sitecustomize", None)
+    try:
+        importlib.import_module("sitecustomize")
+    except ModuleNotFoundError as error:
+        if error.name != "sitecustomize":
+            raise
+        if this is not None:
+            sys.modules["sitecustomize"] = this
+
+
+sys.meta_path.insert(0, _Finder())
+_run_hidden_one()

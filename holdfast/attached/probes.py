@@ -1,0 +1,84 @@
+"""A small HTTP server of an attached process: /livez, /readyz and, with ``prometheus_client``, /metrics."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+from holdfast import probe_paths
+from holdfast.observability import metrics
+
+if TYPE_CHECKING:
+    from holdfast.attached.process import AttachedProcess
+
+log = logging.getLogger("holdfast.probes")
+
+
+class Probes:
+    """Answers probes in daemon threads until `stop`."""
+
+    def __init__(self, process: AttachedProcess, host: str, port: int) -> None:
+        self._process = process
+        self._address = (host, port)
+        self._server: ThreadingHTTPServer | None = None
+
+    def start(self) -> None:
+        """Starts to listen. A port in use costs the probes, not the application."""
+        try:
+            self._server = ThreadingHTTPServer(self._address, _handler(self._process))
+        except OSError as error:
+            log.warning(
+                "no probes and no metrics of this process: cannot listen on %s:%d: %s",
+                *self._address,
+                error.strerror,
+                extra={"action": "probes.failed"},
+            )
+            return
+        self._server.daemon_threads = True
+        threading.Thread(
+            target=self._server.serve_forever, name="holdfast-probes", daemon=True
+        ).start()
+
+    def stop(self) -> None:
+        """Stops to listen."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+
+
+def _handler(process: AttachedProcess) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # noqa: N802 - the base class's name
+            path = self.path.partition("?")[0]
+            if path == probe_paths.LIVE:
+                self._answer(200, {"status": "ok", "executor_id": process.executor_id})
+            elif path == probe_paths.READY:
+                ready, checks = process.ready()
+                status = "ok" if ready else "unready"
+                body = {"status": status, "executor_id": process.executor_id, "checks": checks}
+                self._answer(200 if ready else 503, body)
+            elif path == probe_paths.METRICS and metrics.AVAILABLE:
+                from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+                self._send(200, CONTENT_TYPE_LATEST, generate_latest())
+            else:
+                self._answer(404, {"title": "not found"})
+
+        def _answer(self, status: int, body: object) -> None:
+            self._send(status, "application/json", json.dumps(body).encode())
+
+        def _send(self, status: int, kind: str, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Logs no probe."""
+
+    return Handler

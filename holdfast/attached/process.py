@@ -1,0 +1,304 @@
+"""The life of one attached application in this process: from before its launch until after its end.
+
+It is the counterpart of `holdfast.process.process.Process`, which also owns the process. Here the application
+owns it: Holdfast starts no server, and ends the process only if peers declared it dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import secrets
+import signal
+import socket
+import threading
+import time
+from typing import Any
+
+import psycopg2
+
+from holdfast.attached.probes import Probes
+from holdfast.attached.settings import AttachedSettings
+from holdfast.dbos_adapter import launching
+from holdfast.dbos_adapter.launching import Configured
+from holdfast.dbos_adapter.schema import unprepared
+from holdfast.dbos_adapter.wake_ups import Listener, Waker
+from holdfast.identity import Identity
+from holdfast.observability import metrics
+from holdfast.postgres.database import OpsPool, connect, query
+from holdfast.process.drain import wait_and_hand_over
+from holdfast.process.engine import AttachedEngine
+from holdfast.recovery.lease import Lease
+from holdfast.recovery.sweep import Sweep
+from holdfast.recovery.takeover_metrics import count_takeover
+from holdfast.recovery.versions import settle_latest
+
+log = logging.getLogger("holdfast.attached")
+
+EXIT_FENCED = 75
+
+_OPS_SESSIONS = 2
+# The rest of a drain, after the limit for running steps: see `holdfast.process.drain`.
+_HAND_OVER_SECONDS = 5.0
+_POLL_SECONDS = 0.2
+
+
+class AttachedProcess:
+    """One launched application with its lease, sweep, wake-ups and drain."""
+
+    def __init__(self, settings: AttachedSettings, configured: Configured) -> None:
+        self.settings: AttachedSettings = settings
+        self.identity = _identity(settings, configured)
+        self.executor_id = self.identity.executor_id
+        self.state = "starting"
+        self.hurry = False
+        self.ends = False
+        """Whether the application has ended: the drain is over when nothing runs any more."""
+        self.waker = Waker()
+        self.engine: AttachedEngine = AttachedEngine(settings, self.identity, self.waker)
+        self.ops = OpsPool(settings, purpose=self.identity.purpose("ops"), size=_OPS_SESSIONS, wait_seconds=5)
+        self.lease: Lease = Lease(
+            settings,
+            self.identity,
+            on_fenced=self._fenced,
+            on_desired=self._desired,
+            in_flight=lambda: len(self.active()),
+        )
+        self.sweep = Sweep(
+            settings,
+            self.identity,
+            settled_seconds=lambda: self.lease.settled_seconds,
+            on_takeover=count_takeover,
+            running=self.active,
+        )
+        self.listener = Listener(settings, self.waker, purpose=self.identity.purpose("listener"))
+        self.probes = None if settings.port is None else Probes(self, settings.bind_host, settings.port)
+        self.drained = threading.Event()
+        self._lock = threading.Lock()
+        self._drain_begun: float | None = None
+        self._is_closed = False
+
+    def active(self) -> list[str]:
+        """Returns the ids of the workflows that run here, without abandoned threads."""
+        return self.engine.active()
+
+    def ready(self) -> tuple[bool, dict[str, str]]:
+        """Returns whether this process should get work, and each check's result: "ok" or the problem."""
+        off = abs(self.lease.clock_difference_seconds)
+        is_right = off <= self.settings.clock_tolerance_seconds
+        checks = {
+            "state": "ok" if self.state == "live" else self.state,
+            "database": "ok" if self.lease.database_up else self.lease.outage or "no heartbeat goes through",
+            "clock": "ok" if is_right else f"{off:.1f} s from the database's clock",
+        }
+        return all(text == "ok" for text in checks.values()), checks
+
+    @property
+    def draining_seconds(self) -> float:
+        """Time since the drain began, or 0 if there is none."""
+        return 0.0 if self._drain_begun is None else time.monotonic() - self._drain_begun
+
+    # --- start -----------------------------------------------------------------------------
+
+    def before_launch(self, application: Any) -> None:
+        """Registers the executor and prepares DBOS for its launch. Raises ``psycopg2.Error``."""
+        self.lease.start()
+        self.ops.run("note_attached", name=self.identity.application, dbos_version=launching.dbos_version())
+        launching.identify(
+            application,
+            executor_id=self.executor_id,
+            version=self.identity.version,
+            session_name=self.identity.purpose("dbos"),
+        )
+        self.engine.attach(application)
+        self.listener.start()
+
+    def after_launch(self) -> None:
+        """Begins to watch the peers."""
+        self.engine.attach_database()
+        settle_latest(self.ops, self.identity, starting=True)
+        self.sweep.start()
+        self._show_metrics()
+        if self.probes is not None:
+            self.probes.start()
+        self.state = "live"
+        log.info(
+            "protected: executor %s of %s, version %s",
+            self.executor_id,
+            self.identity.application,
+            self.identity.version,
+            extra={"action": "executor.started"},
+        )
+
+    def launch_failed(self) -> None:
+        """Signs off, because the application did not launch."""
+        self._begin_drain("the launch failed")
+        self.ends = True
+        self.wait_drained()
+        self.close()
+
+    def _show_metrics(self) -> None:
+        metrics.tell_build(self.identity)
+        metrics.announce()
+        metrics.READY.set_function(lambda: self.ready()[0])
+        metrics.RUNNING.set_function(lambda: len(self.active()))
+        metrics.ABANDONED_THREADS.set_function(lambda: len(self.waker.slots.abandoned))
+        metrics.CLOCK_DIFFERENCE.set_function(lambda: self.lease.clock_difference_seconds)
+        metrics.HEARTBEAT_AGE.set_function(lambda: time.monotonic() - self.lease.last_beat)
+        metrics.DRAINING_SECONDS.set_function(lambda: self.draining_seconds)
+
+    # --- stop ------------------------------------------------------------------------------
+
+    def stop_soon(self, reason: str) -> None:
+        """Begins the drain: takes no work any more, and hands over what waits. A second call hurries it."""
+        if self._drain_begun is not None:
+            self.hurry = True
+        else:
+            self._begin_drain(reason)
+
+    def end(self, reason: str, *, hurry: bool = False) -> None:
+        """Drains and signs off. Returns once the work is handed over."""
+        self._begin_drain(reason)
+        self.ends = True
+        self.hurry = self.hurry or hurry
+        self.wait_drained()
+
+    def wait_drained(self) -> None:
+        """Waits until this executor has signed off. The wait ends even if PostgreSQL does not answer."""
+        limit = self.settings.drain_seconds + _HAND_OVER_SECONDS
+        # Short waits, so that the main thread can run signal handlers.
+        while not self.drained.wait(_POLL_SECONDS) and self.draining_seconds < limit:
+            pass
+
+    def _begin_drain(self, reason: str) -> None:
+        with self._lock:
+            if self._drain_begun is not None:
+                return
+            self._drain_begun = time.monotonic()
+        log.info("stopping: %s", reason, extra={"action": "executor.draining"})
+        self.state = self.lease.state = "draining"
+        threading.Thread(target=self._drain, name="holdfast-drain", daemon=True).start()
+
+    def _drain(self) -> None:
+        try:
+            handed = asyncio.run(wait_and_hand_over(self))
+            log.info(
+                "drained in %.2f s, handed over %d workflows",
+                self.draining_seconds,
+                handed,
+                extra={"action": "executor.drained"},
+            )
+        except Exception:
+            log.exception("the drain failed; peers take the work over", extra={"action": "drain.failed"})
+        finally:
+            self.state = "stopped"
+            self.drained.set()
+
+    def close(self) -> None:
+        """Ends all sessions and threads. Idempotent."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        self.engine.detach()
+        if self.probes is not None:
+            self.probes.stop()
+        for stop in (self.listener.stop, self.sweep.stop, self.lease.stop):
+            threading.Thread(target=stop, name="holdfast-close", daemon=True).start()
+        for part in (self.listener, self.sweep, self.lease):
+            part.session.join(1.0)
+        self.engine.sessions.close()
+        self.ops.close()
+
+    def forget_in_fork(self) -> None:
+        """Lets go of the sessions in a forked child, which would keep this executor alive for its peers.
+
+        Their descriptors get another target: closing the sessions would end them for the parent as well.
+        """
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for part in (self.lease, self.sweep, self.listener):
+            connection = part.session.connection
+            if connection is not None and not connection.closed:
+                os.dup2(nowhere, connection.fileno())
+        for descriptor in (*self.ops.descriptors(), *self.engine.sessions.descriptors()):
+            os.dup2(nowhere, descriptor)
+        os.close(nowhere)
+
+    # --- decisions of peers and operators --------------------------------------------------
+
+    def _fenced(self) -> None:
+        if self.settings.on_fenced == "log":
+            log.error(
+                "peers declared this process dead and go on with its work: restart it. It takes no work"
+                " (HOLDFAST_ON_FENCED=log)",
+                extra={"action": "executor.fenced"},
+            )
+            self.state = "declared dead"
+            self.engine.stop_dequeuing()
+            return
+        log.error(
+            "peers declared this process dead and go on with its work: it ends with code %d",
+            EXIT_FENCED,
+            extra={"action": "executor.fenced"},
+        )
+        logging.shutdown()
+        os._exit(EXIT_FENCED)
+
+    def _desired(self, state: str) -> None:
+        if state == "draining":
+            if self._drain_begun is None:
+                self._begin_drain("an operator asked for it")
+                os.kill(os.getpid(), signal.SIGTERM)  # the application's own way to end
+        elif self.settings.chaos:
+            log.critical("crashing on an operator's order", extra={"action": "executor.crash"})
+            logging.shutdown()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def obstacle(settings: AttachedSettings, configured: Configured) -> str | None:
+    """Returns what keeps Holdfast from protecting this application in its database, or None."""
+    try:
+        connection = connect(settings, purpose=f"holdfast/{configured.application[:30]}/start")
+    except psycopg2.Error as error:
+        return f"its database cannot be reached: {_first_line(error)}"
+    try:
+        if reason := unprepared(connection, configured.schema):
+            return f"its database {reason}"
+        rights = [row["what"] for row in query(connection, "missing_rights")]
+        if rights:
+            return f"its database role lacks rights ({', '.join(rights)}): `holdfast app add` makes one that has them"
+    except psycopg2.errors.InsufficientPrivilege as error:
+        return f"its database role lacks rights ({_first_line(error)}): `holdfast app add` makes one that has them"
+    except psycopg2.Error as error:
+        return f"its database cannot be used: {_first_line(error)}"
+    finally:
+        connection.close()
+    return None
+
+
+def _first_line(error: psycopg2.Error) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _identity(settings: AttachedSettings, configured: Configured) -> Identity:
+    """Creates the identity of a new executor. Its id is never reused, also if the application sets one."""
+    hostname = socket.gethostname()
+    prefix = f"{configured.application[:14]}-{hostname[:13]}"
+    if configured.executor_id != launching.DEFAULT_EXECUTOR_ID:
+        prefix = configured.executor_id[:28]
+    return Identity(
+        executor_id=f"{re.sub(r'[^A-Za-z0-9_.-]', '_', prefix)}-{secrets.token_hex(4)}",
+        application=configured.application,
+        version=configured.version,
+        role="app",
+        hostname=hostname,
+        pid=os.getpid(),
+        port=settings.port or 0,
+        slots=0,
+        suspects_queue="",
+        trials_queue="",
+        leaf_queues=(),
+    )

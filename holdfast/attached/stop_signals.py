@@ -1,0 +1,111 @@
+"""Notices SIGTERM and SIGINT in an application that has signal handlers of its own, or installs them later.
+
+Servers install their handlers before or after the application launches DBOS, and restore the former ones at
+their end. So ``signal.signal`` and ``signal.getsignal`` are replaced: the application sees its own handlers
+only, and Python calls `_notice`, which reports the signal and then calls the application's handler. Where the
+application has none, the process ends by the signal once `until_done` returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+log = logging.getLogger("holdfast.signals")
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+# How long the main thread may take to run the signal's default action, once the drain is over.
+_DEFAULT_ACTION_SECONDS = 1.0
+
+_real_signal, _real_getsignal = signal.signal, signal.getsignal
+
+
+class StopSignals:
+    """Reports stop signals of this process to ``on_signal``, before the application's own handlers run.
+
+    ``on_signal`` returns whether the process is protected at all. ``until_done`` blocks, in a thread, until
+    the process may end by the signal.
+    """
+
+    def __init__(self, on_signal: Callable[[str], bool], until_done: Callable[[], object]) -> None:
+        self._on_signal = on_signal
+        self._until_done = until_done
+        self._theirs: dict[int, Any] = {}
+        self._may_die = False
+        self._main_has_ended = False
+
+    def install(self) -> None:
+        """Begins to notice the signals. Idempotent. Only the main thread can; others change nothing."""
+        if self._theirs or threading.current_thread() is not threading.main_thread():
+            return
+        for number in SIGNALS:
+            if number == signal.SIGINT and hasattr(sys, "ps1"):
+                continue  # an interactive interpreter interrupts a command with it
+            theirs = _real_getsignal(number)
+            if theirs is None:
+                continue  # installed by C code: no Python code can call it
+            self._theirs[number] = theirs
+            _real_signal(number, self._notice)
+        signal.signal, signal.getsignal = self._signal, self._getsignal  # type: ignore[assignment]
+
+    def main_has_ended(self) -> None:
+        """Records that the main thread has returned: the interpreter ends the process by itself."""
+        self._main_has_ended = True
+
+    def _signal(self, number: int, handler: Any) -> Any:
+        """As ``signal.signal``."""
+        if number not in self._theirs:
+            return _real_signal(number, handler)
+        if not callable(handler) and handler not in (signal.SIG_DFL, signal.SIG_IGN):
+            return _real_signal(number, handler)  # raises
+        _real_signal(number, self._notice)  # raises outside of the main thread
+        before, self._theirs[number] = self._theirs[number], handler
+        return before
+
+    def _getsignal(self, number: int) -> Any:
+        """As ``signal.getsignal``."""
+        return self._theirs[number] if number in self._theirs else _real_getsignal(number)
+
+    def _notice(self, number: int, frame: FrameType | None) -> Any:
+        theirs = self._theirs[number]
+        if theirs == signal.SIG_IGN:
+            return None
+        is_protected = self._on_signal(signal.Signals(number).name)
+        if callable(theirs):
+            return theirs(number, frame)
+        if not is_protected or self._may_die:
+            _real_signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        else:
+            threading.Thread(target=self._die, args=[number], name="holdfast-end", daemon=True).start()
+        return None
+
+    def _die(self, number: int) -> None:
+        """Ends the process by the signal's default action, which only the main thread can restore."""
+        self._until_done()
+        if self._main_has_ended:
+            return
+        self._may_die = True
+        main = threading.main_thread()
+        if main.ident is not None:
+            signal.pthread_kill(main.ident, number)
+        main.join(_DEFAULT_ACTION_SECONDS)
+        if not self._main_has_ended:
+            os._exit(128 + number)  # the default action does nothing in the first process of a container
+
+
+def blocks_its_own_loop(tasks: Any) -> bool:
+    """Whether the calling thread runs the event loop of an unfinished task of these."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return any(not task.done() and task.get_loop() is loop for task in list(tasks))

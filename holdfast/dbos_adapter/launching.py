@@ -1,0 +1,149 @@
+"""Finds out when an application launches and destroys DBOS, and what its DBOS is configured with.
+
+`hook` replaces the public ``DBOS.launch`` and ``DBOS.destroy``. The rest reads and sets what DBOS keeps to
+itself. Private to DBOS and used here, with contract tests: ``dbos._dbos._dbos_global_instance``, the
+attributes of the instance, ``dbos._utils.GlobalParams`` and the registry's internal queues.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+import dbos._dbos
+import sqlalchemy as sa
+from dbos import DBOS
+from dbos._utils import GlobalParams
+
+DEFAULT_EXECUTOR_ID = "local"
+"""What DBOS calls an executor that the application does not name."""
+
+# libpq's own options among the arguments that an application passes to its driver.
+_PASSED = ("passfile", "password", "sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "channel_binding")
+
+
+@dataclass(frozen=True)
+class Configured:
+    """What an application configured its DBOS with."""
+
+    application: str
+    version: str
+    executor_id: str
+    database_url: str
+    """The system database's URL for libpq; empty if it is not PostgreSQL."""
+    schema: str
+    uses_conductor: bool
+    is_launched: bool
+    is_ours: bool
+    """Whether Holdfast itself constructed this application."""
+
+
+def hook(
+    launch: Callable[[Any, Callable[[], None]], None], destroy: Callable[[Callable[[], None]], None]
+) -> None:
+    """Calls ``launch(instance, original)`` and ``destroy(original)`` instead of DBOS's own. Idempotent."""
+    kind: Any = DBOS
+    original_launch, original_destroy = kind.__dict__["launch"], kind.__dict__["destroy"]
+    if hasattr(original_launch.__func__, "is_hooked"):
+        return
+
+    @wraps(original_launch.__func__)
+    def launched(cls: Any, *args: Any, **options: Any) -> None:
+        def go_on() -> None:
+            original_launch.__func__(cls, *args, **options)
+
+        instance = current_instance()
+        if instance is None:
+            go_on()  # raises DBOS's own error
+        else:
+            launch(instance, go_on)
+
+    @wraps(original_destroy.__func__)
+    def destroyed(cls: Any, *args: Any, **options: Any) -> None:
+        destroy(lambda: original_destroy.__func__(cls, *args, **options))
+
+    launched.is_hooked = True  # type: ignore[attr-defined]
+    kind.launch, kind.destroy = classmethod(launched), classmethod(destroyed)
+
+
+def current_instance() -> Any:
+    """Returns the constructed DBOS of this process, or None."""
+    return dbos._dbos._dbos_global_instance
+
+
+def configured(application: Any) -> Configured:
+    """Reads what a constructed application is configured with. Computes its version as DBOS does."""
+    config = application._config
+    version = GlobalParams.app_version or application._registry.compute_app_version(config["name"])
+    engine = config.get("system_database_engine")
+    url = sa.make_url(config["system_database_url"]) if engine is None else engine.url
+    arguments = (config["database"].get("sys_db_engine_kwargs") or {}).get("connect_args") or {}
+    return Configured(
+        application=config["name"],
+        version=version,
+        executor_id=GlobalParams.executor_id,
+        database_url=libpq_url(url, arguments),
+        schema=config.get("dbos_system_schema") or "dbos",
+        uses_conductor=application.conductor_key is not None or GlobalParams.dbos_cloud,
+        is_launched=application._launched,
+        is_ours="waker" in vars(application),
+    )
+
+
+def identify(application: Any, *, executor_id: str, version: str, session_name: str) -> None:
+    """Makes an application launch under this executor id, with its sessions named ``session_name``.
+
+    Peers end the sessions of an executor that they declared dead by that name. A name that the application
+    chose itself stays.
+    """
+    GlobalParams.executor_id = executor_id
+    GlobalParams.app_version = version
+    options = application._config["database"].get("sys_db_engine_kwargs")
+    if options is not None and options["connect_args"].get("application_name") in (None, "dbos_transact"):
+        options["connect_args"] = {**options["connect_args"], "application_name": session_name}
+
+
+def dbos_version() -> str:
+    """Returns the version of the installed DBOS."""
+    return str(GlobalParams.dbos_version)
+
+
+def tasks(application: Any) -> Collection[asyncio.Task[Any]]:
+    """Returns the tasks of the async workflows that run here."""
+    found: Collection[asyncio.Task[Any]] = application._workflow_tasks
+    return found
+
+
+def add_hidden_queue(application: Any, name: str, *, worker_concurrency: int) -> None:
+    """Adds a queue that exists in this process only: no row, and no part of the application lists it."""
+    application._registry._register_internal_queue(name, worker_concurrency=worker_concurrency)
+
+
+def listened_queues(application: Any) -> list[str] | None:
+    """Returns the queues that the application restricts itself to, or None if it runs all of its queues."""
+    queues: list[str] | None = application._listening_queues
+    return queues
+
+
+def libpq_url(url: sa.URL, arguments: dict[str, Any]) -> str:
+    """Converts SQLAlchemy's URL for libpq. ``arguments`` are those of the driver. Empty if not PostgreSQL."""
+    if url.get_backend_name() != "postgresql":
+        return ""
+    query = dict(url.query)
+    hosts = query.pop("host", ())
+    query.update({name: str(arguments[name]) for name in _PASSED if arguments.get(name)})
+    plain = url.set(drivername="postgresql", query=query)
+    if isinstance(hosts, str) and not hosts.startswith("/"):
+        hosts = (hosts,)
+    if isinstance(hosts, str):  # the directory of a socket
+        return plain.update_query_dict({"host": hosts}).render_as_string(hide_password=False)
+    text = plain.render_as_string(hide_password=False)
+    if not hosts or url.host:
+        return text
+    # SQLAlchemy names several hosts as parameters, libpq before the path.
+    head, _, tail = text.partition("://")
+    user, at, rest = tail.rpartition("@") if "@" in tail.partition("?")[0] else ("", "", tail)
+    return f"{head}://{user}{at}{','.join(hosts)}/{rest.partition('/')[2]}"

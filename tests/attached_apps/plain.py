@@ -1,0 +1,142 @@
+"""An application as DBOS's documentation teaches them. It does not know Holdfast.
+
+It starts workflows on the orders that it reads from its standard input, one JSON array a line: name, id,
+arguments. ``PLAIN_LOG`` is a file that gets one line for each run of a step's body.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from dbos import DBOS, DBOSConfig, SetWorkflowID
+
+config: DBOSConfig = {
+    "name": os.environ.get("PLAIN_NAME", "storefront"),
+    "system_database_url": os.environ["PLAIN_DATABASE_URL"],
+    "log_level": os.environ.get("PLAIN_LOG_LEVEL", "INFO"),
+}
+if "PLAIN_EXECUTOR_ID" in os.environ:
+    config["executor_id"] = os.environ["PLAIN_EXECUTOR_ID"]
+DBOS(config=config)
+
+
+def note(*what: Any) -> None:
+    line = json.dumps([time.time(), os.getpid(), *what]) + "\n"
+    with Path(os.environ["PLAIN_LOG"]).open("a") as file:
+        file.write(line)
+
+
+class Order:
+    """A value that only a pickle can store."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+@DBOS.step()
+def work(name: str, seconds: float) -> Order:
+    note("work", DBOS.workflow_id, name)
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        time.sleep(0.01)
+    return Order(len(name))
+
+
+@DBOS.step()
+async def work_async(name: str, seconds: float) -> Order:
+    note("work", DBOS.workflow_id, name)
+    await asyncio.sleep(seconds)
+    return Order(len(name))
+
+
+@DBOS.workflow()
+def steps(count: int, seconds: float) -> int:
+    return sum(work(f"step{number}", seconds).number for number in range(count))
+
+
+@DBOS.workflow()
+async def steps_async(count: int, seconds: float) -> int:
+    return sum([(await work_async(f"step{number}", seconds)).number for number in range(count)])
+
+
+@DBOS.workflow()
+def nap(seconds: float) -> str:
+    work("before", 0)
+    DBOS.sleep(seconds)
+    work("after", 0)
+    return "rested"
+
+
+@DBOS.workflow()
+def message(topic: str) -> Any:
+    DBOS.set_event("waits", topic)
+    received = DBOS.recv(topic, timeout_seconds=600)
+    work("received", 0)
+    return received
+
+
+@DBOS.workflow()
+def parent(count: int, seconds: float) -> int:
+    handles = [DBOS.start_workflow(steps, count, seconds) for _ in range(2)]
+    return sum(handle.get_result() for handle in handles)
+
+
+@DBOS.workflow()
+def queued_parent(count: int, seconds: float) -> int:
+    handles = [DBOS.enqueue_workflow("packing", steps, count, seconds) for _ in range(2)]
+    return sum(handle.get_result() for handle in handles)
+
+
+@DBOS.workflow(max_recovery_attempts=None)
+def poison() -> None:
+    work("poison", 0)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+WORKFLOWS = {each.__name__: each for each in (steps, steps_async, nap, message, parent, queued_parent, poison)}
+
+
+def start(name: str, workflow_id: str, arguments: list[Any]) -> None:
+    queue, _, name = name.rpartition(":")
+    with SetWorkflowID(workflow_id):
+        if queue:
+            DBOS.enqueue_workflow(queue, WORKFLOWS[name], *arguments)
+        else:
+            DBOS.start_workflow(WORKFLOWS[name], *arguments)
+
+
+def main() -> None:
+    if "PLAIN_HANDLES_SIGTERM" in os.environ:
+        ended = threading.Event()
+
+        def handler(*_: Any) -> None:
+            note("handler")
+            ended.set()
+
+        signal.signal(signal.SIGTERM, handler)
+        threading.Thread(target=serve, daemon=True).start()
+        ended.wait()
+        if os.environ["PLAIN_HANDLES_SIGTERM"] == "destroy":
+            DBOS.destroy()
+        note("over")
+    else:
+        serve()
+
+
+def serve() -> None:
+    print("ready", flush=True)
+    for line in sys.stdin:
+        start(*json.loads(line))
+
+
+if __name__ == "__main__":
+    DBOS.launch()
+    for queue in ("packing", "shipping"):
+        DBOS.register_queue(queue)
+    main()

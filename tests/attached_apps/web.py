@@ -1,0 +1,48 @@
+"""A web application with DBOS that never calls ``DBOS.destroy()``. It does not know Holdfast.
+
+``WEB_LIFESPAN`` makes it launch and destroy DBOS in its lifespan, as others do.
+"""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import plain
+import uvicorn
+from dbos import DBOS, SetWorkflowID
+from fastapi import FastAPI
+
+
+@asynccontextmanager
+async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    if "WEB_LIFESPAN" in os.environ:
+        DBOS.launch()
+    print("ready", flush=True)
+    yield
+    plain.note("over")
+    if "WEB_LIFESPAN" in os.environ:
+        DBOS.destroy()
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+@app.post("/workflows/{name}/{workflow_id}")
+def begin(name: str, workflow_id: str, arguments: list[float | str]) -> int:
+    with SetWorkflowID(workflow_id):
+        DBOS.start_workflow(plain.WORKFLOWS[name], *arguments)
+    return os.getpid()
+
+
+@app.post("/async/{name}/{workflow_id}")
+async def begin_async(name: str, workflow_id: str, arguments: list[float | str]) -> int:
+    with SetWorkflowID(workflow_id):
+        await DBOS.start_workflow_async(plain.WORKFLOWS[name], *arguments)
+    return os.getpid()
+
+
+if "WEB_LIFESPAN" not in os.environ:
+    DBOS.launch()
+
+if __name__ == "__main__":
+    uvicorn.run(app, port=int(os.environ["WEB_PORT"]))
