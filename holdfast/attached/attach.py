@@ -12,7 +12,8 @@ from typing import Any
 
 import psycopg2
 
-from holdfast.attached.process import AttachedProcess, obstacle
+from holdfast.attached.identity import obstacle
+from holdfast.attached.process import AttachedProcess
 from holdfast.attached.settings import AttachedSettings
 from holdfast.attached.stop_signals import StopSignals, blocks_its_own_loop
 from holdfast.dbos_adapter import launching, patching
@@ -47,7 +48,8 @@ class Attachment:
         self._is_hooked = True
         launching.hook(self._launch, self._destroy)
         os.register_at_fork(after_in_child=self._forked)
-        if (instance := launching.current_instance()) is not None and launching.configured(instance).is_launched:
+        instance = launching.current_instance()
+        if instance is not None and launching.configured(instance).is_launched:
             self._refuse("attach() was called after DBOS.launch(): call it before")
 
     # --- the application's calls -----------------------------------------------------------
@@ -114,6 +116,7 @@ class Attachment:
         process.end("DBOS.destroy() was called", hurry=hurry)
         process.engine.detach()
         original()
+        process.release_threads()
         process.close()
 
     # --- the end of the process --------------------------------------------------------------
@@ -135,8 +138,8 @@ class Attachment:
         if process is None:
             return
         process.end("the main thread has ended")
-        if process.active():
-            # Python would wait for their threads, whose work goes on elsewhere.
+        if not process.release_threads():
+            # Python would wait for the threads of steps whose work goes on elsewhere.
             logging.shutdown()
             atexit._run_exitfuncs()
             sys.stdout.flush()

@@ -38,9 +38,7 @@ class Probes:
             )
             return
         self._server.daemon_threads = True
-        threading.Thread(
-            target=self._server.serve_forever, name="holdfast-probes", daemon=True
-        ).start()
+        threading.Thread(target=self._server.serve_forever, name="holdfast-probes", daemon=True).start()
 
     def stop(self) -> None:
         """Stops to listen."""
@@ -52,7 +50,7 @@ class Probes:
 
 def _handler(process: AttachedProcess) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802 - the base class's name
+        def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             if path == probe_paths.LIVE:
                 self._answer(200, {"status": "ok", "executor_id": process.executor_id})

@@ -9,25 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
-import secrets
 import signal
-import socket
 import threading
 import time
 from typing import Any
 
-import psycopg2
-
+from holdfast.attached.identity import new_identity
 from holdfast.attached.probes import Probes
 from holdfast.attached.settings import AttachedSettings
 from holdfast.dbos_adapter import launching
 from holdfast.dbos_adapter.launching import Configured
-from holdfast.dbos_adapter.schema import unprepared
 from holdfast.dbos_adapter.wake_ups import Listener, Waker
-from holdfast.identity import Identity
 from holdfast.observability import metrics
-from holdfast.postgres.database import OpsPool, connect, query
+from holdfast.postgres.database import OpsPool
 from holdfast.process.drain import wait_and_hand_over
 from holdfast.process.engine import AttachedEngine
 from holdfast.recovery.lease import Lease
@@ -43,6 +37,7 @@ _OPS_SESSIONS = 2
 # The rest of a drain, after the limit for running steps: see `holdfast.process.drain`.
 _HAND_OVER_SECONDS = 5.0
 _POLL_SECONDS = 0.2
+_THREADS_END_SECONDS = 1.0
 
 
 class AttachedProcess:
@@ -50,7 +45,7 @@ class AttachedProcess:
 
     def __init__(self, settings: AttachedSettings, configured: Configured) -> None:
         self.settings: AttachedSettings = settings
-        self.identity = _identity(settings, configured)
+        self.identity = new_identity(settings, configured)
         self.executor_id = self.identity.executor_id
         self.state = "starting"
         self.hurry = False
@@ -83,6 +78,10 @@ class AttachedProcess:
     def active(self) -> list[str]:
         """Returns the ids of the workflows that run here, without abandoned threads."""
         return self.engine.active()
+
+    def executing(self) -> list[str]:
+        """Returns the ids of all workflows whose code runs here, also of those that were handed over."""
+        return [*self.waker.slots.executing(), *self.engine.waits.direct.ids()]
 
     def ready(self) -> tuple[bool, dict[str, str]]:
         """Returns whether this process should get work, and each check's result: "ok" or the problem."""
@@ -146,7 +145,7 @@ class AttachedProcess:
         metrics.RUNNING.set_function(lambda: len(self.active()))
         metrics.ABANDONED_THREADS.set_function(lambda: len(self.waker.slots.abandoned))
         metrics.CLOCK_DIFFERENCE.set_function(lambda: self.lease.clock_difference_seconds)
-        metrics.HEARTBEAT_AGE.set_function(lambda: time.monotonic() - self.lease.last_beat)
+        metrics.HEARTBEAT_AGE.set_function(lambda: time.monotonic() - self.lease.last_heartbeat)
         metrics.DRAINING_SECONDS.set_function(lambda: self.draining_seconds)
 
     # --- stop ------------------------------------------------------------------------------
@@ -171,6 +170,14 @@ class AttachedProcess:
         # Short waits, so that the main thread can run signal handlers.
         while not self.drained.wait(_POLL_SECONDS) and self.draining_seconds < limit:
             pass
+
+    def release_threads(self) -> bool:
+        """Ends the threads that only wait for outcomes from elsewhere. Returns whether no thread is left."""
+        self.waker.endings.end()
+        deadline = time.monotonic() + _THREADS_END_SECONDS
+        while self.executing() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return not self.executing()
 
     def _begin_drain(self, reason: str) -> None:
         with self._lock:
@@ -255,50 +262,3 @@ class AttachedProcess:
             log.critical("crashing on an operator's order", extra={"action": "executor.crash"})
             logging.shutdown()
             os.kill(os.getpid(), signal.SIGKILL)
-
-
-def obstacle(settings: AttachedSettings, configured: Configured) -> str | None:
-    """Returns what keeps Holdfast from protecting this application in its database, or None."""
-    try:
-        connection = connect(settings, purpose=f"holdfast/{configured.application[:30]}/start")
-    except psycopg2.Error as error:
-        return f"its database cannot be reached: {_first_line(error)}"
-    try:
-        if reason := unprepared(connection, configured.schema):
-            return f"its database {reason}"
-        rights = [row["what"] for row in query(connection, "missing_rights")]
-        if rights:
-            return f"its database role lacks rights ({', '.join(rights)}): `holdfast app add` makes one that has them"
-    except psycopg2.errors.InsufficientPrivilege as error:
-        return f"its database role lacks rights ({_first_line(error)}): `holdfast app add` makes one that has them"
-    except psycopg2.Error as error:
-        return f"its database cannot be used: {_first_line(error)}"
-    finally:
-        connection.close()
-    return None
-
-
-def _first_line(error: psycopg2.Error) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-def _identity(settings: AttachedSettings, configured: Configured) -> Identity:
-    """Creates the identity of a new executor. Its id is never reused, also if the application sets one."""
-    hostname = socket.gethostname()
-    prefix = f"{configured.application[:14]}-{hostname[:13]}"
-    if configured.executor_id != launching.DEFAULT_EXECUTOR_ID:
-        prefix = configured.executor_id[:28]
-    return Identity(
-        executor_id=f"{re.sub(r'[^A-Za-z0-9_.-]', '_', prefix)}-{secrets.token_hex(4)}",
-        application=configured.application,
-        version=configured.version,
-        role="app",
-        hostname=hostname,
-        pid=os.getpid(),
-        port=settings.port or 0,
-        slots=0,
-        suspects_queue="",
-        trials_queue="",
-        leaf_queues=(),
-    )

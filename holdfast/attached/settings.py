@@ -13,9 +13,7 @@ from holdfast.settings import Settings
 class AttachedSettings(Settings):
     """`Settings` for one attached application. Reads the same environment variables ``HOLDFAST_*``."""
 
-    required: bool = Field(
-        False, description="the application does not start without Holdfast's protection"
-    )
+    required: bool = Field(False, description="the application does not start without Holdfast's protection")
     on_fenced: Literal["exit", "log"] = Field(
         "exit", description="what a process does that peers declared dead: end with code 75, or only log it"
     )

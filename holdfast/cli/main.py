@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import typer
 
+from holdfast.attached import run as attached_run
 from holdfast.cli import backup, checks, extensions, messages, migrate, retention, watch, work
 from holdfast.cli.shown import JsonOption, plain_errors, show
 from holdfast.installations.detection import admin_token, here, url
@@ -35,6 +36,12 @@ COMMANDS: list[Callable[..., None]] = [
 ]
 for command in COMMANDS:
     app.command()(command)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def run(context: typer.Context) -> None:
+    """Run a command with Holdfast attached to its DBOS application: [--require] -- COMMAND [ARGUMENT…]."""
+    raise typer.Exit(attached_run.main(context.args))
 
 
 @app.command()

@@ -42,6 +42,47 @@ PRIVATE_NAMES = (
         "the serializer of the application",
         "test_outcomes.py::test_what_is_stored_of_an_error_is_made_in_one_place",
     ),
+    # --- the launch of an attached application ---
+    PrivateName(
+        "dbos._dbos._dbos_global_instance",
+        "the application that launches, or has launched already",
+        "test_launching.py::test_what_an_application_is_configured_with",
+    ),
+    PrivateName(
+        "dbos._utils.GlobalParams",
+        "the executor's id and version, which DBOS reads at its launch",
+        "test_launching.py::test_what_an_application_is_configured_with",
+    ),
+    PrivateName(
+        "._config",
+        "an attached application's database, schema and name",
+        "test_launching.py::test_what_an_application_is_configured_with",
+    ),
+    PrivateName(
+        "._registry",
+        "an attached application's version; its hidden queues",
+        "test_launching.py::test_what_an_application_is_configured_with",
+    ),
+    PrivateName(
+        "._launched",
+        "DBOS ignores a second launch",
+        "test_launching.py::test_what_an_application_is_configured_with",
+    ),
+    PrivateName(
+        "._listening_queues",
+        "the queues that an application restricts itself to",
+        "test_launching.py::test_what_an_application_is_configured_with",
+    ),
+    PrivateName(
+        "._register_internal_queue",
+        "the queues of suspects and trials, which no row names",
+        "test_launching.py::test_a_hidden_queue_is_one_of_dboss_internal_queues",
+    ),
+    PrivateName(
+        "._workflow_tasks",
+        "whether DBOS.destroy() blocks the loop on which async workflows run",
+        "test_launching.py::test_what_an_application_is_configured_with",
+    ),
     # --- queues and claims ---
     PrivateName(
         "dbos._queue.queue_worker_thread",

@@ -15,7 +15,7 @@ log = logging.getLogger("holdfast.patches")
 
 
 class Patch(NamedTuple):
-    """One independent replacement in DBOS. An attached application goes without one whose names DBOS lacks."""
+    """One independent replacement in DBOS. Attached applications do without one whose names DBOS lacks."""
 
     module: str
     """The module whose ``install`` (or ``function``) makes the replacement. It is imported only then."""

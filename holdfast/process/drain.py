@@ -27,13 +27,16 @@ _HAND_OVER_SECONDS = 2.5
 class Draining(Protocol):
     """A process that drains: one of Holdfast's own, or one with an attached application."""
 
-    settings: Settings
     identity: Identity
     lease: Lease
     hurry: bool
     """Whether to wait no longer for running steps."""
     ends: bool
     """Whether nothing can start a workflow here any more, so that the drain is over when nothing runs."""
+
+    @property
+    def settings(self) -> Settings:
+        """The options."""
 
     @property
     def engine(self) -> AttachedEngine | None:

@@ -99,7 +99,9 @@ def poison() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-WORKFLOWS = {each.__name__: each for each in (steps, steps_async, nap, message, parent, queued_parent, poison)}
+WORKFLOWS = {
+    each.__name__: each for each in (steps, steps_async, nap, message, parent, queued_parent, poison)
+}
 
 
 def start(name: str, workflow_id: str, arguments: list[Any]) -> None:

@@ -128,7 +128,9 @@ class AppRunner:
         )
         return rows[0] if rows else {}
 
-    def wait_status(self, workflow_id: str, status: str = "SUCCESS", *, seconds: float = 30) -> dict[str, Any]:
+    def wait_status(
+        self, workflow_id: str, status: str = "SUCCESS", *, seconds: float = 30
+    ) -> dict[str, Any]:
         """Waits until a workflow has this status and returns its row."""
         wait_until(
             lambda: self.status(workflow_id).get("status") == status,

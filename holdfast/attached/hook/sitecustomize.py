@@ -8,6 +8,8 @@ import importlib
 import importlib.util
 import os
 import sys
+from types import ModuleType
+from typing import Any
 
 _HERE = os.path.realpath(os.path.dirname(__file__))
 
@@ -15,16 +17,16 @@ _HERE = os.path.realpath(os.path.dirname(__file__))
 class _AttachingLoader:
     """Loads ``dbos`` with its own loader, then attaches Holdfast."""
 
-    def __init__(self, loader):
+    def __init__(self, loader: Any) -> None:
         self._loader = loader
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
 
-    def create_module(self, spec):
+    def create_module(self, spec: Any) -> Any:
         return self._loader.create_module(spec)
 
-    def exec_module(self, module):
+    def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
         try:
             from holdfast.attached.attach import attach
@@ -33,7 +35,10 @@ class _AttachingLoader:
                 raise
             print(
                 "holdfast run: this application runs without protection, because its Python ("
-                + sys.executable + ") lacks " + str(error.name) + ": install holdfast-dbos there",
+                + sys.executable
+                + ") lacks "
+                + str(error.name)
+                + ": install holdfast-dbos there",
                 file=sys.stderr,
             )
         else:
@@ -43,17 +48,17 @@ class _AttachingLoader:
 class _Finder:
     """Finds ``dbos`` where the other finders find it."""
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name != "dbos":
             return None
         sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        spec: Any = importlib.util.find_spec(name)
         if spec is not None and spec.loader is not None:
             spec.loader = _AttachingLoader(spec.loader)
         return spec
 
 
-def _run_hidden_one():
+def _run_hidden_one() -> None:
     """Imports the ``sitecustomize`` of the environment, which comes after this folder on the path."""
     sys.path[:] = [entry for entry in sys.path if os.path.realpath(entry or ".") != _HERE]
     sys.path_importer_cache.pop(_HERE, None)

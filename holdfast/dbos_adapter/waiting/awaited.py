@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from dbos import error as dbos_error
 from dbos._context import EnterDBOSWorkflow, get_local_dbos_context
 from dbos._outcome import NoResult
 
@@ -95,11 +97,22 @@ def _pause(endings: Endings, polling_interval: float) -> float:
     return POLL_SECONDS * random.uniform(0.8, 1.2) if endings.notices_arrive else polling_interval  # noqa: S311
 
 
+def _check_over(endings: Endings) -> None:
+    """Raises an error if the application has ended in this process."""
+    if endings.over:
+        if threading.current_thread().name.startswith("dbos-executor-"):
+            raise SystemExit  # ends the thread, without a log line
+        raise dbos_error.DBOSException(
+            "DBOS was destroyed in this process. The workflow continues in another one."
+        )
+
+
 def _until(db: Any, workflow_ids: list[str], polling_interval: float, look: Callable[[], Any]) -> Any:
     with _wake_at_end(db, workflow_ids) as (wait, endings):
         try:
             while True:
                 wait.event.clear()
+                _check_over(endings)
                 found = look()
                 if not isinstance(found, NoResult):
                     return found
@@ -116,6 +129,7 @@ async def _until_async(
         try:
             while True:
                 wait.event.clear()
+                _check_over(endings)
                 found = await asyncio.to_thread(look)
                 if not isinstance(found, NoResult):
                     return found

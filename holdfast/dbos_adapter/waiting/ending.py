@@ -69,6 +69,14 @@ class Endings:
         self.notices_arrive = False
         """Whether completion notices arrive: if so, waiting callers poll rarely. The listener sets it."""
 
+        self.over = False
+        """Whether nothing waits here any more, because the application has ended (see `end`)."""
+
+    def end(self) -> None:
+        """Ends every wait: what ran here was handed over, and its outcome will not be seen here."""
+        self.over = True
+        self.poll_all()
+
     @contextmanager
     def count_ends(self, name: str) -> Iterator[EndCounter]:
         """Counts ends of a parent's children (``name`` is its id) or of one workflow (``=`` and its id)."""

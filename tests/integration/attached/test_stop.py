@@ -81,7 +81,7 @@ def test_the_end_of_the_input_ends_the_main_thread(apps: AppRunner) -> None:
 def test_a_running_step_ends_before_the_process_does(apps: AppRunner) -> None:
     process = apps.app()
     process.start("steps", "w", 3, 1.0)
-    wait_until(lambda: apps.notes(), "its first step runs", seconds=20)
+    wait_until(apps.notes, "its first step runs", seconds=20)
     assert process.stop() == -signal.SIGTERM
     assert apps.status("w")["status"] == "SUCCESS"
 
@@ -89,7 +89,7 @@ def test_a_running_step_ends_before_the_process_does(apps: AppRunner) -> None:
 def test_a_step_that_takes_too_long_is_handed_over(apps: AppRunner) -> None:
     process = apps.app(HOLDFAST_DRAIN_SECONDS="0.5", PLAIN_HANDLES_SIGTERM="return")
     process.start("steps", "w", 1, 60.0)
-    wait_until(lambda: apps.notes(), "its step runs", seconds=20)
+    wait_until(apps.notes, "its step runs", seconds=20)
     assert process.stop(seconds=10) == 0
     _handed_over(apps, process)
 

@@ -1,8 +1,7 @@
-"""A plain DBOS application under ``holdfast run``: its work goes on when its process ends, however it ends."""
+"""A plain DBOS application under ``holdfast run``: its work goes on when its process dies."""
 
 from __future__ import annotations
 
-import signal
 import time
 from collections import Counter
 from statistics import median
@@ -17,9 +16,13 @@ def _notes(apps: AppRunner, workflow_id: str) -> list[list[object]]:
     return [note for note in apps.notes() if note[3:4] == [workflow_id]]
 
 
+def _wait_notes(apps: AppRunner, workflow_id: str, count: int) -> None:
+    wait_until(lambda: len(_notes(apps, workflow_id)) >= count, f"{count} steps of {workflow_id}", seconds=20)
+
+
 def _running_in(apps: AppRunner, workflow_id: str, steps: int) -> AppProcess:
     """Waits until that many steps have begun, and returns the process that runs the workflow."""
-    wait_until(lambda: len(_notes(apps, workflow_id)) >= steps, f"{steps} steps of {workflow_id}", seconds=20)
+    _wait_notes(apps, workflow_id, steps)
     (pid,) = {note[1] for note in _notes(apps, workflow_id)}
     return next(process for process in apps.processes if process.pid == pid)
 
@@ -40,13 +43,13 @@ def test_a_killed_process_loses_nothing(apps: AppRunner, kind: str) -> None:
 def test_work_goes_on_within_400_ms_of_a_kill(apps: AppRunner) -> None:
     first, second = apps.app(), apps.app()
     gaps = []
-    for number in range(5):
+    for name in ("w0", "w1", "w2", "w3", "w4"):
         third = apps.app()
-        first.start("steps", f"w{number}", 4, 0.5)
-        _running_in(apps, f"w{number}", 2)
+        first.start("steps", name, 4, 0.5)
+        _running_in(apps, name, 2)
         killed_at = time.time()
         first.kill()
-        wait_until(lambda: len(_notes(apps, f"w{number}")) >= 3, "the interrupted step again", seconds=10)
-        gaps.append(float(str(_notes(apps, f"w{number}")[2][0])) - killed_at)
+        _wait_notes(apps, name, 3)
+        gaps.append(float(str(_notes(apps, name)[2][0])) - killed_at)
         first, second = second, third
     assert median(gaps) <= 0.4, gaps

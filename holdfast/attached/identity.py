@@ -1,0 +1,66 @@
+"""The identity of an attached process, and what its database must have before it can register there."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import socket
+
+import psycopg2
+
+from holdfast.attached.settings import AttachedSettings
+from holdfast.dbos_adapter import launching
+from holdfast.dbos_adapter.launching import Configured
+from holdfast.dbos_adapter.schema import unprepared
+from holdfast.identity import Identity
+from holdfast.postgres.database import connect, query
+
+_RIGHTS_REMEDY = "`holdfast app add` makes a role that has them"
+
+
+def obstacle(settings: AttachedSettings, configured: Configured) -> str | None:
+    """Returns what keeps Holdfast from protecting this application in its database, or None."""
+    try:
+        connection = connect(settings, purpose=f"holdfast/{configured.application[:30]}/start")
+    except psycopg2.Error as error:
+        return f"its database cannot be reached: {_first_line(error)}"
+    try:
+        if reason := unprepared(connection, configured.schema):
+            return f"its database {reason}"
+        rights = [row["what"] for row in query(connection, "missing_rights")]
+        if rights:
+            return f"its database role lacks rights ({', '.join(rights)}): {_RIGHTS_REMEDY}"
+    except psycopg2.errors.InsufficientPrivilege as error:
+        return f"its database role lacks rights ({_first_line(error)}): {_RIGHTS_REMEDY}"
+    except psycopg2.Error as error:
+        return f"its database cannot be used: {_first_line(error)}"
+    finally:
+        connection.close()
+    return None
+
+
+def _first_line(error: psycopg2.Error) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def new_identity(settings: AttachedSettings, configured: Configured) -> Identity:
+    """Creates the identity of a new executor. Its id is never reused, also if the application sets one."""
+    hostname = socket.gethostname()
+    prefix = f"{configured.application[:14]}-{hostname[:13]}"
+    if configured.executor_id != launching.DEFAULT_EXECUTOR_ID:
+        prefix = configured.executor_id[:28]
+    return Identity(
+        executor_id=f"{re.sub(r'[^A-Za-z0-9_.-]', '_', prefix)}-{secrets.token_hex(4)}",
+        application=configured.application,
+        version=configured.version,
+        role="app",
+        hostname=hostname,
+        pid=os.getpid(),
+        port=settings.port or 0,
+        slots=0,
+        suspects_queue="",
+        trials_queue="",
+        leaf_queues=(),
+    )
