@@ -69,11 +69,6 @@ PRIVATE_NAMES = (
         "test_launching.py::test_what_an_application_is_configured_with",
     ),
     PrivateName(
-        "._listening_queues",
-        "the queues that an application restricts itself to",
-        "test_launching.py::test_what_an_application_is_configured_with",
-    ),
-    PrivateName(
         "._register_internal_queue",
         "the queues of suspects and trials, which no row names",
         "test_launching.py::test_a_hidden_queue_is_one_of_dboss_internal_queues",
