@@ -79,7 +79,7 @@ class Attachment:
         """Prepares the launch. Returns the reason if the application cannot be protected."""
         try:
             use_schema(configured.schema)
-            settings = AttachedSettings.of(configured)
+            settings = AttachedSettings.for_application(configured)
         except ValueError as error:  # pydantic's errors too
             return str(error)
         if reason := _unsupported(configured) or obstacle(settings, configured):

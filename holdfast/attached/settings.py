@@ -27,7 +27,7 @@ class AttachedSettings(Settings):
     _application: str = PrivateAttr("")
 
     @classmethod
-    def of(cls, configured: Configured) -> Self:
+    def for_application(cls, configured: Configured) -> Self:
         """Reads the settings for this application. Raises ``pydantic.ValidationError``."""
         settings = cls()
         settings._database_url = configured.database_url
