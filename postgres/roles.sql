@@ -8,7 +8,8 @@
 \set metrics `cat "$HOLDFAST_ROLE_SECRETS/holdfast_metrics.scram"`
 
 SELECT format('CREATE ROLE %I NOLOGIN', name)
-FROM unnest(ARRAY['holdfast_owner', 'holdfast_migrator', 'holdfast_api', 'holdfast_worker', 'holdfast_metrics']) AS name
+FROM unnest(ARRAY['holdfast_owner', 'holdfast_migrator', 'holdfast_api', 'holdfast_worker', 'holdfast_metrics',
+                  'holdfast_apps']) AS name
 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name)
 \gexec
 
@@ -26,6 +27,9 @@ ALTER ROLE holdfast_migrator SET lock_timeout TO '60s';
 ALTER ROLE holdfast_api LOGIN CONNECTION LIMIT 70 PASSWORD :'api';
 ALTER ROLE holdfast_worker LOGIN CONNECTION LIMIT 208 PASSWORD :'worker';
 ALTER ROLE holdfast_metrics LOGIN CONNECTION LIMIT 5 PASSWORD :'metrics';
+-- The group of users' applications: application.sql makes a role for each, which may use what this group may.
+ALTER ROLE holdfast_apps NOLOGIN;
+
 -- API and workers limit their own statements. DBOS's statements have no limit on purpose: DBOS takes a cancelled
 -- statement for a failure of the workflow, while a lost connection only makes it wait.
 ALTER ROLE holdfast_metrics SET default_transaction_read_only TO on;
@@ -45,7 +49,8 @@ ALTER DATABASE holdfast OWNER TO holdfast_owner;
 -- Only `dbos migrate` uses the database postgres.
 REVOKE ALL ON DATABASE holdfast, postgres, template1 FROM PUBLIC;
 GRANT CONNECT ON DATABASE postgres TO holdfast_migrator, holdfast_owner;
-GRANT CONNECT ON DATABASE holdfast TO holdfast_migrator, holdfast_api, holdfast_worker, holdfast_metrics;
+GRANT CONNECT ON DATABASE holdfast
+    TO holdfast_migrator, holdfast_api, holdfast_worker, holdfast_metrics, holdfast_apps;
 
 \connect holdfast
 REVOKE ALL ON SCHEMA public FROM PUBLIC;

@@ -14,7 +14,8 @@ from typing import Any
 import psycopg2
 
 from bench.compare.processes import PEERS, NotMeasured, Running
-from holdfast.installations.embedded import Cluster, free_port
+from holdfast.installations.embedded import Cluster
+from holdfast.installations.ports import free_port
 from holdfast.installations.secrets import make_secrets
 
 DURABLE = {"synchronous_commit": "on", "fsync": "on", "full_page_writes": "on"}

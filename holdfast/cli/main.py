@@ -8,7 +8,7 @@ from collections.abc import Callable
 import typer
 
 from holdfast.attached import run as attached_run
-from holdfast.cli import backup, checks, extensions, messages, migrate, retention, watch, work
+from holdfast.cli import applications, backup, checks, extensions, messages, migrate, retention, watch, work
 from holdfast.cli.shown import JsonOption, plain_errors, show
 from holdfast.installations.detection import admin_token, here, url
 from holdfast.installations.embedded import ROOT
@@ -36,6 +36,7 @@ COMMANDS: list[Callable[..., None]] = [
 ]
 for command in COMMANDS:
     app.command()(command)
+app.add_typer(applications.app, name="app")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

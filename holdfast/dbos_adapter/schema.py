@@ -28,6 +28,9 @@ log = logging.getLogger("holdfast.schema")
 
 _MIGRATION_LOCK = 7031
 
+APPS = "holdfast_apps"
+"""The role whose members are the applications of `holdfast app add` (postgres/roles.sql)."""
+
 
 def migrate(settings: Settings) -> list[str]:
     """Brings the ``ops`` schema up to date and returns the names of the migrations that ran.
@@ -40,6 +43,7 @@ def migrate(settings: Settings) -> list[str]:
     connection = connect(settings, purpose="migrate", statement_timeout_seconds=300)
     try:
         ran = run_migrations(connection, DBOS_SCHEMA)
+        _isolate_applications(connection)
         stack: dict[str, Any] = {"kind": "stack", "added_by": "migrate", "database_role": None}
         for name in settings.application_names:
             query(connection, "add_application", name=name, **stack)
@@ -99,6 +103,16 @@ def grant_to_application(connection: Connection, role: str, dbos_schema: str) ->
     with transaction(connection):
         connection.cursor().execute("SELECT set_config('holdfast.grantee', %s, true)", (role,))
         run_script(connection, "attached_grants.sql", dbos_schema)
+
+
+def _isolate_applications(connection: Connection) -> None:
+    """Gives the applications of `holdfast app add` their rights, where roles.sql made their group."""
+    cursor = connection.cursor()
+    cursor.execute("SELECT FROM pg_roles WHERE rolname = %s AND current_user = 'holdfast_owner'", (APPS,))
+    if cursor.fetchone() is not None:
+        grant_to_application(connection, APPS, DBOS_SCHEMA)
+        with transaction(connection):
+            run_script(connection, "isolation.sql", DBOS_SCHEMA)
 
 
 def unknown_migrations(names: Iterable[str]) -> list[str]:

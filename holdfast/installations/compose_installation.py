@@ -135,6 +135,9 @@ class ComposeTools(PostgresTools):
         watched = ["bash", "-c", WATCHED] if program == "pg_dump" else []
         return ["docker", "compose", "exec", "-T", *given, "postgres", *watched, program, *arguments]
 
+    def superuser(self) -> tuple[list[str], dict[str, str]]:
+        return ["docker", "compose", "exec", "-T", "postgres", "psql"], {}
+
     @contextmanager
     def executors_stopped(self) -> Iterator[None]:
         workers = len(compose("ps", "--all", "--quiet", "worker").stdout.split())

@@ -11,10 +11,8 @@ import ctypes
 import hashlib
 import importlib.util
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -24,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from holdfast.installations.ports import steady_port
 from holdfast.installations.server_user import unprivileged_user
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,20 +46,6 @@ def die_with_parent(signum: int) -> Callable[[], None]:
             os._exit(1)
 
     return set_signal
-
-
-def free_port(wanted: int = 0) -> int:
-    """Returns a free TCP port on 127.0.0.1: ``wanted``, or any if 0. Raises ``OSError`` if it is taken.
-
-    Any port is below the range of outgoing connections, so that a restarted process finds its port free.
-    """
-    while not wanted:
-        with suppress(OSError):
-            return free_port(random.SystemRandom().randrange(20_000, 30_000))
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", wanted))
-        return int(probe.getsockname()[1])
 
 
 def installed() -> Path:
@@ -116,7 +101,7 @@ class Cluster:
 
     def launch(self) -> None:
         """Starts the server on its previous port, without waiting for it."""
-        self.port = self.port or free_port()
+        self.port = self.port or steady_port(self._place / "port")
         options = {
             "config_file": str(self._place / "postgresql.conf"),
             "hba_file": str(self._place / "pg_hba.conf"),

@@ -122,6 +122,14 @@ class NativeTools(PostgresTools):
             "PGCONNECT_TIMEOUT": "10",
         }
 
+    def superuser(self) -> tuple[list[str], dict[str, str]]:
+        environment = {
+            "PGHOST": "127.0.0.1",
+            "PGPORT": str(self.state["postgres"]["port"]),
+            "PGPASSWORD": (self.home / "secrets" / "postgres" / "superuser").read_text("ascii").strip(),
+        }
+        return [str(installed() / "bin" / "psql")], environment
+
     @contextmanager
     def executors_stopped(self) -> Iterator[None]:
         with hold(self.home):

@@ -63,6 +63,29 @@ class PostgresTools(ABC):
         if a stop or start fails.
         """
 
+    def administrate(self, script: str) -> str:
+        """Runs a script of ``psql`` as the superuser in Holdfast's database and returns what it prints.
+
+        The script comes over standard input, so that no argument shows what it contains. Raises `ToolError`.
+        """
+        command, environment = self.superuser()
+        done = subprocess.run(
+            [*command, "--no-psqlrc", "-qAt", "--username=postgres", "--dbname=holdfast", "--file=-"],
+            input=script,
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise ToolError(_first_error(done.stderr) or "psql failed", done.returncode)
+        return done.stdout.strip()
+
+    @abstractmethod
+    def superuser(self) -> tuple[list[str], dict[str, str]]:
+        """Returns the command line of ``psql`` with the superuser's rights, and its further environment."""
+
     @contextmanager
     def run(
         self, program: str, *arguments: str, stdin: Any = subprocess.DEVNULL, stdout: Any = subprocess.PIPE
@@ -110,6 +133,10 @@ class PostgresTools(ABC):
 
 
 def _first_complaint(file: IO[bytes]) -> str:
-    lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    return _first_error(file.read().decode("utf-8", "replace"))
+
+
+def _first_error(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     loud = [line for line in lines if any(word in line.lower() for word in ("error:", "fatal:"))]
     return re.sub(r"^psql:\S+ (ERROR|FATAL):\s+", "", (loud or lines or [""])[0])

@@ -53,14 +53,14 @@ def make_secrets(root: Path) -> list[Path]:
     written: list[Path] = []
 
     def write(path: Path, text: str, mode: int) -> None:
-        _write_whole(path, text, mode)
+        write_whole(path, text, mode)
         written.append(path)
 
     for directory in ("postgres", "grafana", "s3", "seed", *CONSUMERS):
         (root / directory).mkdir(parents=True, exist_ok=True)
     for consumer, roles in CONSUMERS.items():
         passfile = root / consumer / "pgpass"
-        known = _read_passfile(passfile)
+        known = read_passfile(passfile)
         passwords = {role: known.get(role) or secrets.token_hex(24) for role in roles}
         if passwords != known:
             # libpq ignores a password file that other users can read.
@@ -68,7 +68,7 @@ def make_secrets(root: Path) -> list[Path]:
         for role, password in passwords.items():
             verifier = root / "postgres" / f"{role}.scram"
             if not _matches(password, _read(verifier)):
-                write(verifier, _scram(password, secrets.token_bytes(16)) + "\n", 0o444)
+                write(verifier, scram_verifier(password, secrets.token_bytes(16)) + "\n", 0o444)
     for name in TOKENS:
         if not _read(root / "api" / name):
             write(root / "api" / name, secrets.token_urlsafe(32) + "\n", 0o600)
@@ -88,7 +88,7 @@ def make_secrets(root: Path) -> list[Path]:
     return written
 
 
-def _scram(password: str, salt: bytes) -> str:
+def scram_verifier(password: str, salt: bytes) -> str:
     """Returns the verifier that PostgreSQL stores for a password of plain ASCII (RFC 5803)."""
     salted = hashlib.pbkdf2_hmac("sha256", password.encode("ascii"), salt, _ITERATIONS)
     client_key = hmac.digest(salted, b"Client Key", "sha256")
@@ -100,10 +100,12 @@ def _scram(password: str, salt: bytes) -> str:
 
 def _matches(password: str, verifier: str) -> bool:
     parts = verifier.replace("$", ":").split(":")
-    return len(parts) == 5 and hmac.compare_digest(_scram(password, base64.b64decode(parts[2])), verifier)
+    return len(parts) == 5 and hmac.compare_digest(
+        scram_verifier(password, base64.b64decode(parts[2])), verifier
+    )
 
 
-def _read_passfile(path: Path) -> dict[str, str]:
+def read_passfile(path: Path) -> dict[str, str]:
     lines = [line.split(":") for line in _read(path).splitlines()]
     return {parts[3]: parts[4] for parts in lines if len(parts) == 5}
 
@@ -115,7 +117,7 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _write_whole(path: Path, text: str, mode: int) -> None:
+def write_whole(path: Path, text: str, mode: int) -> None:
     """Writes atomically: a reader, or a run after a crash, sees either nothing or the whole file."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
     try:

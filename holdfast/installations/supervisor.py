@@ -16,8 +16,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from holdfast.installations.embedded import ROOT, Cluster, NativeError, free_port, last_line
+from holdfast.installations.embedded import ROOT, Cluster, NativeError, last_line
 from holdfast.installations.hold import is_held
+from holdfast.installations.ports import free_port
 from holdfast.installations.secrets import make_secrets
 from holdfast.installations.state_file import read_state, remove_state, write_state
 from holdfast.installations.supervised import Child, is_alive, say, start_ticks

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.installations.embedded import ROOT, free_port
+from holdfast.installations.embedded import ROOT
+from holdfast.installations.ports import free_port
 from tests.support import outage
 from tests.support.native_stack import NativeStack
 from tests.support.reporting import record

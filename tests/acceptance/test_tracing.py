@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.installations.embedded import free_port
+from holdfast.installations.ports import free_port
 from tests.support import faults
 from tests.support.native_stack import NativeStack
 from tests.support.otlp import SERVER, Collector, Span, collector

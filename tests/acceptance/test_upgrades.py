@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.installations.embedded import free_port
+from holdfast.installations.ports import free_port
 from tests.support import releases
 from tests.support.native_stack import NativeStack
 from tests.support.releases import Releases, at_the_door, roll, send

@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from holdfast.installations.embedded import free_port
+from holdfast.installations.ports import free_port
 from tests.browser.fake_world import WINDOW_SECONDS, Item, World, crowd, iso, lived
 
 STATIC = Path(__file__).resolve().parents[2] / "holdfast" / "console" / "static"

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.installations.embedded import free_port
+from holdfast.installations.ports import free_port
 from tests.support import licences
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -20,7 +20,7 @@ import psycopg2
 import psycopg2.extensions
 import psycopg2.extras
 
-from holdfast.installations.embedded import ROOT, Cluster
+from holdfast.installations.embedded import ROOT, Cluster, installed
 from holdfast.installations.secrets import make_secrets
 from holdfast.postgres.database import Connection, Row, connect, query
 from holdfast.settings import Settings
@@ -105,6 +105,23 @@ class Server:
         )
         connection.autocommit = True
         return connection
+
+    def psql(self, name: str, script: str) -> None:
+        """Runs a script of ``psql`` as the superuser in a database."""
+        environment = {
+            **os.environ,
+            "PGPASSWORD": (self.secrets / "postgres" / "superuser").read_text("ascii"),
+        }
+        environment["PGPASSWORD"] = environment["PGPASSWORD"].strip()
+        place = ["--host=127.0.0.1", f"--port={self.cluster.port}", "--username=postgres", f"--dbname={name}"]
+        done = subprocess.run(
+            [installed() / "bin" / "psql", "--no-psqlrc", "-q", *place, "--file=-"],
+            input=script,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
 
     def run(self, statement: str) -> None:
         """Runs a statement outside the tests' databases."""

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from holdfast.installations.embedded import free_port
+from holdfast.installations.ports import free_port
 from holdfast.statuses import TERMINAL
 from tests.support.database import PATIENCE
 

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from holdfast.cpu_quota import available_cpus
 from holdfast.dbos_adapter.schema import sqlalchemy_url
-from holdfast.installations.embedded import ROOT, free_port
+from holdfast.installations.embedded import ROOT
+from holdfast.installations.ports import free_port
 from holdfast.installations.supervisor import Supervisor
 from holdfast.settings import get_settings
 from services.settings import ShowcaseSettings

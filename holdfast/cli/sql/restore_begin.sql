@@ -11,9 +11,10 @@ BEGIN
     FOR i IN 1..100 LOOP
         PERFORM pg_stat_clear_snapshot();
         EXIT WHEN NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
-            AND usename IN ('holdfast_api', 'holdfast_worker', 'holdfast_metrics'));
+            AND (usename IN ('holdfast_api', 'holdfast_worker', 'holdfast_metrics')
+                 OR starts_with(usename, 'holdfast_app_')));
         IF i = 100 THEN
-            RAISE 'an API, a worker or a command of theirs is still connected to this database';
+            RAISE 'an API, a worker, a user''s application or a command is still connected to this database';
         END IF;
         PERFORM pg_sleep(0.1);
     END LOOP;

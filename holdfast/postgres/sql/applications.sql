@@ -51,3 +51,16 @@ LEFT JOIN pg_namespace o ON o.nspname = 'ops'
 
 -- name: ops_migrations
 SELECT ARRAY(SELECT name FROM ops.migrations) AS names
+
+-- name: applications_at_work
+-- Returns the applications with what each has: live executors (an executor that is alive holds its lock) and
+-- unfinished workflows. For psql: no parameters.
+SELECT coalesce(json_agg(row_to_json(r)), '[]') AS applications FROM (
+    SELECT a.name AS application, a.kind, a.added_by, a.added_at, a.database_role, a.attached_at, a.dbos_version,
+           (SELECT count(*) FROM ops.executors e JOIN pg_locks l ON l.locktype = 'advisory' AND l.classid = 7031
+                AND l.objid = e.lock_key::oid AND l.objsubid = 2 AND l.granted
+                AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+            WHERE e.application = a.name AND e.state IN ('live', 'draining')) AS live_executors,
+           (SELECT count(*) FROM dbos.workflow_status w
+            WHERE w.application_name = a.name AND w.status IN ('ENQUEUED', 'PENDING', 'DELAYED')) AS unfinished_workflows
+    FROM ops.applications a ORDER BY a.kind, a.name) AS r

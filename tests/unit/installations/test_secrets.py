@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.audit.evidence import secrets_in
-from holdfast.installations.secrets import CONSUMERS, S3_IDENTITIES, _matches, _scram, make_secrets
+from holdfast.installations.secrets import CONSUMERS, S3_IDENTITIES, _matches, make_secrets, scram_verifier
 
 
 def contents(root: Path) -> dict[str, str]:
@@ -100,7 +100,7 @@ def test_an_interrupted_first_run_is_completed(tmp_path: Path, monkeypatch: pyte
     """Whatever the number of files written before the crash, the next run ends with all in agreement."""
     from holdfast.installations import secrets
 
-    write = secrets._write_whole
+    write = secrets.write_whole
     for survived in range(len(make_secrets(tmp_path / "whole"))):
         root = tmp_path / str(survived)
         left = survived
@@ -112,7 +112,7 @@ def test_an_interrupted_first_run_is_completed(tmp_path: Path, monkeypatch: pyte
             left -= 1
             write(path, text, mode)
 
-        monkeypatch.setattr(secrets, "_write_whole", dying)
+        monkeypatch.setattr(secrets, "write_whole", dying)
         with pytest.raises(KeyboardInterrupt):
             make_secrets(root)
         monkeypatch.undo()
@@ -126,6 +126,6 @@ def test_the_verifier_is_the_one_of_rfc_7677() -> None:
     import base64
 
     salt = base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ==")
-    stored_key, server_key = _scram("pencil", salt).split("$")[2].split(":")
+    stored_key, server_key = scram_verifier("pencil", salt).split("$")[2].split(":")
     assert stored_key == "WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY="
     assert server_key == "wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="

@@ -1,0 +1,23 @@
+-- The role of one attached application, for psql as superuser, connected to Holdfast's database. Repeatable.
+-- Variables: name (the application's), verifier (a SCRAM verifier: the password never reaches the server).
+-- The role may what the group holdfast_apps may (`migrate` grants it), on its own application's rows: the policies
+-- read the application from the role's name. The schema is for the application's own tables.
+\set ON_ERROR_STOP on
+BEGIN;
+SET LOCAL client_min_messages = warning;
+SELECT 'holdfast_app_' || :'name' AS role \gset
+SELECT format('CREATE ROLE %I', :'role') WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'role') \gexec
+-- Three or four processes: DBOS's pool of 20, and some for Holdfast.
+ALTER ROLE :"role" LOGIN INHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS
+    CONNECTION LIMIT 100 PASSWORD :'verifier';
+ALTER ROLE :"role" SET temp_file_limit TO '2GB';
+-- Its own tables first; DBOS names its schema.
+ALTER ROLE :"role" SET search_path TO :"name";
+GRANT holdfast_apps TO :"role" WITH SET FALSE;
+-- A function of the owner ends the sessions of a dead executor.
+GRANT :"role" TO holdfast_owner;
+CREATE SCHEMA IF NOT EXISTS :"name" AUTHORIZATION :"role";
+SET LOCAL ROLE holdfast_owner;
+INSERT INTO ops.applications AS a (name, kind, added_by, database_role) VALUES (:'name', 'user', 'app add', :'role')
+ON CONFLICT (name) DO UPDATE SET database_role = excluded.database_role;
+COMMIT;
