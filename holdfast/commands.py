@@ -6,6 +6,7 @@ and prints its result with ``show``. ``follow`` waits for accepted work. ``here(
 members a demonstration may kill and pause.
 """
 
+from holdfast.audit.audit import Subjects
 from holdfast.cli.checks import findings_here, recent_handovers, show_findings
 from holdfast.cli.extensions import WatchTable
 from holdfast.cli.shown import (
@@ -30,6 +31,7 @@ __all__ = [
     "KeyOption",
     "Member",
     "NothingRunsError",
+    "Subjects",
     "TimeoutOption",
     "UrlOption",
     "WaitOption",

@@ -20,6 +20,7 @@ from holdfast.api.problems import documented
 from holdfast.api.sse import HEARTBEAT_SECONDS, RECONNECT_MILLISECONDS, BoundedStream, sse_event, woken
 from holdfast.api.submit import STARTED, Children, Work, answer, find, submit
 from holdfast.api.views import error_text, iso
+from holdfast.console.page_data import Pulse
 from holdfast.process.process import Process
 from holdfast.process.registered_work import RegisteredWork
 from holdfast.process.serve import serve
@@ -41,6 +42,7 @@ __all__ = [
     "IdempotencyKey",
     "Permits",
     "Process",
+    "Pulse",
     "StrictRequest",
     "Work",
     "WorkflowId",

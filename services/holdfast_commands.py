@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from holdfast.commands import JsonOption, plain_errors, show
+from holdfast.commands import JsonOption, Subjects, plain_errors, show
 from services.worker.buckets.command import bucket
 from services.worker.fibonacci.command import BATCHES, submit
 
@@ -23,3 +23,14 @@ def demo(
 
 COMMANDS = [submit, bucket, demo]
 TABLES = [BATCHES]
+SUBJECTS = Subjects(
+    batch="fibonacci.batch",
+    sequence="fibonacci.sequence",
+    number="fibonacci.number",
+    tick="pulse.tick",
+    poison="chaos.poison",
+    scopes=["ClassScope.run", "InstanceScope.run", "scope.function"],
+    listing="buckets.listing",
+    page="buckets.page",
+    tick_seconds=5,
+)

@@ -66,7 +66,10 @@ def create_app(process: Process, features: Sequence[Feature] = ()) -> FastAPI:
     app.state.console_permits = Permits(PAGE_LIMIT)
     app.state.admission = Admission(process.gateway.ops, process.settings.queue_limit)
     app.state.reader = Reader(
-        process.gateway.ops, _fixed(process), lease_seconds=process.settings.lease_seconds
+        process.gateway.ops,
+        _fixed(process),
+        lease_seconds=process.settings.lease_seconds,
+        pulse=next((feature.pulse for feature in features if feature.pulse is not None), None),
     )
     problems.install(app)
     openapi.install(app, features)

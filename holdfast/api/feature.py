@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI
 
+from holdfast.console.page_data import Pulse
 from holdfast.settings import Settings
 
 if TYPE_CHECKING:
@@ -21,9 +22,10 @@ def _nothing(*_: Any) -> None:
 @dataclass(frozen=True)
 class Feature:
     """Routes, and two hooks: `prepare` puts state on the application before the first request, `describe`
-    edits the schemas of the OpenAPI document by what the settings allow.
+    edits the schemas of the OpenAPI document by what the settings allow. `pulse` has a lane on the page.
     """
 
     router: APIRouter
     prepare: Callable[[FastAPI, Process], None] = _nothing
     describe: Callable[[dict[str, Any], Settings], None] = _nothing
+    pulse: Pulse | None = None

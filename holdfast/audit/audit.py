@@ -14,13 +14,15 @@ from holdfast.settings import Settings
 
 @dataclass(frozen=True)
 class Subjects:
-    """The names of the workflows that the invariants mention, and the schedule's interval."""
+    """What an application registers for the audit: names of its workflows, and its schedule's interval.
+
+    A ``holdfast_commands`` module defines it as ``SUBJECTS`` (`holdfast.cli.extensions`).
+    """
 
     batch: str
     sequence: str
     number: str
     tick: str
-    purges: list[str]
     poison: str
     scopes: list[str]
     listing: str
@@ -37,10 +39,15 @@ class Audit:
 
     connection: Connection
     settings: Settings
-    subjects: Subjects
+    subjects: Subjects | None = None
     journal: Journal | None = None
     idle: bool = False
     settle_seconds: float = 20.0
+
+    @property
+    def poison(self) -> str | None:
+        """The name of the workflow that is poison on purpose."""
+        return self.subjects.poison if self.subjects else None
 
     def rows(self, name: str, /, **params: Any) -> list[Row]:
         """Returns the rows of a named statement. Raises ``psycopg2.Error``."""

@@ -7,37 +7,36 @@ both. Invariants 8 and 9 concern metrics and logs: ``holdfast/audit/evidence.py`
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
-from typing import Any
 
-from holdfast.audit import promises
+from holdfast.audit import promises, subject_checks
 from holdfast.audit.audit import Audit
 from holdfast.audit.findings import Finding, list_counts, list_examples, make_finding
 from holdfast.audit.journal import Journal
-from holdfast.audit.ticks import unexcused
-from holdfast.integers import decimal_string
 from holdfast.postgres.database import Row
 from holdfast.settings import STANDSTILL_SECONDS
 from holdfast.statuses import PARKED, UNFINISHED
 
 _CHUNK = 5000
-_RESULT_DIGITS = 4000
+_PURGES = ("retention.purge", "retention.tick")
 
 
 def run(audit: Audit) -> list[Finding]:
-    """Checks invariants 1 to 7 and returns the findings in that order. Raises ``psycopg2.Error``."""
+    """Checks invariants 1 to 7 and returns the findings in that order. Raises ``psycopg2.Error``.
+
+    Invariants 3 and 4 are promises about the registered subjects, and are left out without any.
+    """
     # This check waits until faults have healed, so the others see only what lasts.
     homeless = nothing_is_homeless(audit)
-    findings = [homeless if check is nothing_is_homeless else check(audit) for check in CHECKS]
+    checks = [*CHECKS, *(SUBJECT_CHECKS if audit.subjects is not None else ())]
+    findings = [homeless if check is nothing_is_homeless else check(audit) for check in checks]
     return sorted(findings, key=lambda finding: finding["invariant"])
 
 
 def accepted_is_terminal(audit: Audit) -> Finding:
     """Invariant 1: each accepted request exists once and ends."""
     keys = audit.row("audit_requests")
-    batches = audit.rows("audit_batches", batch=audit.subjects.batch)
+    batches = audit.rows("audit_batches", batch=audit.subjects.batch) if audit.subjects else []
     details = list_counts({"idempotency keys share a workflow with another": keys["shared"]})
     details += list_examples(
         batches, "incomplete batches", lambda b: f"{b['workflow_id']} ({b['succeeded']} of {b['wanted']})"
@@ -50,7 +49,7 @@ def accepted_is_terminal(audit: Audit) -> Finding:
         failed = [
             row
             for row in others
-            if row["status"] in ("ERROR", PARKED) and row["workflow_name"] != audit.subjects.poison
+            if row["status"] in ("ERROR", PARKED) and row["workflow_name"] != audit.poison
         ]
         for rows, what in (
             (lost, "accepted workflows do not exist"),
@@ -83,112 +82,18 @@ def _not_succeeded(audit: Audit, journal: Journal) -> list[Row]:
 
 
 def recorded_once(audit: Audit) -> Finding:
-    """Invariant 2: each step has one output, each number has one effect."""
+    """Invariant 2: each step has one output; of the registered subjects, each number has one effect."""
     steps = audit.row("audit_steps")
-    effects = audit.row("audit_effects", number=audit.subjects.number, sequence=audit.subjects.sequence)
-    scopes = audit.rows("audit_scope_steps", names=audit.subjects.scopes)
-    listings = audit.rows("audit_listings", listing=audit.subjects.listing, page=audit.subjects.page)
-    details = list_counts(
-        {
-            "steps recorded twice": steps["doubled"],
-            "numbers with more than one effect": effects["doubled"],
-            "numbers without their effect": effects["missing"],
-            "numbers without exactly one recorded computation": effects["steps_wrong"],
-            "effects of unknown workflows": effects["without_workflow"],
-            "effects that differ from the recorded result": audit.row("audit_effect_contents")["different"],
-        }
-    )
-    details += list_examples(
-        scopes,
-        "scope workflows with other than one output a step",
-        lambda row: f"{row['workflow_id']} ({row['recorded']} of {row['wanted']})",
-    )
-    details += list_examples(
-        listings,
-        "bucket listings that their pages do not add up to",
-        lambda row: (
-            f"{row['workflow_id']} ({row['pages']} of {row['wanted']} pages, "
-            f"{row['keys']} of {row['told']} keys)"
-        ),
-    )
-    return make_finding(
-        2,
-        "each step is recorded once, each number has one effect",
-        details,
-        steps=steps["steps"],
-        numbers=effects["numbers"],
-        effects=effects["effects"],
-        doubled=steps["doubled"] + effects["doubled"],
-    )
-
-
-def _fibonacci(n: int) -> int:
-    """Computes F(n) by the audit's own fast doubling, so that the code under audit does not judge itself."""
-    a, b = 0, 1
-    for bit in f"{n:b}":
-        even, odd = a * (2 * b - a), a * a + b * b
-        a, b = (odd, even + odd) if bit == "1" else (even, odd)
-    return a
-
-
-def results_are_right(audit: Audit) -> Finding:
-    """Invariant 3: every result equals fast doubling."""
-    rows = audit.rows("audit_results", number=audit.subjects.number, sequence=audit.subjects.sequence)
-    right: dict[int, tuple[Any, ...]] = {}
-    for n in {row["wanted"] for row in rows} - {None}:  # None: the input is not readable
-        text = decimal_string(_fibonacci(n))
-        whole = text if len(text) <= _RESULT_DIGITS else None
-        right[n] = (n, hashlib.sha256(text.encode("ascii")).hexdigest(), whole, len(text))
-    columns = ("n", "sha256", "result", "digits")
-    wrong = [row for row in rows if tuple(row[c] for c in columns) != right.get(row["wanted"])]
-    details = list_examples(wrong, "wrong results", lambda row: f"F({row['wanted']}) in {row['example']}")
-    results = sum(row["results"] for row in rows)
-    return make_finding(
-        3, "every Fibonacci result equals fast doubling", details, results=results, n=len(right)
-    )
-
-
-def ticks_cover_the_grid(audit: Audit) -> Finding:
-    """Invariant 4: a tick every 5 seconds. Gaps are allowed without a worker or in declared downtime."""
-    figures: dict[str, Any] = {}
-    # Two workers may record two ticks in reverse order, and a start backfills a moment later.
-    details = audit.until(lambda: _ticks(audit, figures))
-    text = "ticks cover the 5-second grid without gap or double outside downtime"
-    return make_finding(4, text, details, **figures)
-
-
-def _ticks(audit: Audit, figures: dict[str, Any]) -> list[str]:
-    seconds = audit.subjects.tick_seconds
-    tick = timedelta(seconds=seconds)
-    pulses = audit.row("audit_pulses", tick_seconds=seconds)
-    doubles = audit.row("audit_pulse_doubles", tick=audit.subjects.tick)
-    gaps = audit.rows("audit_pulse_gaps", tick_seconds=seconds)
-    missing = [gap["first"] + tick * i for gap in gaps for i in range(gap["missed"])]
-    due = unexcused(
-        missing,
-        workers=[(row["begun"], row["ended"]) for row in audit.rows("audit_presence", role="worker")],
-        downtimes=audit.journal.downtimes if audit.journal else [],
-        tick=tick,
-        window=timedelta(seconds=audit.settings.pulse_catch_up_seconds),
-    )
-    details = list_counts(
-        {
-            "ticks off the grid": pulses["off_grid"],
-            "ticks doubled": doubles["doubled"],
-            "ticks that ended without a row": doubles["without_row"],
-        }
-    )
-    details += list_examples(due, "ticks missing though a worker was there or started in time", _clock)
-    health = audit.row("pulse_health", late_seconds=audit.settings.pulse_late_seconds)
-    settled = audit.row(
-        "audit_settled_ticks", tick_seconds=seconds, first=health["first_tick"], until=health["settled_until"]
-    )
-    missed, not_run = health["missed"], settled["not_run"]
-    if settled["whole"] and missed != not_run:
-        details.append(f"/metrics counts {missed} missed ticks, the grid shows {not_run}")
-    figures |= {"ticks": pulses["ticks"], "skipped": pulses["skipped"], "missing": len(missing)}
-    figures |= {"unexcused": len(due), "max_lateness_seconds": round(pulses["max_lateness_seconds"], 3)}
-    return details
+    details = list_counts({"steps recorded twice": steps["doubled"]})
+    figures = {"steps": steps["steps"], "doubled": steps["doubled"]}
+    text = "each step is recorded once"
+    if audit.subjects is not None:
+        more, effects = subject_checks.subjects_recorded(audit, audit.subjects)
+        details += more
+        figures |= {"numbers": effects["numbers"], "effects": effects["effects"]}
+        figures["doubled"] += effects["doubled"]
+        text += ", each number has one effect"
+    return make_finding(2, text, details, **figures)
 
 
 def nothing_is_homeless(audit: Audit) -> Finding:
@@ -227,7 +132,7 @@ def nothing_is_homeless(audit: Audit) -> Finding:
 
 def _backlog(audit: Audit) -> list[str]:
     # A tick is due every 5 s, so one or two may be unfinished at any time. A purge may last.
-    scheduled = (audit.subjects.tick, *audit.subjects.purges)
+    scheduled = (*_PURGES, *([audit.subjects.tick] if audit.subjects else ()))
     rows = [row for row in audit.rows("audit_unfinished") if row["workflow_name"] not in scheduled]
     return [
         f"{row['workflows']} {row['workflow_name']} {row['status']}, {row['oldest_age_seconds']:.0f} s old"
@@ -239,8 +144,16 @@ def only_poison_is_parked(audit: Audit) -> Finding:
     """Invariant 6: exactly the workflows that crashed their process up to the limit are parked."""
     limit = audit.settings.crash_limit
     parked = audit.rows("audit_parked")
-    healthy = [row for row in parked if row["workflow_name"] != audit.subjects.poison]
-    other = [row for row in parked if row["crashes"] != limit]
+    own = audit.settings.application_names
+    # Of other applications it is unknown what is healthy, and DBOS parks their work by its own limit, too.
+    healthy = [
+        row
+        for row in parked
+        if audit.subjects and row["application"] in own and row["workflow_name"] != audit.poison
+    ]
+    other = [
+        row for row in parked if row["crashes"] != limit and (row["application"] in own or row["crashes"])
+    ]
     over = audit.rows("audit_over_limit", crash_limit=limit)
 
     def describe(row: Row) -> str:
@@ -276,16 +189,11 @@ def stops_leave_nothing(audit: Audit) -> Finding:
 CHECKS: list[Callable[[Audit], Finding]] = [
     accepted_is_terminal,
     recorded_once,
-    results_are_right,
-    ticks_cover_the_grid,
     nothing_is_homeless,
     only_poison_is_parked,
     stops_leave_nothing,
 ]
-
-
-def _clock(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+SUBJECT_CHECKS = [subject_checks.results_are_right, subject_checks.ticks_cover_the_grid]
 
 
 def _chunks(ids: list[str]) -> Iterator[list[str]]:

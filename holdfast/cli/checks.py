@@ -20,7 +20,7 @@ from holdfast.audit import evidence
 from holdfast.audit.audit import Audit
 from holdfast.audit.findings import Finding
 from holdfast.audit.journal import Journal
-from holdfast.audit.showcase import SUBJECTS
+from holdfast.cli import extensions
 from holdfast.cli.shown import JsonOption, console, plain_errors, show, table
 from holdfast.installations.detection import here
 from holdfast.installations.installation import NothingRunsError
@@ -81,7 +81,7 @@ def findings_here(
     if installation.reaches_database:
         read = Journal.read(journal.splitlines()) if journal is not None else None
         with database() as (settings, connection):
-            it = Audit(connection, settings, SUBJECTS, read, idle=idle, settle_seconds=settle)
+            it = Audit(connection, settings, extensions.subjects(), read, idle=idle, settle_seconds=settle)
             findings = [*audit.run(it), evidence.no_server_error(it, read), evidence.counters_agree(it)]
     else:
         options = ["--settle", str(settle), *(["--idle"] if idle else [])]

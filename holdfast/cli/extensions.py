@@ -1,7 +1,8 @@
 """Commands of an application, and its tables in ``holdfast watch``.
 
 A package beside `holdfast` on the import path registers them with a module ``holdfast_commands`` that defines
-``COMMANDS``, a list of functions as typer takes them, and may define ``TABLES``, a list of `WatchTable`.
+``COMMANDS``, a list of functions as typer takes them, and may define ``TABLES``, a list of `WatchTable`, and
+``SUBJECTS``, the `Subjects` of which ``holdfast verify`` checks more than of any application.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from holdfast.audit.audit import Subjects
 from holdfast.cli.shown import Api
 from holdfast.installations.embedded import ROOT
 
@@ -42,3 +44,9 @@ def commands() -> list[Callable[..., None]]:
 def watch_tables() -> list[WatchTable]:
     """Returns what all applications show in ``holdfast watch``."""
     return [each for module in _modules() for each in getattr(module, "TABLES", ())]
+
+
+def subjects() -> Subjects | None:
+    """Returns the subjects of the audit, or None if no application has registered any."""
+    found = [module.SUBJECTS for module in _modules() if hasattr(module, "SUBJECTS")]
+    return found[0] if found else None

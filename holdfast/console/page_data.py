@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from holdfast.console.bars import Collection, Item, Row
-from holdfast.console.showcase import PULSE_SECONDS
 
 EXECUTOR_LIMIT = 200
 COUNT_SECONDS = 1.0
@@ -20,13 +20,29 @@ CAUGHT_UP_SECONDS = 70.0
 HISTORY_POINTS = 900
 
 
+@dataclass(frozen=True)
+class Pulse:
+    """A schedule that writes a row to ``ops.pulses`` for each tick: its workflow, and its interval.
+
+    The page shows it in a lane of its own, and not among the workflows.
+    """
+
+    workflow: str
+    seconds: int
+
+
 class PageData:
     """Reads executors at every poll; pulses, queues and counts once per second, or less often if slow."""
 
     def __init__(
-        self, ask: Callable[..., Awaitable[list[Row]]], window_seconds: float, lease_seconds: float
+        self,
+        ask: Callable[..., Awaitable[list[Row]]],
+        window_seconds: float,
+        lease_seconds: float,
+        pulse: Pulse | None,
     ) -> None:
         self._ask = ask
+        self._pulse = pulse
         self._lease_seconds = lease_seconds
         self._window_seconds = window_seconds
         self.read_at: float | None = None
@@ -46,7 +62,8 @@ class PageData:
         self._set_executors(executors)
         if time.monotonic() >= self._count_at:
             began = time.monotonic()
-            await self._read_pulses(now)
+            if self._pulse is not None:
+                await self._read_pulses(now, self._pulse)
             await self._read_counts(now)
             cost = time.monotonic() - began
             # A large backlog (a million) takes long to count, so it is counted less often.
@@ -103,7 +120,7 @@ class PageData:
 
     # --- pulses ----------------------------------------------------------------------------
 
-    async def _read_pulses(self, now: float) -> None:
+    async def _read_pulses(self, now: float, pulse: Pulse) -> None:
         since = max(now - self._window_seconds, self._pulses_read_at - CAUGHT_UP_SECONDS)
         rows = await self._ask("console_pulses", since=since)
         is_first = not self.history and self._pulses_read_at == 0
@@ -119,7 +136,7 @@ class PageData:
             }
         for item in seen.values():
             self.pulses.put(item)
-        for tick in self._missing(now):
+        for tick in self._missing(now, pulse.seconds):
             self.pulses.put(
                 {"scheduled_at": tick, "status": "missed", "lateness_seconds": None, "executor_id": None}
             )
@@ -130,7 +147,7 @@ class PageData:
             for row in reversed(rows):
                 self.history.append([round(row["started_at"], 3), row["queue_depth"], None])
 
-    def _missing(self, now: float) -> list[float]:
+    def _missing(self, now: float, interval_seconds: int) -> list[float]:
         """Returns the ticks of the grid after the first known one that are due but have no pulse."""
         known = {key for key, item in self.pulses.items.items() if item["status"] != "missed"}
         if not known:
@@ -140,7 +157,7 @@ class PageData:
         while tick < now - MISSED_SECONDS and len(missing) < 1000:
             if tick not in known and tick > now - self._window_seconds:
                 missing.append(tick)
-            tick += PULSE_SECONDS
+            tick += interval_seconds
         return missing
 
     # --- queues and counts -----------------------------------------------------------------

@@ -20,8 +20,7 @@ from typing import Any
 from holdfast.console.bars import BUCKET_SECONDS, Row
 from holdfast.console.history import History
 from holdfast.console.labels import needs_input
-from holdfast.console.page_data import EXECUTOR_LIMIT, PageData
-from holdfast.console.showcase import PULSE_TICK
+from holdfast.console.page_data import EXECUTOR_LIMIT, PageData, Pulse
 from holdfast.errors import DatabaseUnavailable
 
 log = logging.getLogger("holdfast.console")
@@ -47,9 +46,12 @@ Ask = Callable[..., Awaitable[list[Row]]]
 class Reader:
     """Polls while it has listeners. `fixed` are members of the snapshot that never change."""
 
-    def __init__(self, ask: Ask, fixed: dict[str, Any], *, lease_seconds: float) -> None:
+    def __init__(
+        self, ask: Ask, fixed: dict[str, Any], *, lease_seconds: float, pulse: Pulse | None = None
+    ) -> None:
         self._ask = ask
-        self._fixed = fixed
+        self._fixed = {**fixed, "pulse_seconds": pulse.seconds if pulse else None}
+        self._tick = pulse.workflow if pulse else ""
         self.boot = secrets.token_hex(4)
         self.number = 0
         self.listeners = 0
@@ -57,7 +59,7 @@ class Reader:
         self.next_change = asyncio.Event()
         """Set at the next change, and then replaced by a new event."""
         self.history = History(window_seconds=WINDOW_SECONDS, bar_limit=BAR_LIMIT, move_limit=MOVE_LIMIT)
-        self.page_data = PageData(ask, WINDOW_SECONDS, lease_seconds)
+        self.page_data = PageData(ask, WINDOW_SECONDS, lease_seconds, pulse)
         self._ring: deque[tuple[int, str]] = deque()
         self._ring_characters = 0
         self._database: dict[str, Any] = {"up": False, "since": time.time()}
@@ -176,7 +178,7 @@ class Reader:
         last = self.page_data.read_at
         since = max(now - WINDOW_SECONDS, (last or 0.0) - OVERLAP_SECONDS)
         rows = await self._ask(
-            "console_attempts", since_ms=int(since * 1000), limit=BAR_LIMIT, tick=PULSE_TICK
+            "console_attempts", since_ms=int(since * 1000), limit=BAR_LIMIT, tick=self._tick
         )
         await self._count_skipped(rows, since)
         left = sorted(history.bars.running() - {row["workflow_id"] for row in rows})
@@ -206,7 +208,7 @@ class Reader:
             after_ms=int(max(since, self.history.floor) * 1000),
             before_ms=oldest,
             bucket_seconds=BUCKET_SECONDS,
-            tick=PULSE_TICK,
+            tick=self._tick,
             limit=COUNT_LIMIT,
         )
         self.history.counted(counts, oldest / 1000)

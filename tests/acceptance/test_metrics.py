@@ -13,7 +13,7 @@ import pytest
 
 from holdfast.audit.audit import Audit
 from holdfast.audit.evidence import counters_agree, samples
-from holdfast.cli.checks import SUBJECTS
+from services.holdfast_commands import SUBJECTS
 from tests.support.native_stack import NativeStack
 from tests.support.stack import Member, Stack, running_stack, wait_for
 from tests.unit.api_fakes import FakeSettings

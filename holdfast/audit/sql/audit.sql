@@ -182,11 +182,13 @@ SELECT started_at AS begun,
 FROM ops.executors WHERE role = %(role)s ORDER BY started_at
 
 -- name: audit_homeless
--- Returns running work of executors that are not live. The caller allows the time of a takeover.
+-- Returns running work of executors that are not live. The caller allows the time of a takeover. Of applications
+-- that were never attached it is unknown who is live.
 SELECT w.workflow_uuid AS workflow_id, w.name AS workflow_name, w.executor_id, e.state,
        coalesce(extract(epoch FROM clock_timestamp() - e.ended_at), 0)::float8 AS seconds
 FROM dbos.workflow_status w LEFT JOIN ops.executors e ON e.executor_id = w.executor_id
-WHERE w.status = 'PENDING' AND coalesce(e.state, 'unknown') NOT IN ('live', 'draining') LIMIT 100
+WHERE w.status = 'PENDING' AND coalesce(e.state, 'unknown') NOT IN ('live', 'draining')
+  AND (w.application_name IS NULL OR w.application_name IN (SELECT name FROM ops.protected)) LIMIT 100
 
 -- name: audit_silent
 -- Returns executors registered as live that were silent for two leases, so a sweep should have declared them
@@ -211,7 +213,8 @@ SELECT kind, count(*) AS moves, count(*) FILTER (WHERE claimed_at IS NULL) AS un
 FROM ops.handovers GROUP BY 1 ORDER BY 1
 
 -- name: audit_parked
-SELECT w.workflow_uuid AS workflow_id, w.name AS workflow_name, coalesce(c.crashes, 0) AS crashes
+SELECT w.workflow_uuid AS workflow_id, w.name AS workflow_name, w.application_name AS application,
+       coalesce(c.crashes, 0) AS crashes
 FROM dbos.workflow_status w LEFT JOIN ops.crashes c ON c.workflow_id = w.workflow_uuid
 WHERE w.status = 'MAX_RECOVERY_ATTEMPTS_EXCEEDED' ORDER BY w.created_at LIMIT 1000
 

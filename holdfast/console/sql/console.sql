@@ -104,7 +104,8 @@ WITH unfinished AS (
     FROM dbos.workflow_status WHERE status IN ('ENQUEUED', 'PENDING') GROUP BY 1, 2, 3, 4)
 SELECT u.status, u.queue, u.workflows,
        (extract(epoch FROM clock_timestamp()) - u.oldest / 1000.0)::float8 AS oldest_age_seconds,
-       u.application_version IS NOT NULL AND NOT EXISTS (
+       u.application_version IS NOT NULL
+       AND (u.application_name IS NULL OR u.application_name IN (SELECT name FROM ops.protected)) AND NOT EXISTS (
            SELECT FROM ops.executors e WHERE e.application = u.application_name
              AND e.application_version = u.application_version AND e.state IN ('live', 'draining')
              AND e.heartbeat_at > statement_timestamp() - make_interval(secs => 2 * %(lease_seconds)s)) AS stranded
@@ -112,7 +113,8 @@ FROM unfinished u
 
 -- name: console_counts
 SELECT (SELECT count(*) FROM dbos.workflow_status WHERE status = 'MAX_RECOVERY_ATTEMPTS_EXCEEDED') AS parked,
-       (SELECT count(*) FROM dbos.workflow_status w WHERE w.status = 'PENDING' AND NOT EXISTS (
+       (SELECT count(*) FROM dbos.workflow_status w WHERE w.status = 'PENDING'
+          AND (w.application_name IS NULL OR w.application_name IN (SELECT name FROM ops.protected)) AND NOT EXISTS (
             SELECT FROM ops.executors e WHERE e.executor_id = w.executor_id AND e.state IN ('live', 'draining')
               AND e.heartbeat_at > statement_timestamp() - make_interval(secs => 2 * %(lease_seconds)s)))
            AS orphaned

@@ -52,7 +52,7 @@ BEGIN
 
         -- For /metrics: no input and no result of any workflow.
         ('holdfast_metrics', 'SELECT', 'dbos.workflow_status, dbos.queues, ops.executors, ops.pulses,
-            ops.totals, ops.totals_until, ops.countable, ops.retention, ops.schedules, ops.applications')
+            ops.totals, ops.totals_until, ops.countable, ops.retention, ops.schedules, ops.applications, ops.protected')
     ) AS v (roles, rights, place) JOIN pg_roles r ON r.rolname = ANY (string_to_array(v.roles, ' '))
     WHERE current_user = 'holdfast_owner' LOOP
         EXECUTE format('GRANT %s ON %s TO %I', may.rights, may.place, may.rolname);

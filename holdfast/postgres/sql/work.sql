@@ -121,7 +121,8 @@ GROUP BY 1, 2
 -- name: orphaned_count
 -- `statement_timestamp`, not `clock_timestamp`: with a volatile function the subquery would run once per workflow.
 SELECT count(*) AS workflows FROM dbos.workflow_status w
-WHERE w.status = 'PENDING' AND NOT EXISTS (
+WHERE w.status = 'PENDING' AND (w.application_name IS NULL OR w.application_name IN (SELECT name FROM ops.protected))
+  AND NOT EXISTS (
     SELECT FROM ops.executors e WHERE e.executor_id = w.executor_id AND e.state IN ('live', 'draining')
       AND e.heartbeat_at > statement_timestamp() - make_interval(secs => 2 * %(lease_seconds)s))
 

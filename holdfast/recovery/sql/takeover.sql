@@ -152,10 +152,11 @@ WHERE w.status = 'PENDING' AND w.executor_id = %(executor_id)s
 -- name: stranded
 -- Counts unfinished work of versions without a live executor. Work without a version waits for the latest version. An
 -- executor that is silent for two leases does not count as live here, even if it was not declared dead: it may be the
--- last one, see executors_by_state.
+-- last one, see executors_by_state. Applications that were never attached are left out (ops.protected).
 SELECT w.application_name AS application, w.application_version, w.status, count(*) AS workflows
 FROM dbos.workflow_status w
 WHERE w.status IN ('ENQUEUED', 'PENDING') AND w.application_version IS NOT NULL
+  AND (w.application_name IS NULL OR w.application_name IN (SELECT name FROM ops.protected))
   AND NOT EXISTS (SELECT FROM ops.executors e
                   WHERE e.application = w.application_name AND e.application_version = w.application_version
                     AND e.state IN ('live', 'draining')

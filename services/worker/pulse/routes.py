@@ -9,8 +9,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 
 from holdfast.web import Feature, documented, process_of
+from holdfast.web import Pulse as PulseLane
 from services.worker.pulse.models import Gap, Pulse, Schedule
-from services.worker.pulse.workflows import PULSE_SECONDS
+from services.worker.pulse.workflows import PULSE_SECONDS, tick
 
 router = APIRouter(tags=["schedule"])
 
@@ -59,4 +60,4 @@ def _text(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat()
 
 
-FEATURE = Feature(router)
+FEATURE = Feature(router, pulse=PulseLane(tick.name, PULSE_SECONDS))

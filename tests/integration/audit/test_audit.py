@@ -16,9 +16,9 @@ from holdfast.audit import evidence
 from holdfast.audit.audit import Audit
 from holdfast.audit.findings import Finding
 from holdfast.audit.journal import Journal
-from holdfast.cli.checks import SUBJECTS
 from holdfast.postgres.database import query
 from holdfast.recovery.adoption import move
+from services.holdfast_commands import SUBJECTS
 from services.worker.fibonacci.rule import summary
 from tests.support import names
 from tests.support.database import Database
@@ -622,3 +622,51 @@ def test_a_step_that_was_not_counted_is_found(clean: Database, monkeypatch: pyte
     assert finding["details"] == [
         "1 counters differ from the database: only orders.ship: 1 counted, 2 stored"
     ]
+
+
+# --- other applications -------------------------------------------------------------------------------
+
+
+def test_without_registered_subjects_only_what_holds_for_any_application_is_checked(clean: Database) -> None:
+    it = Audit(clean.connect(role="api"), clean.settings("api"), settle_seconds=0.0)
+    findings = audit.run(it)
+    assert [finding["invariant"] for finding in findings] == [1, 2, 5, 6, 7]
+    assert all(finding["ok"] for finding in findings), findings
+    assert "number" not in findings[1]["text"]
+
+
+def test_work_of_another_application_is_judged_once_it_was_attached(clean: Database) -> None:
+    """Of one that never was, nothing knows which of its processes live."""
+    work = {
+        "status": "PENDING",
+        "application_name": "shop",
+        "application_version": "s1",
+        "executor_id": "shop-x",
+    }
+    insert(clean, ["shop-w"], name="shop.checkout", **work)
+
+    def fifth() -> Finding:
+        it = Audit(clean.connect(role="api"), clean.settings("api"), settle_seconds=0.0)
+        return next(finding for finding in audit.run(it) if finding["invariant"] == 5)
+
+    assert fifth()["ok"], fifth()
+    clean.rows(
+        "INSERT INTO ops.applications (name, kind, added_by, attached_at)"
+        " VALUES ('shop', 'user', 'attach', now())"
+    )
+    broken = fifth()
+    assert not broken["ok"] and "shop-w" in str(broken["details"]) and "s1 of shop" in str(broken["details"])
+
+
+def test_parked_work_of_another_application_is_no_fault(clean: Database) -> None:
+    """What it parks may be its own poison, or DBOS's own limit."""
+    insert(
+        clean,
+        ["shop-w"],
+        name="shop.checkout",
+        application_name="shop",
+        status="MAX_RECOVERY_ATTEMPTS_EXCEEDED",
+    )
+    it = Audit(clean.connect(role="api"), clean.settings("api"), SUBJECTS, settle_seconds=0.0)
+    sixth = next(finding for finding in audit.run(it) if finding["invariant"] == 6)
+    assert sixth["ok"], sixth

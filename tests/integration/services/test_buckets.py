@@ -15,10 +15,10 @@ from dbos import DBOS, DBOSPortableJSONSerializer
 
 from holdfast.audit import checks as audit
 from holdfast.audit.audit import Audit
-from holdfast.cli.checks import SUBJECTS
 from holdfast.durable.resources import resources
 from holdfast.postgres.database import connect
 from holdfast.process.process import Process
+from services.holdfast_commands import SUBJECTS
 from services.worker.buckets import object_store
 from services.worker.buckets import workflows as buckets
 from tests.support import names
