@@ -32,7 +32,9 @@ def default_message(kind: type[HoldfastError]) -> str:
 
 
 class NotProtected(HoldfastError):
-    """Holdfast cannot protect this application, and HOLDFAST_REQUIRED=true does not let it run without."""
+    """Holdfast cannot protect this application, and HOLDFAST_REQUIRED=true does not let it run without.
+    Correct what is named, then start it again.
+    """
 
 
 class InvalidRequest(HoldfastError):
@@ -147,4 +149,4 @@ class CpuPoolClosed(CpuError):
 
 
 class DatabaseNotPrepared(HoldfastError):
-    """The database cannot be prepared for attached applications."""
+    """The database cannot be prepared for attached applications. Correct what is named, then try again."""
