@@ -14,9 +14,9 @@ BEGIN
         EXECUTE format('GRANT %s ON %s TO %I',
             CASE WHEN found.version THEN 'SELECT' ELSE 'SELECT, INSERT, UPDATE, DELETE' END, found.name, grantee);
     END LOOP;
-    EXECUTE format('GRANT SELECT ON ops.migrations, ops.executors, ops.handovers, ops.crashes, ops.waits,
+    EXECUTE format('GRANT SELECT ON ops.migrations, ops.registrations, ops.executors, ops.handovers, ops.crashes, ops.waits,
         ops.schedules, ops.applications TO %I', grantee);
-    EXECUTE format('GRANT INSERT, UPDATE ON ops.executors, ops.handovers TO %I', grantee);
+    EXECUTE format('GRANT INSERT, UPDATE ON ops.executors, ops.registrations, ops.handovers TO %I', grantee);
     EXECUTE format('GRANT INSERT, UPDATE, DELETE ON ops.crashes, ops.waits TO %I', grantee);
     EXECUTE format('GRANT INSERT, UPDATE (attached_at, dbos_version) ON ops.applications TO %I', grantee);
     -- The function ends the sessions of a dead executor only.

@@ -24,6 +24,8 @@ BEGIN
         ('ops.handovers', 'ALL', format(of_own, 'handovers.workflow_id')),
         ('ops.crashes', 'ALL', format(of_own, 'crashes.workflow_id')),
         ('ops.waits', 'ALL', format(of_own, 'waits.workflow_id')),
+        ('ops.registrations', 'ALL',
+            'EXISTS (SELECT FROM ops.executors own WHERE own.executor_id = registrations.executor_id)'),
         ('ops.executors', 'ALL', 'application = substr(current_user, 14)'),
         ('ops.applications', 'ALL', 'name = substr(current_user, 14)')
     ) AS t (name, command, condition)

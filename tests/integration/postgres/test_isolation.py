@@ -35,6 +35,7 @@ INSERT INTO dbos.application_versions (version_id, version_name, application_nam
     VALUES (%(a)s, %(a)s, %(a)s);
 INSERT INTO ops.executors (executor_id, application, application_version, role, hostname, pid, port, slots)
     VALUES (%(e)s, %(a)s, '1', 'app', 'h', 1, 0, 0);
+INSERT INTO ops.registrations (executor_id, serializer, workflows) VALUES (%(e)s, 's', '{}');
 INSERT INTO ops.crashes (workflow_id, crashes, steps_recorded) VALUES (%(w)s, 1, 0);
 INSERT INTO ops.waits (workflow_id, owner_xid, kind) VALUES (%(w)s, 'x', 'sleep');
 INSERT INTO ops.handovers (workflow_id, workflow_name, kind, reason, from_executor, released_by, lost_at)
@@ -84,6 +85,7 @@ _TABLES = {
     "dbos.notifications": "destination_uuid",
     "dbos.application_versions": "application_name",
     "ops.executors": "application",
+    "ops.registrations": "executor_id",
     "ops.handovers": "workflow_id",
     "ops.crashes": "workflow_id",
     "ops.waits": "workflow_id",
@@ -105,8 +107,8 @@ def test_an_application_reads_its_own_rows_alone(applications: Applications, tab
 @pytest.mark.parametrize("table", _TABLES)
 def test_an_application_changes_and_deletes_no_row_of_another(applications: Applications, table: str) -> None:
     column = _TABLES[table]
-    other = "billing" if "application" in column else "w-billing"
-    may_delete = table not in ("ops.executors", "ops.handovers")
+    other = "billing" if "application" in column else "e-billing" if column == "executor_id" else "w-billing"
+    may_delete = table not in ("ops.executors", "ops.handovers", "ops.registrations")
     with closing(applications.login("storefront")) as connection, connection.cursor() as cursor:
         cursor.execute(f"UPDATE {table} SET {column} = {column} WHERE {column} = %s", (other,))
         assert cursor.rowcount == 0
@@ -172,7 +174,7 @@ def test_an_application_has_a_place_for_its_own_tables(applications: Application
         cursor.execute("DROP TABLE orders")
 
 
-_ATTACHED = ("executors", "takeover", "waits", "trips")
+_ATTACHED = ("executors", "takeover", "waits", "trips", "registrations")
 """Lease, sweep, takeover, drain, waits and poison."""
 
 
