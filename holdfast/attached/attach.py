@@ -16,7 +16,7 @@ from holdfast.attached.identity import obstacle
 from holdfast.attached.process import AttachedProcess
 from holdfast.attached.settings import AttachedSettings
 from holdfast.attached.stop_signals import StopSignals, blocks_its_own_loop
-from holdfast.dbos_adapter import launching, patching
+from holdfast.dbos_adapter import launching, outcomes, patching
 from holdfast.dbos_adapter.launching import Configured
 from holdfast.errors import NotProtected
 from holdfast.postgres.statements import use_schema
@@ -116,6 +116,7 @@ class Attachment:
         process.end("DBOS.destroy() was called", hurry=hurry)
         process.engine.detach()
         original()
+        outcomes.STOPPING.clear()
         process.release_threads()
         process.close()
 
@@ -124,6 +125,7 @@ class Attachment:
     def _signalled(self, name: str) -> bool:
         if self.process is None:
             return False
+        outcomes.STOPPING.set()
         self.process.stop_soon(f"{name} received")
         return True
 

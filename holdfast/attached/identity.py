@@ -15,6 +15,7 @@ from holdfast.dbos_adapter.launching import Configured
 from holdfast.dbos_adapter.schema import unprepared
 from holdfast.identity import Identity
 from holdfast.postgres.database import connect, query
+from holdfast.recovery.blame import EVERY_QUEUE
 
 _RIGHTS_REMEDY = "`holdfast app add` makes a role that has them"
 
@@ -45,8 +46,15 @@ def _first_line(error: psycopg2.Error) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def new_identity(settings: AttachedSettings, configured: Configured) -> Identity:
-    """Creates the identity of a new executor. Its id is never reused, also if the application sets one."""
+SUSPECTS_QUEUE, TRIALS_QUEUE = "_holdfast_suspects", "_holdfast_trials"
+"""Queues that exist in processes only: the user sees neither of them."""
+
+
+def new_identity(settings: AttachedSettings, configured: Configured, *, isolates: bool = True) -> Identity:
+    """Creates the identity of a new executor. Its id is never reused, also if the application sets one.
+
+    ``isolates``: its processes run suspects of poison of every queue, so that these may be moved.
+    """
     hostname = socket.gethostname()
     prefix = f"{configured.application[:14]}-{hostname[:13]}"
     if configured.executor_id != launching.DEFAULT_EXECUTOR_ID:
@@ -60,7 +68,7 @@ def new_identity(settings: AttachedSettings, configured: Configured) -> Identity
         pid=os.getpid(),
         port=settings.port or 0,
         slots=0,
-        suspects_queue="",
-        trials_queue="",
-        leaf_queues=(),
+        suspects_queue=SUSPECTS_QUEUE if isolates else "",
+        trials_queue=TRIALS_QUEUE if isolates else "",
+        leaf_queues=(EVERY_QUEUE,) if isolates else (),
     )

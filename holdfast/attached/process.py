@@ -19,6 +19,7 @@ from holdfast.attached.probes import Probes
 from holdfast.attached.settings import AttachedSettings
 from holdfast.dbos_adapter import launching
 from holdfast.dbos_adapter.launching import Configured
+from holdfast.dbos_adapter.registrations import publish
 from holdfast.dbos_adapter.wake_ups import Listener, Waker
 from holdfast.observability import metrics
 from holdfast.postgres.database import OpsPool
@@ -27,7 +28,9 @@ from holdfast.process.engine import AttachedEngine
 from holdfast.recovery.lease import Lease
 from holdfast.recovery.sweep import Sweep
 from holdfast.recovery.takeover_metrics import count_takeover
+from holdfast.recovery.trials import Trials
 from holdfast.recovery.versions import settle_latest
+from holdfast.recovery.watchdog import Watchdog
 
 log = logging.getLogger("holdfast.attached")
 
@@ -45,7 +48,9 @@ class AttachedProcess:
 
     def __init__(self, settings: AttachedSettings, configured: Configured) -> None:
         self.settings: AttachedSettings = settings
-        self.identity = new_identity(settings, configured)
+        # A process that does not run every queue must not run suspects from the others either.
+        self._isolates = configured.listens_to_all
+        self.identity = new_identity(settings, configured, isolates=self._isolates)
         self.executor_id = self.identity.executor_id
         self.state = "starting"
         self.hurry = False
@@ -54,19 +59,29 @@ class AttachedProcess:
         self.waker = Waker()
         self.engine: AttachedEngine = AttachedEngine(settings, self.identity, self.waker)
         self.ops = OpsPool(settings, purpose=self.identity.purpose("ops"), size=_OPS_SESSIONS, wait_seconds=5)
+        self.watchdog = Watchdog(settings, self.identity, ends_programs=False)
         self.lease: Lease = Lease(
             settings,
             self.identity,
             on_fenced=self._fenced,
             on_desired=self._desired,
             in_flight=lambda: len(self.active()),
+            on_session=self.watchdog.watch,
         )
         self.sweep = Sweep(
             settings,
             self.identity,
             settled_seconds=lambda: self.lease.settled_seconds,
             on_takeover=count_takeover,
-            running=self.active,
+            running=lambda: [*self.active(), *self.trials.held],
+        )
+        self.trials = Trials(
+            settings,
+            self.identity,
+            self.waker,
+            ops=self.ops,
+            active=self.active,
+            executing=self.executing,
         )
         self.listener = Listener(settings, self.waker, purpose=self.identity.purpose("listener"))
         self.probes = None if settings.port is None else Probes(self, settings.bind_host, settings.port)
@@ -103,6 +118,7 @@ class AttachedProcess:
 
     def before_launch(self, application: Any) -> None:
         """Registers the executor and prepares DBOS for its launch. Raises ``psycopg2.Error``."""
+        self.watchdog.start()
         self.lease.start()
         self.ops.run("note_attached", name=self.identity.application, dbos_version=launching.dbos_version())
         launching.identify(
@@ -112,12 +128,17 @@ class AttachedProcess:
             session_name=self.identity.purpose("dbos"),
         )
         self.engine.attach(application)
+        if self._isolates:
+            launching.add_hidden_queue(application, self.identity.suspects_queue)
+            launching.add_hidden_queue(application, self.identity.trials_queue)
+            self.trials.install()
         self.listener.start()
 
     def after_launch(self) -> None:
         """Begins to watch the peers."""
         self.engine.attach_database()
         settle_latest(self.ops, self.identity, starting=True)
+        publish(self.ops.run_patiently, self.executor_id)
         self.sweep.start()
         self._show_metrics()
         if self.probes is not None:
@@ -210,6 +231,7 @@ class AttachedProcess:
                 return
             self._is_closed = True
         self.engine.detach()
+        self.watchdog.stop()
         if self.probes is not None:
             self.probes.stop()
         for stop in (self.listener.stop, self.sweep.stop, self.lease.stop):
@@ -229,7 +251,8 @@ class AttachedProcess:
             connection = part.session.connection
             if connection is not None and not connection.closed:
                 os.dup2(nowhere, connection.fileno())
-        for descriptor in (*self.ops.descriptors(), *self.engine.sessions.descriptors()):
+        others = (self.ops, self.engine.sessions, self.watchdog)
+        for descriptor in [found for each in others for found in each.descriptors()]:
             os.dup2(nowhere, descriptor)
         os.close(nowhere)
 

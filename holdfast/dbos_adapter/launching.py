@@ -21,6 +21,8 @@ from dbos._utils import GlobalParams
 DEFAULT_EXECUTOR_ID = "local"
 """What DBOS calls an executor that the application does not name."""
 
+_HIDDEN_POLL_SECONDS = 10.0
+
 # libpq's own options among the arguments that an application passes to its driver.
 _PASSED = ("passfile", "password", "sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "channel_binding")
 
@@ -35,6 +37,8 @@ class Configured:
     database_url: str
     """The system database's URL for libpq; empty if it is not PostgreSQL."""
     schema: str
+    listens_to_all: bool
+    """Whether it runs all of its queues (no ``DBOS.listen_queues``)."""
     uses_conductor: bool
     is_launched: bool
     is_ours: bool
@@ -87,6 +91,7 @@ def configured(application: Any) -> Configured:
         executor_id=GlobalParams.executor_id,
         database_url=libpq_url(url, arguments),
         schema=config.get("dbos_system_schema") or "dbos",
+        listens_to_all=application._listening_queues is None,
         uses_conductor=application.conductor_key is not None or GlobalParams.dbos_cloud,
         is_launched=application._launched,
         is_ours="waker" in vars(application),
@@ -117,15 +122,14 @@ def tasks(application: Any) -> Collection[asyncio.Task[Any]]:
     return found
 
 
-def add_hidden_queue(application: Any, name: str, *, worker_concurrency: int) -> None:
-    """Adds a queue that exists in this process only: no row, and no part of the application lists it."""
-    application._registry._register_internal_queue(name, worker_concurrency=worker_concurrency)
+def add_hidden_queue(application: Any, name: str) -> None:
+    """Adds a queue that runs one workflow at a time and exists in this process only, without a row.
 
-
-def listened_queues(application: Any) -> list[str] | None:
-    """Returns the queues that the application restricts itself to, or None if it runs all of its queues."""
-    queues: list[str] | None = application._listening_queues
-    return queues
+    Notifications wake it, so it polls rarely.
+    """
+    application._registry._register_internal_queue(
+        name, worker_concurrency=1, polling_interval_sec=_HIDDEN_POLL_SECONDS
+    )
 
 
 def libpq_url(url: sa.URL, arguments: dict[str, Any]) -> str:

@@ -26,6 +26,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, NoReturn
@@ -57,8 +58,14 @@ def install() -> None:
     dbos._event_loop.asyncio = _Asyncio()  # type: ignore[attr-defined, assignment]  # the module imports it
 
 
+STOPPING = threading.Event()
+"""Set once this process was told to stop. What a stop interrupts in the main thread goes on elsewhere."""
+
+
 def raise_outcome(error: BaseException) -> NoReturn:
     """Raises the outcome to record for `error`, or `error` itself if Holdfast does not record it."""
+    if _is_of_stop(error):
+        raise error
     if isinstance(error, StopIteration):
         # A generator does the same, for the same reason: futures and coroutines cannot carry it.
         text = f"StopIteration was raised: {error_text(error)}"
@@ -211,8 +218,16 @@ def _asked_to_end() -> bool:
     return task is not None and task.cancelling() > 0
 
 
+def _is_of_stop(error: BaseException) -> bool:
+    """Whether a signal handler raised it in a workflow that the main thread called, to end the process."""
+    is_exit = isinstance(error, KeyboardInterrupt | SystemExit)
+    return is_exit and STOPPING.is_set() and threading.current_thread() is threading.main_thread()
+
+
 def _loop_ends() -> bool:
     loop = asyncio.get_running_loop()
+    if STOPPING.is_set() and threading.current_thread() is threading.main_thread():
+        return True  # ``asyncio.run`` cancels the main task first
     if isinstance(loop, SturdyLoop):
         return loop.ends
     # ``asyncio.run`` ends by cancelling every task.

@@ -33,6 +33,9 @@ Action = Literal["requeue", "quarantine", "try", "park"]
 
 SUSPECT_FROM = 2
 
+EVERY_QUEUE = "*"
+"""As a leaf queue: any workflow may be tried. One that waits for its child leaves its trial meanwhile."""
+
 
 @dataclass(frozen=True)
 class InFlight:
@@ -50,6 +53,8 @@ class InFlight:
     """Whether the workflow was only waiting."""
     trial_started: bool = False
     """Whether this claim is a trial that has started, alone in its process."""
+    deduplicated: bool = False
+    """Whether it has a deduplication id, which counts on its own queue only: it stays there."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +157,7 @@ def judge(
             ran=item in running,
             beside_suspects=beside_suspects,
             moved=moved,
-            can_be_tried=home in leaf_queues,
+            can_be_tried=not item.deduplicated and (home in leaf_queues or EVERY_QUEUE in leaf_queues),
             tried_alone=item.trial_started and len(running) == 1,
             crashes=1 if progressed else item.crashes + 1,
             limit=crash_limit,

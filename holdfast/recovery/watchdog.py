@@ -55,7 +55,8 @@ def _is_debugged() -> bool:
 class Watchdog:
     """Runs one child process, pings it from a thread, and starts a new one if it ends."""
 
-    def __init__(self, settings: Settings, identity: Identity) -> None:
+    def __init__(self, settings: Settings, identity: Identity, *, ends_programs: bool = True) -> None:
+        """``ends_programs``: the child ends what this process leaves running (`mark_process`)."""
         self._period_seconds = settings.heartbeat_seconds / 4
         limits = (settings.blocked_seconds, settings.lease_seconds + settings.heartbeat_seconds / 2)
         self._arguments = [
@@ -63,6 +64,7 @@ class Watchdog:
             identity.role,
             identity.executor_id,
         ]
+        self._ends_programs = ends_programs
         self._lock = threading.Lock()
         self._session: int | None = None
         self._channel: socket.socket | None = None
@@ -95,6 +97,11 @@ class Watchdog:
     def pid(self) -> int | None:
         """The pid of the child, or None while there is none."""
         return self._child.pid if self._child is not None else None
+
+    def descriptors(self) -> list[int]:
+        """Returns the socket to the child, while there is one."""
+        channel = self._channel
+        return [] if channel is None else [channel.fileno()]
 
     def watch(self, session: int | None) -> None:
         """Passes the socket of the lease session to the child, which closes it if this process is blocked.
@@ -143,10 +150,17 @@ class Watchdog:
         # The child inherits the blocked signals: only the parent handles a signal to the group, and the child
         # ends after it.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENTS_DECISION)
+        environment = dict(os.environ)
+        if not self._ends_programs:
+            environment.pop(watchdog_child.MARK, None)
         try:
             with theirs:
                 child = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=(theirs.fileno(),)
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(),),
+                    env=environment,
                 )
         except BaseException:
             ours.close()

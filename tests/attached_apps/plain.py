@@ -113,6 +113,15 @@ def start(name: str, workflow_id: str, arguments: list[Any]) -> None:
             DBOS.start_workflow(WORKFLOWS[name], *arguments)
 
 
+def call() -> None:
+    """Runs a workflow in the main thread, like a function."""
+    with SetWorkflowID("called"):
+        if os.environ["PLAIN_CALLS"] == "async":
+            asyncio.run(steps_async(1, 60.0))
+        else:
+            steps(1, 60.0)
+
+
 def main() -> None:
     if "PLAIN_HANDLES_SIGTERM" in os.environ:
         ended = threading.Event()
@@ -132,6 +141,8 @@ def main() -> None:
 
 
 def serve() -> None:
+    if "PLAIN_CALLS" in os.environ:
+        call()
     print("ready", flush=True)
     for line in sys.stdin:
         start(*json.loads(line))

@@ -182,5 +182,6 @@ FROM (VALUES ('SELECT', 'ops.executors'), ('INSERT', 'ops.executors'), ('UPDATE'
              ('SELECT', 'ops.handovers'), ('INSERT', 'ops.handovers'), ('UPDATE', 'ops.handovers'),
              ('SELECT', 'ops.crashes'), ('INSERT', 'ops.crashes'), ('UPDATE', 'ops.crashes'),
              ('DELETE', 'ops.crashes'), ('SELECT', 'ops.waits'), ('INSERT', 'ops.waits'),
-             ('UPDATE', 'ops.waits'), ('DELETE', 'ops.waits')) AS r (right_needed, table_name)
+             ('UPDATE', 'ops.waits'), ('DELETE', 'ops.waits'), ('INSERT', 'ops.registrations'),
+             ('UPDATE', 'ops.registrations'), ('INSERT', 'ops.applications')) AS r (right_needed, table_name)
 WHERE NOT has_table_privilege(r.table_name, r.right_needed)

@@ -20,7 +20,7 @@ SELECT w.workflow_uuid AS workflow_id, w.name, w.queue_name, c.queue_name AS hom
        coalesce(c.crashes, 0) AS crashes, coalesce(c.steps_recorded, 0) AS steps_at_last_crash,
        coalesce(c.trial_xid = w.owner_xid, false) AS trial_started,
        (SELECT count(*) FROM dbos.operation_outputs o WHERE o.workflow_uuid = w.workflow_uuid) AS steps_recorded,
-       x.workflow_id IS NOT NULL AS waits
+       x.workflow_id IS NOT NULL AS waits, w.deduplication_id IS NOT NULL AS deduplicated
 FROM dbos.workflow_status w
 LEFT JOIN waiting x ON x.workflow_id = w.workflow_uuid
 LEFT JOIN ops.crashes c ON c.workflow_id = w.workflow_uuid

@@ -86,6 +86,15 @@ def test_a_running_step_ends_before_the_process_does(apps: AppRunner) -> None:
     assert apps.status("w")["status"] == "SUCCESS"
 
 
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_an_interrupted_main_thread_ends_no_workflow(apps: AppRunner, kind: str) -> None:
+    """The workflow runs in the main thread, where a KeyboardInterrupt is no outcome of it."""
+    process = apps.run(sys.executable, str(APPS / "plain.py"), PLAIN_CALLS=kind)
+    wait_until(apps.notes, "its step runs", seconds=60)
+    assert process.stop(signal.SIGINT, seconds=20) == -signal.SIGINT
+    _handed_over(apps, process, "called")
+
+
 def test_a_step_that_takes_too_long_is_handed_over(apps: AppRunner) -> None:
     process = apps.app(HOLDFAST_DRAIN_SECONDS="0.5", PLAIN_HANDLES_SIGTERM="return")
     process.start("steps", "w", 1, 60.0)

@@ -37,13 +37,13 @@ def test_what_an_application_is_configured_with(application: Any) -> None:
         executor_id="blue",
         database_url="postgresql://shop:p%40ss@db.example:6543/shop?sslmode=require",
         schema="shop_dbos",
+        listens_to_all=True,
         uses_conductor=False,
         is_launched=False,
         is_ours=False,
     )
-    assert launching.listened_queues(application) is None
     DBOS.listen_queues(["packing"])
-    assert launching.listened_queues(application) == ["packing"]
+    assert not launching.configured(application).listens_to_all
     assert list(launching.tasks(application)) == []
     launching.identify(application, executor_id="blue-1", version="v7", session_name="holdfast/blue-1/dbos")
     assert GlobalParams.executor_id == "blue-1"
@@ -68,7 +68,7 @@ def test_a_session_name_of_the_application_stays() -> None:
 
 
 def test_a_hidden_queue_is_one_of_dboss_internal_queues(application: Any) -> None:
-    launching.add_hidden_queue(application, "_holdfast_suspects", worker_concurrency=1)
+    launching.add_hidden_queue(application, "_holdfast_suspects")
     names = [queue.name for queue in application._registry.internal_queues()]
     assert "_holdfast_suspects" in names
     del application._registry.internal_queue_map["_holdfast_suspects"]
