@@ -53,7 +53,10 @@ class PageData:
         self.history: deque[list[Any]] = deque(maxlen=HISTORY_POINTS)
         self.counts = dict.fromkeys(("running", "queued", "parked", "stranded", "orphaned"), 0)
         self._new_points: list[list[Any]] = []
+        self.applications: list[Item] = []
+        """Unfinished work by application, for the page's filter."""
         self._published_counts: dict[str, int] | None = None
+        self._published_applications: list[Item] | None = None
         self._count_at = 0.0
         self._pulses_read_at = 0.0
 
@@ -78,6 +81,7 @@ class PageData:
             "queues": list(self.queues.items.values()),
             "queue_history": list(self.history),
             "counts": self.counts,
+            "applications": self.applications,
         }
 
     def take(self) -> tuple[dict[str, Any], dict[str, list[Any]]]:
@@ -94,6 +98,8 @@ class PageData:
         }
         if self._published_counts != self.counts:
             change["counts"] = self._published_counts = self.counts
+        if self._published_applications != self.applications:
+            change["applications"] = self._published_applications = self.applications
         return change, {"executors": executors_gone, "queues": queues_gone}
 
     # --- executors -------------------------------------------------------------------------
@@ -176,6 +182,7 @@ class PageData:
             age = max(0.0, round(row["oldest_age_seconds"], 1))
             item["oldest_age_seconds"] = max(item["oldest_age_seconds"], age)
         self.queues.keep(queues.values())
+        self.applications = _by_application(rows)
         queued = sum(item["depth"] for item in queues.values())
         oldest = max((item["oldest_age_seconds"] for item in queues.values()), default=0.0)
         self.counts = {
@@ -188,3 +195,19 @@ class PageData:
         point = [round(now, 3), queued, oldest]
         self.history.append(point)
         self._new_points.append(point)
+
+
+def _by_application(rows: list[Row]) -> list[Item]:
+    """Returns the running and the waiting work of each application, in the order of their names."""
+    found: dict[str, Item] = {}
+    for row in rows:
+        name = row["application"]
+        nothing = {"application": name, "running": 0, "queued": 0, "oldest_age_seconds": 0.0}
+        item = found.setdefault(name, nothing)
+        if row["status"] == "PENDING":
+            item["running"] += row["workflows"]
+        elif row["queue"]:
+            item["queued"] += row["workflows"]
+            age = max(0.0, round(row["oldest_age_seconds"]))
+            item["oldest_age_seconds"] = max(item["oldest_age_seconds"], age)
+    return [found[name] for name in sorted(found)]

@@ -56,7 +56,7 @@ class DatabaseCollector(Collector):
         max_age_seconds: float = 1.0,
     ) -> None:
         self._read = read
-        self._applications = sorted(applications)
+        self._applications = set(applications)
         lease = {"lease_seconds": lease_seconds}
         self._statements: dict[str, dict[str, Any]] = {
             "unfinished_by_status": {},
@@ -64,6 +64,7 @@ class DatabaseCollector(Collector):
             "orphaned_count": lease,
             "stranded": lease,
             "executors_by_state": lease,
+            "protected_applications": {},
             "pulse_health": {"late_seconds": late_seconds},
             "schedule_figures": {},
             "totals": {},
@@ -95,6 +96,8 @@ class DatabaseCollector(Collector):
         begun = time.monotonic()
         try:
             rows = self._read(self._statements)
+            # An application that was attached stays: no live executor of it is worth a zero.
+            self._applications |= {row["name"] for row in rows["protected_applications"]}
             families = [
                 *_work(rows),
                 self._executors(rows["executors_by_state"]),
@@ -114,7 +117,7 @@ class DatabaseCollector(Collector):
 
     def _executors(self, rows: Rows) -> Metric:
         # Report zero where no executor exists: an alert on "no live worker" needs a value to compare.
-        executor_counts = {(name, state): 0 for name in self._applications for state in _STATES}
+        executor_counts = {(name, state): 0 for name in sorted(self._applications) for state in _STATES}
         executor_counts |= {(row["application"], row["state"]): row["executors"] for row in rows}
         family = GaugeMetricFamily(
             "holdfast_executors", "Executors by state", labels=("application", "state")
@@ -178,7 +181,7 @@ class DatabaseCollector(Collector):
         drains = HistogramMetricFamily(
             "holdfast_drain_seconds", "From the order to stop to the last hand over", labels=["application"]
         )
-        for name in self._applications:
+        for name in sorted(self._applications):
             fenced.add_metric([name], totals["fenced"].get((name, math.inf), 0))
             purged.add_metric([name], totals["purged"].get((name, math.inf), 0))
             counts = (totals["drains"].get((name, le), 0) for le in DRAIN_BUCKETS)

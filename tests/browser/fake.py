@@ -170,7 +170,18 @@ class Fake:
                 "orphaned": w.orphaned,
             },
             "last_takeover": w.last_takeover,
+            "applications": self._by_application(),
         }
+
+    def _by_application(self) -> list[dict[str, Any]]:
+        w = self.world
+        found = []
+        for name in sorted({e["application"] for e in w.executors.values()}):
+            ours = {e["executor_id"] for e in w.executors.values() if e["application"] == name}
+            running = sum(b["ended_at"] is None and b["executor_id"] in ours for b in w.bars.values())
+            queued = len(w.queue) if name == "holdfast-worker" else 0
+            found.append({"application": name, "running": running, "queued": queued, "oldest_age_seconds": 0})
+        return found
 
     def document(self) -> dict[str, Any]:
         """The snapshot."""
@@ -188,6 +199,7 @@ class Fake:
                 "chaos": w.chaos,
                 "token_required": True,
                 "release": "0.1.0",
+                "pulse_seconds": w.pulse_seconds,
                 **self._totals(),
                 "executors": [public(e) for e in w.executors.values()],
                 "bars": [public(b) for b in bars[-self.bars_served :]],

@@ -34,6 +34,7 @@ class World:
         self.database_up = True
         self.database_since = 0.0
         self.pulses_on = True
+        self.pulse_seconds: int | None = 5
         self.rev = 0
         self.numbers = itertools.count(1)
         self.executors: dict[str, Item] = {}
@@ -55,14 +56,14 @@ class World:
 
     # --- what happens ----------------------------------------------------------------------
 
-    def start_executor(self, role: str, slots: int = 4) -> str:
+    def start_executor(self, role: str, slots: int = 4, *, application: str | None = None) -> str:
         """A new process appears, live."""
         with self.lock:
             executor_id = f"{role}-holdfast-{self.random.getrandbits(32):08x}"
             self.executors[executor_id] = self.touch(
                 {
                     "executor_id": executor_id,
-                    "application": "holdfast-worker" if role == "worker" else "holdfast-api",
+                    "application": application or f"holdfast-{role}",
                     "role": role,
                     "version": "0.1.0",
                     "state": "live",

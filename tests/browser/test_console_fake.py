@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -41,6 +42,12 @@ def seen(page: Page, kind: str) -> list[Any]:
     return [
         hit for hit in page.evaluate("document.querySelector('#timeline').drawn()") if hit["kind"] == kind
     ]
+
+
+def record_picture(page: Page, name: str) -> None:
+    """Keeps a picture where HOLDFAST_PICTURES names a directory."""
+    if folder := os.environ.get("HOLDFAST_PICTURES"):
+        page.screenshot(path=f"{folder}/{name}.png", full_page=True)
 
 
 def busy(fake: Fake, executor_id: str) -> bool:
@@ -254,6 +261,49 @@ def test_search_filters_and_pages(new_page: NewPage, fake: Fake) -> None:
     )
     page.click("#older")
     expect(page.locator("#list-place")).to_contain_text("26 to ")
+
+
+def test_one_application_of_three_is_chosen(new_page: NewPage, fake: Fake) -> None:
+    page = opened(new_page, fake)
+    choice = page.locator("#application-choice")
+    expect(choice).to_be_hidden()
+    shops = {fake.world.start_executor("app", application="storefront") for _ in range(2)}
+    with fake.world.lock:
+        for number, executor_id in enumerate(sorted(shops)):
+            item = {
+                "workflow_id": f"cart-{number}",
+                "name": "checkout",
+                "label": "checkout",
+                "queue": "carts",
+            }
+            fake.world.claim(executor_id, item, 600.0)
+    expect(choice).to_be_visible()
+    expect(page.locator("#sentence")).to_contain_text("2 of storefront live")
+    record_picture(page, "three-applications")
+    choice.locator("select").select_option("storefront")
+    heads = page.locator("#heads .head")
+    expect(heads).to_have_count(2)
+    assert {head.get_attribute("title") for head in heads.all()} == shops
+    expect(page.locator("#sentence")).to_contain_text("2 of storefront live. 2 workflows run, none waits.")
+    rows = page.locator("#rows tr")
+    expect(rows).to_have_count(2)
+    assert all("checkout" in text for text in rows.all_inner_texts())
+    expect(page.locator("#sentence")).not_to_contain_text("takeover")
+    expect(page.locator(".pulse-head")).to_be_hidden()
+    expect(page.locator("#queue-title")).to_have_text("Queues of all applications")
+    record_picture(page, "one-application")
+    with page.expect_request(lambda request: "application=storefront" in request.url):
+        page.select_option("select[name=source]", "stored")
+    choice.locator("select").select_option("all")
+    expect(heads).not_to_have_count(2)
+
+
+def test_an_installation_without_a_pulse_has_no_lane_for_it(new_page: NewPage, fake: Fake) -> None:
+    page = opened(new_page, fake)
+    expect(page.locator(".pulse-head")).to_be_visible()
+    fake.world.pulse_seconds = None
+    page.reload()
+    expect(page.locator(".pulse-head")).to_be_hidden()
 
 
 def test_a_workflows_own_page(new_page: NewPage, fake: Fake) -> None:

@@ -102,7 +102,7 @@ WITH unfinished AS (
     SELECT status, coalesce(queue_name, '') AS queue, application_name, application_version,
            count(*) AS workflows, min(created_at) AS oldest
     FROM dbos.workflow_status WHERE status IN ('ENQUEUED', 'PENDING') GROUP BY 1, 2, 3, 4)
-SELECT u.status, u.queue, u.workflows,
+SELECT u.status, u.queue, coalesce(u.application_name, '') AS application, u.workflows,
        (extract(epoch FROM clock_timestamp()) - u.oldest / 1000.0)::float8 AS oldest_age_seconds,
        u.application_version IS NOT NULL
        AND (u.application_name IS NULL OR u.application_name IN (SELECT name FROM ops.protected)) AND NOT EXISTS (

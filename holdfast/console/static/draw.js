@@ -162,7 +162,7 @@ function ends(frame, lane) {
 
 function pulses({ context, colours, scale, store, lanes, width, hits }) {
   const y = lanes.pulseTop + PULSE_HEIGHT / 2;
-  for (const pulse of store.pulses.values()) {
+  for (const pulse of store.pulsing ? store.pulses.values() : []) {
     const x = scale.x(pulse.scheduled_at);
     if (x < -6 || x > width) continue;
     if (pulse.status === "run") {

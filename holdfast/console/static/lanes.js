@@ -50,7 +50,7 @@ export class Lanes {
       top += lane.height;
     }
     this.pulseTop = top;
-    this.height = top + PULSE_HEIGHT;
+    this.height = top + (this.store.pulsing ? PULSE_HEIGHT : 0);
     return this;
   }
 

@@ -66,7 +66,7 @@ export class Lists {
   live() {
     const { search, status, name } = this.filter;
     const newest = new Map();
-    for (const bar of this.store.bars.values()) {
+    for (const bar of this.store.shownBars()) {
       const known = newest.get(bar.workflow_id);
       if (!known || known.started_at <= bar.started_at) newest.set(bar.workflow_id, bar);
     }
@@ -97,6 +97,7 @@ export class Lists {
     if (search) query.set("prefix", search);
     if (status) query.set("status", status);
     if (name) query.set("name", name);
+    if (this.store.application) query.set("application", this.store.application);
     const cursor = this.cursors[this.page];
     if (cursor) query.set("before", cursor);
     const asked = (this.asked = query.toString());
@@ -177,7 +178,7 @@ export class Twin {
   show() {
     if (!this.details.open) return;
     const since = this.view.since();
-    const bars = [...this.store.bars.values()].filter((bar) => (bar.ended_at ?? Infinity) >= since);
+    const bars = this.store.shownBars().filter((bar) => (bar.ended_at ?? Infinity) >= since);
     bars.sort((a, b) => b.started_at - a.started_at);
     say($("#twin-count"), `${count(bars.length, "attempt")} in this window${bars.length > 100 ? ", the newest 100 shown" : ""}`);
     this.body.replaceChildren(...bars.slice(0, 100).map((bar) => this.row(bar)));

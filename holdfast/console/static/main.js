@@ -4,6 +4,7 @@ import { Actions } from "./actions.js";
 import { Api } from "./api.js";
 import { Charts } from "./charts.js";
 import { askToken, notice, prepareDialogs } from "./dialogs.js";
+import { prepareApplications } from "./applications.js";
 import { $, say, throttled } from "./dom.js";
 import { ExecutorDialog } from "./executor.js";
 import { Lists, Twin } from "./lists.js";
@@ -58,9 +59,17 @@ document.addEventListener("click", (event) => {
   go(link.getAttribute("href"));
 });
 
+const showApplications = prepareApplications(store, () => {
+  lists.restart();
+  twin.show();
+  everything();
+});
+
 // --- updates ---------------------------------------------------------------------------------
 
 const everything = throttled(() => {
+  showApplications();
+  $(".pulse-head").hidden = !store.pulsing;
   summary.show();
   executorDialog.refresh();
   if ($("#workflow").hidden) {

@@ -15,6 +15,7 @@ export class Store extends EventTarget {
     this.seenAt = null;
     this.lastGood = null;
     this.away = false;
+    this.application = ""; // the page shows only this one; empty: all
     this.head = { counts: {}, database: { up: true, since: null }, last_takeover: null, window_seconds: 900 };
     this.clear();
   }
@@ -133,12 +134,36 @@ export class Store extends EventTarget {
   lanes(since) {
     const rank = (executor) => (executor.role === "worker" ? 0 : 1);
     return [...this.executors.values()]
-      .filter((executor) => executor.ended_at === null || executor.ended_at >= since)
+      .filter((executor) => this.chosen(executor) && (executor.ended_at === null || executor.ended_at >= since))
       .sort((a, b) => rank(a) - rank(b) || a.started_at - b.started_at || (a.executor_id < b.executor_id ? -1 : 1));
   }
 
   live(role) {
     return [...this.executors.values()].filter((e) => e.role === role && e.state === "live").length;
+  }
+
+  /** Whether an executor belongs to the application that the page shows. */
+  chosen(executor) {
+    return !this.application || executor?.application === this.application;
+  }
+
+  /** Whether there is a pulse to show: it belongs to the installation, not to one of its applications. */
+  get pulsing() {
+    return this.head.pulse_seconds !== null && !this.application;
+  }
+
+  /** Returns the attempts that the page shows. */
+  shownBars() {
+    const bars = [...this.bars.values()];
+    return this.application ? bars.filter((bar) => this.chosen(this.executors.get(bar.executor_id))) : bars;
+  }
+
+  /** Returns the names of all applications with executors or unfinished work. */
+  applications() {
+    const names = new Set([...this.executors.values()].map((executor) => executor.application));
+    for (const { application } of this.head.applications ?? []) names.add(application);
+    names.delete("");
+    return [...names].sort();
   }
 
   /** Counts the workflows that left an executor because it ended. */

@@ -90,12 +90,39 @@ export class Summary {
   }
 }
 
+/** Returns the live executors in words: workers and APIs, and those of each further application by its name. */
+function living(executors, application) {
+  const attached = new Map();
+  for (const { role, application: name } of executors) {
+    if (role !== "worker" && role !== "api") attached.set(name, (attached.get(name) ?? 0) + 1);
+  }
+  const stack = [["worker", "worker"], ["api", "API"]]
+    .map(([role, word]) => [executors.filter((executor) => executor.role === role).length, word])
+    .filter(([number]) => number || !application)
+    .map(([number, word]) => count(number, word));
+  const others = [...attached].sort().map(([name, number]) => `${number.toLocaleString("en")} of ${name}`);
+  const found = [...stack, ...others];
+  return found.length ? found : ["none"];
+}
+
+/** Returns the numbers of running and waiting workflows, and the longest wait: of one application, or of all. */
+function work(store) {
+  if (!store.application) {
+    const ages = [...store.queues.values()].map((queue) => queue.oldest_age_seconds ?? 0);
+    return { ...store.head.counts, oldest_age_seconds: Math.max(0, ...ages) };
+  }
+  const found = (store.head.applications ?? []).find((each) => each.application === store.application);
+  return found ?? { running: 0, queued: 0, oldest_age_seconds: 0 };
+}
+
 /** Returns the sentence for the healthy state. */
 export function calm(store) {
-  const { counts = {}, last_takeover: last } = store.head;
-  const alive = [count(store.live("worker"), "worker"), count(store.live("api"), "API")];
-  const draining = [...store.executors.values()].filter((e) => e.state === "draining").length;
-  const oldest = Math.max(0, ...[...store.queues.values()].map((queue) => queue.oldest_age_seconds ?? 0));
+  const { last_takeover: last } = store.head;
+  const executors = [...store.executors.values()].filter((executor) => store.chosen(executor));
+  const alive = living(executors.filter((executor) => executor.state === "live"), store.application);
+  const draining = executors.filter((e) => e.state === "draining").length;
+  const counts = work(store);
+  const oldest = counts.oldest_age_seconds;
   const queued = counts.queued
     ? `${counts.queued.toLocaleString("en")} ${counts.queued === 1 ? "waits" : `wait${oldest ? ", the oldest" : ""}`}${oldest ? ` for ${duration(oldest)}` : ""}`
     : "none waits";
@@ -103,7 +130,7 @@ export function calm(store) {
     `${list(alive)} live${draining ? `, ${draining} draining` : ""}.`,
     `${count(counts.running ?? 0, "workflow")} ${counts.running === 1 ? "runs" : "run"}, ${queued}.`,
   ];
-  if (last) {
+  if (last && store.chosen(store.executors.get(last.from))) {
     sentences.push(
       `Last takeover ${duration(store.now() - last.at)} ago: ${count(last.workflows, "workflow")}, running again within ${duration(last.seconds)}.`,
     );

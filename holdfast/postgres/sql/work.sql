@@ -118,6 +118,9 @@ WHERE e.state IN ('live', 'draining')
   AND e.heartbeat_at > statement_timestamp() - make_interval(secs => 2 * %(lease_seconds)s)
 GROUP BY 1, 2
 
+-- name: protected_applications
+SELECT name FROM ops.protected ORDER BY name
+
 -- name: orphaned_count
 -- `statement_timestamp`, not `clock_timestamp`: with a volatile function the subquery would run once per workflow.
 SELECT count(*) AS workflows FROM dbos.workflow_status w

@@ -212,7 +212,7 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def test_every_statement_reads_by_index_and_little(big: Database, scraped: Scraped) -> None:
-    assert len(scraped.asked) == 9
+    assert len(scraped.asked) == 10
     connection = big.connect(role="api")
     for statement, params in scraped.asked.items():
         with connection.cursor() as cursor:

@@ -29,6 +29,7 @@ _ROWS: dict[str, list[dict[str, Any]]] = {
     "queue_ages": [{"queue_name": "q", "depth": 3, "oldest_age_seconds": 1.5}],
     "orphaned_count": [{"workflows": 0}],
     "stranded": [{"application_version": "v", "status": "PENDING", "workflows": 2}],
+    "protected_applications": [],
     "executors_by_state": [{"application": "worker", "state": "live", "executors": 2}],
     "pulse_health": [{"last_tick_age_seconds": 2.5, "missed": 7}],
     "schedule_figures": [
@@ -318,3 +319,11 @@ def test_scrapes_share_one_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     now[0] += 2
     made.collect()
     assert len(read.calls) == 4
+
+
+def test_an_attached_application_is_counted_also_when_none_of_its_processes_lives() -> None:
+    read = Reader()
+    read.rows["protected_applications"] = [{"name": "shop"}, {"name": "worker"}]
+    families = list(collector(read).collect())
+    assert values(families, "holdfast_executors")["shop", "live"] == 0
+    assert values(families, "holdfast_fenced_total")[("shop",)] == 0
