@@ -14,7 +14,7 @@ ROUNDS ?= 3
 PEERS := .venv-peers
 
 .PHONY: help up native down demo test lint lock audit sbom licences chaos swarm fuzz bench image clean venv screenshots wheel
-.PHONY: bench-venv bench-takeover upgrades
+.PHONY: matrix bench-venv bench-takeover upgrades
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,6 +92,10 @@ lint: .venv/ready ## format, rules, types, imports, Dockerfile
 
 chaos: .venv/ready ## faults under load: SEED=... MINUTES=... ARGS='--backend networks' across hosts
 	@$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES) $(ARGS)
+
+matrix: .venv/ready ## every kind of workflow through every end of its process, in a foreign application: ROUNDS=...
+	@MATRIX_ROUNDS=$(ROUNDS) MATRIX_REPORT=docs/reports/attached-matrix.md \
+		$(BIN)/python -m pytest tests/integration/attached/test_matrix.py
 
 swarm: .venv/ready ## rolling updates under load on a Swarm of this one machine: SEED=... ARGS=...
 	@$(BIN)/python -m tests.swarm --seed $(SEED) $(ARGS)
