@@ -28,23 +28,35 @@ from holdfast.installations.installation import NothingRunsError
 def start(
     workflow: Annotated[str, typer.Argument(help="durable name, for example orders.fulfil")],
     arguments: Annotated[
-        str, typer.Argument(help='its arguments by name, a JSON object: {"order_id": "o-1"}')
+        str,
+        typer.Argument(
+            help='its arguments by name, a JSON object: {"order_id": "o-1"}; of a plain DBOS workflow a JSON '
+            'array: ["o-1"]'
+        ),
     ] = "{}",
     *,
+    kwargs: Annotated[
+        str | None, typer.Option(help="keyword arguments of a plain DBOS workflow, a JSON object")
+    ] = None,
+    application: Annotated[str | None, typer.Option(help="whose workflow, where several have one")] = None,
+    queue: Annotated[str | None, typer.Option(help="for a plain DBOS workflow [default: at once]")] = None,
     key: KeyOption = None,
     wait: WaitOption = False,
     timeout: TimeoutOption = 3600.0,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Start a workflow of your own, and with --wait show what it returned."""
+    """Start any workflow that a live executor has registered, and with --wait show what it returned."""
     try:
         given = json.loads(arguments)
+        named = None if kwargs is None else json.loads(kwargs)
     except ValueError as error:
-        raise typer.BadParameter(f"ARGUMENTS is not JSON: {error}") from None
+        raise typer.BadParameter(f"ARGUMENTS or --kwargs is not JSON: {error}") from None
+    options = {"kwargs": named, "application": application, "queue": queue}
+    body: dict[str, Any] = {"workflow": workflow, ("args" if isinstance(given, list) else "arguments"): given}
+    body |= {name: value for name, value in options.items() if value is not None}
     with plain_errors():
         api = Api(url)
-        body = {"workflow": workflow, "arguments": given}
         try:
             accepted = api.post("/workflows", body, key=key or uuid.uuid4().hex)
         except Refused as error:

@@ -290,6 +290,22 @@ def test_what_a_workflow_returned_is_shown_as_it_is(api: Fake) -> None:
     checks.show_findings([make_finding(1, "all of it [/x]", ["[/y] is [red]"], steps=7)])
 
 
+def test_start_takes_the_arguments_of_a_plain_workflow(api: Fake) -> None:
+    api.answers["/workflows"] = [(202, {"workflow_id": "w", "status": "ENQUEUED"})] * 2
+    words = ("--kwargs", '{"gift": true}', "--application", "shop", "--queue", "carts")
+    assert run("start", "checkout", '["cart-7"]', *words, url=api.url).exit_code == 0
+    assert run("start", "orders.fulfil", '{"order": 1}', url=api.url).exit_code == 0
+    plain, typed = (body for _, body, _ in api.asked)
+    assert plain == {
+        "workflow": "checkout",
+        "args": ["cart-7"],
+        "kwargs": {"gift": True},
+        "application": "shop",
+        "queue": "carts",
+    }
+    assert typed == {"workflow": "orders.fulfil", "arguments": {"order": 1}}
+
+
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
