@@ -7,14 +7,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from holdfast.compute.child_process import start_child
 from holdfast.compute.cpu_pool import CpuPool
+from holdfast.compute.step_processes import _started
+from holdfast.errors import StepProcessDied
+from holdfast.recovery.watchdog import Watchdog
+from holdfast.settings import Settings
 from tests.chaos import endings
 from tests.support.compose_stack import ComposeStack
+from tests.support.executors import identity
 from tests.support.native_stack import outliving
 from tests.support.stack import Exit, Member, wait_for
 
@@ -129,3 +136,23 @@ def test_in_containers_age_tells_a_child_left_from_one_of_the_next_run(
     monkeypatch.setattr(stack, "find_exit", lambda _: None)
     with pytest.raises(AssertionError, match="has not ended"):
         stack.outliving(WORKER)
+
+
+@pytest.mark.parametrize(
+    "start", [start_child, lambda: _started([]), Watchdog(Settings(), identity("worker-1"))._start_child]
+)
+def test_what_cannot_be_started_leaves_nothing_open(
+    start: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`nothing_left` looks. The error keeps its traceback, so no descriptor is closed by chance."""
+
+    def full(*_: object, **__: object) -> None:
+        raise BlockingIOError("no process can be started")
+
+    monkeypatch.setattr(subprocess, "Popen", full)
+    with pytest.raises((OSError, StepProcessDied)) as raised:
+        start()
+    _kept.append(raised.value)
+
+
+_kept: list[BaseException] = []

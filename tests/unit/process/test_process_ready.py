@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,3 +34,21 @@ def test_a_process_whose_queues_a_trial_keeps_closed_is_unready_after_a_while() 
         ready, checks = asked(waker=waker)
         assert (ready, checks["queues"]) == (False, "closed for 60 s by a trial")
     assert asked(waker=waker)[0]
+
+
+def test_a_life_that_an_error_ends_is_drained_and_ended() -> None:
+    done: list[str] = []
+    process: Any = Process.__new__(Process)
+
+    async def drain() -> None:
+        done.append("drained")
+
+    async def live() -> None:
+        async with process.life():
+            raise ValueError
+
+    process.drain = drain
+    process._start, process._end = (lambda: done.append("started")), (lambda: done.append("ended"))
+    with pytest.raises(ValueError):
+        asyncio.run(live())
+    assert done == ["started", "drained", "ended"]
