@@ -196,9 +196,9 @@ def test_one_end_that_fails_drops_no_other() -> None:
     assert called == [1, 2]
 
 
-def test_a_launcher_that_died_is_replaced(processes: StepProcesses) -> None:
-    assert processes._launcher is not None
-    launcher = processes._launcher[0].pid
+def test_a_launcher_that_died_is_replaced() -> None:
+    processes = StepProcesses(partial(list, [__name__]))
+    launcher = processes.run(os.getppid, (), timeout_seconds=60)
     os.kill(launcher, signal.SIGKILL)
     wait_until(lambda: not alive(launcher), "it is dead")
     assert processes.run(pid_and, (7,), timeout_seconds=30)[0] == 7
