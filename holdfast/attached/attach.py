@@ -1,188 +1,20 @@
-"""Attaches Holdfast to the DBOS application of this process, at the moment when it launches."""
+"""``holdfast.attach()``: checks that the installed DBOS is one that Holdfast knows, then attaches.
+
+This module imports nothing that a missing or foreign DBOS would break.
+"""
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import sys
-import threading
-from collections.abc import Callable
-from typing import Any
+from importlib import metadata
 
-import psycopg2
-
-from holdfast.attached.identity import obstacle
-from holdfast.attached.process import AttachedProcess
-from holdfast.attached.settings import AttachedSettings
-from holdfast.attached.stop_signals import StopSignals, blocks_its_own_loop
-from holdfast.dbos_adapter import launching, outcomes, patching
-from holdfast.dbos_adapter.launching import Configured
 from holdfast.errors import NotProtected
-from holdfast.postgres.statements import use_schema
 
 log = logging.getLogger("holdfast.attached")
 
-FORKED = (
-    "this process was forked after DBOS.launch(), so neither DBOS nor Holdfast runs in it: it must not run"
-    " workflows. Launch DBOS in each worker instead (gunicorn: without --preload)"
-)
-
-
-class Attachment:
-    """What Holdfast does in this process. There is at most one launched application at a time."""
-
-    def __init__(self) -> None:
-        self.process: AttachedProcess | None = None
-        self._is_hooked = False
-        self._is_required = False
-        self._signals = StopSignals(self._signalled, self._end_by_signal)
-
-    def attach(self, *, required: bool | None) -> None:
-        """Protects each DBOS application that this process launches from now on. Idempotent."""
-        if required is not None:
-            self._is_required = required
-        self._signals.install()
-        if self._is_hooked:
-            return
-        self._is_hooked = True
-        launching.hook(self._launch, self._destroy)
-        os.register_at_fork(after_in_child=self._forked)
-        instance = launching.current_instance()
-        if instance is not None and launching.configured(instance).is_launched:
-            self._refuse("attach() was called after DBOS.launch(): call it before")
-
-    # --- the application's calls -----------------------------------------------------------
-
-    def _launch(self, application: Any, original: Callable[[], None]) -> None:
-        configured = launching.configured(application)
-        _log_like_dbos()
-        if configured.is_ours or configured.is_launched:
-            original()  # DBOS itself ignores a second launch
-            return
-        reason = self._protect(configured, application)
-        if reason is not None:
-            self._refuse(reason)
-            original()
-            return
-        process = self.process
-        assert process is not None
-        try:
-            original()
-        except BaseException:
-            self.process = None
-            process.launch_failed()
-            raise
-        process.after_launch()
-
-    def _protect(self, configured: Configured, application: Any) -> str | None:
-        """Prepares the launch. Returns the reason if the application cannot be protected."""
-        try:
-            use_schema(configured.schema)
-            settings = AttachedSettings.for_application(configured)
-        except ValueError as error:  # pydantic's errors too
-            return str(error)
-        if reason := _unsupported(configured) or obstacle(settings, configured):
-            return reason
-        patching.install_attached()
-        process = AttachedProcess(settings, configured)
-        try:
-            process.before_launch(application)
-        except psycopg2.Error as error:
-            return f"its database cannot be used: {str(error).strip()}"
-        self._signals.install()
-        _before_threads_are_joined(self._main_ended)
-        self.process = process
-        return None
-
-    def _refuse(self, reason: str) -> None:
-        """Warns that the application runs without protection, or refuses to start if that is demanded."""
-        if self._is_required or _is_required():
-            raise NotProtected(f"Holdfast does not protect this application: {reason}")
-        log.warning(
-            "Holdfast does not protect this application, which runs as without it: %s",
-            reason,
-            extra={"action": "attach.refused"},
-        )
-
-    def _destroy(self, original: Callable[[], None]) -> None:
-        process, self.process = self.process, None
-        if process is None:
-            original()
-            return
-        instance = launching.current_instance()
-        # This call blocks the loop on which these workflows run, so waiting for them would be in vain.
-        hurry = blocks_its_own_loop(launching.tasks(instance))
-        process.end("DBOS.destroy() was called", hurry=hurry)
-        process.engine.detach()
-        original()
-        outcomes.STOPPING.clear()
-        process.release_threads()
-        process.close()
-
-    # --- the end of the process --------------------------------------------------------------
-
-    def _signalled(self, name: str) -> bool:
-        if self.process is None:
-            return False
-        outcomes.STOPPING.set()
-        self.process.stop_soon(f"{name} received")
-        return True
-
-    def _end_by_signal(self) -> None:
-        if self.process is not None:
-            self.process.end("the process ends by a signal")
-
-    def _main_ended(self) -> None:
-        """Hands over before Python waits for the threads of running workflows: the main thread has ended."""
-        self._signals.main_has_ended()
-        process, self.process = self.process, None
-        if process is None:
-            return
-        process.end("the main thread has ended")
-        if not process.release_threads():
-            # Python would wait for the threads of steps whose work goes on elsewhere.
-            logging.shutdown()
-            atexit._run_exitfuncs()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(1 if getattr(sys, "last_value", None) is not None else 0)
-
-    def _forked(self) -> None:
-        process, self.process = self.process, None
-        if process is None:
-            return
-        process.forget_in_fork()
-        log.warning(FORKED, extra={"action": "attach.forked"})
-
-
-def _unsupported(configured: Configured) -> str | None:
-    if not configured.database_url:
-        return "its system database is not PostgreSQL"
-    if configured.uses_conductor:
-        return "it is connected to DBOS Conductor, which recovers its workflows itself"
-    return None
-
-
-def _is_required() -> bool:
-    """Reads HOLDFAST_REQUIRED also where another setting is wrong."""
-    return os.environ.get("HOLDFAST_REQUIRED", "").strip().lower() in ("1", "true", "yes", "on", "y", "t")
-
-
-def _log_like_dbos() -> None:
-    """Sends Holdfast's log to where DBOS's goes, if the application configured no logging of its own."""
-    holdfast = logging.getLogger("holdfast")
-    if not logging.getLogger().handlers and not holdfast.handlers:
-        holdfast.parent = logging.getLogger("dbos")
-
-
-def _before_threads_are_joined(call: Callable[[], None]) -> None:
-    """Registers a call for the end of the main thread, before Python joins the threads of executors."""
-    register = getattr(threading, "_register_atexit", atexit.register)
-    register(call)
-
-
-_attachment = Attachment()
+_MAJOR = "3"
 
 
 def attach(*, required: bool | None = None) -> None:
@@ -193,4 +25,38 @@ def attach(*, required: bool | None = None) -> None:
     `holdfast.errors.NotProtected` where the database is not prepared or cannot be reached; otherwise the
     application launches without protection and one warning is logged. Idempotent.
     """
-    _attachment.attach(required=required)
+    if reason := _unsuitable_dbos():
+        refuse(reason, required=required)
+        return
+    try:
+        from holdfast.attached.attachment import ATTACHMENT
+    except ImportError as error:
+        refuse(f"its DBOS {metadata.version('dbos')} cannot be used: {error}", required=required)
+        return
+    ATTACHMENT.attach(required=required)
+
+
+def refuse(reason: str, *, required: bool | None) -> None:
+    """Warns that the application runs without protection. Raises `NotProtected` if protection is demanded."""
+    if required or (required is None and is_required()):
+        raise NotProtected(f"Holdfast does not protect this application: {reason}")
+    log.warning(
+        "Holdfast does not protect this application, which runs as without it: %s",
+        reason,
+        extra={"action": "attach.refused"},
+    )
+
+
+def is_required() -> bool:
+    """Reads HOLDFAST_REQUIRED, also where another setting is wrong."""
+    return os.environ.get("HOLDFAST_REQUIRED", "").strip().lower() in ("1", "true", "yes", "on", "y", "t")
+
+
+def _unsuitable_dbos() -> str | None:
+    try:
+        version = metadata.version("dbos")
+    except metadata.PackageNotFoundError:
+        return f"DBOS is not installed in its Python ({sys.executable}): pip install dbos"
+    if version.partition(".")[0] != _MAJOR:
+        return f"its DBOS is {version}, and Holdfast knows the versions 3.0 to 3.4"
+    return None

@@ -14,6 +14,7 @@ import threading
 import time
 from typing import Any
 
+from holdfast.attached.forks import HasDescriptors, let_go
 from holdfast.attached.identity import new_identity
 from holdfast.attached.probes import Probes
 from holdfast.attached.settings import AttachedSettings
@@ -25,6 +26,7 @@ from holdfast.observability import metrics
 from holdfast.postgres.database import OpsPool
 from holdfast.process.drain import wait_and_hand_over
 from holdfast.process.engine import AttachedEngine
+from holdfast.recovery.adoption import AutomaticAdoption
 from holdfast.recovery.lease import Lease
 from holdfast.recovery.sweep import Sweep
 from holdfast.recovery.takeover_metrics import count_takeover
@@ -85,6 +87,9 @@ class AttachedProcess:
         )
         self.listener = Listener(settings, self.waker, purpose=self.identity.purpose("listener"))
         self.probes = None if settings.port is None else Probes(self, settings.bind_host, settings.port)
+        self.adoption = AutomaticAdoption(settings, self.identity, settings.adopt_after_seconds)
+        self.dbos_sessions: launching.DbosSessions | None = None
+        self._threads = (self.adoption, self.listener, self.sweep, self.lease)
         self.drained = threading.Event()
         self._lock = threading.Lock()
         self._drain_begun: float | None = None
@@ -127,6 +132,8 @@ class AttachedProcess:
             version=self.identity.version,
             session_name=self.identity.purpose("dbos"),
         )
+        self.dbos_sessions = launching.DbosSessions(application)
+        self.dbos_sessions.start()
         self.engine.attach(application)
         if self._isolates:
             launching.add_hidden_queue(application, self.identity.suspects_queue)
@@ -140,6 +147,8 @@ class AttachedProcess:
         settle_latest(self.ops, self.identity, starting=True)
         publish(self.ops.run_patiently, self.executor_id)
         self.sweep.start()
+        if self.settings.adopt_after_seconds:
+            self.adoption.start()
         self._show_metrics()
         if self.probes is not None:
             self.probes.start()
@@ -232,29 +241,24 @@ class AttachedProcess:
             self._is_closed = True
         self.engine.detach()
         self.watchdog.stop()
+        if self.dbos_sessions is not None:
+            self.dbos_sessions.stop()
         if self.probes is not None:
             self.probes.stop()
-        for stop in (self.listener.stop, self.sweep.stop, self.lease.stop):
-            threading.Thread(target=stop, name="holdfast-close", daemon=True).start()
-        for part in (self.listener, self.sweep, self.lease):
-            part.session.join(1.0)
+        started = [part.session for part in self._threads if part.session.is_started]
+        for session in started:
+            session.stopping.set()
+        for session in started:
+            session.join(1.0)
         self.engine.sessions.close()
         self.ops.close()
 
     def forget_in_fork(self) -> None:
-        """Lets go of the sessions in a forked child, which would keep this executor alive for its peers.
-
-        Their descriptors get another target: closing the sessions would end them for the parent as well.
-        """
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        for part in (self.lease, self.sweep, self.listener):
-            connection = part.session.connection
-            if connection is not None and not connection.closed:
-                os.dup2(nowhere, connection.fileno())
-        others = (self.ops, self.engine.sessions, self.watchdog)
-        for descriptor in [found for each in others for found in each.descriptors()]:
-            os.dup2(nowhere, descriptor)
-        os.close(nowhere)
+        """Lets go of all sessions in a forked child."""
+        pools: list[HasDescriptors] = [self.ops, self.engine.sessions, self.watchdog]
+        if self.dbos_sessions is not None:
+            pools.append(self.dbos_sessions)
+        let_go([part.session for part in self._threads], pools)
 
     # --- decisions of peers and operators --------------------------------------------------
 

@@ -8,12 +8,14 @@ attributes of the instance, ``dbos._utils.GlobalParams`` and the registry's inte
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
 import dbos._dbos
+import psycopg
 import sqlalchemy as sa
 from dbos import DBOS
 from dbos._utils import GlobalParams
@@ -109,6 +111,34 @@ def identify(application: Any, *, executor_id: str, version: str, session_name: 
     options = application._config["database"].get("sys_db_engine_kwargs")
     if options is not None and options["connect_args"].get("application_name") in (None, "dbos_transact"):
         options["connect_args"] = {**options["connect_args"], "application_name": session_name}
+
+
+class DbosSessions:
+    """Tracks the sessions of this process that have DBOS's session name, for a forked child to let go of."""
+
+    def __init__(self, application: Any) -> None:
+        options = application._config["database"].get("sys_db_engine_kwargs") or {}
+        self._name = (options.get("connect_args") or {}).get("application_name")
+        self._sessions: weakref.WeakSet[psycopg.Connection[Any]] = weakref.WeakSet()
+
+    def start(self) -> None:
+        """Begins to track. Call before the launch."""
+        sa.event.listen(sa.pool.Pool, "connect", self._opened)
+
+    def stop(self) -> None:
+        """Ends it."""
+        if sa.event.contains(sa.pool.Pool, "connect", self._opened):
+            sa.event.remove(sa.pool.Pool, "connect", self._opened)
+
+    def descriptors(self) -> list[int]:
+        """Returns the sockets of the open sessions."""
+        return [session.fileno() for session in list(self._sessions) if not session.closed]
+
+    def _opened(self, session: Any, _record: object) -> None:
+        if isinstance(session, psycopg.Connection) and self._name == session.info.parameter_status(
+            "application_name"
+        ):
+            self._sessions.add(session)
 
 
 def dbos_version() -> str:

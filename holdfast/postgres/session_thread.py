@@ -72,6 +72,11 @@ class SessionThread:
         self.stopping.set()
         self._thread.join(timeout=1)
 
+    @property
+    def is_started(self) -> bool:
+        """Whether `start` was called."""
+        return self._thread.ident is not None
+
     def join(self, seconds: float) -> bool:
         """Waits at most `seconds` for the end of the thread. Returns whether it has ended."""
         self._thread.join(seconds)

@@ -1,16 +1,31 @@
-"""Adoption: at an operator's request, moves stranded work to another version of its application.
+"""Adoption: moves stranded work to another version, at an operator's request or, if set, after a time.
 
 The workflows keep their ids.
 """
 
 from __future__ import annotations
 
+import logging
+
+from holdfast.identity import Identity
 from holdfast.postgres.database import Connection, Row, connect, query, transaction
+from holdfast.postgres.session_thread import SessionThread
 from holdfast.settings import Settings
+
+log = logging.getLogger("holdfast.adoption")
+
+_LONGEST_PAUSE_SECONDS = 30.0
+_PAUSES_PER_LIMIT = 4
 
 
 def move(
-    connection: Connection, application: str, from_version: str, to_version: str, *, only: str | None = None
+    connection: Connection,
+    application: str,
+    from_version: str,
+    to_version: str,
+    *,
+    only: str | None = None,
+    by: str = "operator",
 ) -> list[Row]:
     """Moves stranded workflows (``only``: one of them), and records each move, in one transaction.
 
@@ -27,7 +42,7 @@ def move(
                 workflow_ids=[row["workflow_id"] for row in executor_rows],
                 workflow_names=[row["workflow_name"] for row in executor_rows],
                 executor_id=executor_id,
-                by="operator",
+                by=by,
                 kind="adoption",
                 reason=f"{from_version} to {to_version}",
                 lost_at=None,
@@ -51,3 +66,50 @@ def adopt(
         return len(move(connection, application, from_version, to_version, only=only))
     finally:
         connection.close()
+
+
+class AutomaticAdoption:
+    """Adopts stranded work for the latest version once no executor of its own version has lived for a time.
+
+    Only a process of the latest version adopts, so that a rollback's work waits for its code as well.
+    """
+
+    def __init__(self, settings: Settings, identity: Identity, after_seconds: float) -> None:
+        self._identity = identity
+        self._after_seconds = after_seconds
+        self.session = SessionThread(
+            "adoption",
+            connect=lambda: connect(settings, purpose=identity.purpose("adoption")),
+            work=self._round_and_pause,
+            log=log,
+            text="adoption failed",
+            action="adoption.failed",
+            pause=self._pause_seconds,
+        )
+
+    def start(self) -> None:
+        """Starts the checks."""
+        self.session.start()
+
+    def _pause_seconds(self) -> float:
+        return min(_LONGEST_PAUSE_SECONDS, self._after_seconds / _PAUSES_PER_LIMIT)
+
+    def _round_and_pause(self, connection: Connection) -> None:
+        me = self._identity
+        for row in query(
+            connection,
+            "adoptable_versions",
+            application=me.application,
+            version=me.version,
+            after_seconds=self._after_seconds,
+        ):
+            moved = move(connection, me.application, row["version"], me.version, by=me.executor_id)
+            log.warning(
+                "adopted %d workflows of version %s, which no executor has run for %g s",
+                len(moved),
+                row["version"],
+                self._after_seconds,
+                extra={"action": "adoption.completed"},
+            )
+        self.session.works()
+        self.session.stopping.wait(self._pause_seconds())

@@ -23,6 +23,8 @@ config: DBOSConfig = {
 }
 if "PLAIN_EXECUTOR_ID" in os.environ:
     config["executor_id"] = os.environ["PLAIN_EXECUTOR_ID"]
+if "PLAIN_VERSION" in os.environ:
+    config["application_version"] = os.environ["PLAIN_VERSION"]
 DBOS(config=config)
 
 
@@ -141,6 +143,16 @@ def main() -> None:
 
 
 def serve() -> None:
+    if "PLAIN_LAUNCHES_TWICE" in os.environ:
+        DBOS.launch()
+    if "PLAIN_SECOND_NAME" in os.environ:
+        DBOS.destroy()
+        DBOS(config={**config, "name": os.environ["PLAIN_SECOND_NAME"]})
+        DBOS.launch()
+    if "PLAIN_FORKS" in os.environ and os.fork() == 0:
+        note("forked")
+        time.sleep(600)
+        os._exit(0)
     if "PLAIN_CALLS" in os.environ:
         call()
     print("ready", flush=True)

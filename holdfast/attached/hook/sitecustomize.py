@@ -30,7 +30,7 @@ class _AttachingLoader:
         self._loader.exec_module(module)
         try:
             from holdfast.attached.attach import attach
-        except ModuleNotFoundError as error:
+        except ImportError as error:
             if os.environ.get("HOLDFAST_REQUIRED", "").lower() in ("1", "true", "yes", "on"):
                 raise
             print(

@@ -178,3 +178,21 @@ WHERE w.status IN ('ENQUEUED', 'PENDING') AND w.application_name = %(application
                   WHERE e.application = w.application_name AND e.application_version = w.application_version
                     AND e.state IN ('live', 'draining'))
 RETURNING w.workflow_uuid AS workflow_id, w.name AS workflow_name, coalesce(w.executor_id, '') AS executor_id
+
+-- name: adoptable_versions
+-- Returns the versions of an application that have unfinished work and have had no live executor for that time, if
+-- this version is the latest one.
+SELECT w.application_version AS version
+FROM dbos.workflow_status w
+WHERE w.status IN ('ENQUEUED', 'PENDING') AND w.application_name = %(application)s
+  AND w.application_version <> %(version)s
+  AND %(version)s = (SELECT v.version_name FROM dbos.application_versions v
+                     WHERE v.application_name = %(application)s OR v.application_name IS NULL
+                     ORDER BY v.version_timestamp DESC LIMIT 1)
+GROUP BY 1
+HAVING NOT EXISTS (SELECT FROM ops.executors e
+                   WHERE e.application = %(application)s AND e.application_version = w.application_version
+                     AND e.state IN ('live', 'draining'))
+   AND coalesce((SELECT max(coalesce(e.ended_at, e.heartbeat_at)) FROM ops.executors e
+                 WHERE e.application = %(application)s AND e.application_version = w.application_version),
+                to_timestamp(max(w.updated_at) / 1000.0)) < clock_timestamp() - make_interval(secs => %(after_seconds)s)

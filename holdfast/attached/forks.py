@@ -1,0 +1,33 @@
+"""Lets go of sessions in a forked child, where they would keep the parent alive for its peers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Protocol
+
+from holdfast.postgres.session_thread import SessionThread
+
+FORKED = (
+    "this process was forked after DBOS.launch(), so neither DBOS nor Holdfast runs in it: it must not run"
+    " workflows. Launch DBOS in each worker instead (gunicorn: without --preload)"
+)
+
+
+class HasDescriptors(Protocol):
+    """A pool of sessions."""
+
+    def descriptors(self) -> list[int]:
+        """Returns the sockets of its sessions."""
+
+
+def let_go(threads: Iterable[SessionThread], pools: Iterable[HasDescriptors]) -> None:
+    """Gives the sockets another target. Closing the sessions would end them for the parent as well."""
+    descriptors = [found for pool in pools for found in pool.descriptors()]
+    for thread in threads:
+        if thread.connection is not None and not thread.connection.closed:
+            descriptors.append(thread.connection.fileno())
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in descriptors:
+        os.dup2(nowhere, descriptor)
+    os.close(nowhere)

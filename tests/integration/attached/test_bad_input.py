@@ -1,0 +1,145 @@
+"""What Holdfast cannot protect runs as without it, with one sentence that says why."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.support.attached import APPS, AppRunner
+from tests.support.database import wait_until
+
+_REFUSED = "Holdfast does not protect this application, which runs as without it: "
+
+
+def _refused(apps: AppRunner, reason: str, **environment: str) -> None:
+    """The application runs with one warning, and does not start where protection is demanded."""
+    process = apps.app(**environment)
+    lines = [line for line in process.output().splitlines() if _REFUSED in line]
+    assert len(lines) == 1 and reason in lines[0], process.output()
+    process.start("steps", "w", 1, 0)
+    apps.wait_status("w")
+    apps.database.rows("UPDATE dbos.workflow_status SET workflow_uuid = 'before' WHERE workflow_uuid = 'w'")
+    demanded = apps.run(sys.executable, str(APPS / "plain.py"), HOLDFAST_REQUIRED="true", **environment)
+    assert demanded.popen.wait(60) == 1
+    assert f"NotProtected: Holdfast does not protect this application: {reason}" in demanded.output()
+
+
+def test_a_database_that_nobody_prepared(apps: AppRunner) -> None:
+    apps.database.rows("DROP SCHEMA ops CASCADE")
+    _refused(apps, "its database is not prepared: run `holdfast migrate --database-url URL` once")
+
+
+def test_a_database_of_an_older_holdfast(apps: AppRunner) -> None:
+    apps.database.rows("DELETE FROM ops.migrations WHERE name = '014_registrations.sql'")
+    _refused(apps, "its database lacks 014_registrations.sql: run `holdfast migrate")
+
+
+def test_a_database_of_a_newer_holdfast(apps: AppRunner) -> None:
+    apps.database.rows("INSERT INTO ops.migrations (name) VALUES ('999_new.sql')")
+    _refused(apps, "its database was prepared by a newer Holdfast (999_new.sql is unknown here)")
+
+
+def test_a_role_without_rights(apps: AppRunner) -> None:
+    server = apps.database.server
+    role = f"stranger_{apps.database.name}"
+    apps.database.rows(f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
+    try:
+        for kind in ("TABLES", "SEQUENCES"):
+            apps.database.rows(f"GRANT ALL ON ALL {kind} IN SCHEMA dbos TO {role}")
+        apps.database.rows(f"GRANT USAGE ON SCHEMA dbos TO {role}")
+        url = f"postgresql://{role}:x@127.0.0.1:{server.cluster.port}/{apps.database.name}"
+        process = apps.run(sys.executable, str(APPS / "plain.py"), PLAIN_DATABASE_URL=url)
+        wait_until(lambda: _REFUSED in process.output() or process.popen.poll() is not None, "it says so")
+        assert f"{_REFUSED}its database role lacks rights" in process.output(), process.output()
+    finally:
+        apps.close()
+        apps.database.rows(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_a_wrong_setting(apps: AppRunner) -> None:
+    process = apps.app(HOLDFAST_LEASE_SECONDS="-1")
+    assert _REFUSED in process.output() and "lease_seconds" in process.output()
+
+
+def test_a_second_launch_changes_nothing(apps: AppRunner) -> None:
+    process = apps.app(PLAIN_LAUNCHES_TWICE="1")
+    assert "DBOS.launch() was called again" in process.output()
+    assert apps.database.one("SELECT count(*) FROM ops.executors") == 1
+
+
+def test_two_applications_one_after_the_other(apps: AppRunner) -> None:
+    apps.app(PLAIN_SECOND_NAME="second-shop")
+    rows = apps.database.rows("SELECT application, state FROM ops.executors ORDER BY started_at")
+    assert [(row["application"], row["state"]) for row in rows] == [
+        ("storefront", "drained"),
+        ("second-shop", "live"),
+    ]
+
+
+def test_two_processes_with_one_executor_id_get_two(apps: AppRunner) -> None:
+    first, second = apps.app(PLAIN_EXECUTOR_ID="mine"), apps.app(PLAIN_EXECUTOR_ID="mine")
+    ids = [row["executor_id"] for row in apps.database.rows("SELECT executor_id FROM ops.executors")]
+    assert len(set(ids)) == 2 and all(each.startswith("mine-") for each in ids)
+    first.start("steps", "w", 3, 0.5)
+    wait_until(lambda: len(apps.notes()) >= 2, "two steps")
+    first.kill()
+    apps.wait_status("w")
+    assert {note[1] for note in apps.notes()} == {first.pid, second.pid}
+
+
+def test_a_forked_child_keeps_no_dead_parent_alive(apps: AppRunner) -> None:
+    apps.app()
+    forking = apps.app(PLAIN_FORKS="1")
+    wait_until(lambda: [note for note in apps.notes() if note[2] == "forked"], "it has forked")
+    (child,) = [note[1] for note in apps.notes() if note[2] == "forked"]
+    try:
+        assert "this process was forked after DBOS.launch()" in forking.output()
+        forking.start("steps", "w", 3, 0.5)
+        wait_until(lambda: len(apps.notes()) >= 3, "two steps")
+        forking.kill()
+        apps.wait_status("w")
+        (row,) = apps.database.rows("SELECT reason FROM ops.executors WHERE state = 'dead'")
+        assert row["reason"] == "lock lost"
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+
+
+def test_a_python_without_holdfast_says_so(apps: AppRunner) -> None:
+    (apps.folder / "dbos.py").write_text("print('another dbos')\n")
+    command = (
+        "import sys; sys.path.insert(0, '.'); sys.modules['holdfast.attached.attach'] = None; import dbos"
+    )
+    process = apps.run(sys.executable, "-c", command)
+    assert process.popen.wait(30) == 0
+    assert "this application runs without protection" in process.output()
+
+
+def test_a_sitecustomize_of_the_environment_still_runs(apps: AppRunner, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("print('mine')\n")
+    command = "import sitecustomize; print(sitecustomize.__file__)"
+    process = apps.run(sys.executable, "-c", command, PYTHONPATH=str(tmp_path))
+    assert process.popen.wait(30) == 0
+    # `holdfast run` is a Python of this environment, too.
+    assert process.output().splitlines() == ["mine", "mine", str(tmp_path / "sitecustomize.py")]
+
+
+@pytest.mark.parametrize("after", ["1", ""])
+def test_work_of_a_version_that_is_gone_is_adopted_if_asked_for(apps: AppRunner, after: str) -> None:
+    old = apps.app(PLAIN_VERSION="old")
+    old.start("message", "w", "payment")
+    wait_until(lambda: apps.status("w"), "it has started")
+    old.stop()
+    new = apps.app(PLAIN_VERSION="new", HOLDFAST_ADOPT_AFTER_SECONDS=after)
+    if after:
+        wait_until(lambda: apps.status("w")["application_version"] == "new", "it was adopted", seconds=20)
+        wait_until(lambda: apps.status("w")["status"] == "PENDING", "it goes on")
+    else:
+        new.start("steps", "other", 1, 0)
+        apps.wait_status("other")
+        assert apps.status("w")["application_version"] == "old"
