@@ -10,6 +10,7 @@ from starlette.responses import Response
 from holdfast.api.context import accepting, process_of
 from holdfast.api.models import IdempotencyKey
 from holdfast.api.models_start import StartRequest
+from holdfast.api.problems import documented
 from holdfast.api.starting import requested_work
 from holdfast.api.submit import STARTED, answer, submit
 from holdfast.durable import registry
@@ -21,7 +22,7 @@ router = APIRouter(tags=["workflows"])
     "/workflows",
     status_code=202,
     dependencies=[Depends(accepting)],
-    responses=STARTED,
+    responses=STARTED | documented(404),
 )
 async def start(request: Request, body: StartRequest, idempotency_key: IdempotencyKey = None) -> Response:
     """Start any workflow that a live executor has registered, in its application.
