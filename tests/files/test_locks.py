@@ -12,10 +12,11 @@ ROOT = Path(__file__).parents[2]
 # Class: its lock; the attributes that it guards; methods that are called under it; methods that read one
 # attribute without it, where an old value does no harm.
 GUARDED: dict[str, tuple[str, str, str, str]] = {
+    "AttachedProcess": ("_lock", "_is_closed", "", ""),
     "CpuPool": ("_changed", "_closed _children _waiting", "_dispatch", "_keep_slot _serve _bury"),
     "StepProcesses": ("_lock", "_launcher _numbers", "_channel _forget", ""),
     "DatabaseCollector": ("_lock", "_fresh_until _cached", "", ""),
-    "OpsPool": ("_lock", "_free", "", ""),
+    "OpsPool": ("_lock", "_free", "", "descriptors"),
     "Reach": ("_changed", "_returns back_at", "", ""),
     "Slots": ("_lock", "_executions _held _lost _abandoned", "_free", ""),
     "Waker": ("_lock", "_wake_events _exclusive_queue _exclusive_since", "", "*"),
@@ -25,7 +26,7 @@ GUARDED: dict[str, tuple[str, str, str, str]] = {
     "Endings": ("_lock", "_waiting", "", ""),
     "DirectRuns": ("_lock", "_contexts", "", ""),
     "Histories": ("_lock", "_known", "", "get"),
-    "Watchdog": ("_lock", "_channel _child _session", "_send_session", "_run pid"),
+    "Watchdog": ("_lock", "_channel _child _session", "_send_session", "_run pid descriptors"),
     # These share the condition of Runs, and the table of executions that it guards.
     "Runs": ("changed", "by_key unshown", "settle", ""),
     "Waits": (
