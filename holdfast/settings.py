@@ -58,7 +58,7 @@ class Settings(BaseSettings):
     modules: str = Field(
         "",
         pattern=r"^(\s*[A-Za-z_][\w.]*\s*(,|$))*$",
-        description="modules of your own, comma-separated: docs/start/your-own-workflow.md",
+        description="user-defined modules, comma-separated: docs/start/your-own-workflow.md",
     )
 
     bind_host: str = Field("127.0.0.1", description="address the HTTP server listens on")
@@ -75,18 +75,18 @@ class Settings(BaseSettings):
 
     max_body_bytes: int = Field(1_048_576, ge=1024, description="request bodies above it get 413")
     rate_limit: float = Field(
-        500.0, ge=0, description="requests a second that one client may send for long; 0: any number"
+        500.0, ge=0, description="sustained requests per second of one client; 0: no limit"
     )
-    rate_burst: int = Field(1000, ge=1, description="requests that one client may send at once")
+    rate_burst: int = Field(1000, ge=1, description="requests that one client may send in one burst")
     queue_limit: int = Field(
         100_000, ge=0, description="unfinished workflows from which on new work gets 503; 0: no limit"
     )
 
     heartbeat_seconds: float = Field(1.0, gt=0, description="time between two heartbeats")
     lease_seconds: float = Field(5.0, gt=0, description="silence after which an executor counts as dead")
-    sweep_seconds: float = Field(0.25, gt=0, description="time between two looks at the peers")
+    sweep_seconds: float = Field(0.25, gt=0, description="time between two sweeps of the peers")
     second_look_seconds: float = Field(
-        0.15, ge=0.15, description="a lock must be missing on two looks this far apart"
+        0.15, ge=0.15, description="a lock must be missing in two checks this far apart"
     )
     crash_limit: int = Field(5, ge=2, description="crashes after which a workflow is parked")
     clock_tolerance_seconds: float = Field(
@@ -120,7 +120,7 @@ class Settings(BaseSettings):
         0.0,
         ge=0,
         le=MAX_RETENTION_SECONDS,
-        description="the same for parked workflows, which a person should look at; 0: never",
+        description="the same for parked workflows, which an operator should inspect; 0: never",
     )
 
     otlp_endpoint: str = Field(
@@ -130,7 +130,8 @@ class Settings(BaseSettings):
     )
 
     admin_token_file: Path | None = Field(
-        None, description="the token that orders (drain, cancel, shutdown, ...) must carry; none: no orders"
+        None,
+        description="the token that control operations (drain, cancel, ...) need; none: they are refused",
     )
     require_token: bool = Field(False, description="demands the admin token for every call, reading included")
     chaos: bool = Field(False, description="allows POST /executors/{id}/crash")
@@ -143,9 +144,9 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"HOLDFAST_LEASE_SECONDS ({self.lease_seconds:g}) must be at least {least:g}: twice "
                 f"HOLDFAST_HEARTBEAT_SECONDS ({self.heartbeat_seconds:g}), the longest pause between two "
-                f"looks ({self.longest_pause_seconds:g}: HOLDFAST_SWEEP_SECONDS and a fifth, or "
+                f"checks ({self.longest_pause_seconds:g}: HOLDFAST_SWEEP_SECONDS and a fifth, or "
                 f"HOLDFAST_SECOND_LOOK_SECONDS) and {2 * _LEAST_LATENESS_SECONDS:g} s, or an executor cannot "
-                "tell its peers' deaths from a break of its own"
+                "distinguish the death of a peer from an outage of its own"
             )
         if self.drain_seconds + 5 > self.stop_grace_seconds:
             raise ValueError(

@@ -103,7 +103,7 @@ def _refuse(scope: Scope, status: int, kind: str, detail: str) -> Response:
 
 
 def _announce(router: APIRouter) -> None:
-    """Zero for what each route answers when all is well, and for the errors that alerts look at."""
+    """Zero for what each route answers when all is well, and for the errors that alerts use."""
     for route in router.routes:
         if not isinstance(route, APIRoute):
             continue
@@ -114,7 +114,7 @@ def _announce(router: APIRouter) -> None:
 
 
 def _fixed(process: Process) -> dict[str, Any]:
-    """What the console shows and no look changes."""
+    """The console's data that no poll changes."""
     return {"chaos": process.settings.chaos, "token_required": True, "release": __version__}
 
 

@@ -92,7 +92,7 @@ class Page(BaseModel):
 
 
 class Accepted(BaseModel):
-    """Work that was accepted; `Location` says where to look at it."""
+    """Work that was accepted; `Location` is the address of its status."""
 
     workflow_id: str
     status: Status
@@ -208,7 +208,7 @@ class ExecutorList(BaseModel):
 
 
 class ExecutorOrder(BaseModel):
-    """What an executor was told."""
+    """The state that was requested of an executor."""
 
     executor_id: str
     desired_state: str

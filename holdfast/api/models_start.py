@@ -45,7 +45,8 @@ class StartRequest(StrictRequest):  # type: ignore[no-redef]  # an alias is call
         default=None, description="the configured instance, of an instance's method"
     )
     queue: _Name | None = Field(
-        default=None, description="a queue of the application; left out, it starts at once, without a limit"
+        default=None,
+        description="a queue of the application; left out, it starts immediately, without a limit",
     )
     priority: int | None = Field(default=None, ge=0, le=2**31 - 1, description="0 first; needs a queue")
     deduplication_id: _Name | None = Field(

@@ -51,8 +51,10 @@ async def requested_work(process: Process, body: StartRequest) -> Work:
 def _typed_work(workflow: Workflow[..., Any], body: StartRequest) -> Work:
     for field in ("positional", "named", "instance", *_QUEUE_FIELDS, "delay_seconds", "timeout_seconds"):
         if getattr(body, field):
-            told = {"positional": "args", "named": "kwargs"}.get(field, field)
-            _refuse(told, f"{workflow.name} takes arguments by name, and starts on its own queue at once.")
+            name = {"positional": "args", "named": "kwargs"}.get(field, field)
+            _refuse(
+                name, f"{workflow.name} takes arguments by name, and starts on its own queue immediately."
+            )
     assert workflow.queue is not None
     if body.queue not in (None, workflow.queue.name):
         _refuse("queue", f"{workflow.name} starts on its queue, {workflow.queue.name}.")

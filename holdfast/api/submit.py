@@ -44,7 +44,7 @@ It is also the only way to wait for a child, because its completion is announced
 
 STARTED: dict[int | str, dict[str, Any]] = {
     200: {"model": Finished, "description": "`wait` was true and the workflow has ended"},
-    202: {"model": Accepted, "description": "accepted; Location says where to look"},
+    202: {"model": Accepted, "description": "accepted; Location is the address of its status"},
     **documented(400, 408, 409, 413, 415, 422, 500, 503),
 }
 """The answers of a route that starts a workflow, for the OpenAPI document."""

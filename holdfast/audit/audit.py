@@ -60,6 +60,6 @@ class Audit:
     def until(self, check: Callable[[], list[str]]) -> list[str]:
         """Returns the violations that remain after ``settle_seconds``."""
         deadline = time.monotonic() + self.settle_seconds
-        while (troubles := check()) and time.monotonic() < deadline:
+        while (violations := check()) and time.monotonic() < deadline:
             time.sleep(0.5)
-        return troubles
+        return violations

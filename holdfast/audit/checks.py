@@ -99,7 +99,7 @@ def recorded_once(audit: Audit) -> Finding:
 def nothing_is_homeless(audit: Audit) -> Finding:
     """Invariant 5: no running work of executors that are not live, no silent executor, no stranded work."""
 
-    def troubles() -> list[str]:
+    def violations() -> list[str]:
         homeless = audit.rows("audit_homeless")
         silent = audit.rows("audit_silent", lease_seconds=audit.settings.lease_seconds)
         who = list_examples(
@@ -115,7 +115,7 @@ def nothing_is_homeless(audit: Audit) -> Finding:
         )
         return where + who + still + (_backlog(audit) if audit.idle else [])
 
-    details = audit.until(troubles)
+    details = audit.until(violations)
     for row in audit.rows("stranded", lease_seconds=audit.settings.lease_seconds):
         where = f"version {row['application_version']} of {row['application']}"
         details.append(

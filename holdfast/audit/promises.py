@@ -27,7 +27,7 @@ def throughput_beside_poison(entries: list[Entry], *, crash_limit: int) -> Judge
     details = list_examples(
         slow,
         f"times healthy throughput beside poison was below {LEAST_THROUGHPUT:.0%}",
-        lambda e: f"{ratio(e):.0%} ({e['beside']:.2f} of {e['alone']:.2f} jobs a second)",
+        lambda e: f"{ratio(e):.0%} ({e['beside']:.2f} of {e['alone']:.2f} jobs per second)",
     )
     details += list_examples(
         short,

@@ -16,7 +16,7 @@ from holdfast.installations.detection import tools_here
 from holdfast.installations.installation import NothingRunsError
 from holdfast.installations.postgres_tools import PostgresTools
 
-app = typer.Typer(no_args_is_help=True, help="Applications of your own that this stack protects.")
+app = typer.Typer(no_args_is_help=True, help="User-defined applications that this stack protects.")
 
 NameArgument = Annotated[
     str, typer.Argument(help="the `name` in the configuration of the application's DBOS")

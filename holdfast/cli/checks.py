@@ -114,7 +114,7 @@ def handovers(
     after: Annotated[int, typer.Option(hidden=True)] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """List work that left an executor unfinished, newest first, and how long nobody had it."""
+    """List work that left an executor unfinished, newest first, and how long it had no owner."""
     with plain_errors():
         data = {"handovers": recent_handovers(limit, from_executor, after)}
         columns = ["workflow", "kind", "reason", "from", "to", "seconds"]
@@ -145,7 +145,7 @@ def recent_handovers(limit: int, from_executor: str | None = None, after: int = 
 
 
 def stranded(as_json: JsonOption = False) -> None:
-    """List unfinished work of versions that nobody runs; exit code 1 if there is any."""
+    """List unfinished work of versions that no live executor runs; exit code 1 if there is any."""
     with plain_errors():
         _elsewhere("stranded", as_json=as_json)
         with database() as (settings, connection):
@@ -156,7 +156,7 @@ def stranded(as_json: JsonOption = False) -> None:
 
 def adopt(
     application: Annotated[str, typer.Option(help="for example holdfast-worker")],
-    from_version: Annotated[str, typer.Option(help="the version that nobody runs any more")],
+    from_version: Annotated[str, typer.Option(help="the version that no live executor runs any more")],
     to_version: Annotated[str, typer.Option(help="the version that is to continue its work")],
     yes: Annotated[bool, typer.Option("--yes", help="do it; without it, only show what would move")] = False,
     as_json: JsonOption = False,

@@ -68,13 +68,13 @@ def _run_to_end(api: Api, body: dict[str, Any], *, timeout: float, quiet: bool) 
             workflow_id = api.post("/purge", body)["workflow_id"]
             before = 0 if body["dry_run"] else sum(run["deleted"] for run in runs)
 
-            def tell(
+            def show_progress(
                 workflows: int, note: str, start: str = f"{workflow_id}: ", before: int = before
             ) -> None:
                 if line is not None:
                     line.update(f"{start}{before + workflows:,} workflows {word}{note and f' ({note})'}")
 
-            found = _followed(api, workflow_id, deadline - time.monotonic(), tell)
+            found = _followed(api, workflow_id, deadline - time.monotonic(), show_progress)
             status_now = found.get("status")
             report = found.get("output") if status_now == "SUCCESS" else None
             if report is None:
@@ -91,8 +91,10 @@ def _run_to_end(api: Api, body: dict[str, Any], *, timeout: float, quiet: bool) 
                 return {"ok": report["complete"], "workflow_id": workflow_id, "status": status_now, **whole}
 
 
-def _followed(api: Api, workflow_id: str, seconds: float, tell: Callable[[int, str], None]) -> dict[str, Any]:
-    """Returns one purge at its end or at the timeout, empty during an outage. ``tell`` gets the progress."""
+def _followed(
+    api: Api, workflow_id: str, seconds: float, show_progress: Callable[[int, str], None]
+) -> dict[str, Any]:
+    """Returns one purge at its end or at the timeout, empty during an outage. Calls ``show_progress``."""
     path = f"/workflows/{workflow_id}"
     steps = workflows = 0
 
@@ -105,7 +107,7 @@ def _followed(api: Api, workflow_id: str, seconds: float, tell: Callable[[int, s
         found, new = seen or ({}, [])
         steps += len(new)
         workflows += sum(_workflows_in(step) for step in new)
-        tell(workflows, note)
+        show_progress(workflows, note)
         if found.get("status") in TERMINAL and len(new) < _STEPS_SHOWN:
             break
     return found
@@ -127,7 +129,7 @@ def _sum(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _summary(result: dict[str, Any]) -> Any:
     if result["status"] != "SUCCESS":
-        text = result["error"] or "it goes on; look again with `holdfast purge`"
+        text = result["error"] or "the purge continues; check it again with `holdfast purge`"
         return f"{result['workflow_id']}: {result['status'] or 'unknown'}, {text}"
     rows = [
         [name, status, f"{number:,}"]

@@ -29,9 +29,9 @@ def why_away(error: Unreachable | Refused) -> str:
 
 
 def poll_until(poll: Callable[[float], T], *, seconds: float) -> Iterator[tuple[T | None, str]]:
-    """Polls with ``look`` until ``seconds`` are over, at least once, and yields each result.
+    """Polls with ``poll`` until ``seconds`` are over, at least once, and yields each result.
 
-    ``look`` gets the remaining seconds. While the API does not answer, yields None and the reason.
+    ``poll`` gets the remaining seconds. While the API does not answer, yields None and the reason.
     """
     deadline = time.monotonic() + seconds
     while True:

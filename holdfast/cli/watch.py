@@ -35,7 +35,7 @@ _COLOURS = {"live": "green", "draining": "yellow", "drained": "yellow", "dead": 
 
 def watch(
     once: Annotated[bool, typer.Option("--once", help="show it once and end")] = False,
-    every: Annotated[float, typer.Option(min=0.2, help="seconds between two looks")] = 1.0,
+    every: Annotated[float, typer.Option(min=0.2, help="seconds between two polls")] = 1.0,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -39,7 +39,9 @@ def start(
         str | None, typer.Option(help="keyword arguments of a plain DBOS workflow, a JSON object")
     ] = None,
     application: Annotated[str | None, typer.Option(help="whose workflow, where several have one")] = None,
-    queue: Annotated[str | None, typer.Option(help="for a plain DBOS workflow [default: at once]")] = None,
+    queue: Annotated[
+        str | None, typer.Option(help="for a plain DBOS workflow [default: immediately, without a queue]")
+    ] = None,
     key: KeyOption = None,
     wait: WaitOption = False,
     timeout: TimeoutOption = 3600.0,
@@ -118,16 +120,16 @@ def _executors_table(rows: list[dict[str, Any]]) -> Any:
 
 
 def drain(executor_id: str, url: UrlOption = None, as_json: JsonOption = False) -> None:
-    """Tell an executor to finish its running steps, hand over the rest, and end."""
-    _order(executor_id, "drain", url, as_json)
+    """Request that an executor finishes its running steps, hands over the rest, and ends."""
+    _request(executor_id, "drain", url, as_json)
 
 
 def crash(executor_id: str, url: UrlOption = None, as_json: JsonOption = False) -> None:
-    """Tell an executor to kill itself; only where HOLDFAST_CHAOS is true."""
-    _order(executor_id, "crash", url, as_json)
+    """Request that an executor kills itself; only where HOLDFAST_CHAOS is true."""
+    _request(executor_id, "crash", url, as_json)
 
 
-def _order(executor_id: str, order: str, url: str | None, as_json: bool) -> None:
+def _request(executor_id: str, operation: str, url: str | None, as_json: bool) -> None:
     with plain_errors():
-        answer = Api(url).post(f"/executors/{executor_id}/{order}")
-        show(answer, as_json=as_json, human=lambda: f"{executor_id} is told to {order}")
+        answer = Api(url).post(f"/executors/{executor_id}/{operation}")
+        show(answer, as_json=as_json, human=lambda: f"{operation} of {executor_id} requested")

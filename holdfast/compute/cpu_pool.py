@@ -212,7 +212,7 @@ class CpuPool:
                 self._changed.notify_all()
             while not (self._closed and child.job is None):
                 self._finish(child, cpu_child.receive(child.channel))
-        self._bury(index, child)
+        self._reap(index, child)
         return child.ready
 
     def _finish(self, child: ChildProcess, answer: bytes) -> None:
@@ -228,7 +228,7 @@ class CpuPool:
             succeeded, value, seconds = False, error, 0.0
         _resolve(job, CpuResult(value, child.process.pid, seconds) if succeeded else value)
 
-    def _bury(self, index: int, child: ChildProcess) -> None:
+    def _reap(self, index: int, child: ChildProcess) -> None:
         child.channel.close()  # a child that still lives reads the end of file and exits
         if not child.doomed:
             with suppress(subprocess.TimeoutExpired):

@@ -61,30 +61,30 @@ class Launcher:
             while True:
                 for key, _ in selector.select():
                     if key.fileobj is self._channel:
-                        self._obey()
+                        self._handle_message()
                     else:
                         with suppress(BlockingIOError):
                             os.read(self._woken, 512)
-                self._bury()
+                self._reap_ended()
         except (EOFError, OSError):
             for pid in self._sockets:
                 _end_group(pid)
 
-    def _obey(self) -> None:
+    def _handle_message(self) -> None:
         message, fds, *_ = socket.recv_fds(self._channel, MESSAGE.size, 1)
         if len(message) < MESSAGE.size:
             raise EOFError
         kind, number = MESSAGE.unpack(message)
         if kind == END:
-            for pid, (of, _) in self._sockets.items():
-                if of == number:
+            for pid, (step, _) in self._sockets.items():
+                if step == number:
                     _end_group(pid)
             return
         opened = socket.socket(fileno=fds[0])
         try:
             pid = os.fork()
         except OSError as error:
-            _tell(opened, ("not started", str(error)))
+            _send_outcome(opened, ("not started", str(error)))
             return
         if pid == 0:
             self._become_step(opened)
@@ -117,7 +117,7 @@ class Launcher:
                 sys.stderr.flush()
             os._exit(status)
 
-    def _bury(self) -> None:
+    def _reap_ended(self) -> None:
         """Kills the rest of each group whose first process has ended."""
         for pid in list(self._sockets):
             # Until it is reaped, its pid still belongs to its group.
@@ -126,7 +126,7 @@ class Launcher:
             _end_group(pid)
             _, status = os.waitpid(pid, 0)
             _, opened = self._sockets.pop(pid)
-            _tell(opened, ("ended", os.waitstatus_to_exitcode(status)))
+            _send_outcome(opened, ("ended", os.waitstatus_to_exitcode(status)))
 
 
 def run_step(opened: socket.socket) -> None:
@@ -163,7 +163,7 @@ def _text(error: BaseException) -> str:
         return "its text cannot be read"
 
 
-def _tell(opened: socket.socket, outcome: Any) -> None:
+def _send_outcome(opened: socket.socket, outcome: Any) -> None:
     opened.settimeout(0)
     with opened, suppress(OSError):
         send(opened, pickle.dumps(outcome))

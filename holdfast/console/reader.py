@@ -55,7 +55,7 @@ class Reader:
         self.boot = secrets.token_hex(4)
         self.number = 0
         self.listeners = 0
-        self.looks = 0
+        self.polls = 0
         self.next_change = asyncio.Event()
         """Set at the next change, and then replaced by a new event."""
         self.history = History(window_seconds=WINDOW_SECONDS, bar_limit=BAR_LIMIT, move_limit=MOVE_LIMIT)
@@ -165,7 +165,7 @@ class Reader:
         else:
             self._set_database(up=True)
         finally:
-            self.looks += 1
+            self.polls += 1
             self._polled_at = time.monotonic()
             self._poll_cost_seconds = self._polled_at - began
             self._publish()

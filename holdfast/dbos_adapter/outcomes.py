@@ -59,7 +59,7 @@ def install() -> None:
 
 
 STOPPING = threading.Event()
-"""Set once this process was told to stop. What a stop interrupts in the main thread goes on elsewhere."""
+"""Set once a stop of this process is requested. Work that it interrupts here continues elsewhere."""
 
 
 def raise_outcome(error: BaseException) -> NoReturn:

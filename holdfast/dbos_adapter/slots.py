@@ -168,7 +168,7 @@ class Slots:
             freed = self._free(execution)
         self._cancellations.forget(execution.watch)
         if freed:
-            self._tell(execution)
+            self._notify_free(execution)
         if abandoned_at is not None:
             log.info(
                 "an abandoned thread has ended after %.1f s; %d are left",
@@ -193,7 +193,7 @@ class Slots:
                     del self._held[bucket]
         return True
 
-    def _tell(self, execution: Execution) -> None:
+    def _notify_free(self, execution: Execution) -> None:
         for bucket in (execution.bucket, execution.home):
             if bucket is not None and bucket[0] is not None:
                 self._on_free(bucket[0])
@@ -233,7 +233,7 @@ class Slots:
             if too_many:
                 self._limit = None
         for one in due:
-            self._tell(one)
+            self._notify_free(one)
             log.warning(
                 "the slot is free, but the code of the cancelled workflow still runs: %d abandoned threads",
                 count,

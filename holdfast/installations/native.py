@@ -2,7 +2,7 @@
 
 The API, two workers and an embedded PostgreSQL as plain processes, with what Compose would do for them:
 secrets, roles and migration first, a restart after every exit (``unless-stopped``), a drain at the end.
-Everything lives in ``.holdfast/``; ``native.json`` there tells what runs, for the demo and the tests.
+Everything lives in ``.holdfast/``; ``native.json`` there records what runs, for the demo and the tests.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def down(home: Path) -> bool:
     pid = int(state.get("pid", 0))
     if not is_alive(pid, state.get("started")):
         raise NativeError(
-            f"something holds {home / 'lock'}, but {home / 'native.json'} does not tell its pid"
+            f"something holds {home / 'lock'}, but {home / 'native.json'} does not record its pid"
         )
     _end(pid, float(state["stop_grace_seconds"]) + 60.0)
     return True

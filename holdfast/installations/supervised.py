@@ -1,4 +1,4 @@
-"""A supervised process, and how to tell it from a later process that reuses its pid."""
+"""A supervised process, and how to distinguish it from a later process that reuses its pid."""
 
 from __future__ import annotations
 

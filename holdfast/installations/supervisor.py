@@ -155,7 +155,7 @@ class Supervisor:
 
     def _hold(self) -> None:
         """Stops the API and the workers. PostgreSQL continues for the process that requested the hold."""
-        self._say("told to hold still: only PostgreSQL goes on")
+        self._say("hold requested: the API and the workers stop, PostgreSQL continues")
         self.ready = False
         self._drain()
         self.held = True

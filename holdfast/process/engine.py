@@ -26,7 +26,7 @@ from holdfast.settings import Settings
 
 
 class AttachedEngine:
-    """What Holdfast attaches to one DBOS application, whoever constructs and launches that.
+    """What Holdfast attaches to one DBOS application, whichever code constructs and launches it.
 
     Call `attach` before the launch, and `attach_database` after it.
     """

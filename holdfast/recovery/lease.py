@@ -167,7 +167,7 @@ class Lease:
             self.session.stopping.set()
             if self.leaving:
                 return
-            log.error("declared dead by a peer, stopping at once", extra={"action": "executor.fenced"})
+            log.error("declared dead by a peer, stopping immediately", extra={"action": "executor.fenced"})
             self._on_fenced()
             return
         self._set_clock(before, rows[0]["database_time"])

@@ -93,10 +93,10 @@ class Trials:
             release_claim(self._settings, self._identity, workflow_id, reason="not alone")
         except psycopg2.Error as error:
             # The workflow never started here, so the sweep releases it after a lease.
-            log.warning("cannot give it back: %s", str(error).strip(), extra={"action": "trial.failed"})
+            log.warning("cannot release the claim: %s", str(error).strip(), extra={"action": "trial.failed"})
             return
         log.warning(
-            "given back: others still ran here after %.0f s",
+            "claim released: other workflows still ran here after %.0f s",
             self._wait_seconds,
             extra={"action": "trial.postponed", "workflow_id": workflow_id},
         )
@@ -108,11 +108,11 @@ class Trials:
     def _alone(self, workflow_id: str, owner_xid: str) -> bool:
         """Waits until nothing else runs here, and records the start. False on a timeout or a stop."""
         deadline = time.monotonic() + self._wait_seconds
-        looks = 0
+        idle_polls = 0
         while not self._stopping:
             # A claim that was in progress when the queues were paused is visible in the second check.
-            looks = looks + 1 if self._company(workflow_id) == [] else 0
-            if looks >= 2 and self._recorded(workflow_id, owner_xid):
+            idle_polls = idle_polls + 1 if self._company(workflow_id) == [] else 0
+            if idle_polls >= 2 and self._recorded(workflow_id, owner_xid):
                 return True
             if time.monotonic() >= deadline:
                 return False

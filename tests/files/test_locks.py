@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 # attribute without it, where an old value does no harm.
 GUARDED: dict[str, tuple[str, str, str, str]] = {
     "AttachedProcess": ("_lock", "_is_closed", "", ""),
-    "CpuPool": ("_changed", "_closed _children _waiting", "_dispatch", "_keep_slot _serve _bury"),
+    "CpuPool": ("_changed", "_closed _children _waiting", "_dispatch", "_keep_slot _serve _reap"),
     "StepProcesses": ("_lock", "_launcher _numbers", "_channel _forget", ""),
     "DatabaseCollector": ("_lock", "_fresh_until _cached", "", ""),
     "OpsPool": ("_lock", "_free", "", "descriptors"),

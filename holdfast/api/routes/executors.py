@@ -32,7 +32,7 @@ async def list_executors(request: Request, wanted: Annotated[ExecutorFilter, Que
     responses=REFUSALS | documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
 )
 async def drain(request: Request, executor_id: ExecutorId) -> ExecutorOrder:
-    """Tell an executor to finish its running steps, hand over the rest, and end."""
+    """Request that an executor finishes its running steps, hands over the rest, and ends."""
     return await _order(request, "request_drain", executor_id, "draining")
 
 
@@ -43,7 +43,7 @@ async def drain(request: Request, executor_id: ExecutorId) -> ExecutorOrder:
     responses=REFUSALS | documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
 )
 async def crash(request: Request, executor_id: ExecutorId) -> ExecutorOrder:
-    """Tell an executor to kill itself, only where HOLDFAST_CHAOS is true."""
+    """Request that an executor kills itself, only where HOLDFAST_CHAOS is true."""
     if not process_of(request).settings.chaos:
         raise ChaosDisabled
     return await _order(request, "request_crash", executor_id, "crashed")

@@ -128,7 +128,7 @@ async def follow_stream(
     permits = request.app.state.feeds.permits
     start: Position = position(last_event_id, offset)
     if start.ended:
-        # 204 is what tells an EventSource to stop reconnecting.
+        # 204 makes an EventSource stop reconnecting.
         return Response(status_code=204)
     if not permits.acquire():
         raise HTTPException(

@@ -27,8 +27,8 @@ router = APIRouter(tags=["workflows"])
 async def start(request: Request, body: StartRequest, idempotency_key: IdempotencyKey = None) -> Response:
     """Start any workflow that a live executor has registered, in its application.
 
-    A workflow of your own module (docs/start/your-own-workflow.md) starts on its queue, in a worker. A plain
-    DBOS workflow, of any application, starts on `queue`, or at once.
+    A workflow of a user-defined module (docs/start/your-own-workflow.md) starts on its queue, in a worker. A
+    plain DBOS workflow, of any application, starts on `queue`, or immediately if there is none.
     """
     work = await requested_work(process_of(request), body)
     return await answer(request, await submit(request, work, body, idempotency_key), wait=body.wait)

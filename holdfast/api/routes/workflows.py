@@ -50,7 +50,7 @@ async def list_workflows(request: Request, wanted: Annotated[WorkflowFilter, Que
         prefix=wanted.prefix,
         before_ms=int(before_ms) if before_ms else None,
         before_id=before_id or None,
-        # One more than asked for tells whether there is a next page.
+        # One more than asked for shows whether there is a next page.
         limit=wanted.limit + 1,
         offset=wanted.offset,
     )
@@ -150,7 +150,7 @@ async def resume(request: Request, workflow_id: WorkflowId) -> Accepted:
         )
     levels = await gateway.call(_cancelled, gateway.client, row)
     queues = await home_queues(process, [each for level in levels for each in level])
-    # Before they run again: a crash that follows at once must count.
+    # Before they run again: a crash that follows immediately must count.
     await gateway.ops("forget_crashes", workflow_ids=list(queues))
     await gateway.call(_resume, gateway.client, levels, queues)
     return Accepted(workflow_id=workflow_id, status="ENQUEUED")
@@ -161,7 +161,7 @@ async def resume(request: Request, workflow_id: WorkflowId) -> Accepted:
     status_code=202,
     dependencies=[*CONTROL, Depends(accepting)],
     responses={
-        202: {"model": Accepted, "description": "the copy; Location says where to look"},
+        202: {"model": Accepted, "description": "the copy; Location is the address of its status"},
         **REFUSALS,
         **documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
     },

@@ -49,7 +49,7 @@ def install() -> None:
         setattr(kind, method.__name__, method)
     WorkflowHandleFuture._get_result = awaited.until_future(WorkflowHandleFuture._get_result)  # type: ignore[method-assign]
     WorkflowHandleAsyncTask._get_result = awaited.until_task(WorkflowHandleAsyncTask._get_result)  # type: ignore[method-assign]
-    dbos._core.invoke_step = _telling_step(dbos._core.invoke_step)
+    dbos._core.invoke_step = _counting_step(dbos._core.invoke_step)
     awaited.tell_direct_children()
     dbos._dbos.time = _Time()  # type: ignore[attr-defined, assignment]
     dbos._dbos.asyncio = _Asyncio()  # type: ignore[attr-defined, assignment]
@@ -58,7 +58,7 @@ def install() -> None:
 # --- messages, events, streams ----------------------------------------------------------------------
 
 
-def _telling(wait: Wait | None) -> None:
+def _publish_during_wait(wait: Wait | None) -> None:
     """Makes the wait for one of DBOS's events a wait of the workflow."""
     if wait is None:
         return
@@ -97,7 +97,7 @@ def recv_setup(  # noqa: PLR0917 - as DBOS calls it
     found = original(db, "recv_setup")(
         workflow_uuid, function_id, timeout_function_id, topic, timeout_seconds
     )
-    _tell_event(db, found, "message", topic)
+    _publish_event_wait(db, found, "message", topic)
     return found
 
 
@@ -106,24 +106,28 @@ def get_event_setup(
 ) -> Any:
     """As DBOS's method. The wait for the event is published."""
     found = original(db, "get_event_setup")(target_uuid, key, timeout_seconds, caller_ctx)
-    _tell_event(db, found, "event", f"{target_uuid}/{key}", is_step=caller_ctx is None)
+    _publish_event_wait(db, found, "event", f"{target_uuid}/{key}", is_step=caller_ctx is None)
     return found
 
 
-def _tell_event(db: Any, found: Any, kind: Kind, subject: str | None, *, is_step: bool = False) -> None:
+def _publish_event_wait(
+    db: Any, found: Any, kind: Kind, subject: str | None, *, is_step: bool = False
+) -> None:
     waits, ctx = waits_of(db), get_local_dbos_context()
     if waits is None or found[0] or ctx is None or not ctx.workflow_id:
         return
     # DBOS gives these calls a context like that of a step.
     owner_xid = None if is_step else ctx.owner_xid
-    _telling(waits.wait(ctx.workflow_id, owner_xid, kind, subject, seconds=found[2], event=found[1]))
+    _publish_during_wait(
+        waits.wait(ctx.workflow_id, owner_xid, kind, subject, seconds=found[2], event=found[1])
+    )
 
 
 def register_stream_listener(db: Any, workflow_uuid: str, key: str) -> Any:
     """As DBOS's method. The end of the workflow that writes the stream also wakes the reader."""
     event, payload = original(db, "register_stream_listener")(workflow_uuid, key)
     if (waits := waits_of(db)) is not None:
-        _telling(wait_in(waits, "stream", f"{workflow_uuid}/{key}", event=event))
+        _publish_during_wait(wait_in(waits, "stream", f"{workflow_uuid}/{key}", event=event))
         event.end_callback = db.endings.on_end([workflow_uuid], event.set)
         event.end_callback.__enter__()
     return event, payload
@@ -186,7 +190,7 @@ class _Asyncio:
 # --- steps ------------------------------------------------------------------------------------------
 
 
-def _telling_step(theirs: Callable[..., Any]) -> Callable[..., Any]:
+def _counting_step(theirs: Callable[..., Any]) -> Callable[..., Any]:
     """Counts a workflow as running while a step's body runs, even if another of its calls waits."""
 
     def invoke_step(instance: Any, step_ctx: Any, func: Any, args: Any, kwargs: Any, **options: Any) -> Any:

@@ -50,7 +50,7 @@ class Publisher:
         self._withdraw = withdraw
         self._isolated, self._release_claim = isolated, release_claim
         self._thread = threading.Thread(target=self._serve, name="waits", daemon=True)
-        self._outage_log = OutageLog(log, "cannot tell who waits", action="waits.failed")
+        self._outage_log = OutageLog(log, "cannot publish waits", action="waits.failed")
 
     def start(self) -> None:
         """Starts the publishing thread."""
@@ -74,7 +74,7 @@ class Publisher:
                 for run in leaving:
                     self._release(run)
             except Exception:
-                log.exception("waits are told on after an error", extra={"action": "waits.failed"})
+                log.exception("publishing waits failed, trying again", extra={"action": "waits.failed"})
                 time.sleep(0.1)
 
     def _due(self) -> tuple[list[Run], list[Run], list[Run]]:
@@ -135,7 +135,7 @@ class Publisher:
                 rows |= self._rows([run])
             except sa.exc.DataError as error:
                 fields = {"action": "waits.refused", "workflow_id": run.key[0]}
-                log.error("this wait is not told: %s", str(error).strip(), extra=fields)  # noqa: TRY400
+                log.error("wait not published: %s", str(error).strip(), extra=fields)  # noqa: TRY400
             except sa.exc.SQLAlchemyError as error:
                 self._outage_log.record_failure(error)
                 failed.add(run)

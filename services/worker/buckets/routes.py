@@ -39,7 +39,7 @@ router = APIRouter(tags=["buckets"])
     dependencies=[Depends(accepting)],
     responses={
         200: {"model": Finished, "description": "`wait` was true and the listing has ended"},
-        202: {"model": Accepted, "description": "accepted; Location says where to look"},
+        202: {"model": Accepted, "description": "accepted; Location is the address of its status"},
         **documented(400, 408, 409, 413, 415, 422, 500, 503),
     },
 )

@@ -45,7 +45,7 @@ STREAM_LIMIT = 100
     status_code=202,
     dependencies=[Depends(accepting)],
     responses={
-        202: {"model": AcceptedBatch, "description": "accepted; Location says where to look"},
+        202: {"model": AcceptedBatch, "description": "accepted; Location is the address of its status"},
         **documented(400, 408, 409, 413, 415, 422, 500, 503),
     },
 )

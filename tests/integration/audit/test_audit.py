@@ -406,7 +406,7 @@ def test_slow_healthy_work_beside_poison_is_found(clean: Database) -> None:
     fine = check(clean, journal=Journal(throughputs=[{**measured, "beside": 8.5}]))[6]
     assert (fine["details"], fine["figures"]["throughput_beside_poison"]) == ([], 0.85)
     assert broken(clean, journal=Journal(throughputs=[{**measured, "beside": 4.0}])) == {
-        6: ["1 times healthy throughput beside poison was below 80%: 40% (4.00 of 10.00 jobs a second)"]
+        6: ["1 times healthy throughput beside poison was below 80%: 40% (4.00 of 10.00 jobs per second)"]
     }
 
 

@@ -134,8 +134,11 @@ def throughput(alone: float, beside: float, crashes: int = 5) -> dict[str, float
     [
         (10.0, []),
         (8.0, []),
-        (7.9, ["1 times healthy throughput beside poison was below 80%: 79% (7.90 of 10.00 jobs a second)"]),
-        (0.0, ["1 times healthy throughput beside poison was below 80%: 0% (0.00 of 10.00 jobs a second)"]),
+        (
+            7.9,
+            ["1 times healthy throughput beside poison was below 80%: 79% (7.90 of 10.00 jobs per second)"],
+        ),
+        (0.0, ["1 times healthy throughput beside poison was below 80%: 0% (0.00 of 10.00 jobs per second)"]),
     ],
 )
 def test_throughput_beside_poison_is_held_against_the_promise(beside: float, details: list[str]) -> None:
