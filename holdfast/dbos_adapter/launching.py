@@ -23,7 +23,7 @@ from dbos._utils import GlobalParams
 DEFAULT_EXECUTOR_ID = "local"
 """What DBOS calls an executor that the application does not name."""
 
-_HIDDEN_POLL_SECONDS = 10.0
+_HIDDEN_POLL_SECONDS = 60.0
 
 # libpq's own options among the arguments that an application passes to its driver.
 _PASSED = ("passfile", "password", "sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "channel_binding")
