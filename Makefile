@@ -11,6 +11,7 @@ BACKEND ?= native
 RUNS ?= 10
 CASES ?= 10000
 ROUNDS ?= 3
+KILLS ?= 5
 PEERS := .venv-peers
 
 .PHONY: help up native down demo test lint lock audit sbom licences chaos swarm fuzz bench image clean venv screenshots wheel
@@ -123,6 +124,13 @@ fuzz: .venv/ready ## every operation of the API against its schema: CASES=... SE
 build/dbos-older: .venv/ready tests/support/dbos-older.txt
 	@rm -rf $@ && $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
 	    --target $@ -r tests/support/dbos-older.txt
+
+.PHONY: dbos-versions third-parties
+dbos-versions: .venv/ready ## kill a plain application on each DBOS 3 of the index: KILLS=... ARGS='--only 3.0'
+	@$(BIN)/python -m tests.foreign dbos --kills $(KILLS) --report $(ARGS)
+
+third-parties: .venv/ready ## the same with packages built on DBOS: Pydantic AI, OpenAI Agents, dbosify, dbos-argus
+	@$(BIN)/python -m tests.foreign packages --kills $(KILLS) --report $(ARGS)
 
 upgrades: build/dbos-older ## rolling upgrades under work, from the DBOS before ours too
 	@HOLDFAST_UPGRADES=1 $(BIN)/python -m pytest tests/acceptance/test_upgrades.py \

@@ -15,6 +15,8 @@ from holdfast.errors import NotProtected
 log = logging.getLogger("holdfast.attached")
 
 _MAJOR = "3"
+_FIRST_MINOR = 2
+"""Older versions let a process write about a workflow that another one owns by now."""
 
 
 def attach(*, required: bool | None = None) -> None:
@@ -57,6 +59,12 @@ def _unsuitable_dbos() -> str | None:
         version = metadata.version("dbos")
     except metadata.PackageNotFoundError:
         return f"DBOS is not installed in its Python ({sys.executable}): pip install dbos"
-    if version.partition(".")[0] != _MAJOR:
+    major, minor = version.split(".")[:2]
+    if major != _MAJOR:
         return f"its DBOS is {version}, and Holdfast knows the versions 3.0 to 3.4"
+    if int(minor) < _FIRST_MINOR:
+        return (
+            f"its DBOS {version} accepts what a process writes after its work was taken over: "
+            "upgrade to DBOS 3.2 or newer"
+        )
     return None

@@ -15,8 +15,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from dbos._context import current_owner_xid
-
 from holdfast.postgres.database import Connection, query
 
 log = logging.getLogger("holdfast.cancelling")
@@ -89,6 +87,8 @@ class Cancellations:
     @contextmanager
     def watch_current(self, workflow_id: str) -> Iterator[Cancellation]:
         """Watches the calling execution. Enter before its first step, which checks for earlier cancels."""
+        from dbos._context import current_owner_xid  # DBOS 3.0 and 3.1 lack it, and this watch
+
         made = self.watch(workflow_id, current_owner_xid(workflow_id))
         try:
             yield made

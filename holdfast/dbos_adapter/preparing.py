@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 
 import psycopg2
 import psycopg2.extras
-from dbos import DBOS
-from dbos._datasource_migration import get_postgres_datasource_migrations
+from dbos import DBOS, SQLAlchemyDatasource, run_dbos_database_migrations
 
 from holdfast.dbos_adapter.schema import (
+    datasource_migrations,
     dbos_migration_count,
     grant_to_application,
     lock_migrations,
@@ -64,7 +64,9 @@ def prepare_database(url: str, *, schema: str = "dbos", role: str | None = None)
         if created := state["dbos"] is None:
             _create_dbos(url, schema, state)
         # A trigger of ops deletes from it. DBOS adopts the table when a datasource needs it.
-        for statement in get_postgres_datasource_migrations(schema):
+        if not (statements := datasource_migrations(schema)):
+            SQLAlchemyDatasource.create(sqlalchemy_url(url), schema=schema).engine.dispose()
+        for statement in statements:
             connection.cursor().execute(statement)
         ran = run_migrations(connection, schema)
         if role is not None:
@@ -185,7 +187,9 @@ def _check(state: dict[str, Any], schema: str) -> None:
 
 def _create_dbos(url: str, schema: str, state: dict[str, Any]) -> None:
     try:
-        DBOS.migrate(sqlalchemy_url(url), schema=schema)
+        # DBOS 3.0 and 3.1 have no DBOS.migrate.
+        migrate = getattr(DBOS, "migrate", run_dbos_database_migrations)
+        migrate(sqlalchemy_url(url), schema=schema)
     except Exception as error:
         raise DatabaseNotPrepared(
             f'`dbos migrate` failed for the schema "{schema}" in "{state["database"]}": {_first_line(error)}'

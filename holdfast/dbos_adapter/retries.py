@@ -117,7 +117,9 @@ def patiently(run: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _wrap(owner: type, name: str, wrapper: Callable[[Callable[..., Any]], Any]) -> None:
-    current: Any = owner.__dict__.get(name) or getattr(owner, name)
+    current: Any = owner.__dict__.get(name) or getattr(owner, name, None)
+    if current is None:
+        return  # an attached application's DBOS may be older than this method
     if not hasattr(current, "waits_for_postgres"):
         wrapped = wrapper(current)
         wrapped.waits_for_postgres = True

@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Iterable
 from importlib import resources
 from importlib.resources.abc import Traversable
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg2
 from dbos import SQLAlchemyDatasource
-from dbos._datasource_migration import get_postgres_datasource_migrations
 from dbos._migration import get_dbos_migrations
 
 from holdfast.postgres.database import Connection, connect, query, transaction
@@ -115,6 +115,15 @@ def _isolate_applications(connection: Connection) -> None:
             run_script(connection, "isolation.sql", DBOS_SCHEMA)
 
 
+def datasource_migrations(schema: str) -> list[str]:
+    """Returns DBOS's migrations of a datasource's table. Before 3.2 it has none: a datasource makes it."""
+    if find_spec("dbos._datasource_migration") is None:
+        return []
+    from dbos._datasource_migration import get_postgres_datasource_migrations
+
+    return get_postgres_datasource_migrations(schema)
+
+
 def unknown_migrations(names: Iterable[str]) -> list[str]:
     """Returns those of the recorded migrations that this Holdfast does not have: a newer one ran them."""
     return sorted(set(names) - {file.name for file in _files()})
@@ -157,7 +166,7 @@ def lacking(connection: Connection) -> str | None:
     (found,) = query(connection, "schema_version")
     for what, is_at, needed in (
         ("DBOS", found["dbos"], get_dbos_migrations("dbos", True)),
-        ("its datasource", found["datasource"], get_postgres_datasource_migrations("dbos")),
+        ("its datasource", found["datasource"], datasource_migrations("dbos")),
     ):
         if (is_at or 0) < len(needed):
             return f"migration {len(needed)} of {what} (it is at {is_at or 0})"

@@ -9,7 +9,6 @@ from typing import Any
 from dbos import DBOS, DBOSConfig
 
 from holdfast.dbos_adapter import application, patching
-from holdfast.dbos_adapter.round_trips import POOL_OPTIONS
 from holdfast.dbos_adapter.schema import sqlalchemy_url
 from holdfast.dbos_adapter.serializer import json_serializer
 from holdfast.dbos_adapter.waiting import awaited
@@ -98,6 +97,9 @@ class Engine(AttachedEngine):
 
         ``guard_schedules`` is called as the last patch: it calls `schedules.guard_schedule` with its clock.
         """
+        # It needs names that DBOS 3.0 and 3.1 lack, to which Holdfast can be attached all the same.
+        from holdfast.dbos_adapter.round_trips import POOL_OPTIONS
+
         patching.install(guard_schedules)
         super().__init__(settings, identity, waker)
         config: DBOSConfig = {

@@ -19,6 +19,10 @@ ELSEWHERE = {
     "make up": ("tests/integration/installations/test_native.py", ("native", "up")),
     "make test": (".ci/run", ("make test",)),
     "make venv": (".ci/run", ("make lint",)),
+    "make wheel": ("tests/support/environments.py", ('"wheel"',)),
+    "pip install build/wheel": ("tests/acceptance/test_wheel.py", ("made.install(str(wheel))",)),
+    "holdfast migrate": ("tests/foreign/ground.py", ('"migrate"', '"--database-url"')),
+    "holdfast run": ("tests/foreign/ground.py", ('"run"',)),
     "docker compose logs": ("tests/acceptance/test_scenes.py", ("check_logs",)),
     "docker compose restart api": ("tests/container/test_scenes.py", ("api",)),
     "docker compose --profile observability up": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,3 +40,28 @@ def test_the_shop_runs_on_dbos_alone(plain: Shop) -> None:
     assert "997 left" in page and "1000 left" in page
     shop.process.send_signal(signal.SIGTERM)
     shop.process.wait(30)
+
+
+@pytest.fixture
+def protected(database: Database, tmp_path: Path) -> Iterator[Shop]:
+    """The same shop, unchanged, under ``holdfast run``."""
+    under = (sys.executable, "-m", "holdfast.command", "run", "--require", "--")
+    shop = Shop(database.admin_url, tmp_path, under)
+    yield shop
+    shop.close()
+
+
+def test_a_checkout_that_waits_for_its_payment_outlives_its_process(
+    protected: Shop, database: Database
+) -> None:
+    first, second = protected.start(), protected.start()
+    order = first.place_order("pen", 2)
+    assert order["status"] == "waits for payment"
+    first.kill()
+    second.pay(order["order_id"])
+    done = second.wait_order(order["order_id"], "shipped")
+    assert len(done["tracking"]) == 12
+    moves = database.rows("SELECT kind FROM ops.handovers WHERE workflow_id = %(id)s", id=order["order_id"])
+    assert [move["kind"] for move in moves] == ["takeover"]
+    left = database.one("SELECT pieces FROM public.stock WHERE article = 'pen'")
+    assert left == 998, "the goods were reserved once"

@@ -27,6 +27,8 @@ class Environment:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if (path / "bin" / "pip").exists():
+            return
         subprocess.run([sys.executable, "-m", "venv", str(path)], check=True, timeout=120)
 
     def install(self, *requirements: str) -> None:
@@ -35,6 +37,11 @@ class Environment:
             "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements
         )
         assert done.returncode == 0, done.stdout + done.stderr
+
+    def version(self, package: str) -> str:
+        """Returns the version of an installed package."""
+        code = "import sys; from importlib import metadata; print(metadata.version(sys.argv[1]))"
+        return self.run("python", "-c", code, package).stdout.strip()
 
     def program(self, name: str) -> str:
         """Returns the path of a program of this environment."""

@@ -1,0 +1,1 @@
+"""Applications that others wrote, in environments of their own, with Holdfast's wheel beside them."""
