@@ -23,6 +23,9 @@ config: DBOSConfig = {
 }
 if "PLAIN_EXECUTOR_ID" in os.environ:
     config["executor_id"] = os.environ["PLAIN_EXECUTOR_ID"]
+if "PLAIN_SCHEMA" in os.environ:
+    config["dbos_system_schema"] = os.environ["PLAIN_SCHEMA"]
+    config["run_migrations"] = False
 if "PLAIN_VERSION" in os.environ:
     config["application_version"] = os.environ["PLAIN_VERSION"]
 DBOS(config=config)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections import Counter
+from pathlib import Path
 from statistics import median
 
 import pytest
 
-from tests.support.attached import AppProcess, AppRunner
-from tests.support.database import wait_until
+from holdfast.dbos_adapter.preparing import prepare_database
+from tests.support.attached import AppProcess, AppRunner, app_runner
+from tests.support.database import Database, Server, wait_until
 
 
 def _notes(apps: AppRunner, workflow_id: str) -> list[list[object]]:
@@ -53,3 +56,34 @@ def test_work_goes_on_within_400_ms_of_a_kill(apps: AppRunner) -> None:
         gaps.append(float(str(_notes(apps, name)[2][0])) - killed_at)
         first, second = second, third
     assert median(gaps) <= 0.4, gaps
+
+
+def test_a_schema_of_another_name_and_a_role_with_an_applications_rights(
+    server: Server, tmp_path: Path
+) -> None:
+    name, role = "test_attached_shop", "attached_shopper"
+    server.run(f"CREATE DATABASE {name}")
+    server.run(f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
+    database = Database(server, name)
+    try:
+        with app_runner(database, tmp_path, PLAIN_SCHEMA="shop") as apps:
+            prepare_database(apps.url, schema="shop", role=role)
+            apps.environment["PLAIN_DATABASE_URL"] = (
+                f"postgresql://{role}:x@127.0.0.1:{server.cluster.port}/{name}"
+            )
+            first, second = apps.app(), apps.app()
+            first.start("steps_async", "w", 3, 0.5)
+            _running_in(apps, "w", 2).kill()
+
+            def status() -> str:
+                row = "SELECT status FROM shop.workflow_status WHERE workflow_uuid = 'w'"
+                found: str = database.one(row)
+                return found
+
+            wait_until(lambda: status() == "SUCCESS", "a peer goes on", seconds=20)
+            assert second.stop() == -signal.SIGTERM
+            states = {row["state"] for row in database.rows("SELECT state FROM ops.executors")}
+            assert states == {"dead", "drained"}
+    finally:
+        database.drop()
+        server.run(f"DROP ROLE {role}")
