@@ -1,8 +1,8 @@
 """``python -m bench.compare --rounds 5`` (``make bench ROUNDS=5``).
 
 Runs every contender's cases in every round, each contender started and ended in its turn, in an order
-that rotates. ``--only`` and ``--cases`` renew a part of the figures, ``--resume`` goes on with the last
-run, ``--report`` only writes the report anew. Exit code 0 when everything that was asked for has figures.
+that rotates. ``--only`` and ``--cases`` renew a part of the results, ``--resume`` goes on with the last
+run, ``--report`` only writes the report anew. Exit code 0 when everything that was requested has results.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from bench.compare.processes import NotMeasured
 from bench.compare.results import RESULTS, Results
 
 CONTENDERS: dict[str, type[Contender]] = {kind.name: kind for kind in (Holdfast, HoldfastGrown, *PEERS)}
-# The takeover comes last: where nobody takes over, the contender is left with a job that hangs.
+# The takeover comes last: without a takeover, the contender is left with a job that hangs.
 ALL_CASES: dict[str, Case] = {
     case.name: case for case in (*CASES[:-1], *alone.RUNNING, CASES[-1], *alone.ALONE, *containers.CASES)
 }
@@ -116,14 +116,14 @@ class Run:
             say(f"round {context.round}: {contender.name}: {case.title}: NOT MEASURED: {why}")
             self.fail(contender, case, context, why)
             return False
-        told = ", ".join(f"{k} {v:.3g}" for k, v in values.items() if isinstance(v, int | float))
+        summary = ", ".join(f"{k} {v:.3g}" for k, v in values.items() if isinstance(v, int | float))
         took = time.monotonic() - begun
-        say(f"round {context.round}: {contender.name}: {case.title}: {told} (took {took:.0f} s)")
+        say(f"round {context.round}: {contender.name}: {case.title}: {summary} (took {took:.0f} s)")
         self.results.add(contender.name, case.name, context.round, {**values, "took_seconds": round(took, 1)})
         return True
 
     def fail(self, contender: Contender, case: Case, context: Context, why: str) -> None:
-        """Kept and shown: a figure that is missing must not look like one that nobody asked for."""
+        """Kept and shown: a missing result must differ from one that was not requested."""
         self.failed.append(f"{contender.name} {case.name}")
         self.results.add(contender.name, case.name, context.round, {"failed": why})
 
@@ -147,7 +147,7 @@ class Run:
 
 
 class bounded:  # noqa: N801 - reads as what it does
-    """Raises `NotMeasured` in the main thread after so many seconds, whatever it waits for."""
+    """Raises `NotMeasured` in the main thread after ``seconds``, whatever it waits for."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -207,9 +207,9 @@ def write_report(results: Results) -> Path:
     """Pictures and Markdown beside the JSON; the Markdown's path."""
     results.write()
     drawn = pictures.draw(results.records, TITLES, results.path.parent)
-    told = {"runs": results.runs, "versions": results.versions, "records": results.records}
+    measured = {"runs": results.runs, "versions": results.versions, "records": results.records}
     path = results.path.with_suffix(".md")
-    path.write_text(report.markdown(told, TITLES, drawn), "utf-8")
+    path.write_text(report.markdown(measured, TITLES, drawn), "utf-8")
     return path
 
 

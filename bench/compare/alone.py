@@ -20,9 +20,9 @@ from dbos import DBOSClient, DBOSPortableJSONSerializer
 from bench.compare import stepless
 from bench.compare.bench_worker import CONCURRENCY
 from bench.compare.cases import TINY_COUNT, TINY_N, Case, Context
-from bench.compare.figures import percentile
 from bench.compare.holdfast import Holdfast, resident_megabytes
 from bench.compare.processes import NotMeasured
+from bench.compare.summaries import percentile
 from holdfast.installations.embedded import ROOT
 from holdfast.settings import Settings
 from tests.support.names import FIBONACCI_QUEUE
@@ -31,8 +31,8 @@ from tests.support.stack import wait_for
 
 WORKER_COUNTS = (1, 2, 4, 8)
 IDLE_SECONDS = 10.0
-# PostgreSQL's sessions tell of their last transactions up to ten seconds after these.
-TOLD_SECONDS = 12.0
+# PostgreSQL's sessions report their last transactions up to ten seconds late.
+REPORT_DELAY_SECONDS = 12.0
 STEPLESS_COUNT = 5000
 CLIENT_THREADS = 4
 LOAD_SECONDS = 20.0
@@ -47,10 +47,10 @@ def transactions(stack: NativeStack) -> int:
 
 
 def idle_rate(stack: NativeStack, seconds: float = IDLE_SECONDS) -> float:
-    """Transactions a second while nothing is asked of the stack."""
+    """Transactions per second while the stack is idle."""
     begun, before = time.monotonic(), transactions(stack)
     time.sleep(seconds)
-    # Both looks count their own transactions: connect, query.
+    # Both queries count their own transactions: connect, query.
     return (transactions(stack) - before - 2) / (time.monotonic() - begun)
 
 
@@ -62,7 +62,7 @@ def workers(_: Holdfast, context: Context) -> dict[str, Any]:
         holdfast = Holdfast(workers=count)
         with holdfast.running(context.home / str(count)):
             jobs[str(count)] = TINY_COUNT / holdfast.at_once(TINY_N, TINY_COUNT, 120)
-            time.sleep(TOLD_SECONDS)
+            time.sleep(REPORT_DELAY_SECONDS)
             idle[str(count)] = idle_rate(holdfast.running_stack)
     return {"jobs_a_second": jobs, "idle_transactions": idle}
 
@@ -88,7 +88,7 @@ def client(stack: NativeStack) -> Iterator[DBOSClient]:
 
 
 def set_concurrency(stack: NativeStack, queue: str, workers_each: int) -> None:
-    """How many workflows of a queue one worker claims; 0 holds it back. Workers see it within a second."""
+    """How many workflows of a queue one worker claims; 0 pauses it. Workers see it within a second."""
     with closing(stack.connect()) as connection, connection.cursor() as cursor:
         cursor.execute(
             "UPDATE dbos.queues SET worker_concurrency = %s WHERE name = %s", (workers_each, queue)
@@ -114,7 +114,7 @@ class HoldfastStepless(Holdfast):
 
 
 def stepless_workflows(_: Holdfast, context: Context) -> dict[str, Any]:
-    """5,000 workflows without a step wait in a queue; then two workers run 50 each at once.
+    """5,000 workflows without a step wait in a queue; then two workers run 50 each concurrently.
 
     The rate is from the first claim to the last recorded end, both as the database has them: claiming,
     running and recording, without the enqueueing, which is timed by itself.
@@ -213,7 +213,7 @@ def enqueueing(_: Holdfast, context: Context) -> dict[str, Any]:
 
 
 def api_under_load(holdfast: Holdfast, _: Context) -> dict[str, Any]:
-    """200 requests a second for 20 s while every core computes."""
+    """200 requests per second for 20 s while every core computes."""
     stack = holdfast.running_stack
     heavy = [holdfast.submit([34] * 200) for _ in range(2)]
     try:
@@ -232,15 +232,15 @@ def api_under_load(holdfast: Holdfast, _: Context) -> dict[str, Any]:
             holdfast.call("POST", f"/workflows/{batch_id}/cancel")
     if done.returncode != 0:
         raise NotMeasured(f"the load ended with {done.returncode}: {done.stderr[-300:]}")
-    told = json.loads(done.stdout)
-    milliseconds: dict[str, list[float]] = told["milliseconds"]
+    measured = json.loads(done.stdout)
+    milliseconds: dict[str, list[float]] = measured["milliseconds"]
     answered = sum(len(values) for values in milliseconds.values())
     if not all(milliseconds.values()):
-        raise NotMeasured(f"no request of a kind succeeded: {told['statuses']}")
+        raise NotMeasured(f"no request of a kind succeeded: {measured['statuses']}")
     found: dict[str, Any] = {
-        "answered_a_second": answered / told["seconds"],
-        "failures": sum(told["statuses"].values()) - answered,
-        "statuses": told["statuses"],
+        "answered_a_second": answered / measured["seconds"],
+        "failures": sum(measured["statuses"].values()) - answered,
+        "statuses": measured["statuses"],
     }
     for kind, values in milliseconds.items():
         found |= {f"{kind}_p50_ms": percentile(values, 0.5), f"{kind}_p99_ms": percentile(values, 0.99)}

@@ -10,8 +10,8 @@ from typing import Any
 
 from bench.compare import baseline
 from bench.compare.contender import Contender
-from bench.compare.figures import percentile
 from bench.compare.processes import NotMeasured
+from bench.compare.summaries import percentile
 
 LONG_N, LONG_COUNT = 33, 10
 SHORT_N, SHORT_COUNT, SHORT_TRIES = 10, 40, 3
@@ -21,7 +21,7 @@ TINY_N, TINY_COUNT = 10, 1000
 
 @dataclass
 class Context:
-    """What a case is told."""
+    """The parameters of a case."""
 
     round: int
     generator: random.Random
@@ -75,12 +75,12 @@ def _at_once(contender: Contender, n: int) -> dict[str, Any]:
 
 
 def at_once_30(contender: Contender, _: Context) -> dict[str, Any]:
-    """50 × fib(30) at once, of the bound."""
+    """50 × fib(30) concurrently, of the bound."""
     return _at_once(contender, 30)
 
 
 def at_once_33(contender: Contender, _: Context) -> dict[str, Any]:
-    """50 × fib(33) at once, of the bound."""
+    """50 × fib(33) concurrently, of the bound."""
     return _at_once(contender, 33)
 
 
@@ -124,8 +124,8 @@ def takeover(contender: Contender, context: Context) -> dict[str, Any]:
 CASES: tuple[Case, ...] = (
     Case("in_turn_long", "10 × fib(33) in turn", in_turn_long, 200),
     Case("in_turn_short", "40 × fib(10) in turn", in_turn_short, 120),
-    Case("at_once_30", "50 × fib(30) at once", at_once_30, 120),
-    Case("at_once_33", "50 × fib(33) at once", at_once_33, 300, optional=True),
+    Case("at_once_30", "50 × fib(30) concurrently", at_once_30, 120),
+    Case("at_once_33", "50 × fib(33) concurrently", at_once_33, 300, optional=True),
     Case("pickup", "pickup at idle", pickup, 320),
     Case("tiny", "1,000 tiny jobs", tiny, 150),
     Case("takeover", "taken over after SIGKILL", takeover, 600),

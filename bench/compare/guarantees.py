@@ -13,10 +13,10 @@ COLUMNS = (
 ROWS: dict[str, tuple[str, str, str, str, str]] = {
     "Holdfast": (
         "yes: a step's output is stored, a replay reads it (`docs/design/recovery.md`)",
-        "yes, by itself: within two looks after a death, after the lease of 5 s when silent",
-        "yes: its writes are refused and it stops at its first beat",
+        "yes, by itself: within two checks after a death, after the lease of 5 s when silent",
+        "yes: its writes are refused and it stops at its first heartbeat",
         "yes, and the effect ledger for effects in the same database",
-        "yes: one row a tick across all workers, missed ones counted",
+        "yes: one row per tick across all workers, missed ones counted",
     ),
     "DBOS": (
         "yes (Docs, *Learn DBOS Python: Workflows and Steps*)",

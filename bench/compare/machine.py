@@ -1,4 +1,4 @@
-"""The machine that the figures are of."""
+"""The machine of the results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def describe() -> dict[str, Any]:
 
 
 def load() -> float:
-    """Of one minute, as the kernel tells it."""
+    """Of one minute, as the kernel reports it."""
     return round(os.getloadavg()[0], 2)
 
 

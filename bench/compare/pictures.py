@@ -9,27 +9,33 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.compare.figures import Figure, Record, value
 from bench.compare.goals import HOLDFAST, PEERS
 from bench.compare.processes import NotMeasured, peer_command
+from bench.compare.summaries import Record, Summary, summary_of
 from holdfast.installations.embedded import ROOT
 
 DRAWN = (
     (
         "compare-at-once.svg",
-        "50 × fib(30) at once: share of what the CPUs can do",
+        "50 × fib(30) concurrently: share of what the CPUs can do",
         "at_once_30",
         "of_bound",
         "{:.2f}",
     ),
     (
         "compare-in-turn.svg",
-        "40 × fib(10), each after the former's result",
+        "40 × fib(10), each after the result of the one before",
         "in_turn_short",
         "seconds",
         "{:.2f} s",
     ),
-    ("compare-tiny.svg", "1,000 tiny jobs through the full path", "tiny", "jobs_a_second", "{:.0f} a second"),
+    (
+        "compare-tiny.svg",
+        "1,000 tiny jobs through the full path",
+        "tiny",
+        "jobs_a_second",
+        "{:.0f} per second",
+    ),
     ("compare-pickup.svg", "pickup at idle, median", "pickup", "p50_ms", "{:.1f} ms"),
     (
         "compare-takeover.svg",
@@ -42,13 +48,13 @@ DRAWN = (
 
 
 def drawings(records: Sequence[Record], titles: dict[str, tuple[str, str]]) -> list[dict[str, Any]]:
-    """What to draw: only what has figures."""
+    """What to draw: only what has results."""
     found = []
     for file, title, case, key, form in DRAWN:
         bars = []
         for name in (HOLDFAST, *PEERS):
-            each = value(records, name, case, key)
-            if isinstance(each, Figure):  # a takeover that never came has none
+            each = summary_of(records, name, case, key)
+            if isinstance(each, Summary):  # a takeover that never came has none
                 bars.append((titles.get(name, (name, ""))[0], each.median))
         if bars:
             found.append({"file": file, "title": title, "unit": "", "form": form, "bars": bars})

@@ -22,7 +22,7 @@ _END_SECONDS = 10.0
 
 
 class NotMeasured(Exception):  # noqa: N818 - it says what happened
-    """Why something has no figure; the report shows it."""
+    """Why something has no result; the report shows it."""
 
 
 def peer_command(program: str, role: str) -> list[str]:

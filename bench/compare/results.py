@@ -1,4 +1,4 @@
-"""The file of all figures: one record a contender, case and round, kept until the same is measured again."""
+"""The file of all results: one record per contender, case and round, kept until it is measured again."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.compare import machine
-from bench.compare.figures import Record
+from bench.compare.summaries import Record
 
 RESULTS = Path(__file__).parents[1] / "results" / "compare.json"
 
 
 class Results:
-    """Records of this and of earlier runs. Every record is written at once: a run may be stopped."""
+    """Records of this and of earlier runs. Every record is written immediately: a run may be stopped."""
 
     def __init__(self, path: Path = RESULTS, *, resume: bool = False) -> None:
         self.path = path
@@ -27,7 +27,7 @@ class Results:
         self.runs.setdefault(self.run, {"machine": machine.describe()})
 
     def has(self, contender: str, case: str, number: int) -> bool:
-        """Whether this run has that figure already, and not as a failure."""
+        """Whether this run has that result already, and not as a failure."""
         return any(
             self._key(r) == (contender, case) and r["round"] == number and r["run"] == self.run
             for r in self.records
@@ -35,21 +35,21 @@ class Results:
         )
 
     def add(self, contender: str, case: str, number: int, values: dict[str, Any]) -> None:
-        """One record. Those of earlier runs of the same contender and case go: rounds of one figure are
+        """One record. Those of earlier runs of the same contender and case go: rounds of one result are
         of one run."""
         kept = [
             r
             for r in self.records
             if self._key(r) != (contender, case) or (r["run"] == self.run and r["round"] != number)
         ]
-        told = {"contender": contender, "case": case, "round": number, "run": self.run}
-        self.records = [*kept, {**told, "load": machine.load(), **values}]
+        identity = {"contender": contender, "case": case, "round": number, "run": self.run}
+        self.records = [*kept, {**identity, "load": machine.load(), **values}]
         self.write()
 
     def write(self) -> None:
         """The whole file, or the old one."""
         used = {record["run"] for record in self.records} | {self.run}
-        self.runs = {run: told for run, told in self.runs.items() if run in used}
+        self.runs = {run: described for run, described in self.runs.items() if run in used}
         report = {"runs": self.runs, "versions": self.versions, "records": self.records}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         new = self.path.with_suffix(".new")

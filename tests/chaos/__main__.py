@@ -52,7 +52,7 @@ class Campaign:
         self.ground = Ground(stack, load, journal)
         self.deadline = deadline
         self.done: list[dict[str, Any]] = []
-        self.troubles: list[str] = []
+        self.problems: list[str] = []
 
     def run(self, faults: list[Fault]) -> None:
         """Runs the faults in order until the plan or the time is over."""
@@ -91,7 +91,7 @@ class Campaign:
 
     def _trouble(self, entry: dict[str, Any], text: str) -> None:
         entry["ok"] = False
-        self.troubles.append(f"{entry['number']} {text}")
+        self.problems.append(f"{entry['number']} {text}")
         self._say(f"    {text[:1500]}")
 
     def _heal(self) -> float:
@@ -163,25 +163,25 @@ def campaign(options: argparse.Namespace, faults: list[Fault], home: Path) -> di
         try:
             run.run(faults)
         except (AssertionError, httpx.HTTPError) as error:
-            run.troubles.append(f"the campaign broke off: {error}")
+            run.problems.append(f"the campaign broke off: {error}")
         finally:
             load.stop()
         left = load.settle(60)
         if left:
-            run.troubles.append(f"{left} requests found no answer within a minute of repeating")
+            run.problems.append(f"{left} requests found no answer within a minute of repeating")
         journal.close()
         try:
             findings = audit(stack, journal.path)
         except (AssertionError, subprocess.SubprocessError) as error:
-            run.troubles.append(str(error))
-        if run.troubles or not findings or not all(finding["ok"] for finding in findings):
+            run.problems.append(str(error))
+        if run.problems or not findings or not all(finding["ok"] for finding in findings):
             keep = options.report.parent / f"{options.report.stem}-logs"
             keep.mkdir(parents=True, exist_ok=True)
             for name, lines in stack.logs().items():
                 (keep / f"{name.split(' ')[0]}.jsonl").write_text("\n".join(lines), "utf-8")
             print(f"logs kept in {keep}")
     shutil.copyfile(journal.path, options.report.with_suffix(".jsonl"))
-    ok = bool(findings) and not run.troubles and all(finding["ok"] for finding in findings)
+    ok = bool(findings) and not run.problems and all(finding["ok"] for finding in findings)
     return {
         "ok": ok,
         "backend": options.backend,
@@ -191,7 +191,7 @@ def campaign(options: argparse.Namespace, faults: list[Fault], home: Path) -> di
         "recovery_from": "harm",
         "faults": run.done,
         "answers": load.counts,
-        "troubles": run.troubles,
+        "troubles": run.problems,
         "findings": findings,
     }
 

@@ -107,7 +107,7 @@ def markdown(reports: list[dict[str, Any]]) -> str:
             else f"**broken: {', '.join(broken)}**"
         )
         if report["troubles"]:
-            verdict += f"; {len(report['troubles'])} troubles, see below"
+            verdict += f"; {len(report['troubles'])} problems, see below"
         accepted = totals([report])["accepted"]
         lines.append(
             f"| {report['backend']} | {report['seed']} | {report['minutes']:g} | {_load(report)} "
@@ -135,15 +135,15 @@ def markdown(reports: list[dict[str, Any]]) -> str:
         most = max(row["runs"] for row in by_kind(faults))
         bounds = [f"{min(100, 300 / n):.1f} % at n = {n}" for n in (most, len(faults))]
         lines += ["", f"Zero failures in n runs bound their rate at 3/n (95 %): {', '.join(bounds)} (all)."]
-    troubles = [f"- {r['backend']}, seed {r['seed']}: {t}" for r in reports for t in r["troubles"]]
-    troubles += [
+    problems = [f"- {r['backend']}, seed {r['seed']}: {t}" for r in reports for t in r["troubles"]]
+    problems += [
         f"- {r['backend']}, seed {r['seed']}, invariant {f['invariant']}: {d}"
         for r in reports
         for f in r["findings"]
         for d in f["details"]
     ]
-    if troubles:
-        lines += ["", "## Troubles", "", *troubles]
+    if problems:
+        lines += ["", "## Problems", "", *problems]
     return "\n".join(lines) + "\n"
 
 

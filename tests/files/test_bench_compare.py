@@ -10,9 +10,9 @@ import pytest
 from bench.compare import goals, pictures, report
 from bench.compare.__main__ import ALL_CASES, CONTENDERS, TITLES, rotated
 from bench.compare.contender import check
-from bench.compare.figures import Figure, Missing, figure, percentile, ratios, slope, value
 from bench.compare.processes import NotMeasured
 from bench.compare.results import Results
+from bench.compare.summaries import Missing, Summary, percentile, ratios, slope, summarize, summary_of
 
 
 def record(contender: str, case: str, number: int = 1, run: str = "a", **values: Any) -> dict[str, Any]:
@@ -32,19 +32,19 @@ def test_a_percentile_is_a_value_that_occurred() -> None:
         percentile([], 0.5)
 
 
-def test_a_figure_is_the_median_with_its_range() -> None:
-    assert figure([3.0, 1.0, 9.0, 4.0]) == Figure(3.5, 1.0, 9.0, 4)
+def test_a_summary_is_the_median_with_its_range() -> None:
+    assert summarize([3.0, 1.0, 9.0, 4.0]) == Summary(3.5, 1.0, 9.0, 4)
     with pytest.raises(ValueError, match="no values"):
-        figure([])
+        summarize([])
 
 
-def test_a_failed_round_is_no_figure_and_its_reason_is_kept() -> None:
+def test_a_failed_round_is_no_result_and_its_reason_is_kept() -> None:
     records = [record("celery", "tiny", failed="no redis-server"), record("celery", "tiny", 2, failed="gone")]
-    assert value(records, "celery", "tiny", "seconds") == Missing("gone")
-    assert value(records, "celery", "takeover", "seconds") == Missing("did not run")
-    assert value([*records, record("celery", "tiny", 3, seconds=2.0)], "celery", "tiny", "seconds") == Figure(
-        2.0, 2.0, 2.0, 1
-    )
+    assert summary_of(records, "celery", "tiny", "seconds") == Missing("gone")
+    assert summary_of(records, "celery", "takeover", "seconds") == Missing("did not run")
+    assert summary_of(
+        [*records, record("celery", "tiny", 3, seconds=2.0)], "celery", "tiny", "seconds"
+    ) == Summary(2.0, 2.0, 2.0, 1)
 
 
 def test_ratios_are_of_one_round_of_one_run() -> None:
@@ -66,7 +66,7 @@ def test_the_slope_is_what_one_more_costs() -> None:
 
 
 def test_ahead_of_every_peer_means_of_the_nearest() -> None:
-    text = "50 × fib(30) at once"
+    text = "50 × fib(30) concurrently"
     records = [
         record("holdfast", "at_once_30", of_bound=0.92),
         record("celery", "at_once_30", of_bound=0.90),
@@ -74,9 +74,9 @@ def test_ahead_of_every_peer_means_of_the_nearest() -> None:
     ]
     found = verdict(text, records)
     assert found.reached
-    assert "celery with 0.90" in found.figure and "2 of 8 peers" in found.figure
+    assert "celery with 0.90" in found.result and "2 of 8 peers" in found.result
     beaten = verdict(text, [*records, record("procrastinate", "at_once_30", of_bound=0.93)])
-    assert beaten.reached is False and "procrastinate" in beaten.figure
+    assert beaten.reached is False and "procrastinate" in beaten.result
     # Beside no peer there is nothing to be ahead of.
     assert verdict(text, records[:1]).reached is None
     assert verdict(text, records[1:]).reached is None
@@ -110,7 +110,7 @@ def test_a_tenth_of_the_best_tuned_takeover(own: float, reached: bool) -> None:
     ]
     found = verdict("takeover", records)
     assert found.reached is reached
-    assert "procrastinate-tuned" in found.figure
+    assert "procrastinate-tuned" in found.result
 
 
 def test_pickup_needs_both_percentiles() -> None:
@@ -123,14 +123,14 @@ def test_pickup_needs_both_percentiles() -> None:
 def test_idle_transactions_are_those_of_one_worker_more() -> None:
     idle = {"1": 30.0, "2": 54.0, "4": 102.0, "8": 198.0}
     found = verdict("at most 25 idle", [record("holdfast", "workers", idle_transactions=idle)])
-    assert found.reached is True and found.figure.startswith("24.0")
+    assert found.reached is True and found.result.startswith("24.0")
     assert verdict("at most 25 idle", [record("holdfast", "workers", failed="x")]).reached is None
 
 
 def test_growth_turns_what_is_better_when_more() -> None:
     def with_tiny(rate: float) -> goals.Verdict:
         return verdict(
-            "the same figures",
+            "the same results",
             [
                 record("holdfast", "tiny", jobs_a_second=120.0),
                 record("holdfast-1m", "tiny", jobs_a_second=rate),
@@ -147,7 +147,7 @@ def test_growth_turns_what_is_better_when_more() -> None:
 def test_every_goal_says_so_when_nothing_was_measured() -> None:
     for goal in goals.GOALS:
         found = goal.judge([])
-        assert found.reached is None and "not measured" in found.figure, goal.text
+        assert found.reached is None and "not measured" in found.result, goal.text
 
 
 def test_every_peer_of_the_goals_is_a_contender() -> None:
@@ -164,7 +164,7 @@ def test_the_takeover_comes_last_on_what_runs() -> None:
     assert [case.name for case in ALL_CASES.values() if not case.alone][-1] == "takeover"
 
 
-def test_wrong_results_are_no_figure() -> None:
+def test_wrong_results_are_no_result() -> None:
     check(10, 3, [55, 55, 55])
     for values in ([55, 55], [55, 55, 56], [55, 55, 55, 55]):
         with pytest.raises(NotMeasured, match="results do not hold"):
@@ -193,14 +193,14 @@ def test_a_new_run_replaces_what_it_measures_and_nothing_else(tmp_path: Path) ->
     assert not resumed.has("celery", "tiny", 2)
 
 
-def test_the_report_tells_what_is_missing() -> None:
+def test_the_report_says_what_is_missing() -> None:
     records = [
         record("holdfast", "tiny", jobs_a_second=100.0),
         record("celery", "tiny", failed="redis-server is not on the PATH"),
         record("dbos", "takeover", never_within_seconds=90.0, samples=[]),
     ]
-    told = {"runs": {"a": {"machine": {"cpus": 2}}}, "versions": {}, "records": records}
-    text = report.markdown(told, TITLES, [])
+    measured = {"runs": {"a": {"machine": {"cpus": 2}}}, "versions": {}, "records": records}
+    text = report.markdown(measured, TITLES, [])
     assert "**celery + redis: not measured:** tiny (round 1): redis-server is not on the PATH" in text
     assert "| DBOS as documented |" in text and "not within 90 s" in text
     assert "| 1,000 tiny jobs: ahead of every peer | **not measured** |" in text

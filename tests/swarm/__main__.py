@@ -44,7 +44,7 @@ class Run:
         self.load = load
         self.images = images
         self.done: list[dict[str, Any]] = []
-        self.troubles: list[str] = []
+        self.problems: list[str] = []
 
     def all(self) -> None:
         """Every change once; one that fails is written down, and the next goes on."""
@@ -67,8 +67,8 @@ class Run:
                 self.succeeded(batch)
             except (AssertionError, httpx.HTTPError, subprocess.SubprocessError) as error:
                 entry["ok"] = False
-                self.troubles.append(f"{text}: {type(error).__name__} {error}")
-            print(f"{text}: {'well' if entry['ok'] else self.troubles[-1][:1500]} {entry}", flush=True)
+                self.problems.append(f"{text}: {type(error).__name__} {error}")
+            print(f"{text}: {'well' if entry['ok'] else self.problems[-1][:1500]} {entry}", flush=True)
 
     # --- the changes -----------------------------------------------------------------------
 
@@ -234,10 +234,10 @@ def updates(options: argparse.Namespace, images: list[str], home: Path) -> dict[
         finally:
             load.stop()
         if left := load.settle(60):
-            run.troubles.append(f"{left} requests found no answer within a minute of repeating")
+            run.problems.append(f"{left} requests found no answer within a minute of repeating")
         journal.close()
         findings = audit(stack, journal.path)
-        if run.troubles or not all(finding["ok"] for finding in findings):
+        if run.problems or not all(finding["ok"] for finding in findings):
             for service in ("migrate", "api", "worker"):
                 log = options.report.with_name(f"{options.report.stem}-{service}.jsonl")
                 log.write_text("\n".join(stack.logs(service)), "utf-8")
@@ -249,10 +249,10 @@ def updates(options: argparse.Namespace, images: list[str], home: Path) -> dict[
         "started_seconds": started,
         "changes": run.done,
         "answers": load.counts,
-        "troubles": run.troubles,
+        "troubles": run.problems,
         "findings": findings,
     }
-    report["ok"] = not run.troubles and all(finding["ok"] for finding in findings)
+    report["ok"] = not run.problems and all(finding["ok"] for finding in findings)
     report["totals"] = totals([{**report, "faults": run.done}])
     return report
 

@@ -35,5 +35,5 @@ def markdown(report: dict[str, Any]) -> str:
         lines.append(f"{finding['invariant']}. {verdict}: {finding['text']}")
         lines += [f"   - {detail}" for detail in finding["details"]]
     if report["troubles"]:
-        lines += ["", "## Troubles", "", *(f"- {trouble}" for trouble in report["troubles"])]
+        lines += ["", "## Problems", "", *(f"- {problem}" for problem in report["troubles"])]
     return "\n".join(lines) + "\n"

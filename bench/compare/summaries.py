@@ -1,4 +1,4 @@
-"""Arithmetic of the report: medians with ranges, percentiles, and ratios within one round."""
+"""The report's arithmetic: medians with ranges, percentiles, and ratios within one round."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Record = dict[str, Any]
 """One case of one contender in one round: contender, case, round, run, and the case's own values."""
 
 
-class Figure(NamedTuple):
+class Summary(NamedTuple):
     """A median with its range."""
 
     median: float
@@ -23,17 +23,17 @@ class Figure(NamedTuple):
 
 @dataclass(frozen=True)
 class Missing:
-    """Why there is no figure."""
+    """Why there is no result."""
 
     why: str
 
 
-def figure(values: Iterable[float]) -> Figure:
+def summarize(values: Iterable[float]) -> Summary:
     """Median, smallest, largest. Raises ``ValueError`` without values."""
     found = sorted(values)
     if not found:
         raise ValueError("no values")
-    return Figure(statistics.median(found), found[0], found[-1], len(found))
+    return Summary(statistics.median(found), found[0], found[-1], len(found))
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -43,33 +43,33 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[max(0, math.ceil(len(values) * share) - 1)]
 
 
-def of(records: Iterable[Record], contender: str, case: str) -> list[Record]:
+def records_of(records: Iterable[Record], contender: str, case: str) -> list[Record]:
     """That contender's records of a case, in the order of their rounds."""
     found = [r for r in records if r["contender"] == contender and r["case"] == case]
     return sorted(found, key=lambda record: record["round"])
 
 
-def value(records: Iterable[Record], contender: str, case: str, key: str) -> Figure | Missing:
-    """The figure of one value of a case over the rounds, or why there is none."""
-    found = of(records, contender, case)
+def summary_of(records: Iterable[Record], contender: str, case: str, key: str) -> Summary | Missing:
+    """Summarizes one value of a case over the rounds, or says why there is none."""
+    found = records_of(records, contender, case)
     values = [record[key] for record in found if record.get(key) is not None]
     if values:
-        return figure(values)
+        return summarize(values)
     failed = [record["failed"] for record in found if "failed" in record]
     return Missing(failed[-1] if failed else "did not run")
 
 
 def samples(records: Iterable[Record], contender: str, case: str, key: str) -> list[float]:
     """All samples of a case, of all rounds together."""
-    return [sample for record in of(records, contender, case) for sample in record.get(key, ())]
+    return [sample for record in records_of(records, contender, case) for sample in record.get(key, ())]
 
 
 def ratios(records: Sequence[Record], case: str, key: str, first: str, second: str) -> list[float]:
     """``first`` over ``second``, once for each round that both took part in. Rounds of different runs
-    are never set beside each other: the machine may have been another one."""
-    below = {(r["run"], r["round"]): r.get(key) for r in of(records, second, case)}
+    are never compared: the machine may have been another one."""
+    below = {(r["run"], r["round"]): r.get(key) for r in records_of(records, second, case)}
     found = []
-    for record in of(records, first, case):
+    for record in records_of(records, first, case):
         over, under = record.get(key), below.get((record["run"], record["round"]))
         if over is not None and under:
             found.append(over / under)
