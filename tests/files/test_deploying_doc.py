@@ -32,7 +32,7 @@ def test_every_file_is_there() -> None:
     # Made by a command of the document itself.
     made = {"deploy/kubernetes/secrets", "deploy/kubernetes/secrets/postgres"}
     paths = (
-        set(re.findall(r"(?<![\w/])((?:deploy|docs|holdfast|postgres|services|tests)/[\w./-]*\w)", TEXT))
+        set(re.findall(r"(?<![\w/.])((?:deploy|docs|holdfast|postgres|services|tests)/[\w./-]*\w)", TEXT))
         - made
     )
     paths |= {f"docs/operate/{link}" for link in re.findall(r"\]\(([\w./-]+\.md)\)", TEXT)}

@@ -42,6 +42,8 @@ def test_no_statement_decides_by_a_host_or_a_pid_of_ours() -> None:
 KNOWN = {
     # Themselves; a watchdog its own parent.
     r"os\.kill\(": {
+        "holdfast/attached/process.py",
+        "holdfast/attached/stop_signals.py",
         "holdfast/process/process.py",
         "holdfast/recovery/watchdog_child.py",
         "services/worker/poison/workflows.py",
@@ -53,7 +55,7 @@ KNOWN = {
         "holdfast/recovery/watchdog_child.py",
     },
     r"/sys/": {"holdfast/cpu_quota.py"},  # the CPUs that its own control group gives it
-    r"gethostname": {"holdfast/process/process.py"},  # to be shown
+    r"gethostname": {"holdfast/attached/identity.py", "holdfast/process/process.py"},  # to be shown
     r"\btempfile\b|/tmp\b": set(),
     r"AF_UNIX|flock|lockf": set(),
 }

@@ -413,7 +413,8 @@ def test_beside_compose_database_commands_run_in_the_api_container(monkeypatch: 
 def test_every_command_has_help_and_json(command: str) -> None:
     done = run(command, "--help")
     assert done.exit_code == 0
-    assert "--json" in done.stdout
+    # `holdfast run` becomes another program, whose output is its own.
+    assert "--json" in done.stdout or command == "run"
 
 
 # --- purge ------------------------------------------------------------------------------------------
