@@ -1,7 +1,7 @@
-"""What an open console costs: queries and bytes a second for one page and for 50, beside many stored rows.
+"""What an open console costs: queries and bytes per second for one page and for 50, beside many stored rows.
 
 ``python -m bench.console --rows 1000000`` writes ``bench/results/console.md``. The API's HTTP layer, gateway
-and reader are the real ones over a real PostgreSQL; a thread starts and ends 20 workflows a second.
+and reader are the real ones over a real PostgreSQL; a thread starts and ends 20 workflows per second.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PAGES = (1, 50)
 
 
 def fill(database: Database, rows: int) -> None:
-    """So many finished workflows, ten a second up to now."""
+    """Stores finished workflows, ten per second up to now."""
     database.rows(
         "INSERT INTO dbos.workflow_status (workflow_uuid, status, name, queue_name, application_name,"
         " application_version, executor_id, recovery_attempts, created_at, updated_at, started_at_epoch_ms,"
@@ -43,7 +43,7 @@ def fill(database: Database, rows: int) -> None:
 
 
 def work(database: Database, stop: threading.Event) -> None:
-    """Starts and ends workflows until told to stop."""
+    """Starts and ends workflows until it is stopped."""
     number = 0
     while not stop.wait(1 / WORKFLOWS_A_SECOND):
         number += 1
@@ -86,7 +86,7 @@ class Page:
 
 
 def measure(api: Api, pages: int) -> dict[str, Any]:
-    """Queries, their time in the gateway, and bytes, a second."""
+    """Queries, their time in the gateway, and bytes, per second."""
     gateway: Any = api.process.gateway
     asked: Counter[str] = Counter()
     spent: Counter[str] = Counter()
@@ -127,13 +127,13 @@ def report(rows: int, first: float, size: int, results: list[dict[str, Any]]) ->
     lines = [
         "# What an open console costs",
         "",
-        f"`python -m bench.console --rows {rows}`: {rows:,} finished workflows stored, ten a second up to "
+        f"`python -m bench.console --rows {rows}`: {rows:,} finished workflows stored, ten per second up to "
         f"now; {WORKFLOWS_A_SECOND} start and end each second; {SECONDS:g} s for each line. PostgreSQL, the "
         "API and the pages share one machine.",
         "",
         f"The first snapshot after a start took {first:.2f} s and has {size / 1000:,.0f} kB.",
         "",
-        "| open pages | queries a second | time in queries, ms a second | bytes a second and page |",
+        "| open pages | queries per second | time in queries, ms per second | bytes per second per page |",
         "|--:|--:|--:|--:|",
     ]
     for found in results:

@@ -1,4 +1,4 @@
-"""Executors that only beat and look: what the lease and the sweep cost by themselves."""
+"""Executors that only send heartbeats and sweep: what the lease and the sweep cost by themselves."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ QUEUE = "bench"
 ALONE = 300
 
 
-def told(waits: list[float]) -> str:
+def format_waits(waits: list[float]) -> str:
     """Cells of the result's table."""
     ordered = sorted(waits)
     figures = [statistics.median(ordered), ordered[int(len(ordered) * 0.95)], ordered[-1]]
@@ -76,14 +76,14 @@ def run(rows: int) -> str:
 
 {purged.deleted:,} workflows (batches of 49 numbers, and ticks), each with input, output, two steps and
 an effect, {gone["purge_pulses"]:,} pulses, {gone["purge_keys"]:,} keys, {gone["purge_executors"]} executors
-went in {seconds:.0f} s: {rate:,.0f} workflows a second, at most {BATCH} a transaction; {left} are left.
+went in {seconds:.0f} s: {rate:,.0f} workflows per second, at most {BATCH} per transaction; {left} are left.
 Sequential scans meanwhile: {", ".join(f"{name} {n}" for name, n in scans.items() if n) or "none"}.
 
 | enqueued to claimed | median | 95 % | longest | samples |
 |---|---:|---:|---:|---:|
-| before | {told(alone)} |
-| beside the purge | {told(beside)} |
-| after | {told(after)} |
+| before | {format_waits(alone)} |
+| beside the purge | {format_waits(beside)} |
+| after | {format_waits(after)} |
 
 Tables with indexes: {before:,.0f} MB before, {size:,.0f} MB after, {vacuumed:,.0f} MB after a VACUUM; what
 is free in them is for new rows. PostgreSQL as Holdfast configures it (fsync on), two cores,

@@ -204,13 +204,13 @@ def terminate(stack: Stack, samples: Samples, runs: int, *, say: Say) -> None:
     """SIGTERM inside a step longer than the drain, until peers run it; and the stop of an idle worker."""
 
     @contextmanager
-    def told(victim: Victim) -> Iterator[None]:
+    def drained(victim: Victim) -> Iterator[None]:
         os.kill(victim.pid, signal.SIGTERM)
         time.sleep(DRAIN_SECONDS)
         yield
 
     name = "SIGTERM: claimed by a peer after the drain's limit"
-    _until_claimed(stack, samples, runs, name, told, kind="handover", less_seconds=DRAIN_SECONDS, say=say)
+    _until_claimed(stack, samples, runs, name, drained, kind="handover", less_seconds=DRAIN_SECONDS, say=say)
     for run in range(runs):
         members = workers_ready(stack)
         member = members[run % len(members)]
@@ -264,16 +264,16 @@ def _postmaster(stack: Stack) -> float | None:
 
 
 def idle_cost(stack: Stack, samples: Samples, *, seconds: float, say: Say) -> None:
-    """Transactions a second and executor of an idle stack."""
+    """Transactions per second per executor of an idle stack."""
     workers_ready(stack)
     time.sleep(3)
     begun, before = time.monotonic(), transactions(stack)
     time.sleep(seconds)
-    # Both looks count their own transactions: connect, query; two each.
+    # Both queries count their own transactions: connect, query; two each.
     rate = (transactions(stack) - before - 2) / (time.monotonic() - begun)
     per_executor = rate / (stack.worker_count + 1)
-    say(f"idle: {per_executor:.2f} transactions a second and executor")
-    add(samples, "idle: transactions a second and executor, everything", per_executor)
+    say(f"idle: {per_executor:.2f} transactions per second per executor")
+    add(samples, "idle: transactions per second per executor, everything", per_executor)
 
 
 def transactions(stack: Stack) -> int:

@@ -40,7 +40,7 @@ LIMITS: dict[str, tuple[float | None, float | None, float | None]] = {
     "SIGTERM: claimed by a peer after the drain's limit": (None, None, 1.0),
     "SIGTERM: an idle worker ends": (None, None, 1.0),
     "PostgreSQL away 20 s: the slowest of 25 workflows goes on": (None, None, 2.0),
-    "idle: transactions a second and executor, lease and sweep": (None, None, 10.0),
+    "idle: transactions per second per executor, lease and sweep": (None, None, 10.0),
 }
 SCENARIOS = ("kill", "saturated", "pause", "cut", "terminate", "outage", "idle", "lease")
 ORDER = (
@@ -89,7 +89,7 @@ def measure(samples: Samples, backend: str, runs: int, only: str, say: Say) -> N
 
     try:
         if only != "saturated":
-            # More slots than numbers: whoever takes over has a place free.
+            # More slots than numbers: the process that takes over has a free slot.
             with running_stack(new_stack(backend, home / "a", workers=3, HOLDFAST_CPU_SLOTS="4")) as stack:
                 for name, scenario in on_free_slots(stack).items():
                     if only in ("", name):
@@ -102,7 +102,7 @@ def measure(samples: Samples, backend: str, runs: int, only: str, say: Say) -> N
 
 
 def lease_and_sweep(stack: NativeStack, samples: Samples, say: Say) -> None:
-    """Transactions of five executors that do nothing but beat and look, beside the idle stack."""
+    """Transactions of five executors that only send heartbeats and sweep, beside the idle stack."""
     code = "from bench.idle import hold; hold(5)"
     environment = {
         **os.environ,
@@ -129,8 +129,8 @@ def lease_and_sweep(stack: NativeStack, samples: Samples, say: Say) -> None:
     finally:
         child.terminate()
         child.wait()
-    say(f"lease and sweep: {each:.2f} transactions a second and executor")
-    scenarios.add(samples, "idle: transactions a second and executor, lease and sweep", each)
+    say(f"lease and sweep: {each:.2f} transactions per second per executor")
+    scenarios.add(samples, "idle: transactions per second per executor, lease and sweep", each)
 
 
 def percentile(values: list[float], share: float) -> float:

@@ -30,7 +30,7 @@ def cores() -> int:
 
 
 def _each(processes: int, n: int, count: int, bound_seconds: float) -> list[float]:
-    """Seconds for one F(n) in each of so many processes that compute ``count`` of them side by side."""
+    """Seconds for one F(n) in each of ``processes`` processes that compute ``count`` of them concurrently."""
     command = [sys.executable, "-c", _CODE, str(n), str(count)]
     running = [
         subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -35,7 +35,7 @@ class Contender(ABC):
     note = ""
     """What was set, in a sentence for the report."""
     slow_takeover = False
-    """Whether it takes a minute or never comes, so that one look a run is enough."""
+    """Whether it takes a minute or never comes, so that one measurement per run is enough."""
     takeovers = 1
     """Kills a round."""
 
@@ -53,11 +53,11 @@ class Contender(ABC):
 
     @abstractmethod
     def in_turn(self, n: int, count: int, bound_seconds: float) -> float:
-        """Seconds for so many jobs, each started after the former's result. Results are checked."""
+        """Seconds for ``count`` jobs, each started after the previous result. Results are checked."""
 
     @abstractmethod
     def at_once(self, n: int, count: int, bound_seconds: float) -> float:
-        """Seconds for so many jobs accepted together, until the last result. Results are checked."""
+        """Seconds for ``count`` jobs accepted together, until the last result. Results are checked."""
 
     @abstractmethod
     def pickup(self, pauses: list[float], bound_seconds: float) -> list[Picked]:

@@ -36,7 +36,7 @@ def _notice(connection: Any) -> str:
 
 
 def _work() -> None:
-    """Claims and ends each job that it is told of, each in a commit of its own, until standard input ends."""
+    """Claims and ends each job that it reads, each in its own commit, until standard input ends."""
     with closing(psycopg2.connect("")) as connection:
         connection.autocommit = True
         cursor = connection.cursor()

@@ -38,7 +38,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Goal:
-    """What is to hold, and who judges it."""
+    """What must hold, and the function that judges it."""
 
     text: str
     judge: Callable[[Records], Verdict]

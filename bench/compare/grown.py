@@ -72,7 +72,7 @@ def fill(connection: Any, model: str, rows: int) -> None:
     Raises `NotMeasured` when a table gets fewer rows: a database that is half full proves nothing.
     """
     with connection.cursor() as cursor:
-        # No trigger: nobody is to be woken for work that ended long ago.
+        # No trigger: work that ended long ago needs no wake-up.
         cursor.execute("SET session_replication_role = replica")
         for table, key in TABLES.items():
             cursor.execute(_copy(cursor, table, key, rows), {"model": model, "rows": rows})

@@ -50,8 +50,8 @@ class Holdfast(Contender):
         except AssertionError as error:
             raise NotMeasured(f"the stack did not start: {str(error)[-600:]}") from error
         with closing(self.stack.connect()) as connection:
-            told = postgres_settings(connection)
-        self._versions = {"Holdfast": __version__} | {f"PostgreSQL {name}": v for name, v in told.items()}
+            settings = postgres_settings(connection)
+        self._versions = {"Holdfast": __version__} | {f"PostgreSQL {name}": v for name, v in settings.items()}
         self._http = httpx.Client(
             base_url=self.stack.url, headers=self.stack.admin(), timeout=30, trust_env=False
         )

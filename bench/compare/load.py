@@ -77,13 +77,13 @@ async def load(url: str, token: str, seconds: float) -> dict[str, Any]:
             try:
                 async with asyncio.timeout(_LATE_SECONDS):
                     status = await connection.request(*heads[kind])
-                told = str(status)
+                outcome = str(status)
                 good = status in wanted[kind]
             except (OSError, EOFError, TimeoutError, ValueError) as error:
                 connection.close()
-                told, good = type(error).__name__, False
+                outcome, good = type(error).__name__, False
             last = time.perf_counter()
-            statuses[f"{kind} {told}"] = statuses.get(f"{kind} {told}", 0) + 1
+            statuses[f"{kind} {outcome}"] = statuses.get(f"{kind} {outcome}", 0) + 1
             if good:
                 found[kind].append(1000 * (last - at))
             due.task_done()

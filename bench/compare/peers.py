@@ -71,7 +71,7 @@ class Peer(Contender):
             self.server.stop()
 
     def versions(self) -> dict[str, str]:
-        return {**self._versions, **(self.server.told() if self.server else {})}
+        return {**self._versions, **(self.server.describe() if self.server else {})}
 
     def _environment(self, **more: Any) -> dict[str, str]:
         return {"BENCH_OPTIONS": json.dumps({**self._options, **more}), "PYTHONUNBUFFERED": "1"}
@@ -165,7 +165,7 @@ class Dbos(Peer):
     """DBOS as its documentation shows it."""
 
     name, title, program = "dbos", "DBOS as documented", "dbos_app"
-    note = "a queue without limits, looked at once a second; `handle.get_result()` as it comes"
+    note = "a queue without limits, polled once per second; `handle.get_result()` as it comes"
     slow_takeover = True
 
     def new_server(self) -> Server:
@@ -176,7 +176,7 @@ class DbosTuned(Dbos):
     """The same with what helps it."""
 
     name, title, tuned = "dbos-tuned", "DBOS tuned", True
-    note = "`worker_concurrency=2`, queue and results looked at every 20 ms"
+    note = "`worker_concurrency=2`, queue and results polled every 20 ms"
 
 
 class Procrastinate(Peer):
@@ -194,7 +194,9 @@ class ProcrastinateTuned(Procrastinate):
     """The same with a retry of stalled jobs."""
 
     name, title, tuned, slow_takeover = "procrastinate-tuned", "procrastinate tuned", True, False
-    note = "beats every second, and the documented retry of stalled jobs every second, after 5 s of silence"
+    note = (
+        "heartbeats every second, and the documented retry of stalled jobs every second, after 5 s of silence"
+    )
 
 
 class Celery(Peer):
@@ -236,7 +238,8 @@ class TemporalTuned(Temporal):
 
     name, title, tuned, slow_takeover = "temporal-tuned", "Temporal dev server tuned", True, False
     note = (
-        "one activity at a time a worker, beats every second, heartbeat timeout 5 s, first retry after 0.1 s"
+        "one activity at a time per worker, heartbeats every second, heartbeat timeout 5 s, "
+        "first retry after 0.1 s"
     )
 
 

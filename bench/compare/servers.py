@@ -19,7 +19,7 @@ from holdfast.installations.ports import free_port
 from holdfast.installations.secrets import make_secrets
 
 DURABLE = {"synchronous_commit": "on", "fsync": "on", "full_page_writes": "on"}
-TOLD = ("shared_buffers", "max_wal_size", "wal_compression", "wal_sync_method", "max_connections")
+REPORTED = ("shared_buffers", "max_wal_size", "wal_compression", "wal_sync_method", "max_connections")
 REDIS_DURABLE = {"appendonly": "yes", "appendfsync": "always"}
 
 
@@ -27,7 +27,7 @@ def postgres_settings(connection: Any) -> dict[str, str]:
     """What the server says of itself. Raises `NotMeasured` when a commit does not wait for the disk."""
     found = {}
     with connection.cursor() as cursor:
-        for name in ("server_version", *DURABLE, *TOLD):
+        for name in ("server_version", *DURABLE, *REPORTED):
             cursor.execute(f"SHOW {name}")
             row = cursor.fetchone()
             found[name] = str(next(iter(row.values())) if isinstance(row, dict) else row[0])
@@ -49,8 +49,8 @@ class Server(ABC):
         """Ends it and deletes its data. Idempotent."""
 
     @abstractmethod
-    def told(self) -> dict[str, str]:
-        """Version and settings, as the server tells them."""
+    def describe(self) -> dict[str, str]:
+        """Returns version and settings, as the server reports them."""
 
 
 class Postgres(Server):
@@ -88,7 +88,7 @@ class Postgres(Server):
             self._cluster.remove()
             self._cluster = None
 
-    def told(self) -> dict[str, str]:
+    def describe(self) -> dict[str, str]:
         return {f"PostgreSQL {name}": value for name, value in self._settings.items()}
 
 
@@ -130,7 +130,7 @@ class Redis(Server):
             self._running.end()
             self._running = None
 
-    def told(self) -> dict[str, str]:
+    def describe(self) -> dict[str, str]:
         return self._told
 
     @classmethod
@@ -181,8 +181,8 @@ class TemporalServer(Server):
         running = self._running = Running(command, home / "temporal.log", {"HOME": str(home)})
         running.wait_for(lambda: _listens(port), 30, "temporal server")
         time.sleep(1)  # it accepts connections before its namespace is there
-        told = running.log.read_text("utf-8", "replace")
-        version = next((line for line in told.splitlines() if "Server " in line), "").strip()
+        output = running.log.read_text("utf-8", "replace")
+        version = next((line for line in output.splitlines() if "Server " in line), "").strip()
         self._told = {"Temporal server": version or "development server", "SQLite synchronous": "full"}
         return {"address": f"127.0.0.1:{port}"}
 
@@ -191,7 +191,7 @@ class TemporalServer(Server):
             self._running.end()
             self._running = None
 
-    def told(self) -> dict[str, str]:
+    def describe(self) -> dict[str, str]:
         return self._told
 
 

@@ -54,7 +54,7 @@ class Driver(common.Driver):
         return [job.delay(n, "").get() for _ in range(count)]
 
     def at_once(self, n: int, count: int) -> list[Done]:
-        # Not a group: its result is looked at in steps of half a second.
+        # Not a group: its result is polled every half second.
         results = [job.delay(n, "") for _ in range(count)]
         return [result.get() for result in results]
 

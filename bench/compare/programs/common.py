@@ -35,7 +35,7 @@ def compute(n: int, key: str = "") -> Done:
     """The job's body, the same everywhere: plain recursion. A key has every begin of it noted."""
     started = time.time()
     if key:
-        # One short write to a file opened for appending: whole, whoever is killed when.
+        # One short write to a file opened for appending: whole, even if a process is killed meanwhile.
         with (HOME / "begins").open("ab", buffering=0) as file:
             file.write(f"{key} {os.getpid()} {started!r}\n".encode())
     return {"n": n, "value": recursive(n), "started": started, "pid": os.getpid()}

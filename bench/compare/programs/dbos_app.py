@@ -1,7 +1,7 @@
 """Raw DBOS: a queue, workers, and the client that its documentation shows for other processes.
 
 As documented: the queue and its handles as they come. Tuned: two workflows a worker, and both the queue
-and the results looked at every 20 ms.
+and the results polled every 20 ms.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Driver(common.Driver):
         handles = [self._enqueue("job", n, "") for _ in range(count)]
         if not TUNED:
             return [handle.get_result() for handle in handles]
-        # A look for any unfinished one, then all results in one go: cheaper than a look a handle.
+        # One poll for any unfinished one, then all results in one query: cheaper than a poll per handle.
         ids = [handle.get_workflow_id() for handle in handles]
         while self.client.list_workflows(
             workflow_ids=ids, status=UNFINISHED, limit=1, load_input=False, load_output=False

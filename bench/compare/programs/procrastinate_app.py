@@ -1,7 +1,7 @@
 """procrastinate: tasks over PostgreSQL with LISTEN/NOTIFY, which its workers use by default.
 
 It keeps no results: the task writes its own into a table of the same database and says so by NOTIFY, in
-one transaction, and the driver listens. Default: nobody retries what a dead worker had. Tuned: beats
+one transaction, and the driver listens. Default: the jobs of a dead worker are not retried. Tuned: heartbeats
 every second, and the documented task that retries stalled jobs, every second too.
 """
 

@@ -1,7 +1,7 @@
 """Temporal: its development server with a file, and its Python SDK.
 
 As documented: synchronous activities in a thread pool, a start-to-close timeout of a minute. Tuned: one
-activity at a time a worker, beats from the activity, and a heartbeat timeout of five seconds.
+activity at a time per worker, heartbeats from the activity, and a heartbeat timeout of five seconds.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def compute(n: int, key: str) -> Done:
 
 @activity.defn(name="compute")
 async def compute_with_beats(n: int, key: str) -> Done:
-    """The job's body in a thread, with beats beside it."""
+    """The job's body in a thread, with heartbeats beside it."""
     running = asyncio.ensure_future(asyncio.to_thread(common.compute, n, key))
     while not running.done():
         await asyncio.wait({running}, timeout=BEAT_SECONDS)
@@ -74,7 +74,7 @@ class Turn:
 
 @workflow.defn
 class AtOnce:
-    """Jobs at once: a workflow that starts that many activities and gathers them."""
+    """Concurrent jobs: a workflow that starts that many activities and gathers them."""
 
     @workflow.run
     async def run(self, n: int, count: int) -> list[Done]:
