@@ -23,9 +23,11 @@ def attach(*, required: bool | None = None) -> None:
     """Protects the DBOS application that this process launches afterwards. Call before ``DBOS.launch()``.
 
     Takes ``HOLDFAST_*`` from the environment, and the database, schema, name and version from the
-    application's own DBOS configuration. With ``required`` (default: ``HOLDFAST_REQUIRED``) the launch raises
-    `holdfast.errors.NotProtected` where the database is not prepared or cannot be reached; otherwise the
-    application launches without protection and one warning is logged. Idempotent.
+    application's own DBOS configuration. Where the application cannot be protected, it launches without
+    protection and one warning is logged. With ``required`` (default: ``HOLDFAST_REQUIRED``),
+    `holdfast.errors.NotProtected` is raised instead. This call raises it if DBOS is missing, has an
+    unsupported version or is launched already. The launch raises it if a setting is wrong, if the database is
+    not prepared or cannot be reached, or if the application uses SQLite or DBOS Conductor. Idempotent.
     """
     if reason := _unsuitable_dbos():
         refuse(reason, required=required)
@@ -61,7 +63,7 @@ def _unsuitable_dbos() -> str | None:
         return f"DBOS is not installed in its Python ({sys.executable}): pip install dbos"
     major, minor = version.split(".")[:2]
     if major != _MAJOR:
-        return f"its DBOS is {version}, and Holdfast knows the versions 3.0 to 3.4"
+        return f"its DBOS is {version}, and Holdfast supports DBOS 3 from 3.2 on (tested to 3.4)"
     if int(minor) < _FIRST_MINOR:
         return (
             f"its DBOS {version} accepts what a process writes after its work was taken over: "

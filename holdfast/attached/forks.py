@@ -1,4 +1,4 @@
-"""Lets go of sessions in a forked child, where they would keep the parent alive for its peers."""
+"""Disconnects a forked child from its parent's sessions: open, they would make a dead parent look alive."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ class HasDescriptors(Protocol):
 
 
 def let_go(threads: Iterable[SessionThread], pools: Iterable[HasDescriptors]) -> None:
-    """Gives the sockets another target. Closing the sessions would end them for the parent as well."""
+    """Points the sockets of these sessions at ``/dev/null`` in this process.
+
+    Closing a session instead would send its end to PostgreSQL, and so end it for the parent as well.
+    """
     descriptors = [found for pool in pools for found in pool.descriptors()]
     for thread in threads:
         if thread.connection is not None and not thread.connection.closed:

@@ -47,7 +47,7 @@ def _first_line(error: psycopg2.Error) -> str:
 
 
 SUSPECTS_QUEUE, TRIALS_QUEUE = "_holdfast_suspects", "_holdfast_trials"
-"""Queues that exist in processes only: the user sees neither of them."""
+"""Queues for suspects and trials. Each process registers them for itself, without a row in DBOS's queues."""
 
 
 def new_identity(settings: AttachedSettings, configured: Configured, *, isolates: bool = True) -> Identity:

@@ -1,7 +1,10 @@
 """The life of one attached application in this process: from before its launch until after its end.
 
 It is the counterpart of `holdfast.process.process.Process`, which also owns the process. Here the application
-owns it: Holdfast starts no server, and ends the process only if peers declared it dead.
+owns it, and Holdfast starts no server but its probes. Holdfast ends the process only in these cases: peers
+declared it dead, the watchdog found its interpreter blocked, an operator requested a drain (SIGTERM) or a
+crash, a signal came for which the application has no handler (after the drain), or the main thread has ended
+and threads of handed-over steps are left.
 """
 
 from __future__ import annotations
@@ -286,6 +289,6 @@ class AttachedProcess:
                 self._begin_drain("an operator asked for it")
                 os.kill(os.getpid(), signal.SIGTERM)  # the application's own way to end
         elif self.settings.chaos:
-            log.critical("crashing on an operator's order", extra={"action": "executor.crash"})
+            log.critical("crashing at an operator's request", extra={"action": "executor.crash"})
             logging.shutdown()
             os.kill(os.getpid(), signal.SIGKILL)

@@ -1,8 +1,8 @@
 """Prepares a Holdfast database beyond DBOS's own tables: the ``ops`` schema and rights.
 
-Runs as ``python -m holdfast.dbos_adapter.schema`` after ``dbos migrate`` (dbos-config.yaml names it there), and
-as part of ``holdfast migrate`` for a user's database (`holdfast.dbos_adapter.preparing`). API, workers and
-attached processes run no DDL of Holdfast's.
+Runs as ``python -m holdfast.dbos_adapter.schema`` after ``dbos migrate`` (dbos-config.yaml names it there).
+For a user's database, ``holdfast migrate`` does the same (`holdfast.dbos_adapter.preparing`). API, workers and
+attached processes run none of this DDL.
 """
 
 from __future__ import annotations

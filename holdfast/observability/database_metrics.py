@@ -217,7 +217,7 @@ def _work(rows: dict[str, Rows]) -> Iterable[Metric]:
     )
     yield _gauge(
         "stranded_workflows",
-        "Unfinished work of versions that nobody runs",
+        "Unfinished work of versions that no live executor runs",
         rows["stranded"],
         ("application_version", "status"),
         "workflows",

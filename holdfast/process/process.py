@@ -216,7 +216,7 @@ class Process:
             if not self.stopping:
                 self.request_stop("an operator asked for it")
         elif self.settings.chaos:
-            log.critical("crashing on an operator's order", extra={"action": "executor.crash"})
+            log.critical("crashing at an operator's request", extra={"action": "executor.crash"})
             logs.flush()
             os.kill(os.getpid(), signal.SIGKILL)
 

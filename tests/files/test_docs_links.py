@@ -48,7 +48,7 @@ def where_to_find_it() -> list[str]:
 
 
 def defines(path: Path, name: str) -> bool:
-    """Whether a module has a function, class, method (`Class.method`) or variable, or an SQL file a statement."""
+    """Whether a module has this function, class, method or variable, or an SQL file this statement."""
     text = path.read_text("utf-8")
     if path.suffix == ".sql":
         return f"-- name: {name}\n" in text

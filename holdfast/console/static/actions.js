@@ -33,7 +33,7 @@ export class Actions {
 
   /** Returns why a control operation on an executor is not allowed; null if it is. */
   whyNot(order, executor) {
-    if (executor.state === "dead" || executor.state === "drained") return `It is ${executor.state}: it takes no orders.`;
+    if (executor.state === "dead" || executor.state === "drained") return `It is ${executor.state}: nothing can be requested from it any more.`;
     if (order === "drain" && executor.state === "draining") return "It drains already.";
     if (order === "crash" && !this.store.head.chaos) return "Only where the stack runs with HOLDFAST_CHAOS=true.";
     return null;
@@ -63,7 +63,7 @@ export class Actions {
     });
     if (!yes) return null;
     return this.order(`/executors/${encodeURIComponent(executor.executor_id)}/crash`, null, () => ({
-      text: `${name} was told to crash. Watch for the cross in its lane, and for the lines to a peer within a second.`,
+      text: `The crash of ${name} is requested. Watch for the cross in its lane, and for the lines to a peer within a second.`,
     }));
   }
 
@@ -112,7 +112,7 @@ export class Actions {
   async adopt(workflow) {
     const yes = await confirm({
       title: "Adopt this workflow?",
-      text: `It was started by version ${workflow.application_version}, which nobody runs. Adopted, it goes on with the code of this release: do so only when that code takes the same steps.`,
+      text: `It was started by version ${workflow.application_version}, which no live executor runs. Adopted, it goes on with the code of this release: do so only when that code takes the same steps.`,
       yes: "Adopt it",
     });
     if (!yes) return null;
@@ -125,7 +125,7 @@ export class Actions {
   async adoptAll(row) {
     const yes = await confirm({
       title: `Adopt ${count(row.workflows, "workflow")}?`,
-      text: `They were started by version ${row.application_version}, which nobody runs. Adopted, they go on with the code of this release: do so only when that code takes the same steps.`,
+      text: `They were started by version ${row.application_version}, which no live executor runs. Adopted, they go on with the code of this release: do so only when that code takes the same steps.`,
       yes: "Adopt them",
     });
     if (!yes) return null;

@@ -131,7 +131,7 @@ const ALLOWED = {
   cancel: "Ends it and its children.",
   resume: "Puts it back into its queue; recorded steps are not done again.",
   fork: "Runs a copy from this step on; the steps before keep their results.",
-  adopt: "Lets this release go on with work of a version that nobody runs.",
+  adopt: "Lets this release go on with work of a version that no live executor runs.",
 };
 
 function about(workflow, tree) {
