@@ -7,7 +7,7 @@ BEGIN;
 SET LOCAL client_min_messages = warning;
 SELECT 'holdfast_app_' || :'name' AS role \gset
 SELECT format('CREATE ROLE %I', :'role') WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'role') \gexec
--- Three or four processes: DBOS's pool of 20, and some for Holdfast.
+-- At most 34 of one process: DBOS's pool of 20, which opens them as needed, and 14 of Holdfast and DBOS's listener.
 ALTER ROLE :"role" LOGIN INHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS
     CONNECTION LIMIT 100 PASSWORD :'verifier';
 ALTER ROLE :"role" SET temp_file_limit TO '2GB';

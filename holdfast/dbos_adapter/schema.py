@@ -1,8 +1,8 @@
 """Prepares a Holdfast database beyond DBOS's own tables: the ``ops`` schema and rights.
 
 Runs as ``python -m holdfast.dbos_adapter.schema`` after ``dbos migrate`` (dbos-config.yaml names it there).
-For a user's database, ``holdfast migrate`` does the same (`holdfast.dbos_adapter.preparing`). API, workers and
-attached processes run none of this DDL.
+For a user's database, ``holdfast migrate`` does the same (`holdfast.dbos_adapter.preparing`). API, workers
+and attached processes run none of this DDL.
 """
 
 from __future__ import annotations
