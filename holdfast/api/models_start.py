@@ -52,7 +52,9 @@ class StartRequest(StrictRequest):  # type: ignore[no-redef]  # an alias is call
     deduplication_id: _Name | None = Field(
         default=None, description="one unfinished workflow of it in the queue"
     )
-    partition_key: _Name | None = Field(default=None, description="of a partitioned queue")
+    partition_key: _Name | None = Field(
+        default=None, description="a partitioned queue needs one; not with deduplication_id"
+    )
     delay_seconds: float | None = Field(default=None, ge=0, le=366 * 86_400, allow_inf_nan=False)
     timeout_seconds: float | None = Field(default=None, gt=0, le=366 * 86_400, allow_inf_nan=False)
     portable: bool = Field(

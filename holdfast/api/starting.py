@@ -70,11 +70,7 @@ async def _registered_work(process: Process, body: StartRequest, found: dict[str
         _refuse("instance", f"{body.workflow} does not run on an instance.")
     queue = body.queue or (QUEUE_OF.get(body.workflow) if _is_own(process, found) else None)
     if body.queue is not None:
-        rows = await process.gateway.ops("queues_of", application=found["application"])
-        names = [row["name"] for row in rows]
-        if body.queue not in names:
-            known = f"It has: {', '.join(names)}." if names else "It has none."
-            _refuse("queue", f"{found['application']} has registered no queue of this name. {known}")
+        await _check_queue(process, body, body.queue, found["application"])
     if queue is None and (given := [name for name in _QUEUE_FIELDS if getattr(body, name) is not None]):
         _refuse(given[0], "it belongs to a queue. Give queue too.")
     options: EnqueueOptions = {
@@ -104,6 +100,19 @@ async def _registered_work(process: Process, body: StartRequest, found: dict[str
         options=options,
         as_pickle=found["serializer"] == PICKLE and not (body.portable or shape.get("portable")),
     )
+
+
+async def _check_queue(process: Process, body: StartRequest, queue: str, application: str) -> None:
+    """Raises `InvalidRequest` where DBOS would refuse the queue's fields, or store what it never runs."""
+    rows = await process.gateway.ops("queues_of", application=application)
+    is_partitioned = {row["name"]: row["is_partitioned"] for row in rows}
+    if queue not in is_partitioned:
+        known = f"It has: {', '.join(is_partitioned)}." if is_partitioned else "It has none."
+        _refuse("queue", f"{application} has registered no queue of this name. {known}")
+    if is_partitioned[queue] and body.partition_key is None:
+        _refuse("partition_key", f"queue {queue} is partitioned and runs nothing without one.")
+    if body.partition_key is not None and body.deduplication_id is not None:
+        _refuse("partition_key", "it does not go together with deduplication_id. Leave one out.")
 
 
 def _is_own(process: Process, found: dict[str, Any]) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dbos import DBOSClient, EnqueueOptions, WorkflowStatus
+from dbos import error as dbos_error
 from fastapi import Request
 from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
@@ -23,7 +24,7 @@ from holdfast.api.problems import documented, request_id_of
 from holdfast.api.views import JSON, Unreadable, error_text, to_answer, unreadable
 from holdfast.durable import child_workflows
 from holdfast.durable.names import QUEUE_OF, ROLE_OF
-from holdfast.errors import DatabaseUnavailable, IdempotencyConflict
+from holdfast.errors import Conflict, DatabaseUnavailable, IdempotencyConflict
 from holdfast.observability import tracing
 from holdfast.settings import Settings
 from holdfast.statuses import TERMINAL
@@ -114,19 +115,27 @@ async def claim_key(request: Request, body: BaseModel, key: str, workflow_id: st
 
 
 async def submit(request: Request, work: Work, body: BaseModel, key: str | None) -> Accepted:
-    """Enqueues `work`, or finds the workflow that the key already started. Raises `DatabaseUnavailable`."""
+    """Enqueues `work`, or finds the workflow that the key already started.
+
+    Raises `DatabaseUnavailable`, and `Conflict` if another workflow holds its deduplication id.
+    """
     process = process_of(request)
     workflows = 1 + (len(work.children.args) if work.children else 0)
     workflow_id = await claim(request, body, work.prefix, key, workflows=workflows)
     gateway = process.gateway
-    await gateway.call(
-        gateway.enqueue,
-        enqueue_options(process.settings, work, workflow_id),
-        work.args,
-        children_params(process.settings, work.children, workflow_id),
-        kwargs=work.kwargs,
-        as_pickle=work.as_pickle,
-    )
+    try:
+        await gateway.call(
+            gateway.enqueue,
+            enqueue_options(process.settings, work, workflow_id),
+            work.args,
+            children_params(process.settings, work.children, workflow_id),
+            kwargs=work.kwargs,
+            as_pickle=work.as_pickle,
+        )
+    except dbos_error.DBOSQueueDeduplicatedError as error:
+        if key is not None:
+            await gateway.ops("release_request", key=key, workflow_id=workflow_id)
+        raise await _deduplicated(process, error) from None
     status = "ENQUEUED"
     if key is not None:
         # A repeated key may stand for a workflow that ran long ago. It is left unchanged.
@@ -143,6 +152,18 @@ async def submit(request: Request, work: Work, body: BaseModel, key: str | None)
         },
     )
     return Accepted.model_validate({"workflow_id": workflow_id, "status": status})
+
+
+async def _deduplicated(process: Process, error: dbos_error.DBOSQueueDeduplicatedError) -> Conflict:
+    """Returns what to raise while another workflow holds the deduplication id."""
+    rows = await process.gateway.ops(
+        "deduplication_holder", queue_name=error.queue_name, deduplication_id=error.deduplication_id
+    )
+    holder = f"by workflow {rows[0]['workflow_id']}" if rows else "until just now"
+    return Conflict(
+        f"deduplication_id {error.deduplication_id} in queue {error.queue_name} was held {holder}. "
+        "Send the same request again when it has ended."
+    )
 
 
 def enqueue_options(settings: Settings, work: Work, workflow_id: str) -> EnqueueOptions:

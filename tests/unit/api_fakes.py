@@ -314,9 +314,10 @@ class FakeGateway:
             for row in rows
         ]
 
-    def _remember_queues(self, *, workflow_id: str, named: list[str]) -> list[dict[str, Any]]:
+    def _remember_queues(self, *, workflow_id: str, named: list[str], own: list[str]) -> list[dict[str, Any]]:
         row = self.client.rows[workflow_id]
-        if row.queue_name is not None and row.name not in named:
+        is_declared = row.name in named and row.application_name in (None, *own)
+        if row.queue_name is not None and not is_declared:
             self.queues[workflow_id] = row.queue_name
         return []
 
@@ -349,7 +350,10 @@ class FakeGateway:
         return [{"name": name} for workflows in shown for name in workflows]
 
     def _queues_of(self, *, application: str) -> list[dict[str, Any]]:
-        return [{"name": f"{application}-queue"}]
+        return [
+            {"name": f"{application}-partitions", "is_partitioned": True},
+            {"name": f"{application}-queue", "is_partitioned": False},
+        ]
 
     def _known_applications(self) -> list[dict[str, Any]]:
         return [{"application": name} for name in sorted({row["application"] for row in self.executors})]
@@ -368,8 +372,8 @@ class FakeGateway:
     def _listing_progress(self, *, workflow_id: str) -> list[dict[str, Any]]:
         return [{"pages": 4, "completed": 2, "keys": 20, "bytes": 200}]
 
-    def _forget_crashes(self, *, workflow_ids: list[str]) -> list[dict[str, Any]]:
-        for workflow_id in workflow_ids:
+    def _forget_crashes(self, *, workflow_ids: list[str], queues: list[str]) -> list[dict[str, Any]]:
+        for workflow_id, _ in zip(workflow_ids, queues, strict=True):
             assert self.client.rows[workflow_id].status != "ENQUEUED", "forget before it can run again"
         self.forgotten += workflow_ids
         return []

@@ -112,12 +112,18 @@ async def list_steps(request: Request, workflow_id: WorkflowId, page: Annotated[
 )
 async def cancel(request: Request, workflow_id: WorkflowId) -> Accepted:
     """Cancel it and its children. A running Fibonacci step ends within 1.5 s; other steps finish first."""
-    gateway = process_of(request).gateway
+    process = process_of(request)
+    gateway = process.gateway
     row = await existing(request, workflow_id)
     if row.status in ENDED:
         raise Conflict(f"This workflow has ended with {row.status}; there is nothing to cancel.")
     # A cancel erases the queue, to which a resume returns the workflow.
-    await gateway.ops("remember_queues", workflow_id=workflow_id, named=list(QUEUE_OF))
+    await gateway.ops(
+        "remember_queues",
+        workflow_id=workflow_id,
+        named=list(QUEUE_OF),
+        own=sorted(process.settings.application_names),
+    )
 
     def order(client: DBOSClient) -> str:
         client.cancel_workflow(workflow_id, cancel_children=True)
@@ -151,7 +157,7 @@ async def resume(request: Request, workflow_id: WorkflowId) -> Accepted:
     levels = await gateway.call(_cancelled, gateway.client, row)
     queues = await home_queues(process, [each for level in levels for each in level])
     # Before they run again: a crash that follows immediately must count.
-    await gateway.ops("forget_crashes", workflow_ids=list(queues))
+    await gateway.ops("forget_crashes", workflow_ids=list(queues), queues=list(queues.values()))
     await gateway.call(_resume, gateway.client, levels, queues)
     return Accepted(workflow_id=workflow_id, status="ENQUEUED")
 

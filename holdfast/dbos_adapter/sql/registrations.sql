@@ -24,8 +24,14 @@ WHERE e.state = 'live' AND (%(application)s::text IS NULL OR e.application = %(a
 ORDER BY 1 LIMIT 50
 
 -- name: queues_of
--- Returns the names of the queues of an application.
-SELECT name FROM dbos.queues WHERE application_name = %(application)s OR application_name IS NULL ORDER BY name
+-- Returns the queues of an application. Any limit per partition makes a queue partitioned, as in DBOS.
+SELECT name, num_nonnulls(partition_concurrency, partition_worker_concurrency, partition_rate_limit_max) > 0
+    AS is_partitioned
+FROM dbos.queues WHERE application_name = %(application)s OR application_name IS NULL ORDER BY name
+
+-- name: deduplication_holder
+SELECT workflow_uuid AS workflow_id FROM dbos.workflow_status
+WHERE queue_name = %(queue_name)s AND deduplication_id = %(deduplication_id)s
 
 -- name: store_pickled_input
 -- Replaces the input of a workflow that this transaction stored. A workflow that existed before keeps its own.

@@ -1,13 +1,21 @@
 -- Statements for pulses, requests, effects and /metrics.
 
 -- name: claim_request
--- The first request with a key owns it. Every request gets the owner's row.
+-- The first request with a key owns it. Every request gets the owner's row. A released key has no fingerprint.
 WITH mine AS (
-    INSERT INTO ops.requests (key, fingerprint, workflow_id)
+    INSERT INTO ops.requests AS r (key, fingerprint, workflow_id)
     VALUES (%(key)s, %(fingerprint)s, %(workflow_id)s)
-    ON CONFLICT (key) DO UPDATE SET key = excluded.key
+    ON CONFLICT (key) DO UPDATE
+        SET fingerprint = CASE r.fingerprint WHEN '' THEN excluded.fingerprint ELSE r.fingerprint END,
+            workflow_id = CASE r.fingerprint WHEN '' THEN excluded.workflow_id ELSE r.workflow_id END
     RETURNING fingerprint, workflow_id)
 SELECT fingerprint, workflow_id FROM mine
+
+-- name: release_request
+-- Frees the key of a request that was refused after its claim, unless the same request has stored the workflow since.
+UPDATE ops.requests r SET fingerprint = ''
+WHERE r.key = %(key)s AND r.workflow_id = %(workflow_id)s
+  AND NOT EXISTS (SELECT FROM dbos.workflow_status w WHERE w.workflow_uuid = r.workflow_id)
 
 -- name: backlog
 -- Counts unfinished workflows up to the limit, from one of DBOS's partial indexes.

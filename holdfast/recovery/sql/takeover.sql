@@ -105,20 +105,25 @@ FROM dbos.workflow_status w LEFT JOIN ops.crashes c ON c.workflow_id = w.workflo
 WHERE w.workflow_uuid = ANY (%(workflow_ids)s)
 
 -- name: remember_queues
--- Stores the queues of a workflow and its unfinished descendants before a cancel, which erases them. A workflow that
--- is named has its queue from its declaration.
+-- Stores the queues of a workflow and its unfinished descendants before a cancel, which erases them. A workflow of the
+-- own applications that is named has its queue from its declaration.
 WITH RECURSIVE family AS (
     SELECT workflow_uuid FROM dbos.workflow_status WHERE workflow_uuid = %(workflow_id)s
     UNION
     SELECT c.workflow_uuid FROM family f JOIN dbos.workflow_status c ON c.parent_workflow_id = f.workflow_uuid)
 INSERT INTO ops.crashes AS c (workflow_id, crashes, steps_recorded, queue_name)
 SELECT w.workflow_uuid, 0, 0, w.queue_name FROM family JOIN dbos.workflow_status w USING (workflow_uuid)
-WHERE w.status IN ('ENQUEUED', 'PENDING', 'DELAYED') AND w.queue_name IS NOT NULL AND w.name <> ALL (%(named)s::text[])
+WHERE w.status IN ('ENQUEUED', 'PENDING', 'DELAYED') AND w.queue_name IS NOT NULL
+  AND NOT (w.name = ANY (%(named)s::text[]) AND coalesce(w.application_name = ANY (%(own)s::text[]), true))
 ON CONFLICT (workflow_id) DO UPDATE SET queue_name = coalesce(c.queue_name, excluded.queue_name)
 
 -- name: forget_crashes
--- Resets the count of workflows that an operator resumed.
-DELETE FROM ops.crashes WHERE workflow_id = ANY (%(workflow_ids)s) RETURNING queue_name
+-- Resets the counts of workflows that an operator resumes, and keeps their queues: this row is their only record until
+-- the resume is stored.
+UPDATE ops.crashes c SET crashes = 0, steps_recorded = 0, strays = 0, stray_steps = 0, trial_xid = NULL,
+    parked_at = NULL, queue_name = r.queue_name
+FROM unnest(%(workflow_ids)s::text[], %(queues)s::text[]) AS r (workflow_id, queue_name)
+WHERE c.workflow_id = r.workflow_id RETURNING c.queue_name
 
 -- name: record_handovers
 -- Runs before the work is released, because the release deletes its start time.

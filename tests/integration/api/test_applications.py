@@ -6,13 +6,16 @@ import json
 import re
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from holdfast.dbos_adapter.schema import sqlalchemy_url
+from holdfast.errors import DatabaseUnavailable
+from tests.support import names
 from tests.support.api_server import Api, serving
 from tests.support.database import Database, wait_until
-from tests.support.executors import Peer, insert
+from tests.support.executors import Peer, insert, workflow
 from tests.support.plain_shop import QUEUE, Shop, open_shop
 
 AS_PICKLE = re.compile(r"stored as pickle, readable only by the application \([\d,]+ bytes\)")
@@ -101,7 +104,42 @@ def test_cancel_and_resume_keep_queue_and_input(api: Api, database: Database, sh
     api.http.post("/workflows/w/messages", json={"topic": "payment", "message": 1})
     assert ended(api, "w")["status"] == "SUCCESS"
     assert stored_bytes(database, "w") == before
-    assert database.rows("SELECT * FROM ops.crashes") == []
+
+
+def test_a_workflow_keeps_its_queue_though_its_name_is_declared_here(api: Api, database: Database) -> None:
+    """Only a workflow of this stack's applications returns to the queue of its declaration."""
+    insert(database, ["theirs"], application_name="shop", queue_name="carts")
+    insert(database, ["ours"], queue_name="of an older release")
+    for workflow_id, queue in (("theirs", "carts"), ("ours", names.FIBONACCI_QUEUE)):
+        assert api.http.post(f"/workflows/{workflow_id}/cancel").status_code == 200
+        assert api.http.post(f"/workflows/{workflow_id}/resume").status_code == 202
+        assert workflow(database, workflow_id)["queue_name"] == queue
+    assert database.rows("SELECT workflow_id, queue_name FROM ops.crashes") == [
+        {"workflow_id": "theirs", "queue_name": "carts"}
+    ]
+
+
+@pytest.mark.parametrize("status", ["CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"])
+def test_an_interrupted_resume_is_repeated_into_the_same_queue(
+    api: Api, database: Database, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    insert(database, ["w"], status=status, name="shop.checkout", application_name="shop", queue_name=None)
+    database.rows(
+        "INSERT INTO ops.crashes (workflow_id, crashes, steps_recorded, queue_name, parked_at, trial_xid,"
+        " strays, stray_steps) VALUES ('w', 5, 2, 'carts', now(), 'x', 3, 2)"
+    )
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(api.client, "resume_workflows", Mock(side_effect=DatabaseUnavailable))
+        assert api.http.post("/workflows/w/resume").status_code == 503
+    assert api.http.post("/workflows/w/resume").status_code == 202
+    assert workflow(database, "w")["queue_name"] == "carts"
+    crashes = "SELECT * FROM ops.crashes"
+    [row] = database.rows(crashes)
+    assert {row[name] for name in ("crashes", "steps_recorded", "strays", "stray_steps")} == {0}
+    assert (row["parked_at"], row["trial_xid"], row["queue_name"]) == (None, None, "carts")
+    database.rows("UPDATE dbos.workflow_status SET status = 'CANCELLED'")
+    database.rows("DELETE FROM dbos.workflow_status")
+    assert database.rows(crashes) == [], "it goes with its workflow"
 
 
 def test_a_fork_runs_in_its_application_on_the_same_input(api: Api, database: Database, shop: Shop) -> None:
@@ -179,3 +217,43 @@ def test_a_key_starts_the_workflow_of_another_application_once(
     again = api.http.post("/workflows", json=body, headers={"Idempotency-Key": "k"}).json()
     assert again == {"workflow_id": first, "status": "SUCCESS"}
     assert shop.result(first) == repr({"total": 3, "prices": (1, 2)}), "its values stay what they are"
+
+
+def test_what_a_held_deduplication_id_refuses_names_the_holder_and_frees_the_key(
+    api: Api, database: Database
+) -> None:
+    register_silent(database)
+    body = {"workflow": "shop.checkout", "queue": QUEUE, "deduplication_id": "cart-7"}
+    holder = api.http.post("/workflows", json=body).json()["workflow_id"]
+    key = {"Idempotency-Key": "k"}
+    for _ in range(2):
+        refused = api.http.post("/workflows", json=body, headers=key)
+        assert refused.status_code == 409, refused.text
+        assert holder in refused.json()["detail"] and "cart-7" in refused.json()["detail"]
+    assert database.one("SELECT count(*) FROM dbos.workflow_status") == 1
+    other = {**body, "deduplication_id": "cart-8"}
+    started = api.http.post("/workflows", json=other, headers=key)
+    assert started.status_code == 202, "the key is free for another body"
+    assert api.http.post("/workflows", json=other, headers=key).json() == started.json()
+    assert api.http.post("/workflows", json=body, headers=key).status_code == 409, "and now stands for it"
+
+
+@pytest.mark.parametrize("limit", ["concurrency", "worker_concurrency", "rate_limit_max"])
+def test_a_partitioned_queue_needs_a_key(api: Api, database: Database, limit: str) -> None:
+    register_silent(database)
+    body = {"workflow": "shop.checkout", "queue": QUEUE}
+    assert api.http.post("/workflows", json=body).status_code == 202
+    database.rows(f"UPDATE dbos.queues SET partition_{limit} = 1")
+    refused = api.http.post("/workflows", json=body)
+    assert (refused.status_code, refused.json()["field"]) == (422, "partition_key"), refused.text
+    assert api.http.post("/workflows", json={**body, "partition_key": "north"}).status_code == 202
+
+
+def register_silent(database: Database) -> None:
+    """Registers the shop and its queue, without a process that runs its workflows."""
+    database.rows(
+        "INSERT INTO dbos.application_versions VALUES ('v1-id', 'v1', 1, 1, 'shop');"
+        "INSERT INTO dbos.queues (name, created_at, updated_at, application_name)"
+        f" VALUES ('{QUEUE}', 1, 1, 'shop')"
+    )
+    register(database)

@@ -91,14 +91,15 @@ def test_every_option_of_a_queue(client: TestClient, process: FakeProcess) -> No
         workflow="sell",
         queue="stand-queue",
         priority=3,
-        deduplication_id="d",
         partition_key="p",
         delay_seconds=1.5,
         timeout_seconds=60.0,
     )
     assert options["queue_name"] == "stand-queue"
-    assert (options["priority"], options["deduplication_id"], options["queue_partition_key"]) == (3, "d", "p")
+    assert (options["priority"], options["queue_partition_key"]) == (3, "p")
     assert (options["delay_seconds"], options["workflow_timeout"]) == (1.5, 60.0)
+    options = started(client, process, workflow="sell", queue="stand-queue", deduplication_id="d")
+    assert options["deduplication_id"] == "d"
 
 
 def test_a_declared_workflow_starts_on_its_queue(client: TestClient, process: FakeProcess) -> None:
@@ -116,9 +117,15 @@ def test_a_declared_workflow_starts_on_its_queue(client: TestClient, process: Fa
         ({"workflow": "Till.close"}, "instance", "north, south"),
         ({"workflow": "Till.close", "instance": "west"}, "instance", "north, south"),
         ({"workflow": "sell", "instance": "north"}, "instance", "does not run on an instance"),
-        ({"workflow": "sell", "queue": "shop-queue"}, "queue", "It has: stand-queue."),
+        ({"workflow": "sell", "queue": "shop-queue"}, "queue", "It has: stand-partitions, stand-queue."),
         ({"workflow": "sell", "priority": 1}, "priority", "Give queue too."),
         ({"workflow": "sell", "deduplication_id": "d"}, "deduplication_id", "Give queue too."),
+        (
+            {"workflow": "sell", "queue": "stand-queue", "deduplication_id": "d", "partition_key": "p"},
+            "partition_key",
+            "deduplication_id",
+        ),
+        ({"workflow": "sell", "queue": "stand-partitions"}, "partition_key", "stand-partitions"),
         ({"workflow": ""}, "workflow", ""),
         ({"workflow": "sell", "args": {"a": 1}}, "args", ""),
         ({"workflow": "sell", "timeout_seconds": 0}, "timeout_seconds", ""),
