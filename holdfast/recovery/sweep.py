@@ -18,6 +18,7 @@ from holdfast.identity import Identity
 from holdfast.postgres.database import Connection, Row, connect, query, transaction
 from holdfast.postgres.session_thread import SessionThread
 from holdfast.recovery.blame import Verdict
+from holdfast.recovery.orphans import Orphans
 from holdfast.recovery.strays import Strays
 from holdfast.recovery.takeover import LostExecutor, release
 from holdfast.settings import SWEEP_JITTER, Settings
@@ -64,6 +65,7 @@ class Sweep:
         self._identity = identity
         self._settled_seconds = settled_seconds
         self._on_takeover = on_takeover
+        self._orphans = Orphans(settings, identity, settled_seconds, on_takeover, clock)
         self._strays = Strays(settings, identity, running, on_takeover, clock) if running else None
         self._clock = clock
         self._missing: dict[str, _Missing] = {}
@@ -117,7 +119,7 @@ class Sweep:
             raise failed
         if self._clock() >= self._orphans_at:
             self._orphans_at = self._clock() + _ORPHANS_EVERY_SECONDS
-            self._adopt_orphans(connection)
+            self._orphans.release(connection)
             if self._strays is not None:
                 self._strays.release(connection)
         return taken
@@ -238,23 +240,3 @@ class Sweep:
         )
         self._on_takeover(reason, verdicts, seconds)
         return True
-
-    def _adopt_orphans(self, connection: Connection) -> None:
-        for row in query(connection, "orphans"):
-            with transaction(connection):
-                verdicts = release(
-                    connection,
-                    self._identity,
-                    LostExecutor.from_row(row, self._identity),
-                    kind="orphan",
-                    reason="no live executor",
-                    crash_limit=self._settings.crash_limit,
-                )
-            if verdicts:
-                log.warning(
-                    "released %d orphaned workflows of %s",
-                    len(verdicts),
-                    row["executor_id"],
-                    extra={"action": "orphans.released", "lost_executor_id": row["executor_id"]},
-                )
-                self._on_takeover("orphan", verdicts, 0.0)

@@ -137,14 +137,24 @@ LEFT JOIN dbos.workflow_status w ON w.workflow_uuid = r.workflow_id
 
 -- name: orphans
 -- Returns the executors of running work that are not live (an anti-join), for applications that register executors.
--- Other DBOS applications in the same database are left alone.
+-- Other DBOS applications in the same database are left alone. An executor without a row is not `registered`: it may be
+-- a live process without Holdfast. The stack has no such processes: there the row is gone with a restored backup.
 SELECT DISTINCT w.executor_id, w.application_name AS application, w.application_version AS version,
-       gone.suspects_queue, gone.trials_queue, gone.leaf_queues
+       gone.suspects_queue, gone.trials_queue, gone.leaf_queues,
+       gone.executor_id IS NOT NULL OR EXISTS (
+           SELECT FROM ops.applications a WHERE a.name = w.application_name AND a.kind = 'stack') AS registered
 FROM dbos.workflow_status w
 LEFT JOIN ops.executors gone ON gone.executor_id = w.executor_id
 WHERE w.status = 'PENDING' AND w.executor_id IS NOT NULL AND w.application_version IS NOT NULL
   AND (gone.executor_id IS NULL OR gone.state NOT IN ('live', 'draining'))
   AND EXISTS (SELECT FROM ops.executors e WHERE e.application = w.application_name)
+
+-- name: plain_sessions
+-- Whether a DBOS application without Holdfast is connected to this database: by DBOS's own session name, which every
+-- role can see, or by its listener where the application's options leave it without a name.
+SELECT count(*) > 0 AS connected FROM pg_stat_activity
+WHERE datname = current_database()
+  AND (application_name = 'dbos_transact' OR application_name = '' AND starts_with(query, 'LISTEN dbos'))
 
 -- name: own_work
 -- Returns the workflows that are recorded as running here, each with the token of its claim.

@@ -87,3 +87,14 @@ def test_a_schema_of_another_name_and_a_role_with_an_applications_rights(
     finally:
         database.drop()
         server.run(f"DROP ROLE {role}")
+
+
+def test_work_of_a_process_without_holdfast_stays_with_it(apps: AppRunner) -> None:
+    """Such as an old pod while a new one with Holdfast starts."""
+    apps.app()
+    apps.under = ()
+    plain = apps.app()
+    plain.start("steps", "w", 4, 1.5)
+    apps.wait_status("w", seconds=20)
+    assert [note[1] for note in _notes(apps, "w")] == [plain.pid] * 4
+    assert apps.database.rows("SELECT * FROM ops.handovers") == []

@@ -20,6 +20,7 @@ from holdfast.postgres.database import Connection, connect, query, transaction
 from holdfast.recovery import sweep as sweep_module
 from holdfast.recovery import takeover
 from holdfast.recovery.lease import Lease
+from holdfast.recovery.orphans import ALONE_SECONDS
 from holdfast.recovery.sweep import HEARTBEAT_LATE, HUNG, LOCK_LOST, Sweep
 from tests.support import names
 from tests.support.database import Database, Server, wait_until
@@ -681,6 +682,48 @@ def test_orphans_of_any_version_and_application_that_registers_executors(
         "a": "ENQUEUED",
         "f": "PENDING",
     }
+
+
+@pytest.mark.parametrize("session", ["dbos_transact", ""])
+def test_work_of_a_process_without_holdfast_is_left_alone_while_one_is_connected(
+    database: Database, me: Peer, session: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It registers no executor, so that its work looks like that of one whose row is gone."""
+    mine = Peer.start(database, "mine", application="shop")
+    insert(database, ["w"], status="PENDING", executor_id="local", application_name="shop")
+    plain = psycopg2.connect(mine.settings.database_url, application_name=session)
+    try:
+        plain.autocommit = True
+        plain.cursor().execute("LISTEN dbos_streams_channel")
+        for _ in range(3):
+            mine.round()
+            mine.clock.move(ALONE_SECONDS)
+        assert workflow(database, "w")["status"] == "PENDING" and handovers(database) == []
+        assert len([each for each in caplog.records if getattr(each, "action", "") == "orphans.left"]) == 1
+    finally:
+        plain.close()
+    wait_until(lambda: not database.run("plain_sessions")[0]["connected"], "its session is gone")
+    mine.round()
+    mine.clock.move(ALONE_SECONDS - 1)
+    mine.round()
+    assert workflow(database, "w")["status"] == "PENDING", "it may be about to connect again"
+    mine.settled_seconds = ALONE_SECONDS - 1
+    mine.clock.move(2)
+    mine.round()
+    mine.settled_seconds = 1e9
+    mine.clock.move(ALONE_SECONDS - 1)
+    mine.round()
+    assert workflow(database, "w")["status"] == "PENDING", "the database was away in between"
+    mine.clock.move(ALONE_SECONDS)
+    mine.round()
+    assert workflow(database, "w")["status"] == "ENQUEUED"
+    assert [each["from_executor"] for each in handovers(database, "w")] == ["local"]
+
+
+def test_every_role_sees_the_sessions_of_a_process_without_holdfast(database: Database, me: Peer) -> None:
+    plain = psycopg2.connect(database.settings("api").database_url, application_name="dbos_transact")
+    assert query(me.connect("sweep"), "plain_sessions") == [{"connected": True}]
+    plain.close()
 
 
 # --- strays: claims of our own that never started --------------------------------------------------
