@@ -57,6 +57,9 @@ ENDED, ELSEWHERE, RECLAIMED = (
 )
 GONE = of(W, "workflow_uuid = 'v'")
 QUEUED = of(W, "status = 'ENQUEUED'")
+ATTACHED = (
+    "INSERT INTO ops.applications (name, kind, added_by, attached_at) VALUES ('b', 'user', 'attach', now())"
+)
 OTHER_APPLICATION, OTHER_VERSION = of(W, "application_name = 'b'"), of(W, "application_version = '2'")
 DEAD, DRAINED, DRAINING = (of(X, f"state = '{state}'") for state in ("dead", "drained", "draining"))
 SILENT, LATE = (of(X, f"heartbeat_at = now() - interval '{seconds} s'") for seconds in (7, 4))
@@ -71,8 +74,8 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "executors_by_state": ([DRAINING, LATE], [DEAD, DRAINED, SILENT]),
     "orphaned_count": ([DEAD, SILENT, ELSEWHERE], ["", DRAINING, LATE, f"{DEAD}; {QUEUED}"]),
     "stranded": (
-        [DEAD, SILENT, OTHER_APPLICATION, OTHER_VERSION, f"{QUEUED}; {DEAD}"],
-        ["", DRAINING, LATE, f"{DEAD}; {ENDED}", f"{DEAD}; {NO_VERSION}"],
+        [DEAD, SILENT, f"{OTHER_APPLICATION}; {ATTACHED}", OTHER_VERSION, f"{QUEUED}; {DEAD}"],
+        ["", DRAINING, LATE, OTHER_APPLICATION, f"{DEAD}; {ENDED}", f"{DEAD}; {NO_VERSION}"],
     ),
     "adopt": (
         [DEAD, of(X, "application = 'b'"), of(X, "application_version = '2'"), f"{QUEUED}; {DEAD}"],
