@@ -6,7 +6,6 @@ import atexit
 import logging
 import os
 import sys
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +14,7 @@ import psycopg2
 from holdfast.attached.attach import refuse
 from holdfast.attached.forks import FORKED
 from holdfast.attached.identity import obstacle
+from holdfast.attached.main_end import abandon, before_threads_are_joined, join_serving_threads
 from holdfast.attached.process import AttachedProcess
 from holdfast.attached.settings import AttachedSettings
 from holdfast.attached.stop_signals import StopSignals, blocks_its_own_loop
@@ -92,7 +92,7 @@ class Attachment:
         except psycopg2.Error as error:
             return f"its database cannot be used: {str(error).strip()}"
         self._signals.install()
-        _before_threads_are_joined(self._main_ended)
+        before_threads_are_joined(self._main_ended)
         self.process = process
         return None
 
@@ -128,14 +128,23 @@ class Attachment:
             self.process.end("the process ends by a signal")
 
     def _main_ended(self) -> None:
-        """Hands over before Python waits for the threads of running workflows: the main thread has ended."""
-        self._signals.main_has_ended()
-        process, self.process = self.process, None
-        if process is None:
-            return
+        """Hands over when the main thread and the application's other threads have ended.
+
+        Runs before Python waits for the threads of running workflows.
+        """
+        try:
+            if self.process is not None:
+                join_serving_threads()
+        finally:  # a signal may interrupt the wait, as it interrupts Python's own
+            self._signals.main_has_ended()
+            process, self.process = self.process, None
+            if process is not None:
+                self._end_with_python(process)
+
+    def _end_with_python(self, process: AttachedProcess) -> None:
         process.end("the main thread has ended")
-        if not process.release_threads():
-            # Python would wait for the threads of steps whose work goes on elsewhere.
+        # Python would wait for the threads of steps whose work goes on elsewhere.
+        if not process.release_threads() and not abandon():
             logging.shutdown()
             atexit._run_exitfuncs()
             sys.stdout.flush()
@@ -163,12 +172,6 @@ def _log_like_dbos() -> None:
     holdfast = logging.getLogger("holdfast")
     if not logging.getLogger().handlers and not holdfast.handlers:
         holdfast.parent = logging.getLogger("dbos")
-
-
-def _before_threads_are_joined(call: Callable[[], None]) -> None:
-    """Registers a call for the end of the main thread, before Python joins the threads of executors."""
-    register = getattr(threading, "_register_atexit", atexit.register)
-    register(call)
 
 
 ATTACHMENT = Attachment()

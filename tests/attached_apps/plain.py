@@ -141,8 +141,13 @@ def main() -> None:
         if os.environ["PLAIN_HANDLES_SIGTERM"] == "destroy":
             DBOS.destroy()
         note("over")
+    elif "PLAIN_SERVES_IN_THREAD" in os.environ:
+        threading.Thread(target=serve).start()
+        note("main has returned")
     else:
         serve()
+    if "PLAIN_EXITS" in os.environ:
+        raise SystemExit(int(os.environ["PLAIN_EXITS"]))
 
 
 def serve() -> None:

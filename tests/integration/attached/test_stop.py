@@ -103,6 +103,33 @@ def test_a_step_that_takes_too_long_is_handed_over(apps: AppRunner) -> None:
     _handed_over(apps, process)
 
 
+@pytest.mark.parametrize("end", ["signal", "input"])
+def test_an_application_that_serves_in_a_thread_goes_on(apps: AppRunner, end: str) -> None:
+    """Its main thread has returned."""
+    process = apps.app(PLAIN_SERVES_IN_THREAD="1")
+    process.start("steps", "after", 1, 0)
+    apps.wait_status("after")
+    _waiting(apps, process)
+    assert _executor(apps, process)["state"] == "live"
+    if end == "signal":
+        assert process.stop() == -signal.SIGTERM
+    else:
+        assert process.popen.stdin is not None
+        process.popen.stdin.close()
+        assert process.popen.wait(20) == 0
+    _handed_over(apps, process)
+
+
+def test_the_exit_code_stays_where_a_step_is_left_behind(apps: AppRunner) -> None:
+    process = apps.app(HOLDFAST_DRAIN_SECONDS="0.5", PLAIN_EXITS="3")
+    process.start("steps", "w", 1, 60.0)
+    wait_until(apps.notes, "its step runs", seconds=20)
+    assert process.popen.stdin is not None
+    process.popen.stdin.close()
+    assert process.popen.wait(20) == 3, process.output()
+    _handed_over(apps, process)
+
+
 # --- web servers -------------------------------------------------------------------------------
 
 
