@@ -1,8 +1,8 @@
 """The end of the main thread: the application may go on in other threads, and Python keeps its exit code.
 
-Python joins all threads that are not daemons before it ends, in ``threading._shutdown``. Private to Python and
-used here: ``threading._register_atexit``, the lists of the pools of ``concurrent.futures``, and, in `abandon`,
-what makes a thread one that Python joins.
+Before Python ends it joins all threads that are not daemons (``threading._shutdown``). Private to Python and
+used here: ``threading._register_atexit``, the lists of the pools of ``concurrent.futures``, and, in
+`abandon`, what makes a thread one that Python joins.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ def join_serving_threads() -> None:
 def abandon() -> bool:
     """Makes Python end without its other threads, and with its own exit code. False if it cannot be done."""
     any_thread: Any
+    pooled: Any = concurrent.futures.thread._threads_queues
     try:
         for any_thread in _joined():
-            concurrent.futures.thread._threads_queues.pop(any_thread, None)
+            pooled.pop(any_thread, None)
             if sys.version_info >= (3, 13):
                 any_thread._handle._set_done()
             else:

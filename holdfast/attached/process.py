@@ -147,6 +147,7 @@ class AttachedProcess:
     def after_launch(self) -> None:
         """Begins to watch the peers."""
         self.engine.attach_database()
+        self.engine.count_starts()
         settle_latest(self.ops, self.identity, starting=True)
         publish(self.ops.run_patiently, self.executor_id)
         self.sweep.start()

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
+
+import dbos._core
 
 from holdfast.dbos_adapter.waiting import wait
 from holdfast.dbos_adapter.waiting.waits import Waits
@@ -30,6 +34,36 @@ def attach_database(
     database.homes = homes
     waker.notices.attach(database)
     wait.attach(database, waits, waker.endings)
+
+
+def count_starts(application: Any, waker: Waker) -> None:
+    """Makes a workflow that was started directly hold a slot while it waits for a free thread of DBOS.
+
+    Otherwise it would not be known to run here, and the sweep would release it. Call after the launch, which
+    makes the pool of threads. Claims of queues hold their slots from their dispatch on.
+    """
+    executor = application._executor
+    submit: Callable[..., Future[Any]] = executor.submit
+
+    def submitted(function: Any, /, *args: Any, **options: Any) -> Future[Any]:
+        if function is not dbos._core._execute_workflow_wthread or args[3].owner_xid is None:
+            return submit(function, *args, **options)
+        _, status, _, context, *_ = args
+        execution = waker.slots.reserve(
+            status["workflow_uuid"],
+            context.owner_xid,
+            status.get("queue_name"),
+            status.get("queue_partition_key"),
+        )
+        try:
+            future = submit(function, *args, **options)
+        except BaseException:
+            execution.release()
+            raise
+        future.add_done_callback(lambda _: execution.release())  # also of one that was cancelled
+        return future
+
+    executor.submit = submitted
 
 
 def stop_claiming(application: Any, waker: Waker, *, timeout_seconds: float) -> None:

@@ -59,6 +59,10 @@ class AttachedEngine:
         self.waits.start()
         self._is_attached = True
 
+    def count_starts(self) -> None:
+        """Counts workflows that wait for a thread of DBOS as running. Call after the launch."""
+        application.count_starts(self._dbos, self._waker)
+
     def active(self) -> list[str]:
         """Returns the ids of the workflows that run here, from their claim on.
 

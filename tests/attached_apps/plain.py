@@ -23,6 +23,8 @@ config: DBOSConfig = {
 }
 if "PLAIN_EXECUTOR_ID" in os.environ:
     config["executor_id"] = os.environ["PLAIN_EXECUTOR_ID"]
+if "PLAIN_THREADS" in os.environ:
+    config["max_executor_threads"] = int(os.environ["PLAIN_THREADS"])
 if "PLAIN_SCHEMA" in os.environ:
     config["dbos_system_schema"] = os.environ["PLAIN_SCHEMA"]
     config["run_migrations"] = False

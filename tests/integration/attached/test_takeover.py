@@ -98,3 +98,12 @@ def test_work_of_a_process_without_holdfast_stays_with_it(apps: AppRunner) -> No
     apps.wait_status("w", seconds=20)
     assert [note[1] for note in _notes(apps, "w")] == [plain.pid] * 4
     assert apps.database.rows("SELECT * FROM ops.handovers") == []
+
+
+def test_a_start_that_waits_for_a_thread_is_not_released(apps: AppRunner) -> None:
+    process = apps.app(PLAIN_THREADS="1")
+    process.start("steps", "first", 3, 3.0)
+    process.start("steps", "second", 2, 0)
+    apps.wait_status("second")
+    assert apps.database.rows("SELECT * FROM ops.handovers") == []
+    assert len(_notes(apps, "second")) == 2

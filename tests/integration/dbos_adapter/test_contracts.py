@@ -469,6 +469,7 @@ def test_the_functions_that_execute_a_workflow() -> None:
     assert "_execute_workflow_async" in starts, look
     for starter in (dbos._core.start_workflow, dbos._core.start_workflow_async):
         assert "_execute_workflow_" in inspect.getsource(starter), look
+    assert "dbos._executor.submit(" in inspect.getsource(dbos._core.start_workflow), "look at count_starts"
 
 
 def test_the_transactions_that_claim() -> None:
