@@ -18,6 +18,8 @@ from holdfast.postgres.statements import sql
 _NAME = re.compile(r"[a-z][a-z0-9_-]{2,49}")
 _TAKEN = re.compile(r"(dbos|ops|public|information_schema|pg_.*|holdfast.*)$")
 
+_OLD = "This stack was started by an older Holdfast: start it again (`holdfast down`, `holdfast up`)."
+
 
 class ApplicationError(NativeError):
     """An application cannot be added or removed. The message is one sentence."""
@@ -34,6 +36,15 @@ class Added:
     schema: str
     """The schema of the application's own tables. DBOS's are in the schema ``dbos``."""
     passfile: str
+
+    @property
+    def env_file(self) -> Path:
+        """The file with the URL for the service that ``app add --compose`` writes."""
+        return Path(self.passfile).with_name("env")
+
+    def write_env_file(self) -> None:
+        """Writes the URL where the service's Compose file looks for it."""
+        write_whole(self.env_file, f"DBOS_SYSTEM_DATABASE_URL={self.database_url}\n", 0o600)
 
 
 def role_of(name: str) -> str:
@@ -53,7 +64,12 @@ def check_name(name: str) -> None:
 
 
 def applications(tools: PostgresTools) -> list[dict[str, Any]]:
-    """Returns all applications of the stack with their live executors and unfinished workflows."""
+    """Returns all applications of the stack with their live executors and unfinished workflows.
+
+    Raises `ApplicationError` for a stack without a table of them.
+    """
+    if tools.ask("SELECT to_regclass('ops.applications') IS NOT NULL") != "t":
+        raise ApplicationError(_OLD)
     rows: list[dict[str, Any]] = json.loads(tools.ask(sql("applications_at_work")))
     return rows
 
@@ -67,9 +83,7 @@ def add_application(tools: PostgresTools, name: str, *, rotate: bool = False) ->
     role = role_of(name)
     known = {row["application"]: row for row in applications(tools)}
     if tools.ask("SELECT count(*) FROM pg_roles WHERE rolname = 'holdfast_apps'") != "1":
-        raise ApplicationError(
-            "This stack was started by an older Holdfast: start it again (`holdfast down`, `holdfast up`)."
-        )
+        raise ApplicationError(_OLD)
     passfile = home(tools) / name / "pgpass"
     password = read_passfile(passfile).get(role)
     there = bool(known.get(name, {}).get("database_role"))
@@ -86,13 +100,16 @@ def add_application(tools: PostgresTools, name: str, *, rotate: bool = False) ->
     passfile.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_whole(passfile, f"*:*:*:{role}:{password}\n", 0o600)
     tools.administrate(f"\\set name {name}\n\\set verifier '{verifier}'\n{script}")
-    return Added(
+    added = Added(
         application=name,
         database_url=f"postgresql://{role}:{password}@{_address(tools)}/holdfast",
         role=role,
         schema=name,
         passfile=str(passfile),
     )
+    if added.env_file.exists():  # from an earlier --compose: its service would start with the old password
+        added.write_env_file()
+    return added
 
 
 def remove_application(tools: PostgresTools, name: str, *, force: bool = False) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from holdfast.installations.applications import Added, ApplicationError
 from holdfast.installations.embedded import ROOT
-from holdfast.installations.secrets import write_whole
 
 PORT = 9464
 """The port of an attached application's metrics and probes. Prometheus finds it by the network's alias."""
@@ -63,20 +62,19 @@ def write_compose_file(path: Path, application: Added, *, command: str) -> dict[
     Raises `ApplicationError` if the file exists with other contents.
     """
     path = path.absolute()
-    env_file = Path(application.passfile).with_name("env")
     text = _TEXT.format(
         name=application.application,
         file=path.name,
         stack=json.dumps(os.path.relpath(ROOT / "compose.yaml", path.parent)),
         command=json.dumps(["holdfast", "run", "--", *shlex.split(command)]),
-        env_file=json.dumps(os.path.relpath(env_file, path.parent)),
+        env_file=json.dumps(os.path.relpath(application.env_file, path.parent)),
         port=PORT,
     )
-    write_whole(env_file, f"DBOS_SYSTEM_DATABASE_URL={application.database_url}\n", 0o600)
+    application.write_env_file()
     if not path.exists():
         path.write_text(text, "utf-8")
     elif path.read_text("utf-8") != text:
         raise ApplicationError(
             f"{path} is there already and has other contents. It was not changed; --file writes another one."
         )
-    return {"compose_file": str(path), "env_file": str(env_file)}
+    return {"compose_file": str(path), "env_file": str(application.env_file)}

@@ -20,10 +20,11 @@ ON CONFLICT (name) DO UPDATE SET attached_at = excluded.attached_at, dbos_versio
 RETURNING name, kind
 
 -- name: add_known_applications
--- Adds the applications of users that DBOS's own table of versions names.
+-- Adds the applications of users that DBOS's own table of versions names, except those that `app remove` locked out.
 INSERT INTO ops.applications (name, kind, added_by)
 SELECT DISTINCT v.application_name, 'user', 'migrate' FROM dbos.application_versions v
 WHERE v.application_name IS NOT NULL
+  AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = 'holdfast_app_' || v.application_name AND NOT r.rolcanlogin)
 ON CONFLICT (name) DO NOTHING
 
 -- name: remove_application

@@ -158,6 +158,35 @@ def test_it_is_not_removed_under_work(tools: NativeTools, server: Server) -> Non
     psycopg2.connect(again).close()
 
 
+def test_a_removed_one_stays_away_until_it_is_added_again(tools: NativeTools, server: Server) -> None:
+    def known() -> list[str]:
+        server.migrate("holdfast")
+        return [row["application"] for row in run("list")["applications"] if row["kind"] == "user"]
+
+    run("add", NAME)
+    server.psql(
+        "holdfast",
+        "INSERT INTO dbos.application_versions (version_id, version_name, application_name)"
+        f" VALUES ('v', 'v', '{NAME}')",
+    )
+    assert known() == [NAME]
+    run("remove", NAME)
+    assert known() == [], "DBOS's table of versions still names it"
+    run("add", NAME)
+    assert known() == [NAME]
+
+
+@pytest.mark.parametrize("words", [("add", NAME), ("list",), ("remove", NAME)])
+def test_a_stack_of_an_older_holdfast(tools: NativeTools, server: Server, words: tuple[str, ...]) -> None:
+    server.psql("holdfast", "ALTER TABLE ops.applications RENAME TO hidden")
+    try:
+        said = " ".join(refused(*words).split())
+    finally:
+        server.psql("holdfast", "ALTER TABLE ops.hidden RENAME TO applications")
+    assert "started by an older Holdfast: start it again" in said
+    assert "relation" not in said
+
+
 @pytest.mark.parametrize("name", ["Shop", "ab", "1shop", "a" * 51, "shop front", "shop'", "", "-shop"])
 def test_a_name_that_dbos_or_postgres_would_refuse(name: str) -> None:
     with pytest.raises(ApplicationError, match="cannot be an application's name"):
@@ -189,6 +218,20 @@ def test_the_compose_file_includes_the_stack(tools: NativeTools, tmp_path: Path)
     with pytest.raises(ApplicationError, match="not changed"):
         write_compose_file(path, added, command="python main.py")
     assert path.read_text("utf-8") == "services: {}\n"
+
+
+def test_the_environment_of_the_compose_file_follows_a_new_password(
+    tools: NativeTools, tmp_path: Path
+) -> None:
+    without = add_application(tools, NAME)
+    without.env_file.unlink(missing_ok=True)
+    assert add_application(tools, NAME) == without
+    assert not without.env_file.exists(), "only --compose writes it"
+    said = write_compose_file(tmp_path / "c.yaml", without, command="python main.py")
+    url = run("add", NAME, "--rotate")["database_url"]
+    assert url != without.database_url
+    assert Path(said["env_file"]).read_text("ascii") == f"DBOS_SYSTEM_DATABASE_URL={url}\n"
+    assert stat.S_IMODE(Path(said["env_file"]).stat().st_mode) == 0o600
 
 
 def test_the_settings_it_passes_on_are_the_stacks(tools: NativeTools, tmp_path: Path) -> None:
