@@ -20,6 +20,7 @@ Private to DBOS 3.4.0 and replaced here, held by contract tests: ``dbos._seriali
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -67,8 +68,20 @@ def stored(value: Any) -> Stored:
     return value if isinstance(value, Stored) else Stored(value, values.dump(value))
 
 
+_kept = threading.local()
+
+
+def keep_text(made: Stored) -> Any:
+    """Returns the value. Serialized by this thread next, it has this text; until then it must not change."""
+    _kept.last = made
+    return made.value
+
+
 def _serialize_portable(_: Any, value: Any) -> str:
-    return value.text if isinstance(value, Stored) else values.dump(value)
+    kept = _kept.__dict__.pop("last", None)
+    if isinstance(value, Stored):
+        return value.text
+    return kept.text if kept is not None and kept.value is value else values.dump(value)
 
 
 def _deserialize_portable(_: Any, text: str | None) -> Any:

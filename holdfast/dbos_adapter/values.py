@@ -35,6 +35,10 @@ BYTES = 1 << 29
 # Python neither writes nor reads integers of more than 4,300 decimal digits. Hexadecimal has no such limit.
 _LONG_BITS = 14_000
 _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+# A tree that `_Plain` made is new, so it has no cycles.
+_encode = json.JSONEncoder(
+    separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False
+).encode
 _MOMENT = re.compile(r"([^\[;]+)(?:\[([^\]]+)\])?(;fold=1)?")
 
 
@@ -44,17 +48,29 @@ def dump(value: Any, *, known_as: Callable[[Any], Any] | None = None) -> str:
     `known_as` turns a value of another type into a storable one, for a caller that knows from an annotation
     how to turn it back.
     """
-    text = _text(value, _plain_text, known_as)
+    return _dumped(value, known_as)[0]
+
+
+def dump_and_load(value: Any, *, known_as: Callable[[Any], Any] | None = None) -> tuple[str, Any]:
+    """Returns the text as `dump` does, and a new value equal to what `load` returns for it."""
+    text, plain = _dumped(value, known_as)
+    return text, load(text) if plain is None or MARK in text else plain
+
+
+def _dumped(value: Any, known_as: Callable[[Any], Any] | None) -> tuple[str, Any]:
+    """Returns the text, and the plain tree that it represents, or None if the text has to be read for it."""
+    text, plain = _text(value, None, known_as)
     if not text.isascii():
         try:
             text.encode()
         except UnicodeEncodeError:
             # Half a surrogate pair is written as its JSON escape. Two adjacent halves would be read as one
             # character, so such a text is tagged.
-            text = _text(value, _split_text, known_as).encode("utf-8", "backslashreplace").decode()
+            text = _text(value, _split_text, known_as)[0].encode("utf-8", "backslashreplace").decode()
+            plain = None
     if len(text) > BYTES // 4 and len(text.encode()) > BYTES:
         raise UnstorableValue(f"A value of more than {BYTES >> 20} MiB cannot be stored.")
-    return text
+    return text, plain
 
 
 def load(text: str) -> Any:
@@ -64,10 +80,12 @@ def load(text: str) -> Any:
     return json.loads(text, object_hook=_restored)
 
 
-def _text(value: Any, of_text: Callable[[str], Any], known_as: Callable[[Any], Any] | None) -> str:
+def _text(
+    value: Any, of_text: Callable[[str], Any] | None, known_as: Callable[[Any], Any] | None
+) -> tuple[str, Any]:
     try:
         plain = _Plain(of_text, known_as).of(value, DEPTH)
-        return json.dumps(plain, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return _encode(plain), plain
     except RecursionError as error:
         # Any other error would be retried, which would repeat the effect.
         raise too_deep() from error
@@ -76,14 +94,14 @@ def _text(value: Any, of_text: Callable[[str], Any], known_as: Callable[[Any], A
 class _Plain:
     """Converts values to types that ``json`` writes and reads exactly."""
 
-    def __init__(self, of_text: Callable[[str], Any], known_as: Callable[[Any], Any] | None) -> None:
+    def __init__(self, of_text: Callable[[str], Any] | None, known_as: Callable[[Any], Any] | None) -> None:
         self._of_text, self._known_as = of_text, known_as
 
     def of(self, value: Any, depth: int) -> Any:
         """Returns `value`, with a tag wherever JSON lacks the type."""
         kind = type(value)
         if kind is str:
-            return self._of_text(value)
+            return value if self._of_text is None else self._of_text(value)
         if value is None or kind is bool:
             return value
         if kind is int:
@@ -112,7 +130,7 @@ class _Plain:
         for key, item in value.items():
             if type(key) is not str or (len(value) == 1 and key.startswith(MARK)):
                 break
-            if type(written := self._of_text(key)) is not str:
+            if type(written := key if self._of_text is None else self._of_text(key)) is not str:
                 break
             plain[written] = self.of(item, depth)
         else:
@@ -134,10 +152,6 @@ def unstorable(kind: type) -> UnstorableValue:
         f"A value of type {name} cannot be stored: it would not come back as what it was. Return plain "
         "values, or annotate the type in a step or workflow of holdfast.durable.registry."
     )
-
-
-def _plain_text(value: str) -> Any:
-    return value
 
 
 def _split_text(value: str) -> Any:

@@ -97,9 +97,11 @@ def _refuse_lost(before: Any, after: Any, *, exactly: bool) -> None:
         return
     if kind in (list, tuple, dict):
         same_shape = isinstance(after, list | tuple | dict) and len(after) == len(before)
+        of_dict = kind is dict and isinstance(after, dict)
         for one, other in zip(before, after, strict=True) if same_shape else ():
-            _refuse_lost(one, other, exactly=exactly)
-            if kind is dict and isinstance(after, dict):
+            if type(one) not in _PLAIN:
+                _refuse_lost(one, other, exactly=exactly)
+            if of_dict and type(before[one]) not in _PLAIN:
                 _refuse_lost(before[one], after[other], exactly=exactly)
         return
     if not exactly and type(after) in _CONTAINERS and isinstance(before, type(after)):
@@ -205,16 +207,26 @@ class Signature:
 
     def result(self, result: Any) -> Stored:
         """Returns a result as stored text and as the caller receives it. Raises `UnstorableValue`."""
+        text, _, revived = self._dumped(result)
+        return Stored(Revived(revived), text)
+
+    def plain_result(self, result: Any) -> Stored:
+        """Returns a result as it is loaded from its text, and that value's text. Raises `UnstorableValue`."""
+        text, loaded, _ = self._dumped(result)
+        # With tags, the loaded value may have a simpler text: an enum as a key has become a string.
+        return Stored(loaded, values.dump(loaded) if values.MARK in text else text)
+
+    def _dumped(self, result: Any) -> tuple[str, Any, Any]:
+        """Returns the stored text of a result, what is loaded from it, and what it is restored to."""
         with _reported_as_unstorable():
-            text = values.dump(
+            text, loaded = values.dump_and_load(
                 self._returns.dump_python(result, round_trip=True, warnings=False), known_as=_jsonable
             )
-            revived = self.revive(values.load(text))
-            named = self._returns.core_schema["type"] in {kind.__name__ for kind in _CONTAINERS}
-            if named and isinstance(result, type(revived)):
+            revived = self.revive(loaded)
+            if self._returns_container and isinstance(result, type(revived)):
                 result = type(revived)(result)
             _refuse_lost(result, revived, exactly=self._returns_any)
-        return Stored(Revived(revived), text)
+        return text, loaded, revived
 
     def revive(self, stored: Any) -> Any:
         """Restores a stored result. Raises ``ValidationError`` if another type was stored."""
@@ -240,6 +252,10 @@ class Signature:
             # pydantic would restore an Iterable as an iterator, which can be read only once.
             hint = list[get_args(hint)]  # type: ignore[misc]
         return TypeAdapter(hint)
+
+    @cached_property
+    def _returns_container(self) -> bool:
+        return self._returns.core_schema["type"] in {kind.__name__ for kind in _CONTAINERS}
 
     @cached_property
     def _returns_any(self) -> bool:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from dbos import DBOS, WorkflowHandle, WorkflowHandleAsync
 
-from holdfast.dbos_adapter import values
 from holdfast.dbos_adapter.outcomes import raise_outcome
+from holdfast.dbos_adapter.serializer import keep_text
 from holdfast.durable.measure import measured
 from holdfast.durable.signature import Signature
 from holdfast.observability import tracing
@@ -89,13 +89,15 @@ class Workflow(Generic[P, R]):
 
         def durable(*args: Any) -> Any:
             with measured(name), _run_by(self):
-                return self._stored(function(*args))  # type: ignore[call-arg]
+                stored = self.signature.plain_result(function(*args))  # type: ignore[call-arg]
+                # DBOS stores what this thread returns next.
+                return keep_text(stored)
 
         async def durable_async(*args: Any) -> Any:
             with measured(name), _run_by(self):
                 result = await function(*args)  # type: ignore[call-arg, misc]
                 # A large result would block the event loop, which all async workflows share.
-                return await asyncio.to_thread(self._stored, result)
+                return (await asyncio.to_thread(self.signature.plain_result, result)).value
 
         body: Callable[..., Any] = durable_async if self.signature.is_async else durable
         decorate = DBOS.workflow(name=name, max_recovery_attempts=None, validate_args=self._validated)
@@ -147,9 +149,6 @@ class Workflow(Generic[P, R]):
                 f'{parent.name} starts children: say Queue("{parent.queue.name}", parents=True)'
             )
         return self.queue, self.signature.stored(*args, **kwargs)
-
-    def _stored(self, result: Any) -> Any:
-        return values.load(self.signature.result(result).text)
 
     def _validated(self, args: Sequence[Any], _: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         # The scheduler passes a context after the time. It is always None here.

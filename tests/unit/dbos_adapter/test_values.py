@@ -18,7 +18,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from holdfast.dbos_adapter.values import DEPTH, dump, load
+from holdfast.dbos_adapter.serializer import Stored, json_serializer, keep_text
+from holdfast.dbos_adapter.values import DEPTH, dump, dump_and_load, load
 from holdfast.errors import UnstorableValue
 
 
@@ -127,6 +128,24 @@ def test_a_value_comes_back_as_what_it_was(value: Any) -> None:
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert same(load(text), value)
     assert dump(load(text)) == text or "set" in text
+    made, loaded = dump_and_load(value)
+    assert made == text
+    assert same(loaded, load(text))
+
+
+def test_a_loaded_value_shares_nothing_with_the_one_that_was_dumped() -> None:
+    value = {"a": [{"b": [1]}]}
+    text, loaded = dump_and_load(value)
+    value["a"][0]["b"].append(2)
+    assert loaded == load(text) == {"a": [{"b": [1]}]}
+
+
+def test_a_kept_text_is_stored_once_for_its_value_only() -> None:
+    store = json_serializer().serialize
+    made = Stored([1], "kept")
+    assert [store(keep_text(made)), store(made.value)] == ["kept", "[1]"]
+    keep_text(made)
+    assert [store([1]), store(made.value)] == ["[1]", "[1]"], "another value came in between"
 
 
 @pytest.mark.parametrize("odd", ODD, ids=lambda odd: type(odd).__name__)

@@ -362,6 +362,9 @@ def test_a_result_comes_back_as_what_it_was(annotation: Any, value: Any) -> None
         assert each == value
         assert type(each) is type(value)
         assert repr(each) == repr(value)
+    plain = signature.plain_result(value)
+    assert repr(plain.value) == repr(load(first.text))
+    assert plain.text == dump(plain.value)
 
 
 def test_nan_comes_back_wherever_it_is() -> None:
