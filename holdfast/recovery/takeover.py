@@ -105,6 +105,7 @@ def release(
         executor_id=executor_id,
         workflow_ids=[v.work.workflow_id for v in released],
         queues=[v.queue_name for v in released],
+        waits=[v.work.waits for v in released],
     )
     if delay_seconds:
         again = [v.work.workflow_id for v in released if v.counted]

@@ -88,6 +88,18 @@ def message(topic: str) -> Any:
     return received
 
 
+@DBOS.workflow(max_recovery_attempts=3)
+def limited_message(topic: str) -> Any:
+    return DBOS.recv(topic, timeout_seconds=600)
+
+
+@DBOS.workflow()
+async def message_async(topic: str) -> Any:
+    received = await DBOS.recv_async(topic, timeout_seconds=600)
+    await work_async("received", 0)
+    return received
+
+
 @DBOS.workflow()
 def parent(count: int, seconds: float) -> int:
     handles = [DBOS.start_workflow(steps, count, seconds) for _ in range(2)]
@@ -107,11 +119,30 @@ def poison() -> None:
 
 
 WORKFLOWS = {
-    each.__name__: each for each in (steps, steps_async, nap, message, parent, queued_parent, poison)
+    each.__name__: each
+    for each in (
+        steps,
+        steps_async,
+        nap,
+        message,
+        limited_message,
+        message_async,
+        parent,
+        queued_parent,
+        poison,
+    )
 }
 
 
 def start(name: str, workflow_id: str, arguments: list[Any]) -> None:
+    if name in ("destroy", "relaunch", "threads"):
+        if name != "threads":
+            DBOS.destroy()
+        if name == "relaunch":
+            DBOS(config=config)
+            DBOS.launch()
+        note(name, workflow_id, sorted(thread.name for thread in threading.enumerate()))
+        return
     queue, _, name = name.rpartition(":")
     with SetWorkflowID(workflow_id):
         if queue:

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -139,6 +141,47 @@ class AppRunner:
         )
         return self.status(workflow_id)
 
+    def threads(self, process: AppProcess, order: str, number: str) -> list[str]:
+        """Gives an order ("relaunch", "destroy", "threads") and returns the names of the threads after it."""
+        process.start(order, number)
+
+        def noted() -> list[list[str]]:
+            return [note[4] for note in self.notes() if note[1:4] == [process.pid, order, number]]
+
+        (names,) = wait_until(noted, f"{order} {number}", seconds=30)
+        return list(names)
+
+    def wait_waiting(self, workflow_id: str) -> None:
+        """Waits until the execution that owns this workflow has published that it waits."""
+        wait_until(
+            lambda: self.database.rows(
+                "SELECT kind FROM ops.waits x JOIN dbos.workflow_status w ON w.workflow_uuid = x.workflow_id"
+                " WHERE x.workflow_id = %(id)s AND w.status = 'PENDING' AND x.owner_xid = w.owner_xid",
+                id=workflow_id,
+            ),
+            f"{workflow_id} waits",
+            seconds=20,
+        )
+
+    @staticmethod
+    def kill(pid: int) -> None:
+        """Kills a process that a process of this runner started."""
+        os.kill(pid, signal.SIGKILL)
+
+    def executor(self, pid: int) -> dict[str, Any]:
+        """Returns the row of the executor that a process registered."""
+        (row,) = self.database.rows("SELECT * FROM ops.executors WHERE pid = %(pid)s", pid=pid)
+        return row
+
+    def assert_handed_over(self, pid: int, workflow_id: str = "w") -> None:
+        """Asserts that this process signed off and returned the workflow to its queue."""
+        assert self.executor(pid)["state"] == "drained", [process.output() for process in self.processes]
+        (handover,) = self.database.rows(
+            "SELECT kind FROM ops.handovers WHERE workflow_id = %(id)s", id=workflow_id
+        )
+        assert handover["kind"] == "handover"
+        assert self.status(workflow_id)["status"] == "ENQUEUED"
+
     def close(self) -> None:
         """Kills what still runs."""
         for process in self.processes:
@@ -146,6 +189,26 @@ class AppRunner:
                 process.kill()
             assert process.popen.stdin is not None
             process.popen.stdin.close()
+
+
+def post(port: int, path: str, *arguments: Any) -> Any:
+    """Sends a JSON array to a local server and returns its answer."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}{path}",
+        json.dumps(arguments).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=20) as response:
+        return json.loads(response.read())
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    """Gets a path from a local server and returns the status and the body."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
 
 
 @contextmanager

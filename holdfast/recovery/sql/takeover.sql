@@ -41,15 +41,18 @@ RETURNING workflow_id
 -- Returns workflows to a queue as DBOS's own recovery does (SystemDatabase.reenqueue_for_recovery, 3.4.0; a contract
 -- test compares the two), but many rows in one statement and with a queue for each. Rows without a priority (0) go
 -- to the front of the queue, so that started work continues first: by age alone it would wait for the rest of its
--- batch, which was stored in the same millisecond. A priority that the caller set stays.
+-- batch, which was stored in the same millisecond. A priority that the caller set stays. A workflow that only waited
+-- gets the attempt of its claim back, so that DBOS's `max_recovery_attempts` counts no restart during a long wait. The
+-- first attempt stays: a later claim is known by it.
 WITH waited AS (
     DELETE FROM ops.waits WHERE workflow_id = ANY (%(workflow_ids)s) AND owner_xid <> '')
 UPDATE dbos.workflow_status w
 SET status = 'ENQUEUED', owner_xid = NULL, started_at_epoch_ms = NULL,
     priority = CASE WHEN w.priority > 0 THEN w.priority ELSE -1 END,
     updated_at = (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
-    queue_name = r.queue_name
-FROM unnest(%(workflow_ids)s::text[], %(queues)s::text[]) AS r (workflow_id, queue_name)
+    queue_name = r.queue_name,
+    recovery_attempts = CASE WHEN r.waits THEN greatest(w.recovery_attempts - 1, 1) ELSE w.recovery_attempts END
+FROM unnest(%(workflow_ids)s::text[], %(queues)s::text[], %(waits)s::bool[]) AS r (workflow_id, queue_name, waits)
 WHERE w.workflow_uuid = r.workflow_id AND w.status = 'PENDING' AND w.executor_id = %(executor_id)s
 RETURNING w.workflow_uuid AS workflow_id
 

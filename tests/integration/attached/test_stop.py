@@ -2,52 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import signal
-import socket
 import sys
-import urllib.request
-from typing import Any
 
 import pytest
 
-from tests.support.attached import APPS, AppProcess, AppRunner
+from tests.support.attached import APPS, AppProcess, AppRunner, post
 from tests.support.database import wait_until
-
-
-def _executor(apps: AppRunner, process: AppProcess) -> dict[str, Any]:
-    (row,) = apps.database.rows("SELECT * FROM ops.executors WHERE pid = %(pid)s", pid=process.pid)
-    return row
+from tests.support.stack import free_ports
 
 
 def _waiting(apps: AppRunner, process: AppProcess, workflow_id: str = "w") -> None:
     """Starts a workflow that waits for a message, and waits until it does."""
     process.start("message", workflow_id, "payment")
-    _waits(apps, workflow_id)
-
-
-def _waits(apps: AppRunner, workflow_id: str) -> None:
-    wait_until(
-        lambda: apps.database.rows("SELECT kind FROM ops.waits WHERE workflow_id = %(id)s", id=workflow_id),
-        "it waits",
-        seconds=20,
-    )
-
-
-def _handed_over(apps: AppRunner, process: AppProcess, workflow_id: str = "w") -> None:
-    assert _executor(apps, process)["state"] == "drained", process.output()
-    (handover,) = apps.database.rows(
-        "SELECT kind FROM ops.handovers WHERE workflow_id = %(id)s", id=workflow_id
-    )
-    assert handover["kind"] == "handover"
-    assert apps.status(workflow_id)["status"] == "ENQUEUED"
+    apps.wait_waiting(workflow_id)
 
 
 def test_sigterm_without_a_handler(apps: AppRunner) -> None:
     process = apps.app()
     _waiting(apps, process)
     assert process.stop() == -signal.SIGTERM
-    _handed_over(apps, process)
+    apps.assert_handed_over(process.pid)
     assert "drained" in process.output()
 
 
@@ -56,7 +31,7 @@ def test_sigint_raises_keyboard_interrupt_as_ever(apps: AppRunner) -> None:
     _waiting(apps, process)
     assert process.stop(signal.SIGINT) in (1, 130, -signal.SIGINT)
     assert "KeyboardInterrupt" in process.output()
-    _handed_over(apps, process)
+    apps.assert_handed_over(process.pid)
 
 
 @pytest.mark.parametrize("after", ["destroy", "return"])
@@ -64,7 +39,7 @@ def test_the_applications_own_handler_runs(apps: AppRunner, after: str) -> None:
     process = apps.app(PLAIN_HANDLES_SIGTERM=after)
     _waiting(apps, process)
     assert process.stop() == 0
-    _handed_over(apps, process)
+    apps.assert_handed_over(process.pid)
     assert [note[2] for note in apps.notes() if len(note) == 3] == ["handler", "over"]
 
 
@@ -75,7 +50,7 @@ def test_the_end_of_the_input_ends_the_main_thread(apps: AppRunner) -> None:
     assert process.popen.stdin is not None
     process.popen.stdin.close()
     assert process.popen.wait(20) == 0
-    _handed_over(apps, process)
+    apps.assert_handed_over(process.pid)
 
 
 def test_a_running_step_ends_before_the_process_does(apps: AppRunner) -> None:
@@ -92,7 +67,7 @@ def test_an_interrupted_main_thread_ends_no_workflow(apps: AppRunner, kind: str)
     process = apps.run(sys.executable, str(APPS / "plain.py"), PLAIN_CALLS=kind)
     wait_until(apps.notes, "its step runs", seconds=60)
     assert process.stop(signal.SIGINT, seconds=20) == -signal.SIGINT
-    _handed_over(apps, process, "called")
+    apps.assert_handed_over(process.pid, "called")
 
 
 def test_a_step_that_takes_too_long_is_handed_over(apps: AppRunner) -> None:
@@ -100,7 +75,7 @@ def test_a_step_that_takes_too_long_is_handed_over(apps: AppRunner) -> None:
     process.start("steps", "w", 1, 60.0)
     wait_until(apps.notes, "its step runs", seconds=20)
     assert process.stop(seconds=10) == 0
-    _handed_over(apps, process)
+    apps.assert_handed_over(process.pid)
 
 
 @pytest.mark.parametrize("end", ["signal", "input"])
@@ -110,14 +85,14 @@ def test_an_application_that_serves_in_a_thread_goes_on(apps: AppRunner, end: st
     process.start("steps", "after", 1, 0)
     apps.wait_status("after")
     _waiting(apps, process)
-    assert _executor(apps, process)["state"] == "live"
+    assert apps.executor(process.pid)["state"] == "live"
     if end == "signal":
         assert process.stop() == -signal.SIGTERM
     else:
         assert process.popen.stdin is not None
         process.popen.stdin.close()
         assert process.popen.wait(20) == 0
-    _handed_over(apps, process)
+    apps.assert_handed_over(process.pid)
 
 
 def test_the_exit_code_stays_where_a_step_is_left_behind(apps: AppRunner) -> None:
@@ -127,46 +102,28 @@ def test_the_exit_code_stays_where_a_step_is_left_behind(apps: AppRunner) -> Non
     assert process.popen.stdin is not None
     process.popen.stdin.close()
     assert process.popen.wait(20) == 3, process.output()
-    _handed_over(apps, process)
+    apps.assert_handed_over(process.pid)
 
 
 # --- web servers -------------------------------------------------------------------------------
 
 
-def _free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-        return port
-
-
-def _post(port: int, path: str, *arguments: Any) -> int:
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}{path}",
-        json.dumps(arguments).encode(),
-        {"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=20) as response:
-        answer: int = json.loads(response.read())
-        return answer
-
-
 @pytest.mark.parametrize("how", ["module", "script", "lifespan"])
 def test_a_web_server_hands_over_when_it_returns(apps: AppRunner, how: str) -> None:
-    port = _free_port()
+    port = free_ports(1)
     command = [str(APPS / "web.py")] if how == "script" else ["-m", "uvicorn", "web:app", f"--port={port}"]
     environment = {"WEB_LIFESPAN": "1"} if how == "lifespan" else {}
     process = apps.run(sys.executable, *command, WEB_PORT=str(port), **environment)
     process.wait_ready("INFO:     Application startup complete")
-    _post(port, "/workflows/message/w", "payment")
-    _waits(apps, "w")
+    post(port, "/workflows/message/w", "payment")
+    apps.wait_waiting("w")
     assert process.stop() in (0, -signal.SIGTERM)
-    _handed_over(apps, process)
+    apps.assert_handed_over(process.pid)
     assert apps.notes()[-1][2] == "over"
 
 
 def test_workers_of_a_web_server_are_protected(apps: AppRunner) -> None:
-    port = _free_port()
+    port = free_ports(1)
     process = apps.run(sys.executable, "-m", "uvicorn", "web:app", f"--port={port}", "--workers=2")
 
     def pids() -> set[int]:
@@ -175,8 +132,8 @@ def test_workers_of_a_web_server_are_protected(apps: AppRunner) -> None:
     wait_until(lambda: len(pids()) == 2, "both workers have registered", seconds=60)
     assert process.pid not in pids()
     process.wait_ready("INFO:     Application startup complete")
-    _post(port, "/workflows/message/w", "payment")
-    _waits(apps, "w")
+    post(port, "/workflows/message/w", "payment")
+    apps.wait_waiting("w")
     assert process.stop() == 0
     states = {row["state"] for row in apps.database.rows("SELECT state FROM ops.executors")}
     assert states == {"drained"}

@@ -183,7 +183,13 @@ def test_release_work_is_reenqueue_for_recovery(
         for workflow_id, executor in (("theirs", "worker-dead"), ("theirs-of-others", "worker-other")):
             app.dbos._sys_db.reenqueue_for_recovery(workflow_id, [executor], "_dbos_internal_queue")
         for workflow_id, executor in (("ours", "worker-dead"), ("ours-of-others", "worker-other")):
-            database.run("release_work", executor_id=executor, workflow_ids=[workflow_id], queues=[target])
+            database.run(
+                "release_work",
+                executor_id=executor,
+                workflow_ids=[workflow_id],
+                queues=[target],
+                waits=[False],
+            )
         ours, theirs, untouched_ours, untouched_theirs = _rows(database, *names)
     assert theirs["status"] == "ENQUEUED"
     # Without a priority, what had begun goes to the front of its queue; DBOS leaves it where its age puts it.
@@ -200,7 +206,7 @@ def test_release_work_moves_only_what_runs(database: Database, status: str) -> N
     _running(database, "w", status=status)
     before = workflow(database, "w")
     released = database.run(
-        "release_work", executor_id="worker-dead", workflow_ids=["w"], queues=["elsewhere"]
+        "release_work", executor_id="worker-dead", workflow_ids=["w"], queues=["elsewhere"], waits=[False]
     )
     assert (released, workflow(database, "w")) == ([], before)
 
@@ -242,7 +248,7 @@ def test_released_work_is_claimed_and_finished_by_dbos_under_its_own_id(app: Lau
     )
     with transaction(app.database.connect()) as connection:
         query(connection, "release_work", executor_id="worker-dead", workflow_ids=["moved"],
-              queues=["contract-q"])  # fmt: skip
+              queues=["contract-q"], waits=[False])  # fmt: skip
         query(
             connection,
             "record_handovers",
@@ -501,7 +507,7 @@ def test_each_claim_tells_its_attempt(app: Launched, monkeypatch: pytest.MonkeyP
         if attempt == 1:
             with transaction(app.database.connect()) as connection:
                 query(connection, "release_work", executor_id=app.identity.executor_id,
-                      workflow_ids=["traced"], queues=["contract-q"])  # fmt: skip
+                      workflow_ids=["traced"], queues=["contract-q"], waits=[False])  # fmt: skip
             _entered.clear()
         gate.set()
     app.wait("traced")
@@ -527,7 +533,7 @@ def test_where_dbos_keeps_the_trace_and_what_a_fork_takes_with_it(app: Launched)
     )
     with transaction(app.database.connect()) as connection:
         query(connection, "release_work", executor_id="worker-dead", workflow_ids=["carried"],
-              queues=["contract-q"])  # fmt: skip
+              queues=["contract-q"], waits=[False])  # fmt: skip
     forked = app.client.fork_workflow("carried", 1, queue_name="contract-q").workflow_id
     for workflow_id in ("carried", forked):
         assert workflow(app.database, workflow_id)["attributes"] == attributes
@@ -717,7 +723,7 @@ def test_a_zombies_checkpoint_bounces(app: Launched, claimed: bool) -> None:
     # Its own sessions must not be cut here: the zombie is to arrive at DBOS's check.
     with transaction(app.database.connect()) as connection:
         query(connection, "release_work", executor_id=app.identity.executor_id, workflow_ids=["fenced"],
-              queues=["elsewhere"])  # fmt: skip
+              queues=["elsewhere"], waits=[False])  # fmt: skip
     if claimed:
         claim(app.database, peer.id, "fenced")
     before = workflow(app.database, "fenced")

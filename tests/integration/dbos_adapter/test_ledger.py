@@ -92,7 +92,7 @@ def take_over(app: Launched, workflow_id: str) -> None:
     """Releases it from this executor; the same process then claims it for a second execution."""
     with transaction(app.database.connect()) as connection:
         released = query(connection, "release_work", executor_id=app.identity.executor_id,
-                         workflow_ids=[workflow_id], queues=[QUEUE])  # fmt: skip
+                         workflow_ids=[workflow_id], queues=[QUEUE], waits=[False])  # fmt: skip
     assert released
     app.waker.wake(QUEUE)
 

@@ -164,6 +164,7 @@ def test_who_only_waits_is_never_suspected(database: Database, me: Peer) -> None
         crash(me, "nap", waiting={"nap"})
     assert state(database, "nap") == ("ENQUEUED", names.FIBONACCI_QUEUE)
     assert crashes(database, "nap") == 0
+    assert workflow(database, "nap")["recovery_attempts"] == 1, "DBOS's own count must not park it either"
 
 
 def test_who_waited_is_taken_to_wait_again_until_it_does_something_else(database: Database, me: Peer) -> None:
