@@ -1,6 +1,6 @@
 """A web application with DBOS that never calls ``DBOS.destroy()``. It does not know Holdfast.
 
-``WEB_LIFESPAN`` makes it launch and destroy DBOS in its lifespan, as others do.
+``WEB_LIFESPAN`` makes it launch DBOS in its lifespan, and destroy it there too unless it is ``launch``.
 """
 
 import os
@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import plain
 import uvicorn
 from dbos import DBOS, SetWorkflowID
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 
 
 @asynccontextmanager
@@ -20,7 +20,7 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
     print("ready", flush=True)
     yield
     plain.note("over")
-    if "WEB_LIFESPAN" in os.environ:
+    if os.environ.get("WEB_LIFESPAN", "launch") != "launch":
         DBOS.destroy()
 
 
@@ -28,17 +28,24 @@ app = FastAPI(lifespan=lifespan)
 
 
 @app.post("/workflows/{name}/{workflow_id}")
-def begin(name: str, workflow_id: str, arguments: list[float | str]) -> int:
+def begin(name: str, workflow_id: str, arguments: list[int | float | str]) -> int:
     with SetWorkflowID(workflow_id):
         DBOS.start_workflow(plain.WORKFLOWS[name], *arguments)
     return os.getpid()
 
 
 @app.post("/async/{name}/{workflow_id}")
-async def begin_async(name: str, workflow_id: str, arguments: list[float | str]) -> int:
+async def begin_async(name: str, workflow_id: str, arguments: list[int | float | str]) -> int:
     with SetWorkflowID(workflow_id):
         await DBOS.start_workflow_async(plain.WORKFLOWS[name], *arguments)
     return os.getpid()
+
+
+@app.get("/held")
+async def held(request: Request) -> None:
+    """Answers once the client has gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 if "WEB_LIFESPAN" not in os.environ:

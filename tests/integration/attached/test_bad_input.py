@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from tests.support.attached import APPS, AppRunner
 from tests.support.database import wait_until
+from tests.support.stack import free_ports
 
 _REFUSED = "Holdfast does not protect this application, which runs as without it: "
 
@@ -59,6 +61,37 @@ def test_a_role_without_rights(apps: AppRunner) -> None:
     finally:
         apps.close()
         apps.database.rows(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+@pytest.mark.parametrize("required", ["false", "true"])
+def test_postgresql_that_cannot_be_reached(apps: AppRunner, required: str) -> None:
+    """The launch fails as it does without Holdfast, with one sentence more."""
+    url = f"postgresql://postgres:x@127.0.0.1:{free_ports(1)}/nowhere"
+    process = apps.run(
+        sys.executable, str(APPS / "plain.py"), PLAIN_DATABASE_URL=url, HOLDFAST_REQUIRED=required
+    )
+    assert process.popen.wait(60) == 1
+    reason = "its database cannot be reached: connection to server at"
+    if required == "true":
+        assert f"NotProtected: Holdfast does not protect this application: {reason}" in process.output()
+    else:
+        assert process.output().count(_REFUSED) == 1 and f"{_REFUSED}{reason}" in process.output()
+        assert "sqlalchemy.exc.OperationalError" in process.output()
+
+
+@pytest.mark.parametrize("required", ["false", "true"])
+def test_a_python_without_dbos(apps: AppRunner, tmp_path: Path, required: str) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
+    python = str(tmp_path / "bare" / "bin" / "python")
+    attaches = apps.run(
+        python, "-c", "import holdfast; holdfast.attach(); print('runs')", HOLDFAST_REQUIRED=required
+    )
+    assert attaches.popen.wait(30) == (required == "true")
+    assert f"DBOS is not installed in its Python ({python}): pip install dbos" in attaches.output()
+    assert ("runs" in attaches.output()) == (required == "false")
+    imports = apps.run(python, "-c", "import dbos", HOLDFAST_REQUIRED=required)
+    assert imports.popen.wait(30) == 1
+    assert imports.output().splitlines()[-1] == "ModuleNotFoundError: No module named 'dbos'"
 
 
 def test_a_wrong_setting(apps: AppRunner) -> None:
