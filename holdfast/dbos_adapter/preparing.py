@@ -24,6 +24,7 @@ from holdfast.dbos_adapter.schema import (
     sqlalchemy_url,
     unknown_migrations,
 )
+from holdfast.dbos_adapter.serializer import json_serializer
 from holdfast.errors import DatabaseNotPrepared
 from holdfast.postgres.database import CONNECT_OPTIONS, Connection, query
 from holdfast.postgres.statements import check_schema, sql
@@ -65,7 +66,9 @@ def prepare_database(url: str, *, schema: str = "dbos", role: str | None = None)
             _create_dbos(url, schema, state)
         # A trigger of ops deletes from it. DBOS adopts the table when a datasource needs it.
         if not (statements := datasource_migrations(schema)):
-            SQLAlchemyDatasource.create(sqlalchemy_url(url), schema=schema).engine.dispose()
+            SQLAlchemyDatasource.create(
+                sqlalchemy_url(url), schema=schema, serializer=json_serializer()
+            ).engine.dispose()
         for statement in statements:
             connection.cursor().execute(statement)
         ran = run_migrations(connection, schema)

@@ -12,7 +12,7 @@ import pytest
 
 from bench.compare import load
 from bench.compare.processes import Asked, NotMeasured, Running
-from bench.compare.servers import DURABLE, TOLD, postgres_settings
+from bench.compare.servers import DURABLE, REPORTED, postgres_settings
 from holdfast.installations.supervised import is_alive
 
 ECHO = "import sys\nfor line in sys.stdin: print(line.strip(), flush=True)"
@@ -77,7 +77,7 @@ class Server:
     """A PostgreSQL that tells its settings."""
 
     def __init__(self, **settings: str) -> None:
-        self.settings = dict.fromkeys(TOLD, "1") | DURABLE | {"server_version": "18"} | settings
+        self.settings = dict.fromkeys(REPORTED, "1") | DURABLE | {"server_version": "18"} | settings
         self.asked = ""
 
     def cursor(self) -> Server:

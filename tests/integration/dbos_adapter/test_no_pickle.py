@@ -402,7 +402,7 @@ def test_nothing_of_ours_has_another_serializer() -> None:
         text = file.read_text("utf-8")
         if file.name != "serializer.py":
             assert not re.search(r"DBOS\w*Serializer\b", text), f"{file.name}: use json_serializer()"
-        made = len(re.findall(r"\bDBOSClient\(|\bDBOS\(config|SQLAlchemyDatasource\.create\(", text))
+        made = len(re.findall(r"\bDBOSClient\(|\bDBOS\(config=|SQLAlchemyDatasource\.create\(", text))
         given = len(re.findall(r"""serializer=json_serializer\(\)|"serializer": json_serializer\(\)""", text))
         assert made == given, f"{file.name} makes {made}, and gives {given} of them the serializer"
         makers += made
