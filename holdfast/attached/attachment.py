@@ -30,6 +30,8 @@ class Attachment:
 
     def __init__(self) -> None:
         self.process: AttachedProcess | None = None
+        self._left: AttachedProcess | None = None
+        """Destroyed, with threads whose work could not be handed over."""
         self._is_hooked = False
         self._required: bool | None = None
         self._signals = StopSignals(self._signalled, self._end_by_signal)
@@ -111,16 +113,17 @@ class Attachment:
         process.engine.detach()
         original()
         outcomes.STOPPING.clear()
-        process.release_threads()
+        if not process.release_threads() and not process.has_handed_over:
+            self._left = process
         process.close()
 
     # --- the end of the process --------------------------------------------------------------
 
-    def _signalled(self, name: str) -> bool:
+    def _signalled(self, name: str, again: bool) -> bool:
         if self.process is None:
             return False
         outcomes.STOPPING.set()
-        self.process.stop_soon(f"{name} received")
+        self.process.stop_soon(f"{name} received", again=again)
         return True
 
     def _end_by_signal(self) -> None:
@@ -137,7 +140,7 @@ class Attachment:
                 join_serving_threads()
         finally:  # a signal may interrupt the wait, as it interrupts Python's own
             self._signals.main_has_ended()
-            process, self.process = self.process, None
+            process, self.process = self.process or self._left, None
             if process is not None:
                 self._end_with_python(process)
 

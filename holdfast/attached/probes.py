@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,18 @@ class Probes:
             self._server.shutdown()
             self._server.server_close()
             self._server = None
+
+
+def show_metrics(process: AttachedProcess) -> None:
+    """Sets the sources of this process's metrics."""
+    metrics.tell_build(process.identity)
+    metrics.announce()
+    metrics.READY.set_function(lambda: process.ready()[0])
+    metrics.RUNNING.set_function(lambda: len(process.active()))
+    metrics.ABANDONED_THREADS.set_function(lambda: len(process.waker.slots.abandoned))
+    metrics.CLOCK_DIFFERENCE.set_function(lambda: process.lease.clock_difference_seconds)
+    metrics.HEARTBEAT_AGE.set_function(lambda: time.monotonic() - process.lease.last_heartbeat)
+    metrics.DRAINING_SECONDS.set_function(lambda: process.draining_seconds)
 
 
 def _handler(process: AttachedProcess) -> type[BaseHTTPRequestHandler]:

@@ -19,13 +19,12 @@ from typing import Any
 
 from holdfast.attached.forks import HasDescriptors, let_go
 from holdfast.attached.identity import new_identity
-from holdfast.attached.probes import Probes
+from holdfast.attached.probes import Probes, show_metrics
 from holdfast.attached.settings import AttachedSettings
 from holdfast.dbos_adapter import launching
 from holdfast.dbos_adapter.launching import Configured
 from holdfast.dbos_adapter.registrations import publish
 from holdfast.dbos_adapter.wake_ups import Listener, Waker
-from holdfast.observability import metrics
 from holdfast.postgres.database import OpsPool
 from holdfast.process.drain import wait_and_hand_over
 from holdfast.process.engine import AttachedEngine
@@ -96,6 +95,7 @@ class AttachedProcess:
         self.drained = threading.Event()
         self._lock = threading.Lock()
         self._drain_begun: float | None = None
+        self.has_handed_over = False
         self._is_closed = False
 
     def active(self) -> list[str]:
@@ -153,7 +153,7 @@ class AttachedProcess:
         self.sweep.start()
         if self.settings.adopt_after_seconds:
             self.adoption.start()
-        self._show_metrics()
+        show_metrics(self)
         if self.probes is not None:
             self.probes.start()
         self.state = "live"
@@ -172,24 +172,12 @@ class AttachedProcess:
         self.wait_drained()
         self.close()
 
-    def _show_metrics(self) -> None:
-        metrics.tell_build(self.identity)
-        metrics.announce()
-        metrics.READY.set_function(lambda: self.ready()[0])
-        metrics.RUNNING.set_function(lambda: len(self.active()))
-        metrics.ABANDONED_THREADS.set_function(lambda: len(self.waker.slots.abandoned))
-        metrics.CLOCK_DIFFERENCE.set_function(lambda: self.lease.clock_difference_seconds)
-        metrics.HEARTBEAT_AGE.set_function(lambda: time.monotonic() - self.lease.last_heartbeat)
-        metrics.DRAINING_SECONDS.set_function(lambda: self.draining_seconds)
-
     # --- stop ------------------------------------------------------------------------------
 
-    def stop_soon(self, reason: str) -> None:
-        """Begins the drain: takes no work any more, and hands over what waits. A second call hurries it."""
-        if self._drain_begun is not None:
-            self.hurry = True
-        else:
-            self._begin_drain(reason)
+    def stop_soon(self, reason: str, *, again: bool) -> None:
+        """Begins the drain: takes no work any more, and hands over what waits. ``again`` hurries it."""
+        self.hurry = self.hurry or (again and self._drain_begun is not None)
+        self._begin_drain(reason)
 
     def end(self, reason: str, *, hurry: bool = False) -> None:
         """Drains and signs off. Returns once the work is handed over."""
@@ -206,7 +194,13 @@ class AttachedProcess:
             pass
 
     def release_threads(self) -> bool:
-        """Ends the threads that only wait for outcomes from elsewhere. Returns whether no thread is left."""
+        """Ends the threads that only wait for outcomes from elsewhere. Returns whether no thread is left.
+
+        If the work could not be handed over, they are left alone: it is still theirs, so that their end would
+        be recorded as the outcome of their workflows.
+        """
+        if not self.has_handed_over:
+            return not self.executing()
         self.waker.endings.end()
         deadline = time.monotonic() + _THREADS_END_SECONDS
         while self.executing() and time.monotonic() < deadline:
@@ -224,7 +218,14 @@ class AttachedProcess:
 
     def _drain(self) -> None:
         try:
-            handed = asyncio.run(wait_and_hand_over(self))
+            handed, self.has_handed_over = asyncio.run(wait_and_hand_over(self))
+            if not self.has_handed_over:
+                log.warning(
+                    "the database did not take the handover: peers take the work over once this process has"
+                    " ended",
+                    extra={"action": "drain.failed"},
+                )
+                return
             log.info(
                 "drained in %.2f s, handed over %d workflows",
                 self.draining_seconds,

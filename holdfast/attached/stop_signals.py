@@ -31,14 +31,15 @@ _real_signal, _real_getsignal = signal.signal, signal.getsignal
 class StopSignals:
     """Reports stop signals of this process to ``on_signal``, before the application's own handlers run.
 
-    ``on_signal`` returns whether the process is protected at all. ``until_done`` blocks, in a thread, until
-    the process may end by the signal.
+    ``on_signal`` gets the signal's name and whether someone repeats it, and returns whether the process is
+    protected at all. ``until_done`` blocks, in a thread, until the process may end by the signal.
     """
 
-    def __init__(self, on_signal: Callable[[str], bool], until_done: Callable[[], object]) -> None:
+    def __init__(self, on_signal: Callable[[str, bool], bool], until_done: Callable[[], object]) -> None:
         self._on_signal = on_signal
         self._until_done = until_done
         self._theirs: dict[int, Any] = {}
+        self._last: tuple[int, Any] | None = None
         self._may_die = False
         self._main_has_ended = False
 
@@ -78,7 +79,11 @@ class StopSignals:
         theirs = self._theirs[number]
         if theirs == signal.SIG_IGN:
             return None
-        is_protected = self._on_signal(signal.Signals(number).name)
+        # Servers raise the signal once more when their own shutdown is over, after they have restored the
+        # handler from before. That is no second request, nor is another signal of a supervisor.
+        again = self._last == (number, theirs)
+        self._last = (number, theirs)
+        is_protected = self._on_signal(signal.Signals(number).name, again)
         if callable(theirs):
             return theirs(number, frame)
         if not is_protected or self._may_die:

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from concurrent.futures import Future
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from holdfast.identity import Identity
 from holdfast.process.engine import AttachedEngine
@@ -50,14 +50,23 @@ class Draining(Protocol):
         """Returns the ids of the workflows that run here."""
 
 
-async def wait_and_hand_over(process: Draining) -> int:
-    """Stops taking work, waits for running steps, and hands over the rest. Returns the number handed over."""
+class Drained(NamedTuple):
+    """How a drain ended."""
+
+    handed: int
+    """Workflows that it handed over."""
+    is_whole: bool
+    """Whether the rest was handed over and the executor signed off. Otherwise peers must notice its end."""
+
+
+async def wait_and_hand_over(process: Draining) -> Drained:
+    """Stops taking work, waits for running steps, and hands over the rest."""
     assert process.engine is not None
     await asyncio.to_thread(process.engine.stop_dequeuing)
     handed = await _wait_for_steps(process)
     process.lease.leaving = True
     left = await _hand_over_the_rest(process)
-    return handed + (len(left.verdicts) if left else 0)
+    return Drained(handed + (len(left.verdicts) if left else 0), is_whole=left is not None)
 
 
 async def _wait_for_steps(process: Draining) -> int:

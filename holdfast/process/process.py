@@ -191,7 +191,7 @@ class Process:
         begun = self._drain_begun = time.monotonic()
         self._stopping.set()
         self.state = self.lease.state = "draining"
-        handed = await wait_and_hand_over(self)
+        handed, _ = await wait_and_hand_over(self)
         self.state = "stopped"
         log.info(
             "drained in %.2f s, handed over %d workflows",

@@ -105,21 +105,81 @@ def test_the_exit_code_stays_where_a_step_is_left_behind(apps: AppRunner) -> Non
     apps.assert_handed_over(process.pid)
 
 
+def test_a_drain_that_an_operator_asks_for_lets_a_step_end(apps: AppRunner) -> None:
+    process = apps.app()
+    process.start("steps", "w", 1, 3.0)
+    wait_until(apps.notes, "its step runs", seconds=20)
+    apps.database.rows("UPDATE ops.executors SET desired_state = 'draining'")
+    assert process.popen.wait(20) == -signal.SIGTERM
+    assert apps.status("w")["status"] == "SUCCESS"
+    assert len(apps.notes()) == 1
+
+
+def test_a_second_signal_hands_a_step_over(apps: AppRunner) -> None:
+    process = apps.app(HOLDFAST_DRAIN_SECONDS="300", HOLDFAST_STOP_GRACE_SECONDS="310")
+    process.start("steps", "w", 1, 600.0)
+    wait_until(apps.notes, "its step runs", seconds=20)
+    process.popen.send_signal(signal.SIGTERM)
+    wait_until(lambda: "stopping: SIGTERM received" in process.output(), "it drains")
+    assert process.stop(seconds=20) == -signal.SIGTERM
+    apps.assert_handed_over(process.pid)
+
+
+@pytest.mark.parametrize("end", ["main thread", "destroy", "signal"])
+def test_a_drain_that_cannot_hand_over_leaves_the_work_to_peers(apps: AppRunner, end: str) -> None:
+    """A parent that waits for its children here must not end because the wait does."""
+    environment = {"PLAIN_HANDLES_SIGTERM": "destroy"} if end == "destroy" else {}
+    process = apps.app(HOLDFAST_DRAIN_SECONDS="0.5", **environment)
+    process.start("parent", "w", 1, 600.0)
+    wait_until(lambda: len(apps.notes()) == 2, "its children run", seconds=20)
+    blocking = apps.database.admin()
+    with blocking.cursor() as cursor:
+        cursor.execute("BEGIN; LOCK ops.handovers IN EXCLUSIVE MODE")
+        if end == "main thread":
+            assert process.popen.stdin is not None
+            process.popen.stdin.close()
+            process.popen.wait(30)
+        else:
+            process.stop(seconds=30)
+        assert apps.status("w")["status"] == "PENDING", process.output()
+        cursor.execute("ROLLBACK")
+    assert "peers take the work over" in process.output()
+    peer = apps.app()
+    mine = apps.executor(peer.pid)["executor_id"]
+    wait_until(lambda: apps.status("w")["executor_id"] == mine, "a peer goes on", seconds=30)
+    assert apps.status("w")["status"] == "PENDING"
+
+
 # --- web servers -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["module", "script", "lifespan"])
-def test_a_web_server_hands_over_when_it_returns(apps: AppRunner, how: str) -> None:
+def _web(apps: AppRunner, how: str) -> tuple[AppProcess, int]:
     port = free_ports(1)
     command = [str(APPS / "web.py")] if how == "script" else ["-m", "uvicorn", "web:app", f"--port={port}"]
     environment = {"WEB_LIFESPAN": "1"} if how == "lifespan" else {}
     process = apps.run(sys.executable, *command, WEB_PORT=str(port), **environment)
-    process.wait_ready("INFO:     Application startup complete")
+    return process.wait_ready("INFO:     Application startup complete"), port
+
+
+@pytest.mark.parametrize("how", ["module", "script", "lifespan"])
+def test_a_web_server_hands_over_when_it_returns(apps: AppRunner, how: str) -> None:
+    process, port = _web(apps, how)
     post(port, "/workflows/message/w", "payment")
     apps.wait_waiting("w")
     assert process.stop() in (0, -signal.SIGTERM)
     apps.assert_handed_over(process.pid)
     assert apps.notes()[-1][2] == "over"
+
+
+@pytest.mark.parametrize("how", ["module", "script", "lifespan"])
+def test_a_web_server_that_ends_lets_a_step_end(apps: AppRunner, how: str) -> None:
+    """uvicorn raises the signal once more when it is over."""
+    process, port = _web(apps, how)
+    post(port, "/workflows/steps/w", 1, 3.0)
+    wait_until(apps.notes, "its step runs", seconds=20)
+    assert process.stop() in (0, -signal.SIGTERM)
+    assert apps.status("w")["status"] == "SUCCESS", process.output()
+    assert len([note for note in apps.notes() if note[2] == "work"]) == 1
 
 
 def test_workers_of_a_web_server_are_protected(apps: AppRunner) -> None:
