@@ -36,7 +36,7 @@ class AttachedSettings(Settings):
 
     @property
     def database_url(self) -> str:
-        """libpq URL of the application's system database."""
+        """libpq's connection string of the application's system database."""
         return self._database_url
 
     @property

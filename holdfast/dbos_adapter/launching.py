@@ -16,17 +16,18 @@ from typing import Any
 
 import dbos._dbos
 import psycopg
+import psycopg2
 import sqlalchemy as sa
 from dbos import DBOS
 from dbos._utils import GlobalParams
+from psycopg.conninfo import make_conninfo
+from psycopg2.extensions import make_dsn
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 DEFAULT_EXECUTOR_ID = "local"
 """What DBOS calls an executor that the application does not name."""
 
 _HIDDEN_POLL_SECONDS = 60.0
-
-# libpq's own options among the arguments that an application passes to its driver.
-_PASSED = ("passfile", "password", "sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "channel_binding")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Configured:
     version: str
     executor_id: str
     database_url: str
-    """The system database's URL for libpq; empty if it is not PostgreSQL."""
+    """Where libpq finds the system database; empty if it is not PostgreSQL."""
     schema: str
     listens_to_all: bool
     """Whether it runs all of its queues (no ``DBOS.listen_queues``)."""
@@ -91,7 +92,7 @@ def configured(application: Any) -> Configured:
         application=config["name"],
         version=version,
         executor_id=GlobalParams.executor_id,
-        database_url=libpq_url(url, arguments),
+        database_url=libpq_dsn(url, arguments),
         schema=config.get("dbos_system_schema") or "dbos",
         listens_to_all=application._listening_queues is None,
         uses_conductor=application.conductor_key is not None or GlobalParams.dbos_cloud,
@@ -162,22 +163,21 @@ def add_hidden_queue(application: Any, name: str) -> None:
     )
 
 
-def libpq_url(url: sa.URL, arguments: dict[str, Any]) -> str:
-    """Converts SQLAlchemy's URL for libpq. ``arguments`` are those of the driver. Empty if not PostgreSQL."""
+def libpq_dsn(url: sa.URL, arguments: dict[str, Any]) -> str:
+    """Converts SQLAlchemy's URL, and the driver's ``arguments``, for libpq. Empty if not PostgreSQL."""
     if url.get_backend_name() != "postgresql":
         return ""
-    query = dict(url.query)
-    hosts = query.pop("host", ())
-    query.update({name: str(arguments[name]) for name in _PASSED if arguments.get(name)})
-    plain = url.set(drivername="postgresql", query=query)
-    if isinstance(hosts, str) and not hosts.startswith("/"):
-        hosts = (hosts,)
-    if isinstance(hosts, str):  # the directory of a socket
-        return plain.update_query_dict({"host": hosts}).render_as_string(hide_password=False)
-    text = plain.render_as_string(hide_password=False)
-    if not hosts or url.host:
-        return text
-    # SQLAlchemy names several hosts as parameters, libpq before the path.
-    head, _, tail = text.partition("://")
-    user, at, rest = tail.rpartition("@") if "@" in tail.partition("?")[0] else ("", "", tail)
-    return f"{head}://{user}{at}{','.join(hosts)}/{rest.partition('/')[2]}"
+    dialect: Any = PGDialect_psycopg
+    _, options = dialect().create_connect_args(url)
+    given = {**options, **arguments}  # SQLAlchemy's order: the arguments win
+    return str(make_dsn(**{name: given[name] for name in given if _is_known_to_libpq(name)}))
+
+
+def _is_known_to_libpq(name: str) -> bool:
+    """Whether it is an option of libpq, in the versions of both drivers, and not one of the driver."""
+    try:
+        make_dsn(**{name: "1"})
+        make_conninfo(**{name: "1"})
+    except (psycopg2.ProgrammingError, psycopg.ProgrammingError):
+        return False
+    return True

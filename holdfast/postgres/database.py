@@ -71,8 +71,11 @@ def connect(
         connection = psycopg2.connect(
             settings.database_url,
             application_name=purpose[:63],
-            options=f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
-            " -c idle_in_transaction_session_timeout=10000",
+            options=server_options(
+                settings.database_url,
+                f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
+                " -c idle_in_transaction_session_timeout=10000",
+            ),
             cursor_factory=psycopg2.extras.RealDictCursor,
             **{**CONNECT_OPTIONS, **login},
         )
@@ -82,6 +85,11 @@ def connect(
     connection.autocommit = True
     REACH.opened()
     return cast(Connection, connection)
+
+
+def server_options(dsn: str, ours: str) -> str:
+    """Returns the server options of a session: those of the connection string, then ours."""
+    return f"{psycopg2.extensions.parse_dsn(dsn).get('options', '')} {ours}".strip()
 
 
 def wait_readable(connection: HasSocket, seconds: float) -> bool:

@@ -13,7 +13,7 @@ import psycopg
 import sqlalchemy as sa
 from psycopg.rows import DictRow, dict_row
 
-from holdfast.postgres.database import CONNECT_OPTIONS, Row, wait_readable
+from holdfast.postgres.database import CONNECT_OPTIONS, Row, server_options, wait_readable
 from holdfast.postgres.outage import is_read_only
 from holdfast.postgres.statements import sql
 from holdfast.settings import Settings
@@ -79,7 +79,7 @@ class Sessions:
             autocommit=True,
             row_factory=dict_row,
             application_name=self._purpose[:63],
-            options=_PLANS,
+            options=server_options(self._url, _PLANS),
             **SESSION_OPTIONS,
         )
 

@@ -9,8 +9,10 @@ import pytest
 import sqlalchemy as sa
 from dbos import DBOS, DBOSConfig
 from dbos._utils import GlobalParams
+from psycopg2.extensions import parse_dsn
 
 from holdfast.dbos_adapter import launching
+from holdfast.postgres.database import server_options
 
 _URL = "postgresql+psycopg://shop:p%40ss@db.example:6543/shop?sslmode=require"
 
@@ -35,7 +37,8 @@ def test_what_an_application_is_configured_with(application: Any) -> None:
         application="launching-shop",
         version="v7",
         executor_id="blue",
-        database_url="postgresql://shop:p%40ss@db.example:6543/shop?sslmode=require",
+        database_url="host=db.example dbname=shop user=shop password=p@ss port=6543 sslmode=require"
+        " application_name=dbos_transact connect_timeout=10",
         schema="shop_dbos",
         listens_to_all=True,
         uses_conductor=False,
@@ -75,19 +78,42 @@ def test_a_hidden_queue_is_one_of_dboss_internal_queues(application: Any) -> Non
 
 
 @pytest.mark.parametrize(
-    ("url", "arguments", "libpq"),
+    ("url", "arguments", "expected"),
     [
-        ("postgresql+psycopg://u:p@h:1/d", {}, "postgresql://u:p@h:1/d"),
-        ("postgresql://u@h/d", {"sslmode": "verify-full"}, "postgresql://u@h/d?sslmode=verify-full"),
-        ("postgresql+psycopg://u@/d?host=/run/pg", {}, "postgresql://u@/d?host=%2Frun%2Fpg"),
+        ("postgresql+psycopg://u:p@h:1/d", {}, "user=u password=p host=h port=1 dbname=d"),
+        ("postgresql://u@h/d", {"sslmode": "verify-full"}, "user=u host=h dbname=d sslmode=verify-full"),
+        ("postgresql+psycopg://u@/d?host=/run/pg", {}, "user=u dbname=d host=/run/pg"),
         (
             "postgresql+psycopg://u:p@/d?host=a:1&host=b:2&connect_timeout=3",
             {},
-            "postgresql://u:p@a:1,b:2/d?connect_timeout=3",
+            "user=u password=p dbname=d host=a,b port=1,2 connect_timeout=3",
         ),
-        ("postgresql://u@h/d?passfile=/run/pgpass", {}, "postgresql://u@h/d?passfile=%2Frun%2Fpgpass"),
-        ("sqlite:///d.sqlite", {}, ""),
+        ("postgresql://u@/d?host=a,b&port=1,2", {}, "user=u dbname=d host=a,b port=1,2"),
+        ("postgresql://u@h/d?passfile=/run/pg%20pass", {}, r"user=u host=h dbname=d passfile='/run/pg pass'"),
+        ("postgresql://u:a%20b%2Bc%27@h/d", {}, r"user=u password='a b+c\'' host=h dbname=d"),
+        ("postgresql://u:old@h/d", {"password": "a b"}, "user=u password='a b' host=h dbname=d"),
+        (
+            "postgresql:///d",
+            {"host": "h", "port": 6, "user": "u", "service": "s", "options": "-c role=x", "sslpassword": "p"},
+            "dbname=d host=h port=6 user=u service=s options='-c role=x' sslpassword=p",
+        ),
+        (
+            "postgresql+psycopg://u@h/d",
+            {"prepare_threshold": 0, "autocommit": True, "cursor_factory": object, "keepalives": 1},
+            "user=u host=h dbname=d keepalives=1",
+        ),
     ],
 )
-def test_urls_for_libpq(url: str, arguments: dict[str, Any], libpq: str) -> None:
-    assert launching.libpq_url(sa.make_url(url), arguments) == libpq
+def test_connection_strings_for_libpq(url: str, arguments: dict[str, Any], expected: str) -> None:
+    found = launching.libpq_dsn(sa.make_url(url), arguments)
+    assert parse_dsn(found) == parse_dsn(expected)
+
+
+def test_no_connection_string_of_another_database() -> None:
+    assert launching.libpq_dsn(sa.make_url("sqlite:///d.sqlite"), {}) == ""
+
+
+def test_server_options_of_a_connection_string_stay() -> None:
+    dsn = "host=h options='-c role=x'"
+    assert server_options(dsn, "-c lock_timeout=1") == "-c role=x -c lock_timeout=1"
+    assert server_options("postgresql://h/d", "-c lock_timeout=1") == "-c lock_timeout=1"
