@@ -142,6 +142,11 @@ def paused_homes(db: Any, queue_name: str) -> list[str]:
     return homes.paused(queue_name) if homes is not None else []
 
 
+def are_gated() -> bool:
+    """Returns whether the claims of this process leave out the `paused_homes`."""
+    return hasattr(PostgresSystemDatabase.start_queued_partitioned_workflows, "without_lock")
+
+
 def limits_per_process(queue: Any) -> tuple[int | None, int | None]:
     """Returns how many workflows of a queue, and of one of its partitions, one process may run."""
     return queue._worker_concurrency, queue._partition_worker_concurrency

@@ -21,17 +21,23 @@ its trial to the home queue again and again. Its crashes there still count, and 
 limit.
 
 As a result, poison is parked at the limit, and a healthy workflow loses at most some waiting time.
+
+Some workflows of attached applications cannot be tried (`_Case.separates`). Each death divides those that ran
+together: one half waits for a while, in turn the older and the younger one, so that poison soon runs without
+the others. At the limit one is parked if it was alone when its process died, otherwise at twice the limit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 Action = Literal["requeue", "quarantine", "try", "park"]
 
 SUSPECT_FROM = 2
+
+_LONGEST_SEPARATION_SECONDS = 300.0
 
 EVERY_QUEUE = "*"
 """As a leaf queue: any workflow may be tried. One that waits for its child leaves its trial meanwhile."""
@@ -55,6 +61,8 @@ class InFlight:
     """Whether this claim is a trial that has started, alone in its process."""
     deduplicated: bool = False
     """Whether it has a deduplication id, which counts on its own queue only: it stays there."""
+    limited: bool = False
+    """Whether executors share a limit of its home queue. If attached, they count it on that queue only."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,8 @@ class Verdict:
     queue_name: str
     counted: bool
     crashes: int
+    waits_its_turn: bool = False
+    """Whether it is claimed again only after others that ran beside it: `separation_seconds`."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +94,10 @@ class _Case:
     """Whether it starts no children, so that it can become a suspect and be put on trial."""
     tried_alone: bool
     """Whether its trial had started and nothing else ran in the process."""
+    alone: bool
+    """Whether nothing else ran in the process."""
+    separates: bool
+    """Whether it cannot be tried and its application is attached."""
     crashes: int
     """Its crashes, this one included."""
     limit: int
@@ -108,12 +122,16 @@ _RULES = (
     ),
     # At the limit it is parked if its guilt is proven by a trial, or if it cannot be tried.
     _Rule(
-        lambda case: case.crashes >= case.limit and (case.tried_alone or not case.can_be_tried),
+        lambda case: (
+            case.crashes >= case.limit
+            and (case.tried_alone or (not case.can_be_tried and (case.alone or not case.separates)))
+        ),
         "park",
         counted=True,
     ),
-    # It left its trial again and again because it was waiting.
+    # It left its trial again and again because it was waiting, or it was never alone.
     _Rule(lambda case: case.crashes >= 2 * case.limit and not case.moved, "park", counted=True),
+    _Rule(lambda case: case.separates, "requeue", counted=True),
     # It died on trial, or as a suspect at the limit, but not alone: no proof, so it is tried again.
     _Rule(lambda case: case.crashes >= case.limit and case.moved, "try", counted=False),
     # At the limit outside of the queue of trials: it left its trial because it was waiting.
@@ -141,10 +159,12 @@ def judge(
     a pause or a network partition no workflow is to blame. ``leaf_queues`` are the queues whose workflows
     start no children: only these may become suspects and be put on trial. A workflow of another home queue (a
     parent) cannot be tried. It is parked by its count alone, and counted only if no suspect ran beside it,
-    since a suspect is the likelier cause.
+    since a suspect is the likelier cause. An attached application has every queue as a leaf queue, or no
+    queue of suspects.
     """
     work = list(work)
     moved_queues = (suspects_queue, trials_queue)
+    attached = EVERY_QUEUE in leaf_queues or not suspects_queue
     running = [w for w in work if not w.waits and (w.queue_name != trials_queue or w.trial_started)]
     beside_suspects = any(w.queue_name in moved_queues for w in running)
     verdicts = []
@@ -152,13 +172,17 @@ def judge(
         moved = item.queue_name in moved_queues
         home = (item.home_queue if moved else item.queue_name) or internal_queue
         progressed = item.steps_recorded > item.steps_at_last_crash
+        stays = item.deduplicated or (attached and item.limited)
+        can_be_tried = not stays and (home in leaf_queues or EVERY_QUEUE in leaf_queues)
         case = _Case(
             died=died,
             ran=item in running,
             beside_suspects=beside_suspects,
             moved=moved,
-            can_be_tried=not item.deduplicated and (home in leaf_queues or EVERY_QUEUE in leaf_queues),
+            can_be_tried=can_be_tried,
             tried_alone=item.trial_started and len(running) == 1,
+            alone=len(running) == 1,
+            separates=attached and not can_be_tried,
             crashes=1 if progressed else item.crashes + 1,
             limit=crash_limit,
         )
@@ -168,4 +192,19 @@ def judge(
             queue_name = item.queue_name or home
         crashes = case.crashes if rule.counted else item.crashes
         verdicts.append(Verdict(item, rule.action, queue_name, rule.counted, crashes))
-    return verdicts
+    return _separated(verdicts) if attached else verdicts
+
+
+def separation_seconds(crashes: int, lease_seconds: float) -> float:
+    """Returns how long a workflow waits for those that ran beside it: longer after each crash."""
+    return float(min(lease_seconds * 2 ** (crashes - 1), _LONGEST_SEPARATION_SECONDS))
+
+
+def _separated(verdicts: list[Verdict]) -> list[Verdict]:
+    """Makes one half of the requeued suspects wait, in turn the older and the younger half."""
+    suspects = [v for v in verdicts if v.action == "requeue" and v.counted and v.crashes >= SUSPECT_FROM]
+    older, younger = suspects[: len(suspects) // 2], suspects[len(suspects) // 2 :]
+    if not older:
+        return verdicts
+    later = younger if max(v.crashes for v in suspects) % 2 else older
+    return [replace(v, waits_its_turn=True) if v in later else v for v in verdicts]

@@ -37,6 +37,8 @@ _PAUSE_FACTOR = 3
 # Pause while another suspect of the same home queue runs, which may take hours.
 _BEHIND_SECONDS = 1.0
 _MAX_BEHIND_SECONDS = 60.0
+# Where claims are DBOS's own, this process's queue of suspects pauses as a whole.
+_LONGEST_OWN_PAUSE_SECONDS = 5.0
 
 
 @dataclass
@@ -107,8 +109,15 @@ class Homes:
                 continue
             self._paused[key] = time.monotonic() + pause
             self._release(claim)
+            if not claims.are_gated():
+                self._pause(isolated, min(pause, _LONGEST_OWN_PAUSE_SECONDS))
             return False
         return False  # the drain hands it over
+
+    def _pause(self, isolated: str, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not self._waker.stopping(isolated):
+            time.sleep(_POLL_SECONDS)
 
     def _room(self, db: Any, claim: _Claim) -> claims.Room:
         execution = claim.execution

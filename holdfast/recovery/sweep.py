@@ -222,6 +222,7 @@ class Sweep:
                 reason=dead["reason"],
                 lost_at=dead["lost_at"],
                 crash_limit=self._settings.crash_limit,
+                lease_seconds=self._settings.lease_seconds,
                 # Delay until the hung process is replaced. Otherwise a workflow that hangs could block one
                 # executor after another, and healthy work would have none.
                 delay_seconds=self._settings.lease_seconds if dead["reason"] == HUNG else 0.0,

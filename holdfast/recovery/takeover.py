@@ -12,7 +12,7 @@ import psycopg2
 
 from holdfast.identity import Identity
 from holdfast.postgres.database import Connection, Row, connect, query, transaction
-from holdfast.recovery.blame import InFlight, Verdict, judge
+from holdfast.recovery.blame import InFlight, Verdict, judge, separation_seconds
 from holdfast.recovery.parking import park_workflows
 from holdfast.settings import Settings
 
@@ -61,6 +61,7 @@ def release(
     lost_at: datetime | None = None,
     died: bool = False,
     delay_seconds: float = 0.0,
+    lease_seconds: float = 0.0,
     only_waiting: bool = False,
     only: Collection[str] | None = None,
 ) -> list[Verdict]:
@@ -68,8 +69,8 @@ def release(
 
     Runs inside the caller's transaction. ``only_waiting`` restricts it to waiting workflows, ``only`` to
     these ids. ``died`` counts a crash for the workflows to blame, which can be claimed again only after
-    ``delay_seconds``. A workflow keeps its application and version, so that only their code continues it.
-    ``identity`` is the caller's.
+    ``delay_seconds``. ``lease_seconds`` is the unit of the delay that separates some of them. A workflow
+    keeps its application and version, so that only their code continues it. ``identity`` is the caller's.
     """
     executor_id = lost.executor_id
     rows = query(
@@ -107,10 +108,18 @@ def release(
         queues=[v.queue_name for v in released],
         waits=[v.work.waits for v in released],
     )
-    if delay_seconds:
-        again = [v.work.workflow_id for v in released if v.counted]
-        query(connection, "delay_work", workflow_ids=again, seconds=delay_seconds)
+    _delay(connection, [v for v in released if v.counted], delay_seconds, lease_seconds)
     return verdicts
+
+
+def _delay(connection: Connection, again: list[Verdict], delay_seconds: float, lease_seconds: float) -> None:
+    delays: dict[float, list[str]] = {}
+    for verdict in again:
+        turn = separation_seconds(verdict.crashes, lease_seconds) if verdict.waits_its_turn else 0.0
+        delays.setdefault(max(delay_seconds, turn), []).append(verdict.work.workflow_id)
+    for seconds, workflow_ids in delays.items():
+        if seconds:
+            query(connection, "delay_work", workflow_ids=workflow_ids, seconds=seconds)
 
 
 def _count_crashes(connection: Connection, counted: list[Verdict]) -> None:

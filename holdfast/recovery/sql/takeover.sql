@@ -7,7 +7,7 @@
 -- either continues here or is released, never both. An execution that has not reported yet whether it waits is
 -- assumed to wait if the one before it did (`told` is false), but not forever: a workflow that ends its process
 -- before it waits again is counted from the sixth time on. `only` restricts the statement to these ids,
--- `only_waiting` to executions that reported a wait. No other rows are locked, since thousands may wait beside them.
+-- `only_waiting` to executions that reported a wait. `limited` looks for the limits that this DBOS has. No other rows are locked, since thousands may wait beside them.
 WITH waiting AS (
     SELECT x.workflow_id, x.owner_xid = w.owner_xid AS told FROM ops.waits x
     JOIN dbos.workflow_status w ON w.workflow_uuid = x.workflow_id
@@ -20,7 +20,11 @@ SELECT w.workflow_uuid AS workflow_id, w.name, w.queue_name, c.queue_name AS hom
        coalesce(c.crashes, 0) AS crashes, coalesce(c.steps_recorded, 0) AS steps_at_last_crash,
        coalesce(c.trial_xid = w.owner_xid, false) AS trial_started,
        (SELECT count(*) FROM dbos.operation_outputs o WHERE o.workflow_uuid = w.workflow_uuid) AS steps_recorded,
-       x.workflow_id IS NOT NULL AS waits, w.deduplication_id IS NOT NULL AS deduplicated
+       x.workflow_id IS NOT NULL AS waits, w.deduplication_id IS NOT NULL AS deduplicated,
+       EXISTS (SELECT FROM dbos.queues q, jsonb_each(to_jsonb(q)) AS setting
+               WHERE q.name = coalesce(c.queue_name, w.queue_name) AND setting.value <> 'null'
+                 AND setting.key IN ('concurrency', 'rate_limit_max', 'partition_concurrency',
+                                     'partition_rate_limit_max')) AS limited
 FROM dbos.workflow_status w
 LEFT JOIN waiting x ON x.workflow_id = w.workflow_uuid
 LEFT JOIN ops.crashes c ON c.workflow_id = w.workflow_uuid

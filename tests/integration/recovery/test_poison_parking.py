@@ -294,3 +294,32 @@ def test_parked_work_is_counted_for_the_metrics(database: Database, me: Peer) ->
         crash(me, "poison")
     rows: list[dict[str, Any]] = database.run("unfinished_by_status")
     assert [(r["status"], r["workflows"]) for r in rows] == [("MAX_RECOVERY_ATTEMPTS_EXCEEDED", 1)]
+
+
+@pytest.mark.parametrize("queues", ["suspects_queue = '', leaf_queues = '{}'", "leaf_queues = '{*}'"])
+def test_an_attached_application_separates_what_it_cannot_try(
+    database: Database, me: Peer, queues: str
+) -> None:
+    """Its process runs some queues only, or executors share the queue's limit."""
+    database.rows("INSERT INTO dbos.queues (name, concurrency) VALUES ('packing', 2)")
+    insert(database, ["healthy", "poison"], queue_name="packing")
+
+    def die_with(*workflow_ids: str) -> None:
+        victim = Peer.start(database, f"worker-victim-{next(_numbers)}")
+        database.rows(f"UPDATE ops.executors SET {queues} WHERE executor_id = %(id)s", id=victim.id)
+        for workflow_id in workflow_ids:
+            claim(database, victim.id, workflow_id)
+        victim.die()
+        assert me.poll_twice() == [victim.id]
+
+    die_with("healthy", "poison")
+    assert {state(database, each) for each in ("healthy", "poison")} == {("ENQUEUED", "packing")}
+    die_with("healthy", "poison")
+    assert state(database, "healthy") == ("DELAYED", "packing")
+    for _ in range(LIMIT - 3):
+        assert state(database, "poison") == ("ENQUEUED", "packing")
+        die_with("poison")
+    assert crashes(database, "poison") == LIMIT - 1
+    die_with("poison")
+    assert state(database, "poison") == ("MAX_RECOVERY_ATTEMPTS_EXCEEDED", None)
+    assert crashes(database, "healthy") == 2

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.recovery.blame import InFlight, Verdict, judge
+from holdfast.recovery.blame import EVERY_QUEUE, InFlight, Verdict, judge, separation_seconds
 
 LIMIT = 5
 SUSPECTS = "worker-suspects"
@@ -320,3 +320,75 @@ def test_fresh_poison_beside_healthy_suspects_parks_nothing_healthy(
         cluster.until_parked(f"poison-{n}")
     assert cluster.parked == {f"poison-{n}" for n in range(poisons)}
     assert set(cluster.crashes.values()) == {LIMIT}
+
+
+# --- attached applications --------------------------------------------------------------------------
+
+
+def attached(*work: InFlight, isolates: bool = False) -> list[Verdict]:
+    queues = (SUSPECTS, TRIALS, {EVERY_QUEUE}) if isolates else ("", "", set[str]())
+    return judge(
+        work,
+        died=True,
+        crash_limit=LIMIT,
+        suspects_queue=queues[0],
+        trials_queue=queues[1],
+        leaf_queues=queues[2],
+    )
+
+
+@pytest.mark.parametrize("isolates", [False, True])
+@pytest.mark.parametrize("reason", ["deduplicated", "limited"])
+def test_who_cannot_be_tried_is_parked_alone_or_at_twice_the_limit(isolates: bool, reason: str) -> None:
+    kept = {reason: True}
+    for crashes in range(2 * LIMIT - 1):
+        (alone,) = attached(flight(crashes=crashes, **kept), isolates=isolates)
+        expected = "park" if crashes >= LIMIT - 1 else "requeue"
+        assert (alone.action, alone.queue_name, alone.waits_its_turn) == (expected, LEAF, False)
+        together = attached(
+            flight("a", crashes=crashes, **kept), flight("b", crashes=crashes, **kept), isolates=isolates
+        )
+        assert {(v.action, v.queue_name, v.crashes) for v in together} == {("requeue", LEAF, crashes + 1)}
+        assert sum(v.waits_its_turn for v in together) == (crashes + 1 >= 2)
+    last = attached(flight("a", crashes=2 * LIMIT - 1, **kept), flight("b"), isolates=isolates)
+    assert [v.action for v in last] == ["park", "requeue"]
+
+
+def test_a_limited_queue_of_the_stack_is_counted_elsewhere() -> None:
+    assert verdict(flight(crashes=1, limited=True)) == ("quarantine", SUSPECTS, True, 2)
+
+
+def test_a_process_of_some_queues_separates_without_any_flag() -> None:
+    assert [v.action for v in attached(flight("a", crashes=4), flight("b", crashes=4))] == ["requeue"] * 2
+
+
+@pytest.mark.parametrize("healthy_count", [1, 2, 5, 12])
+@pytest.mark.parametrize("poison_at", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("step_seconds", [3.0, 20.0])
+def test_poison_is_parked_and_its_company_is_not(
+    healthy_count: int, poison_at: float, step_seconds: float
+) -> None:
+    """Poison ends its process a second after its start. Healthy work records a step after a while."""
+    position = round(poison_at * healthy_count)
+    names = [f"healthy{number}" for number in range(healthy_count)]
+    names.insert(position, "poison")
+    crashes = dict.fromkeys(names, 0)
+    starts = dict.fromkeys(names, 0.0)
+    now = 0.0
+    for _ in range(50):
+        # Poison starts when its turn comes. Healthy work that had time for a step until then has recorded it.
+        now = max(now, starts["poison"]) + 1.0
+        ran = [name for name in names if starts[name] < now]
+        progressed = {name for name in ran if name != "poison" and now - starts[name] >= step_seconds}
+        found = attached(
+            *(flight(name, crashes=crashes[name], steps_recorded=int(name in progressed)) for name in ran)
+        )
+        parked = [v.work.workflow_id for v in found if v.action == "park"]
+        if parked:
+            assert parked == ["poison"]
+            return
+        for v in found:
+            crashes[v.work.workflow_id] = v.crashes
+            turn = separation_seconds(v.crashes, 5.0) if v.waits_its_turn else 0.0
+            starts[v.work.workflow_id] = now + turn
+    raise AssertionError("poison was never parked")

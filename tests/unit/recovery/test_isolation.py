@@ -145,10 +145,13 @@ def test_a_trial_starts_alone_or_is_given_back(
 rooms = st.lists(st.sampled_from(["full", "full", "behind", "away", "room", "lost", "stop"]), max_size=16)
 
 
-@given(st.lists(rooms, min_size=1, max_size=5), st.booleans())
-@example([["behind"]] * 9, False)
-@example([["full"] * 12, ["away"] * 30, ["room"], ["full"] * 12], True)
-def test_a_suspect_starts_when_its_home_has_room(scripts: list[list[str]], release_fails: bool) -> None:
+@given(st.lists(rooms, min_size=1, max_size=5), st.booleans(), st.booleans())
+@example([["behind"]] * 9, False, False)
+@example([["behind"]] * 9, False, True)
+@example([["full"] * 12, ["away"] * 30, ["room"], ["full"] * 12], True, True)
+def test_a_suspect_starts_when_its_home_has_room(
+    scripts: list[list[str]], release_fails: bool, gated: bool
+) -> None:
     """Otherwise it is released after a while, and its home's suspects pause for longer each time."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         world = _World(monkeypatch, homes_module, release_fails)
@@ -164,6 +167,7 @@ def test_a_suspect_starts_when_its_home_has_room(scripts: list[list[str]], relea
             return "full" if state in ("stop", "lost") else state
 
         monkeypatch.setattr(homes_module.claims, "room", room)
+        monkeypatch.setattr(homes_module.claims, "are_gated", lambda: gated)
         monkeypatch.setattr(homes_module.claims, "limits_per_process", lambda _: (None, None))
         sessions: Any = SimpleNamespace(run=lambda *_, **__: [{"queue_name": "home"}])
         waker: Any = SimpleNamespace(stopping=lambda _: world.stopped, polls=lambda _: 0)
@@ -194,8 +198,11 @@ def test_a_suspect_starts_when_its_home_has_room(scripts: list[list[str]], relea
                     break
             assert admitted is expected
             assert world.done == ["home queue full"] * bool(pause)
-            assert homes.paused("suspects") == ["home"] * bool(pause) and homes.paused("trials") == []
-            assert world.now == begun + (number + (state in ("stop", "lost") and not pause)) * 0.125
+            own_pause = 0.0 if gated else min(pause, 5.0)
+            assert homes.paused("suspects") == ["home"] * (pause > own_pause)
+            assert homes.paused("trials") == []
+            polls = number + (state in ("stop", "lost") and not pause)
+            assert world.now == begun + polls * 0.125 + own_pause
             world.now += pause
             assert homes.paused("suspects") == []
 
