@@ -42,7 +42,7 @@ FROM ${BASE_IMAGE}
 RUN groupadd --gid 10001 holdfast \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /app --shell /usr/sbin/nologin holdfast \
     && install -d -o 10001 -g 10001 -m 0700 /run/holdfast /secrets/migrate /secrets/api /secrets/worker \
-        /secrets/s3 /secrets/seed /secrets/objects \
+        /secrets/s3 /secrets/seed /secrets/apps /secrets/objects \
     && install -d -o 10001 -g 10001 -m 0755 /secrets/postgres /secrets/grafana
 # The base image lacks the compiled files of its own modules, and the file system is read-only at run time.
 RUN stdlib=$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))') \

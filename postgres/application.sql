@@ -17,7 +17,11 @@ GRANT holdfast_apps TO :"role" WITH SET FALSE;
 -- A function of the owner ends the sessions of a dead executor.
 GRANT :"role" TO holdfast_owner;
 CREATE SCHEMA IF NOT EXISTS :"name" AUTHORIZATION :"role";
-SET LOCAL ROLE holdfast_owner;
-INSERT INTO ops.applications AS a (name, kind, added_by, database_role) VALUES (:'name', 'user', 'app add', :'role')
-ON CONFLICT (name) DO UPDATE SET database_role = excluded.database_role;
+-- At a stack's first start this runs before `migrate`, which then adds the application.
+SELECT to_regclass('ops.applications') IS NOT NULL AS migrated \gset
+\if :migrated
+    SET LOCAL ROLE holdfast_owner;
+    INSERT INTO ops.applications AS a (name, kind, added_by, database_role) VALUES (:'name', 'user', 'app add', :'role')
+    ON CONFLICT (name) DO UPDATE SET database_role = excluded.database_role;
+\endif
 COMMIT;

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from holdfast.installations.embedded import ROOT, NativeError
+from holdfast.installations.application_names import ApplicationError, check_name, role_of
+from holdfast.installations.embedded import ROOT
 from holdfast.installations.native_installation import NativeTools, native_home
 from holdfast.installations.postgres_tools import PostgresTools
 from holdfast.installations.secrets import read_passfile, scram_verifier, write_whole
 from holdfast.postgres.statements import sql
 
-_NAME = re.compile(r"[a-z][a-z0-9_-]{2,49}")
-_TAKEN = re.compile(r"(dbos|ops|public|information_schema|pg_.*|holdfast.*)$")
-
 _OLD = "This stack was started by an older Holdfast: start it again (`holdfast down`, `holdfast up`)."
-
-
-class ApplicationError(NativeError):
-    """An application cannot be added or removed. The message is one sentence."""
 
 
 @dataclass(frozen=True)
@@ -45,22 +38,6 @@ class Added:
     def write_env_file(self) -> None:
         """Writes the URL where the service's Compose file looks for it."""
         write_whole(self.env_file, f"DBOS_SYSTEM_DATABASE_URL={self.database_url}\n", 0o600)
-
-
-def role_of(name: str) -> str:
-    """Returns the login role of an application. The policies read the application from it."""
-    return f"holdfast_app_{name}"
-
-
-def check_name(name: str) -> None:
-    """Raises `ApplicationError` for a name that DBOS or PostgreSQL would refuse, or that is taken."""
-    if not _NAME.fullmatch(name):
-        raise ApplicationError(
-            f"{name!r} cannot be an application's name: 3 to 50 lower-case letters, digits, - and _, and a "
-            "letter first. It is the `name` in the configuration of the application's DBOS."
-        )
-    if _TAKEN.match(name):
-        raise ApplicationError(f"The name {name} is reserved. Choose another one.")
 
 
 def applications(tools: PostgresTools) -> list[dict[str, Any]]:

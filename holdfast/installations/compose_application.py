@@ -7,11 +7,9 @@ import os
 import shlex
 from pathlib import Path
 
-from holdfast.installations.applications import Added, ApplicationError
+from holdfast.installations.application_names import ApplicationError
+from holdfast.installations.applications import Added
 from holdfast.installations.embedded import ROOT
-
-PORT = 9464
-"""The port of an attached application's metrics and probes. Prometheus finds it by the network's alias."""
 
 _TEXT = """\
 # Written by `holdfast app add {name} --compose`. It includes Holdfast's project, so one command starts all.
@@ -25,34 +23,11 @@ include:
 
 services:
   {name}:
+    extends: {{file: {template}, service: application}}
     build: .
     command: {command}
     # DBOS_SYSTEM_DATABASE_URL, with the application's own role and password.
     env_file: [{env_file}]
-    environment:
-      HOLDFAST_PORT: {port}
-      # As the stack's own processes: set in the shell or in the .env beside Holdfast's compose.yaml.
-      HOLDFAST_HEARTBEAT_SECONDS:
-      HOLDFAST_LEASE_SECONDS:
-      HOLDFAST_SWEEP_SECONDS:
-      HOLDFAST_SECOND_LOOK_SECONDS:
-      HOLDFAST_CRASH_LIMIT:
-      HOLDFAST_CLOCK_TOLERANCE_SECONDS:
-      HOLDFAST_DRAIN_SECONDS:
-      HOLDFAST_STOP_GRACE_SECONDS:
-    init: true
-    restart: unless-stopped
-    stop_grace_period: ${{HOLDFAST_STOP_GRACE_SECONDS:-30}}s
-    networks:
-      # PostgreSQL. Nothing leads out of it.
-      database:
-      # Prometheus reads the metrics of every service with this alias.
-      metrics: {{aliases: [holdfast-applications]}}
-      # A way out, and for published ports.
-      front:
-    depends_on:
-      postgres: {{condition: service_healthy}}
-      migrate: {{condition: service_completed_successfully}}
 """
 
 
@@ -66,9 +41,9 @@ def write_compose_file(path: Path, application: Added, *, command: str) -> dict[
         name=application.application,
         file=path.name,
         stack=json.dumps(os.path.relpath(ROOT / "compose.yaml", path.parent)),
+        template=json.dumps(os.path.relpath(ROOT / "deploy" / "application.yaml", path.parent)),
         command=json.dumps(["holdfast", "run", "--", *shlex.split(command)]),
         env_file=json.dumps(os.path.relpath(application.env_file, path.parent)),
-        port=PORT,
     )
     application.write_env_file()
     if not path.exists():

@@ -10,6 +10,7 @@ Each consumer has its own directory (in Compose a volume) and cannot read the ot
 ``s3/``        ``s3.json``: the identities that the S3 server of Compose's profile s3 accepts
 ``seed/``      ``s3_credentials`` (with the right to write, too)
 ``grafana/``   ``admin_password``
+``apps/NAME/`` ``pgpass`` of a user's application that HOLDFAST_APPLICATIONS names
 =============  =====================================================================================
 
 A second run changes nothing. Missing files (after an interrupted first run or a deleted volume) are created
@@ -26,7 +27,10 @@ import os
 import secrets
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+
+from holdfast.installations.application_names import ApplicationError, names_in, role_of
 
 CONSUMERS = {
     "migrate": ("holdfast_migrator",),
@@ -45,10 +49,10 @@ _S3_FILE = "[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n"
 _ITERATIONS = 4096
 
 
-def make_secrets(root: Path) -> list[Path]:
+def make_secrets(root: Path, applications: Sequence[str] = ()) -> list[Path]:
     """Creates the missing files below ``root`` and returns the written ones. Idempotent.
 
-    Raises ``OSError`` if a directory cannot be written.
+    ``applications`` are names of users' applications. Raises ``OSError`` if a directory cannot be written.
     """
     written: list[Path] = []
 
@@ -56,9 +60,10 @@ def make_secrets(root: Path) -> list[Path]:
         write_whole(path, text, mode)
         written.append(path)
 
-    for directory in ("postgres", "grafana", "s3", "seed", *CONSUMERS):
+    consumers = CONSUMERS | {f"apps/{name}": (role_of(name),) for name in applications}
+    for directory in ("postgres", "grafana", "s3", "seed", *consumers):
         (root / directory).mkdir(parents=True, exist_ok=True)
-    for consumer, roles in CONSUMERS.items():
+    for consumer, roles in consumers.items():
         passfile = root / consumer / "pgpass"
         known = read_passfile(passfile)
         passwords = {role: known.get(role) or secrets.token_hex(24) for role in roles}
@@ -141,7 +146,10 @@ def main() -> None:
     refusal = Settings(admin_token_file=root / "api" / "admin_token").refusal
     if refusal is not None:
         sys.exit(refusal)
-    written = make_secrets(root)
+    try:
+        written = make_secrets(root, names_in(os.environ.get("HOLDFAST_APPLICATIONS", "")))
+    except ApplicationError as error:
+        sys.exit(f"HOLDFAST_APPLICATIONS: {error}")
     names = ", ".join(str(path.relative_to(root)) for path in written)
     print(f'{{"level": "INFO", "logger": "secrets", "message": "{names or "all there already"}"}}')
 

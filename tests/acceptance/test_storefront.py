@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.installations.secrets import scram_verifier
 from tests.support.database import Database
+from tests.support.stack import ROOT
 from tests.support.storefront import FOLDER, Shop
 
 
@@ -22,7 +24,7 @@ def plain(database: Database, tmp_path: Path) -> Iterator[Shop]:
 
 
 def test_no_line_of_the_application_mentions_holdfast() -> None:
-    files = {file.name for file in FOLDER.iterdir() if file.is_file()} - {"compose.yaml"}
+    files = {file.name for file in FOLDER.iterdir() if file.is_file()} - {"compose.yaml", ".env"}
     assert files == {"main.py", "requirements.txt", "Dockerfile"}
     assert [name for name in files if "holdfast" in (FOLDER / name).read_text("utf-8").lower()] == []
 
@@ -65,3 +67,30 @@ def test_a_checkout_that_waits_for_its_payment_outlives_its_process(
     assert [move["kind"] for move in moves] == ["takeover"]
     left = database.one("SELECT pieces FROM public.stock WHERE article = 'pen'")
     assert left == 998, "the goods were reserved once"
+
+
+def test_with_its_own_role_and_a_password_file(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As its compose.yaml runs it: the URL has no password, and the role runs no DDL outside its schema."""
+    name, role = "storefront", "holdfast_app_storefront"
+    passfile = tmp_path / "pgpass"
+    passfile.write_text(f"*:*:*:{role}:secret\n")
+    passfile.chmod(0o600)
+    monkeypatch.setenv("PGPASSFILE", str(passfile))
+    script = (ROOT / "postgres" / "application.sql").read_text("utf-8")
+    verifier = scram_verifier("secret", b"salt" * 4)
+    database.server.psql(database.name, f"\\set name {name}\n\\set verifier '{verifier}'\n{script}")
+    url = f"postgresql://{role}@127.0.0.1:{database.server.cluster.port}/{database.name}"
+    shop = Shop(url, tmp_path, (sys.executable, "-m", "holdfast.command", "run", "--require", "--"))
+    try:
+        first, second = shop.start(), shop.start()
+        order = first.place_order("pen", 2)
+        first.kill()
+        second.pay(order["order_id"])
+        second.wait_order(order["order_id"], "shipped")
+        assert database.one("SELECT pieces FROM storefront.stock WHERE article = 'pen'") == 998
+    finally:
+        shop.close()
+        database.server.psql(database.name, f"DROP OWNED BY {role} CASCADE")
+        database.server.run(f"DROP ROLE {role}")

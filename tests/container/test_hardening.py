@@ -30,7 +30,7 @@ NETWORKS = {
 MOUNTS = {
     "secrets": {
         f"/secrets/{name}"
-        for name in ("postgres", "migrate", "api", "worker", "grafana", "s3", "seed", "objects")
+        for name in ("postgres", "migrate", "api", "worker", "grafana", "s3", "seed", "apps", "objects")
     },
     "postgres": {
         "/var/lib/postgresql/data",

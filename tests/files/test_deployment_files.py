@@ -31,6 +31,7 @@ FIXED_IN_CONTAINERS = {
     "s3_credentials_file",
 }
 COMPOSE_ONLY = {
+    "HOLDFAST_APPLICATIONS",
     "HOLDFAST_WORKERS",
     "HOLDFAST_WORKER_CPUS",
     "HOLDFAST_WORKER_MEMORY",
@@ -128,6 +129,7 @@ def test_the_api_judges_the_address_that_it_is_published_on() -> None:
     assert SERVICES["secrets"]["environment"] == {
         "HOLDFAST_PUBLISH_ADDRESS": published,
         "HOLDFAST_REQUIRE_TOKEN": None,
+        "HOLDFAST_APPLICATIONS": None,
     }
     assert "HOLDFAST_BIND_HOST=0.0.0.0" in "\n".join(DOCKERFILE), "or it would judge something else"
 
@@ -293,7 +295,7 @@ def test_each_consumer_mounts_its_own_secrets_read_only() -> None:
     maker = mounts.pop("secrets")
     assert sorted(maker) == [
         f"secrets-{name}:/secrets/{name}"
-        for name in ("api", "grafana", "migrate", "postgres", "s3", "seed", "worker")
+        for name in ("api", "apps", "grafana", "migrate", "postgres", "s3", "seed", "worker")
     ]
     assert mounts.pop("prometheus") == []
     for name, mounted in mounts.items():

@@ -20,12 +20,20 @@ ON CONFLICT (name) DO UPDATE SET attached_at = excluded.attached_at, dbos_versio
 RETURNING name, kind
 
 -- name: add_known_applications
--- Adds the applications of users that DBOS's own table of versions names, except those that `app remove` locked out.
-INSERT INTO ops.applications (name, kind, added_by)
-SELECT DISTINCT v.application_name, 'user', 'migrate' FROM dbos.application_versions v
-WHERE v.application_name IS NOT NULL
-  AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = 'holdfast_app_' || v.application_name AND NOT r.rolcanlogin)
-ON CONFLICT (name) DO NOTHING
+-- Adds the applications of users that DBOS's own table of versions names, and those whose role was made before `ops`
+-- (postgres/application.sql). The schema, which the role owns, says that the role belongs to this database. Those that
+-- `app remove` locked out stay away.
+INSERT INTO ops.applications AS a (name, kind, added_by, database_role)
+SELECT known.name, 'user', 'migrate', max(known.role) FROM (
+    SELECT v.application_name AS name, NULL AS role FROM dbos.application_versions v
+    UNION ALL
+    SELECT n.nspname::text, r.rolname::text FROM pg_roles r JOIN pg_namespace n ON n.nspowner = r.oid
+    WHERE r.rolname = 'holdfast_app_' || n.nspname) AS known
+WHERE known.name IS NOT NULL
+  AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = 'holdfast_app_' || known.name AND NOT r.rolcanlogin)
+GROUP BY known.name
+ON CONFLICT (name) DO UPDATE SET database_role = excluded.database_role
+WHERE a.kind = 'user' AND a.database_role IS NULL AND excluded.database_role IS NOT NULL
 
 -- name: remove_application
 DELETE FROM ops.applications WHERE name = %(name)s AND kind = 'user' RETURNING name

@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 
 from holdfast.cli import applications as commands
 from holdfast.cli.main import app
-from holdfast.installations.applications import ApplicationError, add_application, check_name
+from holdfast.installations.application_names import ApplicationError, check_name
+from holdfast.installations.applications import add_application
 from holdfast.installations.compose_application import write_compose_file
 from holdfast.installations.embedded import ROOT
 from holdfast.installations.native_installation import NativeTools
@@ -206,6 +207,7 @@ def test_the_compose_file_includes_the_stack(tools: NativeTools, tmp_path: Path)
     file = yaml.safe_load(path.read_text("utf-8"))
     assert (tmp_path / file["include"][0]).resolve() == ROOT / "compose.yaml"
     service = file["services"][NAME]
+    assert (tmp_path / service["extends"]["file"]).resolve() == ROOT / "deploy" / "application.yaml"
     assert service["command"][:4] == ["holdfast", "run", "--", "uvicorn"]
     assert {"container_name", "ports"}.isdisjoint(service), "--scale starts several"
     secret = Path(said["env_file"])
@@ -232,17 +234,3 @@ def test_the_environment_of_the_compose_file_follows_a_new_password(
     assert url != without.database_url
     assert Path(said["env_file"]).read_text("ascii") == f"DBOS_SYSTEM_DATABASE_URL={url}\n"
     assert stat.S_IMODE(Path(said["env_file"]).stat().st_mode) == 0o600
-
-
-def test_the_settings_it_passes_on_are_the_stacks(tools: NativeTools, tmp_path: Path) -> None:
-    write_compose_file(tmp_path / "c.yaml", add_application(tools, NAME), command="python main.py")
-    service = yaml.safe_load((tmp_path / "c.yaml").read_text("utf-8"))["services"][NAME]
-    stack = yaml.safe_load((ROOT / "compose.yaml").read_text("utf-8"))
-    passed = {name for name, value in service["environment"].items() if value is None}
-    assert passed <= set(stack["x-settings"])
-    assert set(service["networks"]) <= set(stack["networks"])
-    assert set(service["depends_on"]) <= set(stack["services"])
-    prometheus = yaml.safe_load((ROOT / "observability/prometheus/prometheus.yml").read_text("utf-8"))
-    (job,) = [job for job in prometheus["scrape_configs"] if job["job_name"] == "application"]
-    assert job["dns_sd_configs"][0]["names"] == service["networks"]["metrics"]["aliases"]
-    assert job["dns_sd_configs"][0]["port"] == service["environment"]["HOLDFAST_PORT"]

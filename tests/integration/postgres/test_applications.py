@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from holdfast.dbos_adapter import schema
+from holdfast.installations.embedded import ROOT
+from holdfast.installations.secrets import scram_verifier
 from holdfast.postgres.database import query
 from tests.support.database import Database
 
@@ -54,3 +56,33 @@ def test_only_an_application_of_a_user_is_removed(database: Database) -> None:
     assert [row["database_role"] for row in again] == ["r"]
     assert query(owner, "remove_application", name="holdfast-api") == []
     assert query(owner, "remove_application", name="storefront") == [{"name": "storefront"}]
+
+
+def test_a_role_from_before_the_first_migrate_is_added_with_its_application(database: Database) -> None:
+    """As at the first start of a stack whose HOLDFAST_APPLICATIONS names one."""
+    script = (ROOT / "postgres" / "application.sql").read_text("utf-8")
+    verifier = scram_verifier("secret", b"salt" * 4)
+    make = f"\\set name early\n\\set verifier '{verifier}'\n{script}"
+    try:
+        database.rows("DROP SCHEMA ops CASCADE")
+        database.server.psql(database.name, make)
+        schema.migrate(database.settings("migrate"))
+        (row,) = [row for row in database.run("applications") if row["kind"] == "user"]
+        assert (row["name"], row["added_by"], row["database_role"]) == (
+            "early",
+            "migrate",
+            "holdfast_app_early",
+        )
+        database.server.psql(database.name, make)
+        schema.migrate(database.settings("migrate"))
+        assert [each for each in database.run("applications") if each["kind"] == "user"] == [row]
+
+        database.server.psql(
+            database.name,
+            "\\set name early\n" + (ROOT / "postgres" / "remove_application.sql").read_text("utf-8"),
+        )
+        schema.migrate(database.settings("migrate"))
+        assert "early" not in {each["name"] for each in database.run("applications")}, "removed stays removed"
+    finally:
+        database.server.psql(database.name, "DROP SCHEMA IF EXISTS early; DROP OWNED BY holdfast_app_early")
+        database.server.run("DROP ROLE holdfast_app_early")

@@ -12,7 +12,7 @@ from dbos import DBOSClient
 from dbos._error import DBOSException, DBOSNonExistentWorkflowError
 
 from holdfast.dbos_adapter import schema
-from holdfast.installations.applications import role_of
+from holdfast.installations.application_names import role_of
 from holdfast.installations.embedded import ROOT
 from holdfast.installations.secrets import scram_verifier
 from holdfast.postgres.database import Connection, query

@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from holdfast.audit.evidence import secrets_in
-from holdfast.installations.secrets import CONSUMERS, S3_IDENTITIES, _matches, make_secrets, scram_verifier
+from holdfast.installations.secrets import (
+    CONSUMERS,
+    S3_IDENTITIES,
+    _matches,
+    main,
+    make_secrets,
+    read_passfile,
+    scram_verifier,
+)
 
 
 def contents(root: Path) -> dict[str, str]:
@@ -129,3 +137,33 @@ def test_the_verifier_is_the_one_of_rfc_7677() -> None:
     stored_key, server_key = scram_verifier("pencil", salt).split("$")[2].split(":")
     assert stored_key == "WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY="
     assert server_key == "wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="
+
+
+def test_each_application_has_a_password_of_its_own(tmp_path: Path) -> None:
+    make_secrets(tmp_path)
+    before = contents(tmp_path)
+    assert len(make_secrets(tmp_path, ["storefront", "billing"])) == 4
+    assert contents(tmp_path).items() >= before.items(), "the stack's stay"
+    words = set()
+    for name in ("storefront", "billing"):
+        passfile = tmp_path / "apps" / name / "pgpass"
+        assert stat.S_IMODE(passfile.stat().st_mode) == 0o600
+        (role, password), *others = read_passfile(passfile).items()
+        assert (role, others) == (f"holdfast_app_{name}", [])
+        verifier = tmp_path / "postgres" / f"{role}.scram"
+        assert _matches(password, verifier.read_text("ascii").strip())
+        words.add(password)
+    assert len(words) == 2
+    assert make_secrets(tmp_path, ["storefront"]) == []
+    assert (tmp_path / "apps" / "billing" / "pgpass").exists(), "what was made stays"
+
+
+def test_the_setting_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["secrets", str(tmp_path)])
+    monkeypatch.setenv("HOLDFAST_APPLICATIONS", "storefront, Ops")
+    with pytest.raises(SystemExit, match="HOLDFAST_APPLICATIONS: 'Ops' cannot be an application's name"):
+        main()
+    assert list(tmp_path.iterdir()) == [], "refused before anything is made"
+    monkeypatch.setenv("HOLDFAST_APPLICATIONS", " storefront,")
+    main()
+    assert [path.name for path in (tmp_path / "apps").iterdir()] == ["storefront"]
