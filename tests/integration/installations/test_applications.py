@@ -46,6 +46,7 @@ def tools(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[NativeToo
         f"DELETE FROM ops.applications WHERE name = '{NAME}'; DELETE FROM ops.executors;"
         f"DELETE FROM dbos.application_versions WHERE application_name = '{NAME}';"
         f"UPDATE dbos.workflow_status SET status = 'SUCCESS'; DELETE FROM dbos.workflow_status;"
+        "DELETE FROM dbos.workflow_input; DELETE FROM dbos.workflow_output;"
         f'DROP SCHEMA IF EXISTS "{NAME}" CASCADE;',
     )
     with suppress(psycopg2.errors.UndefinedObject):
