@@ -15,10 +15,10 @@ FORKED = (
 
 
 class HasDescriptors(Protocol):
-    """A pool of sessions."""
+    """A pool of sessions, or a server."""
 
     def descriptors(self) -> list[int]:
-        """Returns the sockets of its sessions."""
+        """Returns its sockets."""
 
 
 def let_go(threads: Iterable[SessionThread], pools: Iterable[HasDescriptors]) -> None:

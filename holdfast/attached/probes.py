@@ -41,6 +41,10 @@ class Probes:
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, name="holdfast-probes", daemon=True).start()
 
+    def descriptors(self) -> list[int]:
+        """Returns the socket on which it listens, while it does."""
+        return [] if self._server is None else [self._server.fileno()]
+
     def stop(self) -> None:
         """Stops to listen."""
         if self._server is not None:

@@ -259,10 +259,9 @@ class AttachedProcess:
         self.ops.close()
 
     def forget_in_fork(self) -> None:
-        """Lets go of all sessions in a forked child."""
+        """Lets go of all sessions, and of the port for probes, in a forked child."""
         pools: list[HasDescriptors] = [self.ops, self.engine.sessions, self.watchdog]
-        if self.dbos_sessions is not None:
-            pools.append(self.dbos_sessions)
+        pools += [each for each in (self.dbos_sessions, self.probes) if each is not None]
         let_go([part.session for part in self._threads], pools)
 
     # --- decisions of peers and operators --------------------------------------------------

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.attached import APPS, AppRunner
+from tests.support.attached import APPS, AppRunner, get
 from tests.support.database import wait_until
 from tests.support.stack import free_ports
 
@@ -126,8 +126,9 @@ def test_two_processes_with_one_executor_id_get_two(apps: AppRunner) -> None:
 
 
 def test_a_forked_child_keeps_no_dead_parent_alive(apps: AppRunner) -> None:
+    port = free_ports(1)
     apps.app()
-    forking = apps.app(PLAIN_FORKS="1")
+    forking = apps.app(PLAIN_FORKS="1", HOLDFAST_PORT=str(port))
     wait_until(lambda: [note for note in apps.notes() if note[2] == "forked"], "it has forked")
     (child,) = [note[1] for note in apps.notes() if note[2] == "forked"]
     try:
@@ -138,6 +139,8 @@ def test_a_forked_child_keeps_no_dead_parent_alive(apps: AppRunner) -> None:
         apps.wait_status("w")
         (row,) = apps.database.rows("SELECT reason FROM ops.executors WHERE state = 'dead'")
         assert row["reason"] == "lock lost"
+        after = apps.app(HOLDFAST_PORT=str(port))
+        assert apps.executor(after.pid)["executor_id"] in get(port, "/livez")[1], "the child keeps its port"
     finally:
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
