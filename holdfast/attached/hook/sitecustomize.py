@@ -5,7 +5,6 @@ It attaches Holdfast when the process imports ``dbos``, and costs other processe
 """
 
 import importlib
-import importlib.util
 import os
 import sys
 from types import ModuleType
@@ -17,8 +16,9 @@ _HERE = os.path.realpath(os.path.dirname(__file__))
 class _AttachingLoader:
     """Loads ``dbos`` with its own loader, then attaches Holdfast."""
 
-    def __init__(self, loader: Any) -> None:
+    def __init__(self, loader: Any, finder: Any) -> None:
         self._loader = loader
+        self._finder = finder
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
@@ -28,6 +28,8 @@ class _AttachingLoader:
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
+        if self._finder in sys.meta_path:
+            sys.meta_path.remove(self._finder)
         try:
             from holdfast.attached.attach import attach
         except ImportError as error:
@@ -46,16 +48,16 @@ class _AttachingLoader:
 
 
 class _Finder:
-    """Finds ``dbos`` where the other finders find it."""
+    """Finds ``dbos`` where the other finders find it, until it is loaded: a search alone loads nothing."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name != "dbos":
             return None
-        sys.meta_path.remove(self)
-        spec: Any = importlib.util.find_spec(name)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _AttachingLoader(spec.loader)
-        return spec
+        others = [finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec")]
+        found: Any = next((spec for each in others if (spec := each.find_spec(name, path, target))), None)
+        if found is not None and found.loader is not None:
+            found.loader = _AttachingLoader(found.loader, self)
+        return found
 
 
 def _run_hidden_one() -> None:

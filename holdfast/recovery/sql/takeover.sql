@@ -7,7 +7,8 @@
 -- either continues here or is released, never both. An execution that has not reported yet whether it waits is
 -- assumed to wait if the one before it did (`told` is false), but not forever: a workflow that ends its process
 -- before it waits again is counted from the sixth time on. `only` restricts the statement to these ids,
--- `only_waiting` to executions that reported a wait. `limited` looks for the limits that this DBOS has. No other rows are locked, since thousands may wait beside them.
+-- `only_waiting` to executions that reported a wait. No other rows are locked, since thousands may wait beside them.
+-- `limited` looks for the shared limits that this version of DBOS has.
 WITH waiting AS (
     SELECT x.workflow_id, x.owner_xid = w.owner_xid AS told FROM ops.waits x
     JOIN dbos.workflow_status w ON w.workflow_uuid = x.workflow_id

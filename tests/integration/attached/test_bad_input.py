@@ -156,6 +156,16 @@ def test_a_python_without_holdfast_says_so(apps: AppRunner) -> None:
     assert "this application runs without protection" in process.output()
 
 
+def test_a_search_for_dbos_before_its_import_changes_nothing(apps: AppRunner) -> None:
+    command = (
+        "import importlib.util, sys; importlib.util.find_spec('dbos'); import dbos; "
+        "print('holdfast.attached.attachment' in sys.modules)"
+    )
+    process = apps.run(sys.executable, "-c", command)
+    assert process.popen.wait(30) == 0
+    assert process.output().splitlines() == ["True"]
+
+
 def test_a_sitecustomize_of_the_environment_still_runs(apps: AppRunner, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("print('mine')\n")
     command = "import sitecustomize; print(sitecustomize.__file__)"
