@@ -14,6 +14,7 @@ from holdfast.errors import NotProtected
 
 log = logging.getLogger("holdfast.attached")
 
+_FALSE = ("0", "false", "no", "off", "n", "f")  # as pydantic reads them
 _MAJOR = "3"
 _FIRST_MINOR = 2
 """Older versions let a process write about a workflow that another one owns by now."""
@@ -52,8 +53,8 @@ def refuse(reason: str, *, required: bool | None) -> None:
 
 
 def is_required() -> bool:
-    """Reads HOLDFAST_REQUIRED, also where another setting is wrong."""
-    return os.environ.get("HOLDFAST_REQUIRED", "").strip().lower() in ("1", "true", "yes", "on", "y", "t")
+    """Reads HOLDFAST_REQUIRED, also where another setting is wrong. A value of neither kind means yes."""
+    return os.environ.get("HOLDFAST_REQUIRED", "").strip().lower() not in ("", *_FALSE)
 
 
 def _unsuitable_dbos() -> str | None:

@@ -92,7 +92,11 @@ class Attachment:
         try:
             process.before_launch(application)
         except psycopg2.Error as error:
+            process.launch_refused()
             return f"its database cannot be used: {str(error).strip()}"
+        except OSError as error:
+            process.launch_refused()
+            return f"its watchdog cannot be started: {error}"
         self._signals.install()
         before_threads_are_joined(self._main_ended)
         self.process = process

@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import socket
+import time
 
 import psycopg2
 
@@ -15,30 +16,49 @@ from holdfast.dbos_adapter.launching import Configured
 from holdfast.dbos_adapter.schema import unprepared
 from holdfast.identity import Identity
 from holdfast.postgres.database import connect, query
+from holdfast.postgres.outage import is_outage
 from holdfast.recovery.blame import EVERY_QUEUE
 
+_RETRY_SECONDS = 0.5
+# What a server answers that will not answer differently soon: libpq gives no SQLSTATE for it.
+_REFUSES = re.compile(
+    r"authentication failed|does not exist|pg_hba\.conf|not permitted to log in|permission denied"
+)
 _RIGHTS_REMEDY = "`holdfast app add` makes a role that has them"
 
 
 def obstacle(settings: AttachedSettings, configured: Configured) -> str | None:
-    """Returns what keeps Holdfast from protecting this application in its database, or None."""
+    """Returns what keeps Holdfast from protecting this application in its database, or None.
+
+    Waits for the end of an outage, because the answer holds for the life of the process.
+    """
+    deadline = time.monotonic() + settings.database_wait_seconds
+    while True:
+        reason, may_pass = _obstacle_now(settings, configured)
+        if not may_pass or time.monotonic() >= deadline:
+            return reason
+        time.sleep(min(_RETRY_SECONDS, max(0.0, deadline - time.monotonic())))
+
+
+def _obstacle_now(settings: AttachedSettings, configured: Configured) -> tuple[str | None, bool]:
+    """Returns the obstacle, and whether it may pass by itself."""
     try:
         connection = connect(settings, purpose=f"holdfast/{configured.application[:30]}/start")
     except psycopg2.Error as error:
-        return f"its database cannot be reached: {_first_line(error)}"
+        return f"its database cannot be reached: {_first_line(error)}", not _REFUSES.search(str(error))
     try:
         if reason := unprepared(connection, configured.schema):
-            return f"its database {reason}"
+            return f"its database {reason}", False
         rights = [row["what"] for row in query(connection, "missing_rights")]
         if rights:
-            return f"its database role lacks rights ({', '.join(rights)}): {_RIGHTS_REMEDY}"
+            return f"its database role lacks rights ({', '.join(rights)}): {_RIGHTS_REMEDY}", False
     except psycopg2.errors.InsufficientPrivilege as error:
-        return f"its database role lacks rights ({_first_line(error)}): {_RIGHTS_REMEDY}"
+        return f"its database role lacks rights ({_first_line(error)}): {_RIGHTS_REMEDY}", False
     except psycopg2.Error as error:
-        return f"its database cannot be used: {_first_line(error)}"
+        return f"its database cannot be used: {_first_line(error)}", is_outage(error)
     finally:
         connection.close()
-    return None
+    return None, False
 
 
 def _first_line(error: psycopg2.Error) -> str:

@@ -23,7 +23,7 @@ from holdfast.attached.probes import Probes, show_metrics
 from holdfast.attached.settings import AttachedSettings
 from holdfast.dbos_adapter import launching
 from holdfast.dbos_adapter.launching import Configured
-from holdfast.dbos_adapter.registrations import publish
+from holdfast.dbos_adapter.registrations import publish_soon
 from holdfast.dbos_adapter.wake_ups import Listener, Waker
 from holdfast.postgres.database import OpsPool
 from holdfast.process.drain import wait_and_hand_over
@@ -31,6 +31,7 @@ from holdfast.process.engine import AttachedEngine
 from holdfast.recovery.adoption import AutomaticAdoption
 from holdfast.recovery.lease import Lease
 from holdfast.recovery.sweep import Sweep
+from holdfast.recovery.takeover import hand_over
 from holdfast.recovery.takeover_metrics import count_takeover
 from holdfast.recovery.trials import Trials
 from holdfast.recovery.versions import settle_latest
@@ -80,12 +81,7 @@ class AttachedProcess:
             running=lambda: [*self.active(), *self.trials.held],
         )
         self.trials = Trials(
-            settings,
-            self.identity,
-            self.waker,
-            ops=self.ops,
-            active=self.active,
-            executing=self.executing,
+            settings, self.identity, self.waker, ops=self.ops, active=self.active, executing=self.executing
         )
         self.listener = Listener(settings, self.waker, purpose=self.identity.purpose("listener"))
         self.probes = None if settings.port is None else Probes(self, settings.bind_host, settings.port)
@@ -125,7 +121,7 @@ class AttachedProcess:
     # --- start -----------------------------------------------------------------------------
 
     def before_launch(self, application: Any) -> None:
-        """Registers the executor and prepares DBOS for its launch. Raises ``psycopg2.Error``."""
+        """Registers the executor, then prepares DBOS. Raises ``psycopg2.Error`` and ``OSError``."""
         self.watchdog.start()
         self.lease.start()
         self.ops.run("note_attached", name=self.identity.application, dbos_version=launching.dbos_version())
@@ -149,7 +145,7 @@ class AttachedProcess:
         self.engine.attach_database()
         self.engine.count_starts()
         settle_latest(self.ops, self.identity, starting=True)
-        publish(self.ops.run_patiently, self.executor_id)
+        publish_soon(self.ops.run_patiently, self.executor_id)
         self.sweep.start()
         if self.settings.adopt_after_seconds:
             self.adoption.start()
@@ -164,6 +160,13 @@ class AttachedProcess:
             self.identity.version,
             extra={"action": "executor.started"},
         )
+
+    def launch_refused(self) -> None:
+        """Signs off after an error of `before_launch`: the application launches without protection."""
+        self.lease.leaving = True
+        if self.lease.session.is_started:
+            hand_over(self.settings, self.identity, only_waiting=False)
+        self.close()
 
     def launch_failed(self) -> None:
         """Signs off, because the application did not launch."""

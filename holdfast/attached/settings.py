@@ -23,6 +23,7 @@ class AttachedSettings(Settings):
     adopt_after_seconds: float = Field(
         0.0, ge=0, description="age from which work of a version without a live executor is adopted; 0: never"
     )
+    database_wait_seconds: float = Field(15.0, ge=0, description="how long a launch waits for PostgreSQL")
     _database_url: str = PrivateAttr("")
     _application: str = PrivateAttr("")
 

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import pickle
+import threading
 from collections.abc import Callable, Collection
 from typing import Any
 
 from dbos._dbos import _get_dbos_instance, _get_or_create_dbos_registry
 from dbos._registrations import get_func_info
 from dbos._serialization import WorkflowSerializationFormat
+
+log = logging.getLogger("holdfast.registrations")
 
 PICKLE = "py_pickle"
 
@@ -61,6 +65,20 @@ def publish(run: Callable[..., Any], executor_id: str, without: Collection[str] 
         serializer=_get_dbos_instance()._serializer.name(),
         workflows=json.dumps(registered_workflows(without)),
     )
+
+
+def publish_soon(run: Callable[..., Any], executor_id: str) -> None:
+    """As `publish`, in a thread: ``run`` may wait for the end of an outage."""
+
+    def publish_all() -> None:
+        try:
+            publish(run, executor_id)
+        except Exception as error:
+            log.warning(
+                "the names of the workflows are not published: %s", error, extra={"action": "publish.failed"}
+            )
+
+    threading.Thread(target=publish_all, name="holdfast-publish", daemon=True).start()
 
 
 def listen_to(queue: str) -> None:

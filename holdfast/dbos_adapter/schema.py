@@ -177,7 +177,8 @@ def lacking(connection: Connection) -> str | None:
 def unprepared(connection: Connection, dbos_schema: str) -> str | None:
     """Returns why this code cannot use ``ops`` for an application with this schema of DBOS, or None.
 
-    An attached application migrates DBOS's own schema itself. Raises ``psycopg2.Error``.
+    An attached application migrates DBOS's own schema itself. A newer ``ops`` lacks nothing. Raises
+    ``psycopg2.Error``.
     """
     (state,) = query(connection, "ops_state")
     if not state["has_ops"]:
@@ -185,8 +186,6 @@ def unprepared(connection: Connection, dbos_schema: str) -> str | None:
     if state["protected_schema"] not in (None, dbos_schema):
         return f'is prepared for the schema "{state["protected_schema"]}" of DBOS, not for "{dbos_schema}"'
     (recorded,) = query(connection, "ops_migrations")
-    if newer := unknown_migrations(recorded["names"]):
-        return f"was prepared by a newer Holdfast ({newer[-1]} is unknown here): upgrade Holdfast here"
     if lacks := _first_missing(recorded["names"]):
         return f"lacks {lacks}: run `holdfast migrate --database-url URL` once more"
     return None

@@ -196,3 +196,7 @@ FROM (VALUES ('SELECT', 'ops.executors'), ('INSERT', 'ops.executors'), ('UPDATE'
              ('UPDATE', 'ops.waits'), ('DELETE', 'ops.waits'), ('INSERT', 'ops.registrations'),
              ('UPDATE', 'ops.registrations'), ('INSERT', 'ops.applications')) AS r (right_needed, table_name)
 WHERE NOT has_table_privilege(r.table_name, r.right_needed)
+UNION ALL
+SELECT 'UPDATE (attached_at, dbos_version) on ops.applications'
+WHERE NOT (has_column_privilege('ops.applications', 'attached_at', 'UPDATE')
+           AND has_column_privilege('ops.applications', 'dbos_version', 'UPDATE'))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.dbos_adapter.preparing import prepare_database
 from tests.support.attached import APPS, AppRunner, get
 from tests.support.database import wait_until
 from tests.support.stack import free_ports
@@ -43,7 +44,7 @@ def test_a_database_of_an_older_holdfast(apps: AppRunner) -> None:
 
 def test_a_database_of_a_newer_holdfast(apps: AppRunner) -> None:
     apps.database.rows("INSERT INTO ops.migrations (name) VALUES ('999_new.sql')")
-    _refused(apps, "its database was prepared by a newer Holdfast (999_new.sql is unknown here)")
+    assert "protected: executor" in apps.app(HOLDFAST_REQUIRED="true").output()
 
 
 def test_a_role_without_rights(apps: AppRunner) -> None:
@@ -92,6 +93,32 @@ def test_a_python_without_dbos(apps: AppRunner, tmp_path: Path, required: str) -
     imports = apps.run(python, "-c", "import dbos", HOLDFAST_REQUIRED=required)
     assert imports.popen.wait(30) == 1
     assert imports.output().splitlines()[-1] == "ModuleNotFoundError: No module named 'dbos'"
+
+
+def test_a_launch_that_is_refused_late_leaves_no_executor(apps: AppRunner) -> None:
+    apps.database.rows("ALTER TABLE ops.applications ADD CHECK (name <> 'storefront')")
+    _refused(apps, "its database cannot be used: new row for relation")
+    rows = apps.database.rows("SELECT DISTINCT state FROM ops.executors")
+    assert [row["state"] for row in rows] == ["drained"]
+    ours = "SELECT application_name FROM pg_stat_activity WHERE application_name LIKE 'holdfast/%'"
+    assert apps.database.rows(ours) == []
+
+
+@pytest.mark.parametrize("column", ["attached_at", "dbos_version"])
+def test_a_role_that_may_not_note_its_launch(apps: AppRunner, column: str) -> None:
+    role = f"stranger_{apps.database.name}"
+    apps.database.rows(f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
+    try:
+        prepare_database(apps.url, schema="dbos", role=role)
+        apps.database.rows(f"REVOKE UPDATE ({column}) ON ops.applications FROM {role}")
+        url = f"postgresql://{role}:x@127.0.0.1:{apps.database.server.cluster.port}/{apps.database.name}"
+        process = apps.run(sys.executable, str(APPS / "plain.py"), PLAIN_DATABASE_URL=url)
+        wait_until(lambda: _REFUSED in process.output(), "it says so")
+        assert "UPDATE (attached_at, dbos_version) on ops.applications" in process.output()
+        assert apps.database.rows("SELECT * FROM ops.executors") == []
+    finally:
+        apps.close()
+        apps.database.rows(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 def test_a_wrong_setting(apps: AppRunner) -> None:
