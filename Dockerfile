@@ -33,7 +33,7 @@ COPY requirements-dev.lock .
 RUN --mount=type=cache,target=/root/.cache/pip \
     sed -n '/^setuptools==/,/[^\\]$/p' requirements-dev.lock > build.lock \
     && python -m pip install --disable-pip-version-check --root-user-action=ignore --require-hashes -r build.lock
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY holdfast holdfast
 RUN python -m pip wheel --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir /wheels .
 

@@ -26,6 +26,7 @@ def run(command: Sequence[str], *, require: bool) -> NoReturn:
         if entry and entry != str(_HOOK)
     ]
     environment["PYTHONPATH"] = os.pathsep.join([str(_HOOK), *before])
+    environment["HOLDFAST_HOOK"] = str(_HOOK)  # where PYTHONPATH does not arrive: see setup.py
     if require:
         environment["HOLDFAST_REQUIRED"] = "true"
     os.execvpe(command[0], list(command), environment)

@@ -78,7 +78,14 @@ def test_the_wheel_holds_the_package_with_its_data_and_nothing_else(wheel: Path)
     expected = {file for file in files if "__pycache__" not in file}
     with zipfile.ZipFile(wheel) as archive:
         contents = {name for name in archive.namelist() if ".dist-info/" not in name}
-    assert contents == expected
+    assert contents == {*expected, "holdfast_run.pth"}
+
+
+def test_it_attaches_where_the_path_of_the_environment_is_not_read(light: Environment) -> None:
+    command = "import dbos, sys; print('holdfast.attached.attachment' in sys.modules)"
+    for under, expected in ((["holdfast", "run", "--"], "True"), ([], "False")):
+        done = light.run(*under, "python", "-E", "-c", command)
+        assert done.stdout.split() == [expected], done.stderr
 
 
 def test_its_dependencies_are_few_and_agree(light: Environment) -> None:
