@@ -145,7 +145,7 @@ class AttachedProcess:
         self.engine.attach_database()
         self.engine.count_starts()
         settle_latest(self.ops, self.identity, starting=True)
-        publish_soon(self.ops.run_patiently, self.executor_id)
+        publish_soon(self.ops, self.executor_id)
         self.sweep.start()
         if self.settings.adopt_after_seconds:
             self.adoption.start()

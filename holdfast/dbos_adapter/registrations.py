@@ -17,6 +17,9 @@ from dbos._dbos import _get_dbos_instance, _get_or_create_dbos_registry
 from dbos._registrations import get_func_info
 from dbos._serialization import WorkflowSerializationFormat
 
+from holdfast.postgres.database import OpsPool
+from holdfast.postgres.outage import is_outage
+
 log = logging.getLogger("holdfast.registrations")
 
 PICKLE = "py_pickle"
@@ -67,18 +70,24 @@ def publish(run: Callable[..., Any], executor_id: str, without: Collection[str] 
     )
 
 
-def publish_soon(run: Callable[..., Any], executor_id: str) -> None:
-    """As `publish`, in a thread: ``run`` may wait for the end of an outage."""
+def publish_soon(ops: OpsPool, executor_id: str) -> None:
+    """As `publish`. In an outage it goes on in a thread until PostgreSQL is back. Other errors are logged."""
 
-    def publish_all() -> None:
+    def publish_with(run: Callable[..., Any]) -> None:
         try:
             publish(run, executor_id)
         except Exception as error:
+            if run == ops.run and is_outage(error):
+                patiently = threading.Thread(
+                    target=publish_with, args=[ops.run_patiently], name="holdfast-publish", daemon=True
+                )
+                patiently.start()
+                return
             log.warning(
                 "the names of the workflows are not published: %s", error, extra={"action": "publish.failed"}
             )
 
-    threading.Thread(target=publish_all, name="holdfast-publish", daemon=True).start()
+    publish_with(ops.run)
 
 
 def listen_to(queue: str) -> None:
