@@ -12,6 +12,7 @@ from dbos import DBOSClient
 from dbos._error import DBOSException, DBOSNonExistentWorkflowError
 
 from holdfast.dbos_adapter import schema
+from holdfast.dbos_adapter.serializer import json_serializer
 from holdfast.installations.application_names import role_of
 from holdfast.installations.embedded import ROOT
 from holdfast.installations.secrets import scram_verifier
@@ -252,7 +253,11 @@ def test_the_stacks_own_rows_may_name_no_application(applications: Applications)
 @pytest.fixture
 def clients(applications: Applications) -> Iterator[dict[str, DBOSClient]]:
     """DBOS's own client of each application. They name no application."""
-    made = {name: DBOSClient(system_database_url=applications.url(name)) for name in _NAMES}
+    # Whatever else ran in this process may have made DBOS refuse pickles.
+    made = {
+        name: DBOSClient(system_database_url=applications.url(name), serializer=json_serializer())
+        for name in _NAMES
+    }
     yield made
     for client in made.values():
         client.destroy()
