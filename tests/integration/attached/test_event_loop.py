@@ -18,7 +18,7 @@ _LIFESPANS = pytest.mark.parametrize("lifespan", ["launch and destroy", "launch"
 def _serve(apps: AppRunner, lifespan: str) -> tuple[AppProcess, int]:
     port = free_ports(1)
     process = apps.run(sys.executable, "-m", "uvicorn", "web:app", f"--port={port}", WEB_LIFESPAN=lifespan)
-    return process.wait_ready("INFO:     Application startup complete"), port
+    return process.wait_ready("INFO:     Uvicorn running"), port
 
 
 @_LIFESPANS

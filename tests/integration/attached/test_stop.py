@@ -158,7 +158,7 @@ def _web(apps: AppRunner, how: str) -> tuple[AppProcess, int]:
     command = [str(APPS / "web.py")] if how == "script" else ["-m", "uvicorn", "web:app", f"--port={port}"]
     environment = {"WEB_LIFESPAN": "1"} if how == "lifespan" else {}
     process = apps.run(sys.executable, *command, WEB_PORT=str(port), **environment)
-    return process.wait_ready("INFO:     Application startup complete"), port
+    return process.wait_ready("INFO:     Uvicorn running"), port
 
 
 @pytest.mark.parametrize("how", ["module", "script", "lifespan"])
