@@ -14,8 +14,14 @@ from tests.support import environments
 from tests.support.environments import Environment
 from tests.support.stack import ROOT
 
-NEED_THE_STACK = ("holdfast.api", "holdfast.process", "holdfast.observability.logs")
-"""Only Holdfast's own processes import these."""
+NEED_THE_STACK = (
+    "holdfast.api",
+    "holdfast.application",
+    "holdfast.observability.logs",
+    "holdfast.process",
+    "holdfast.web",
+)
+"""Only processes of the stack import these."""
 
 APPLICATION = """
 import sys

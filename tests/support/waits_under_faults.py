@@ -163,7 +163,8 @@ class Round:
         )}  # fmt: skip
         everyone = [*by_id, *parents]
         for row in self.rows(
-            "SELECT workflow_id AS id, crashes FROM ops.crashes WHERE workflow_id IN ({})", everyone
+            "SELECT workflow_id AS id, crashes FROM ops.crashes WHERE crashes > 0 AND workflow_id IN ({})",
+            everyone,
         ):
             by_id[parents.get(row["id"], row["id"])].wrong.append(f"{row['crashes']} crashes counted")
         for row in self.rows(

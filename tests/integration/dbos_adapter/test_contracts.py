@@ -176,21 +176,20 @@ def test_release_work_is_reenqueue_for_recovery(
 ) -> None:
     database = app.database
     names = ("ours", "theirs", "ours-of-others", "theirs-of-others")
-    _running(database, *names, queue_name=queue, priority=priority)
+    # Of another version, or the internal queue would claim what it gets.
+    _running(database, *names, queue_name=queue, priority=priority, application_version="worker-0")
     target = queue or "_dbos_internal_queue"
-    # Or the internal queue would claim what it gets.
-    with app.waker.pause_others("none of them"):
-        for workflow_id, executor in (("theirs", "worker-dead"), ("theirs-of-others", "worker-other")):
-            app.dbos._sys_db.reenqueue_for_recovery(workflow_id, [executor], "_dbos_internal_queue")
-        for workflow_id, executor in (("ours", "worker-dead"), ("ours-of-others", "worker-other")):
-            database.run(
-                "release_work",
-                executor_id=executor,
-                workflow_ids=[workflow_id],
-                queues=[target],
-                waits=[False],
-            )
-        ours, theirs, untouched_ours, untouched_theirs = _rows(database, *names)
+    for workflow_id, executor in (("theirs", "worker-dead"), ("theirs-of-others", "worker-other")):
+        app.dbos._sys_db.reenqueue_for_recovery(workflow_id, [executor], "_dbos_internal_queue")
+    for workflow_id, executor in (("ours", "worker-dead"), ("ours-of-others", "worker-other")):
+        database.run(
+            "release_work",
+            executor_id=executor,
+            workflow_ids=[workflow_id],
+            queues=[target],
+            waits=[False],
+        )
+    ours, theirs, untouched_ours, untouched_theirs = _rows(database, *names)
     assert theirs["status"] == "ENQUEUED"
     # Without a priority, what had begun goes to the front of its queue; DBOS leaves it where its age puts it.
     assert ours == {**theirs, "priority": kept}, (

@@ -54,7 +54,8 @@ def test_an_executor_publishes_what_it_can_run(database: Database) -> None:
         assert registered("registrations.portable") == [("holdfast-worker", version, {"portable": True})]
         assert registered("registrations.portable", "shop") == registered("nothing") == []
         names = [each["name"] for each in database.run("registered_names", application=None)]
-        assert "registrations.portable" in names
+        assert names, "of many workflows, the first ones"
+        assert set(names) <= set(found)
         database.rows("UPDATE ops.executors SET state = 'drained'")
         assert registered("registrations.portable") == []
 
