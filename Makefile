@@ -67,14 +67,14 @@ demo: .venv/ready ## kill a worker, pause another, restart the API, and see the 
 # Most tests wait for something, so three parts run side by side; the output of the second and third follows.
 # What measures a time runs after them, alone. ARGS chooses tests: they run one after the other.
 PYTEST := $(BIN)/python -m pytest
-FIRST := tests/container tests/unit/compute
+FIRST := tests/container tests/unit/compute tests/integration/attached
 SECOND := tests/integration tests/files
 test: .venv/ready ## all tests, or those of ARGS; those in containers are skipped where no engine answers
 ifdef ARGS
 	@$(PYTEST) $(ARGS)
 else
 	@logs=$$(mktemp -d); \
-	$(PYTEST) -m 'not timing' $(SECOND) >$$logs/second 2>&1 & second=$$!; \
+	$(PYTEST) -m 'not timing' $(FIRST:%=--ignore=%) $(SECOND) >$$logs/second 2>&1 & second=$$!; \
 	$(PYTEST) -m 'not timing' $(FIRST:%=--ignore=%) $(SECOND:%=--ignore=%) >$$logs/third 2>&1 & third=$$!; \
 	trap 'kill $$second $$third 2>/dev/null; rm -rf $$logs' EXIT; trap 'exit 130' INT; trap 'exit 143' TERM; \
 	failed=0; $(PYTEST) -m 'not timing' $(FIRST) || failed=1; \
