@@ -30,6 +30,28 @@ NAME = "shop-front"
 ROLE = f"holdfast_app_{NAME}"
 
 
+# Other tests' databases are made from this one.
+_CLEAN = f"""
+UPDATE dbos.workflow_status SET status = 'SUCCESS';
+DO $$
+DECLARE place record;
+BEGIN
+    FOR place IN SELECT table_schema, table_name, column_name FROM information_schema.columns
+        JOIN information_schema.tables USING (table_schema, table_name)
+        WHERE table_type = 'BASE TABLE' AND (table_schema, column_name) IN (
+            ('ops', 'application'), ('dbos', 'application_name'), ('dbos', 'workflow_uuid'),
+            ('dbos', 'workflow_id'), ('dbos', 'destination_uuid'), ('ops', 'workflow_id'))
+    LOOP
+        EXECUTE format('DELETE FROM %I.%I WHERE %I LIKE %L', place.table_schema, place.table_name,
+            place.column_name, CASE WHEN place.column_name LIKE 'application%' THEN '{NAME}' ELSE '%' END);
+    END LOOP;
+END $$;
+DELETE FROM ops.applications WHERE name = '{NAME}';
+DELETE FROM ops.executors;
+DROP SCHEMA IF EXISTS "{NAME}" CASCADE;
+"""
+
+
 @pytest.fixture
 def tools(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[NativeTools]:
     """A native stack's tools without its processes. What a test adds to the server is removed."""
@@ -41,14 +63,7 @@ def tools(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[NativeToo
     tools = NativeTools(server.home, state)
     monkeypatch.setattr(commands, "tools_here", lambda: tools)
     yield tools
-    server.psql(
-        "holdfast",
-        f"DELETE FROM ops.applications WHERE name = '{NAME}'; DELETE FROM ops.executors;"
-        f"DELETE FROM dbos.application_versions WHERE application_name = '{NAME}';"
-        f"UPDATE dbos.workflow_status SET status = 'SUCCESS'; DELETE FROM dbos.workflow_status;"
-        "DELETE FROM dbos.workflow_input; DELETE FROM dbos.workflow_output;"
-        f'DROP SCHEMA IF EXISTS "{NAME}" CASCADE;',
-    )
+    server.psql("holdfast", _CLEAN)
     with suppress(psycopg2.errors.UndefinedObject):
         server.run(f'DROP ROLE "{ROLE}"')
 

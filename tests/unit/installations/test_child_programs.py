@@ -112,8 +112,8 @@ def test_the_programs_of_a_killed_process_end_with_it(
 ) -> None:
     marked = {MARK: f"{os.getpid()}-test", "TEST_FORK": "1"} if supervised else {}
     with parent(**marked) as process:
+        wait_until(lambda: len(programs(process)) == 8 + supervised, "all of them are there")
         started = programs(process)
-        assert len(started) == 8 + supervised
         process.kill()
         wait_until(
             lambda: not any(is_alive(*program) for program in started.items()), "its programs end", seconds=5
