@@ -29,7 +29,7 @@ from holdfast.postgres.database import OpsPool
 from holdfast.process.drain import wait_and_hand_over
 from holdfast.process.engine import AttachedEngine
 from holdfast.recovery.adoption import AutomaticAdoption
-from holdfast.recovery.lease import Lease
+from holdfast.recovery.lease import EXIT_FENCED, Lease
 from holdfast.recovery.sweep import Sweep
 from holdfast.recovery.takeover import hand_over
 from holdfast.recovery.takeover_metrics import count_takeover
@@ -38,8 +38,6 @@ from holdfast.recovery.versions import settle_latest
 from holdfast.recovery.watchdog import Watchdog
 
 log = logging.getLogger("holdfast.attached")
-
-EXIT_FENCED = 75
 
 _OPS_SESSIONS = 2
 # The rest of a drain, after the limit for running steps: see `holdfast.process.drain`.

@@ -31,7 +31,7 @@ from holdfast.process.application import Application
 from holdfast.process.drain import wait_and_hand_over
 from holdfast.process.engine import Engine
 from holdfast.process.parts import start_all, stop_all
-from holdfast.recovery.lease import Lease
+from holdfast.recovery.lease import EXIT_FENCED, Lease
 from holdfast.recovery.sweep import Sweep
 from holdfast.recovery.takeover_metrics import count_takeover
 from holdfast.recovery.trials import Trials
@@ -39,8 +39,6 @@ from holdfast.recovery.watchdog import Watchdog
 from holdfast.settings import STANDSTILL_SECONDS, Settings
 
 log = logging.getLogger("holdfast.process")
-
-EXIT_FENCED = 75
 
 
 class Process:

@@ -23,6 +23,9 @@ from holdfast.settings import Settings
 
 log = logging.getLogger("holdfast.executors")
 
+EXIT_FENCED = 75
+"""The exit code of a process that its peers declared dead."""
+
 
 class Lease:
     """Keeps an executor alive for its peers, from a thread that only waits and sends heartbeats.

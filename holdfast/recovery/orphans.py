@@ -18,7 +18,7 @@ ALONE_SECONDS = 30.0
 
 
 class Orphans:
-    """Releases work of executors that are gone, or that nobody registered and that cannot run any more.
+    """Releases work of executors that are gone, or that never registered and cannot run any more.
 
     A process without Holdfast registers no executor, so its work looks like that of a lost one. Releasing
     what it still runs would run it twice, again and again. So work of an unknown executor is left alone

@@ -154,7 +154,7 @@ def test_an_audit_without_answers_fails_and_says_so(advisories: Advisories, stat
     assert "no known vulnerability" not in done.stdout
 
 
-# --- what a reader is told to install -------------------------------------------------------------
+# --- installation commands in the documents -------------------------------------------------------
 
 
 def test_nobody_is_told_to_install_the_other_project_of_that_name() -> None:

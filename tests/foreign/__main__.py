@@ -1,4 +1,4 @@
-"""Kills processes of applications that nobody adapted: ``python -m tests.foreign dbos`` or ``packages``.
+"""Kills processes of unchanged applications: ``python -m tests.foreign dbos`` or ``packages``.
 
 ``dbos`` runs one plain application on each DBOS 3 of the index. ``packages`` runs packages that are built on
 DBOS. Each has an environment of its own in build/foreign with Holdfast's wheel, and runs under
