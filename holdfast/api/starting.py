@@ -15,7 +15,7 @@ from holdfast.dbos_adapter.registrations import PICKLE
 from holdfast.durable import registry
 from holdfast.durable.names import QUEUE_OF
 from holdfast.durable.workflows import Workflow
-from holdfast.errors import InvalidRequest, NotFound
+from holdfast.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from holdfast.process.process import Process
@@ -26,7 +26,7 @@ _QUEUE_FIELDS = ("priority", "deduplication_id", "partition_key")
 async def requested_work(process: Process, body: StartRequest) -> Work:
     """Returns the work that the request asks for.
 
-    Raises `NotFound` for an unknown name, and `InvalidRequest` with any other wrong field.
+    Raises `InvalidRequest` with the wrong field.
     """
     workers = process.settings.application_name("worker")
     typed = registry.startable().get(body.workflow)
@@ -126,7 +126,7 @@ async def _refuse_unknown(process: Process, body: StartRequest) -> NoReturn:
     )
     whose = "live executor" if body.application is None else f"live executor of {body.application}"
     known = f" Registered: {', '.join(names)}." if names else ""
-    raise NotFound(f"No {whose} has registered a workflow of this name.{known}")
+    _refuse("workflow", f"no {whose} has registered a workflow of this name.{known}")
 
 
 def _refuse(field: str, reason: str) -> NoReturn:

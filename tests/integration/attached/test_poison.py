@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.support.attached import AppRunner
+import sys
+
+from tests.support.attached import APPS, AppRunner
 from tests.support.database import wait_until
 
 
@@ -17,11 +19,15 @@ def test_poison_is_parked_and_healthy_work_is_not(apps: AppRunner) -> None:
         for process in list(apps.processes):
             if process.popen.poll() is not None and process not in replaced:
                 replaced.append(process)
-                apps.app()
+                start_another()
         return apps.status("poison")["status"] == parked
 
+    def start_another() -> None:
+        # It may take the poison over, and die of it, before it says that it is ready.
+        apps.run(sys.executable, str(APPS / "plain.py"))
+
     replaced: list[object] = []
-    apps.app()
+    start_another()
     wait_until(parked_or_replaced, "poison is parked", seconds=150)
     assert sum(process.popen.poll() is not None for process in apps.processes) == 5
     assert apps.wait_status("healthy", seconds=60)
