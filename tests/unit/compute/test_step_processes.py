@@ -58,6 +58,11 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def kill_the_launcher() -> None:
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(60)
+
+
 class OddError(Exception):
     def __init__(self, one: str, two: str) -> None:
         super().__init__(one + two)
@@ -201,6 +206,15 @@ def test_a_launcher_that_died_is_replaced() -> None:
     launcher = processes.run(os.getppid, (), timeout_seconds=60)
     os.kill(launcher, signal.SIGKILL)
     wait_until(lambda: not alive(launcher), "it is dead")
+    assert processes.run(pid_and, (7,), timeout_seconds=30)[0] == 7
+    processes.close()
+
+
+def test_a_step_whose_launcher_dies_ends_at_once_as_died() -> None:
+    """An error that the retries of steps know, not the closed socket's own."""
+    processes = StepProcesses(partial(list, [__name__]))
+    with pytest.raises(StepProcessDied, match="is gone"):
+        processes.run(kill_the_launcher, (), timeout_seconds=50)
     assert processes.run(pid_and, (7,), timeout_seconds=30)[0] == 7
     processes.close()
 

@@ -6,7 +6,6 @@ import asyncio
 import math
 import threading
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import psycopg2
@@ -17,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.dbos_adapter.cancelling import Cancellations
-from holdfast.dbos_adapter.waiting import awaited
 from holdfast.dbos_adapter.waiting.runs import CHANGING, HIDDEN, Run
 from holdfast.dbos_adapter.waiting.waits import Waits
 from holdfast.postgres.database import Row
@@ -298,24 +296,6 @@ def test_a_wait_that_is_refused_keeps_no_other_back(table: _Table, waits: Waits)
 def test_an_end_that_no_timestamp_can_say_is_not_told(table: _Table, waits: Waits, seconds: float) -> None:
     waits.wait(*KEY, kind="message", seconds=seconds).begin()
     assert told(table)["seconds"] is None
-
-
-def test_another_applications_system_database_is_asked_as_dbos_does() -> None:
-    """It has no waits: a client's, for example."""
-    replaced = {
-        "await_workflow_result": ("w", 1.0),
-        "await_first_workflow_id": (["w"], 1.0),
-    }
-    db = SimpleNamespace(deaf={})
-    for name, arguments in replaced.items():
-        db.deaf[name] = lambda *given, **_: given[1:]
-        assert getattr(awaited, name)(db, *arguments) == arguments
-
-        async def answer(*given: Any, **_: Any) -> Any:
-            return given[1:]
-
-        db.deaf[f"{name}_async"] = answer
-        assert asyncio.run(getattr(awaited, f"{name}_async")(db, *arguments)) == arguments
 
 
 def test_a_cancelled_task_goes_on_only_after_its_wait_is_withdrawn(table: _Table, waits: Waits) -> None:
