@@ -92,6 +92,28 @@ class DatabaseUnavailable(Unavailable):
     """PostgreSQL does not answer. Nothing is lost; send the same request again shortly."""
 
 
+class StatementTimeout(DatabaseUnavailable):
+    """PostgreSQL answers, but this took longer than its limit. Send the same request again when there is less
+    other work, or ask for less at a time.
+    """
+
+
+class LockTimeout(StatementTimeout):
+    """PostgreSQL answers, but other work held a row that this needs for longer than the limit. Send the same
+    request again shortly.
+    """
+
+
+class DatabaseBusy(DatabaseUnavailable):
+    """PostgreSQL answers, but could not do this beside other work. Send the same request again shortly."""
+
+
+class DatabaseReadOnly(DatabaseUnavailable):
+    """PostgreSQL answers, but accepts no writes at present, as during a failover. Send the same request again
+    shortly.
+    """
+
+
 class Draining(Unavailable):
     """This process is stopping and takes no new work. Send the same request again: its successor answers."""
 

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from holdfast import errors
-from holdfast.postgres.outage import is_outage
+from holdfast.postgres.outage import is_outage, unavailable
 
 logger = logging.getLogger("holdfast.api")
 
@@ -218,10 +218,12 @@ def _unknown_workflow(request: Request, _: Exception) -> Response:
 
 def _database_error(request: Request, error: Exception) -> Response:
     """Handles driver errors of calls outside `Gateway.call`: an outage answers 503, other errors 500."""
-    if is_outage(error) or isinstance(error, sa.exc.TimeoutError):
-        return _holdfast_error(request, errors.DatabaseUnavailable())
+    if isinstance(error, sa.exc.TimeoutError):
+        return _holdfast_error(request, errors.DatabaseBusy())
+    if is_outage(error):
+        return _holdfast_error(request, unavailable(error))
     return failure(request.scope, error)
 
 
 def _query_timeout(request: Request, _: Exception) -> Response:
-    return _holdfast_error(request, errors.DatabaseUnavailable())
+    return _holdfast_error(request, errors.StatementTimeout())

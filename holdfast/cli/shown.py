@@ -20,6 +20,7 @@ from holdfast.errors import DatabaseNotPrepared
 from holdfast.installations.detection import admin_token, url
 from holdfast.installations.embedded import NativeError
 from holdfast.installations.installation import NothingRunsError
+from holdfast.postgres.outage import is_outage, unavailable
 
 if TYPE_CHECKING:
     import httpx
@@ -43,9 +44,11 @@ _STREAM_TIMEOUT_SECONDS = 25.0
 class Refused(Exception):  # noqa: N818 - what the API said, not a fault of ours
     """The API did not accept a request. Contains its answer."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, kind: str = "") -> None:
         super().__init__(message)
         self.status = status
+        self.kind = kind
+        """The last part of the problem's `type`, for example `database-unavailable`."""
 
 
 class Unreachable(Exception):  # noqa: N818 - the API is away, which is no fault of ours
@@ -128,12 +131,14 @@ class Api:
     def _json(self, answer: httpx.Response) -> Any:
         if answer.is_success:
             return answer.json()
+        kind = ""
         try:
             problem = answer.json()
             message = str(problem.get("detail") or problem.get("title"))
+            kind = str(problem.get("type", "")).rpartition(":")[2]
         except (ValueError, AttributeError):
             message = answer.text[:200]
-        raise Refused(answer.status_code, f"{answer.status_code}: {message}")
+        raise Refused(answer.status_code, f"{answer.status_code}: {message}", kind)
 
 
 @contextmanager
@@ -164,7 +169,8 @@ def plain_errors() -> Iterator[None]:
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}"
     except psycopg2.Error as error:
-        reason = f"PostgreSQL: {str(error).strip()}"
+        said = str(error).strip()
+        reason = f"{unavailable(error).message} ({said})" if is_outage(error) else f"PostgreSQL: {said}"
     except ValidationError as error:
         reason = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors())
     except KeyboardInterrupt:

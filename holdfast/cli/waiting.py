@@ -15,17 +15,26 @@ from holdfast.statuses import TERMINAL
 T = TypeVar("T")
 
 _POLL_SECONDS = 0.2
-_AWAY = {429: "API busy", 503: "database away"}
+_BUSY = {429: "API busy", 503: "API busy"}
 """Status codes of answers that are worth a retry."""
+_AWAY = {
+    "database-unavailable": "database away",
+    "statement-timeout": "database slow",
+    "lock-timeout": "database slow",
+    "database-busy": "database busy",
+    "database-read-only": "database read-only",
+    "draining": "API restarts",
+}
+"""What to say for the kinds of these answers that have more to say than their status code."""
 
 
 def why_away(error: Unreachable | Refused) -> str:
     """Returns why the API does not answer now. Raises the error again if a retry does not help."""
     if isinstance(error, Unreachable):
         return "API away"
-    if error.status not in _AWAY:
+    if error.status not in _BUSY:
         raise error
-    return _AWAY[error.status]
+    return _AWAY.get(error.kind, _BUSY[error.status])
 
 
 def poll_until(poll: Callable[[float], T], *, seconds: float) -> Iterator[tuple[T | None, str]]:

@@ -17,10 +17,10 @@ from holdfast.dbos_adapter.registrations import pickled_input
 from holdfast.dbos_adapter.round_trips import POOL_OPTIONS
 from holdfast.dbos_adapter.schema import sqlalchemy_url
 from holdfast.dbos_adapter.serializer import json_serializer
-from holdfast.errors import DatabaseUnavailable
+from holdfast.errors import DatabaseBusy, DatabaseUnavailable, StatementTimeout
 from holdfast.postgres import budget
-from holdfast.postgres.database import METRICS_USER, OpsPool, Row
-from holdfast.postgres.outage import is_outage
+from holdfast.postgres.database import METRICS_USER, OpsPool, PoolExhausted, Row, time_limits
+from holdfast.postgres.outage import is_outage, unavailable
 from holdfast.postgres.sessions import SESSION_OPTIONS
 from holdfast.postgres.statements import sql
 from holdfast.settings import Settings
@@ -68,7 +68,7 @@ class Gateway:
                 "application_name": f"{purpose}/client",
                 **SESSION_OPTIONS,
                 "connect_timeout": 2,
-                "options": f"-c statement_timeout={int(self._timeout_seconds * 1000)}",
+                "options": time_limits(self._timeout_seconds),
             },
         )
         self.client = DBOSClient(
@@ -116,8 +116,8 @@ class Gateway:
         """Runs a blocking function that uses PostgreSQL, in a thread.
 
         Raises ``DatabaseUnavailable`` during an outage, or when PostgreSQL does not answer within
-        ``database_timeout_seconds`` (8 s while heartbeats succeed, because it is only slow then). The thread
-        ends by its own statement timeout.
+        ``database_timeout_seconds``. While heartbeats succeed it is only slow: then the limit is 8 s, and the
+        error is a subclass that says so. The thread ends by its own statement timeout.
         """
         if not self._database_up():
             raise DatabaseUnavailable
@@ -126,12 +126,15 @@ class Gateway:
         try:
             await self._patience(work)
             return await work
-        except sa.exc.TimeoutError as error:
-            raise DatabaseUnavailable from error
+        except (sa.exc.TimeoutError, PoolExhausted) as error:
+            raise (DatabaseBusy if self._heartbeats_succeed() else DatabaseUnavailable) from error
         except (psycopg2.Error, sa.exc.DBAPIError) as error:
             if is_outage(error):
-                raise DatabaseUnavailable from error
+                raise unavailable(error) from error
             raise
+
+    def _heartbeats_succeed(self) -> bool:
+        return self._heartbeat_age_seconds() <= self._latest_heartbeat_seconds
 
     async def _patience(self, work: asyncio.Future[T]) -> None:
         """Returns once the work is done. Raises ``DatabaseUnavailable`` if it takes too long."""
@@ -139,9 +142,10 @@ class Gateway:
         began, pause = loop.time(), self._timeout_seconds
         try:
             while not (await asyncio.wait({work}, timeout=pause))[0]:
-                waited = loop.time() - began
-                if waited >= _SLOW_SECONDS or self._heartbeat_age_seconds() > self._latest_heartbeat_seconds:
+                if not self._heartbeats_succeed():
                     raise DatabaseUnavailable
+                if loop.time() - began >= _SLOW_SECONDS:
+                    raise StatementTimeout
                 pause = _POLL_SECONDS
         finally:
             work.cancel()  # has no effect on finished work

@@ -64,7 +64,6 @@ def connect(
     role if None. Raises ``psycopg2.OperationalError`` if PostgreSQL cannot be reached within 3 s or accepts
     no writes.
     """
-    milliseconds = int(statement_timeout_seconds * 1000)
     # The metrics role is itself read-only (postgres/roles.sql).
     login: dict[str, Any] = {"user": user, "target_session_attrs": "primary"} if user else {}
     try:
@@ -73,8 +72,7 @@ def connect(
             application_name=purpose[:63],
             options=server_options(
                 settings.database_url,
-                f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
-                " -c idle_in_transaction_session_timeout=10000",
+                f"{time_limits(statement_timeout_seconds)} -c idle_in_transaction_session_timeout=10000",
             ),
             cursor_factory=psycopg2.extras.RealDictCursor,
             **{**CONNECT_OPTIONS, **login},
@@ -85,6 +83,14 @@ def connect(
     connection.autocommit = True
     REACH.opened()
     return cast(Connection, connection)
+
+
+def time_limits(seconds: float) -> str:
+    """Returns the server options that limit a statement, and its wait for a lock to four fifths of that.
+
+    With equal limits the server would report each wait for a lock as a slow statement.
+    """
+    return f"-c statement_timeout={int(seconds * 1000)} -c lock_timeout={int(seconds * 800)}"
 
 
 def server_options(dsn: str, ours: str) -> str:
@@ -164,11 +170,15 @@ class OutageLog:
             )
 
 
+class PoolExhausted(psycopg2.OperationalError):
+    """No connection of the pool became free in time."""
+
+
 class OpsPool:
     """A pool of a few connections for short named statements from many threads.
 
     The pool holds at most ``size`` connections. A caller blocks at most ``wait_seconds`` for a free one and
-    then gets ``psycopg2.OperationalError``. A connection that failed is discarded.
+    then gets ``PoolExhausted``. A connection that failed is discarded.
     """
 
     def __init__(
@@ -191,7 +201,7 @@ class OpsPool:
     def run(self, name: str, /, **params: Any) -> list[Row]:
         """Runs a named statement and returns its rows. Raises ``psycopg2.Error``."""
         if not self._permits.acquire(timeout=self._wait_seconds):
-            raise psycopg2.OperationalError("no free connection for ops statements")
+            raise PoolExhausted("no free connection for ops statements")
         try:
             with self._lock:
                 idle = self._free.pop() if self._free else None

@@ -16,7 +16,11 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 
+from holdfast import errors
+
 READ_ONLY = "25006"
+_CANCELED = "57014"
+_LOCKED = "55P03"
 
 # SQLSTATE classes: connections, resources, shutdown by an operator or a crash, the server's own files.
 _CLASSES = ("08", "53", "57", "58")
@@ -28,13 +32,13 @@ _STATES = frozenset(
         "40001",  # serialization failure; also a standby's conflict with recovery
         "40003",  # whether the statement took effect is unknown
         "40P01",  # deadlock
-        "55P03",  # a lock was not available in time
+        _LOCKED,  # a lock was not available in time
     }
 )
 # A limit of the role (temp_file_limit): the same statement exceeds it again.
 _CALLERS = frozenset({"53400"})
 # A user's statement may take too long each time, or request a lock with NOWAIT.
-_USERS = frozenset({"57014", "55P03"})
+_USERS = frozenset({_CANCELED, _LOCKED})
 # Messages of psycopg 3 and its libpq for a connection that is lost or could not be opened. They use the same
 # error types to refuse statements ("number of parameters must be between 0 and 65535"); psycopg2 does not.
 _LOST = re.compile(
@@ -91,6 +95,21 @@ def is_read_only(error: BaseException) -> bool:
     """Whether the server answered but accepts no writes. SQLAlchemy's errors count as the ones they wrap."""
     error = getattr(error, "orig", None) or error
     return sqlstate(error) == READ_ONLY or any(text in str(error) for text in _READ_ONLY_SESSION)
+
+
+def unavailable(error: BaseException) -> errors.DatabaseUnavailable:
+    """Returns what to tell the caller of work that an outage ended: what the server did, if it answered."""
+    if is_read_only(error):
+        return errors.DatabaseReadOnly()
+    state = sqlstate(getattr(error, "orig", None) or error) or ""
+    if state == _CANCELED:
+        return errors.StatementTimeout()
+    if state == _LOCKED:
+        return errors.LockTimeout()
+    # Too many connections or too little of something else; a deadlock or a conflict of transactions.
+    if state.startswith(("53", "40")):
+        return errors.DatabaseBusy()
+    return errors.DatabaseUnavailable()
 
 
 def server_reads_only(connection: Any) -> bool:

@@ -248,6 +248,27 @@ def test_a_batch_and_its_events(api: Api, database: Database) -> None:
     }
 
 
+def test_what_waits_for_a_lock_or_takes_too_long_says_so(api: Api, database: Database) -> None:
+    """A batch whose table is locked, and a statement that ends at its limit: PostgreSQL does answer."""
+    holder = database.admin()
+    with holder.cursor() as cursor:
+        cursor.execute("BEGIN; LOCK TABLE dbos.workflow_status IN ACCESS EXCLUSIVE MODE")
+        locked = api.http.get("/workflows")
+        cursor.execute("ROLLBACK")
+    assert (locked.status_code, locked.headers["retry-after"]) == (503, "1")
+    assert locked.json()["type"].endswith("lock-timeout") and "other work held" in locked.json()["detail"]
+    database.rows(
+        "CREATE FUNCTION ops.sleep() RETURNS boolean LANGUAGE sql AS 'SELECT pg_sleep(60) IS NOT NULL';"
+        "ALTER VIEW ops.protected RENAME TO was_protected;"
+        "CREATE VIEW ops.protected AS SELECT name FROM ops.was_protected WHERE ops.sleep();"
+        "GRANT SELECT ON ops.protected TO holdfast_api"
+    )
+    api.http.post("/nested")
+    slow = api.http.get("/stranded")
+    assert slow.status_code == 503 and slow.json()["type"].endswith("statement-timeout")
+    assert "answers, but this took longer" in slow.json()["detail"]
+
+
 def test_a_drain_ends_an_open_stream_and_a_wait(api: Api) -> None:
     batch_id = api.http.post("/fibonacci/batches", json={"sequential": True}).json()["workflow_id"]
     ended: list[float] = []

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from holdfast import errors
+from holdfast.api.problems import _kebab
 from holdfast.cli import waiting
 from holdfast.cli.shown import Refused, Unreachable
 from holdfast.cli.waiting import poll_until
@@ -29,14 +31,28 @@ def answers(*given: str | Exception) -> Callable[[float], str]:
 
 
 def test_what_passes_is_waited_out_and_named() -> None:
-    away = Unreachable("refused"), Refused(503, "draining"), Refused(429, "too many")
+    unavailable = ("database-unavailable", "statement-timeout", "draining", "backlog-full")
+    away = (
+        Unreachable("refused"),
+        *(Refused(503, "no", kind) for kind in unavailable),
+        Refused(429, "too many"),
+    )
     seen = poll_until(answers(*away, "there"), seconds=60)
-    assert [next(seen) for _ in range(4)] == [
-        (None, "API away"),
-        (None, "database away"),
-        (None, "API busy"),
-        ("there", ""),
+    assert [next(seen)[1] for _ in away] == [
+        "API away",
+        "database away",
+        "database slow",
+        "API restarts",
+        "API busy",
+        "API busy",
     ]
+    assert next(seen) == ("there", "")
+
+
+def test_each_kind_of_unavailability_has_its_words() -> None:
+    kinds = [each for each in vars(errors).values() if isinstance(each, type)]
+    names = {_kebab(each.__name__) for each in kinds if issubclass(each, errors.DatabaseUnavailable)}
+    assert names <= set(waiting._AWAY)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422, 500])

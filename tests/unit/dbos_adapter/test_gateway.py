@@ -11,7 +11,8 @@ import sqlalchemy as sa
 
 from holdfast.dbos_adapter import gateway as module
 from holdfast.dbos_adapter.gateway import Gateway
-from holdfast.errors import DatabaseUnavailable
+from holdfast.errors import DatabaseBusy, DatabaseUnavailable, StatementTimeout
+from holdfast.postgres.database import PoolExhausted
 from holdfast.settings import Settings
 
 Make = Callable[[Callable[[], float]], Gateway]
@@ -77,14 +78,19 @@ def test_a_database_that_falls_silent_meanwhile_ends_the_wait(gateway: Make) -> 
     assert 0.2 < time.monotonic() - begun < 2
 
 
-def test_a_pool_without_a_free_connection_is_as_good_as_away(gateway: Make) -> None:
+@pytest.mark.parametrize("error", [sa.exc.TimeoutError(), PoolExhausted()])
+@pytest.mark.parametrize(("age", "said"), [(0.0, DatabaseBusy), (9.0, DatabaseUnavailable)])
+def test_a_pool_without_a_free_connection_is_busy_or_away(
+    gateway: Make, error: Exception, age: float, said: type[Exception]
+) -> None:
     def work() -> None:
-        raise sa.exc.TimeoutError
+        raise error
 
-    with pytest.raises(DatabaseUnavailable):
-        asyncio.run(gateway(lambda: 0.0).call(work))
+    with pytest.raises(DatabaseUnavailable) as raised:
+        asyncio.run(gateway(lambda: age).call(work))
+    assert raised.type is said
 
 
 def test_the_wait_for_a_slow_one_is_bounded(gateway: Make) -> None:
-    with pytest.raises(DatabaseUnavailable):
+    with pytest.raises(StatementTimeout):
         call(gateway(lambda: 0.0), 1.5)

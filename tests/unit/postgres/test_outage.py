@@ -9,7 +9,8 @@ import psycopg2.errors
 import pytest
 import sqlalchemy as sa
 
-from holdfast.postgres.outage import is_outage, is_read_only
+from holdfast import errors
+from holdfast.postgres.outage import is_outage, is_read_only, unavailable
 from tests.support.injected import OUTAGES, REFUSALS
 
 
@@ -83,6 +84,18 @@ def test_what_sqlalchemy_adds(statement: str | None, invalidated: bool, outage: 
     said = psycopg.OperationalError("in words that are in no list")
     error = sa.exc.OperationalError(statement, None, said, connection_invalidated=invalidated)
     assert is_outage(error) is outage
+
+
+@pytest.mark.parametrize("state", OUTAGES)
+def test_what_a_client_is_told_says_what_the_server_did(state: str) -> None:
+    answered = {
+        "25006": errors.DatabaseReadOnly,
+        "57014": errors.StatementTimeout,
+        "55P03": errors.LockTimeout,
+        **dict.fromkeys(("40001", "40003", "40P01", "53100", "53200", "53300"), errors.DatabaseBusy),
+    }
+    said = {type(unavailable(error)) for error in both(state)}
+    assert said == {answered.get(state, errors.DatabaseUnavailable)}
 
 
 def test_read_only_is_told_from_away() -> None:
