@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from holdfast.cpu_quota import available_cpus
+from holdfast.executor_settings import OPTIONS, ExecutorSettings
 from holdfast.origin import host_name, is_loopback
 
 Role = Literal["api", "worker"]
@@ -29,14 +30,16 @@ MAX_RETENTION_SECONDS = 100 * 366 * 86_400
 STANDSTILL_SECONDS = 60.0
 """A process is unready after a trial has paused its queues for this time, because it takes no other work."""
 
-SWEEP_JITTER = 0.2
-"""Jitter on the sweep interval (±20 %), so that sweepers do not run in lockstep."""
-_LEAST_LATENESS_SECONDS = 0.1
-
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
-class Settings(BaseSettings):
+def _shared(name: str) -> Any:
+    """Returns the field of an option that attached applications have too."""
+    option = OPTIONS[name]
+    return Field(option.default, gt=option.gt, ge=option.ge, le=option.le, description=option.description)
+
+
+class Settings(ExecutorSettings, BaseSettings):
     """Every option of a Holdfast process. Times are seconds, sizes bytes.
 
     A subclass adds the options of an application (`RegisteredWork.settings_class`).
@@ -61,7 +64,7 @@ class Settings(BaseSettings):
         description="user-defined modules, comma-separated: docs/start/your-own-workflow.md",
     )
 
-    bind_host: str = Field("127.0.0.1", description="address the HTTP server listens on")
+    bind_host: str = _shared("bind_host")
     api_port: int = Field(8000, ge=0, le=65535, description="HTTP port of the API")
     worker_port: int = Field(
         8001, ge=0, le=65535, description="HTTP port of a worker: livez, readyz, metrics"
@@ -82,24 +85,20 @@ class Settings(BaseSettings):
         100_000, ge=0, description="unfinished workflows from which on new work gets 503; 0: no limit"
     )
 
-    heartbeat_seconds: float = Field(1.0, gt=0, description="time between two heartbeats")
-    lease_seconds: float = Field(5.0, gt=0, description="silence after which an executor counts as dead")
-    sweep_seconds: float = Field(0.25, gt=0, description="time between two sweeps of the peers")
-    second_look_seconds: float = Field(
-        0.15, ge=0.15, description="a lock must be missing in two checks this far apart"
-    )
-    crash_limit: int = Field(5, ge=2, description="crashes after which a workflow is parked")
-    clock_tolerance_seconds: float = Field(
-        2.0, gt=0, description="difference from the database's clock that makes a process unready"
-    )
+    heartbeat_seconds: float = _shared("heartbeat_seconds")
+    lease_seconds: float = _shared("lease_seconds")
+    sweep_seconds: float = _shared("sweep_seconds")
+    second_look_seconds: float = _shared("second_look_seconds")
+    crash_limit: int = _shared("crash_limit")
+    clock_tolerance_seconds: float = _shared("clock_tolerance_seconds")
 
-    drain_seconds: float = Field(20.0, ge=0, description="how long a drain waits for running steps")
-    stop_grace_seconds: float = Field(30.0, gt=0, description="time from SIGTERM to SIGKILL")
+    drain_seconds: float = _shared("drain_seconds")
+    stop_grace_seconds: float = _shared("stop_grace_seconds")
     abandoned_threads_limit: int = Field(
         16, ge=0, description="threads of cancelled workflows above which a process is replaced"
     )
     database_wait_seconds: float = Field(60.0, ge=0, description="how long a start waits for PostgreSQL")
-    database_timeout_seconds: float = Field(1.5, gt=0, description="longest wait of a request for PostgreSQL")
+    database_timeout_seconds: float = _shared("database_timeout_seconds")
     database_pool_size: int = Field(6, ge=2, description="connections of DBOS's own pool in one process")
 
     cpu_slots: int = Field(0, ge=0, description="child processes for CPU work; 0: the container's CPU quota")
@@ -134,25 +133,12 @@ class Settings(BaseSettings):
         description="the token that control operations (drain, cancel, ...) need; none: they are refused",
     )
     require_token: bool = Field(False, description="demands the admin token for every call, reading included")
-    chaos: bool = Field(False, description="allows POST /executors/{id}/crash")
+    chaos: bool = _shared("chaos")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="lowest level logged")
 
     @model_validator(mode="after")
     def _times_fit_together(self) -> Self:
-        if self.lateness_seconds < _LEAST_LATENESS_SECONDS:
-            least = 2 * (self.heartbeat_seconds + _LEAST_LATENESS_SECONDS) + self.longest_pause_seconds
-            raise ValueError(
-                f"HOLDFAST_LEASE_SECONDS ({self.lease_seconds:g}) must be at least {least:g}: twice "
-                f"HOLDFAST_HEARTBEAT_SECONDS ({self.heartbeat_seconds:g}), the longest pause between two "
-                f"checks ({self.longest_pause_seconds:g}: HOLDFAST_SWEEP_SECONDS and a fifth, or "
-                f"HOLDFAST_SECOND_LOOK_SECONDS) and {2 * _LEAST_LATENESS_SECONDS:g} s, or an executor cannot "
-                "distinguish the death of a peer from an outage of its own"
-            )
-        if self.drain_seconds + 5 > self.stop_grace_seconds:
-            raise ValueError(
-                f"HOLDFAST_STOP_GRACE_SECONDS ({self.stop_grace_seconds:g}) must exceed "
-                f"HOLDFAST_DRAIN_SECONDS ({self.drain_seconds:g}) by at least 5 s, or a drain ends in SIGKILL"
-            )
+        self.check_times()
         if 0 < self.retention_seconds < LEAST_RETENTION_SECONDS:
             raise ValueError(
                 f"HOLDFAST_RETENTION_SECONDS ({self.retention_seconds:g}) must be 0, or at least "
@@ -238,21 +224,6 @@ class Settings(BaseSettings):
             "work without a token. Set HOLDFAST_REQUIRE_TOKEN=true, which demands the admin token for every "
             f"call, or keep to this machine with {name}=127.0.0.1."
         )
-
-    @property
-    def longest_pause_seconds(self) -> float:
-        """Longest pause between two polls of the peers."""
-        return max((1 + SWEEP_JITTER) * self.sweep_seconds, self.second_look_seconds)
-
-    @property
-    def lateness_seconds(self) -> float:
-        """Tolerated lateness of this process's heartbeats and polls: half of what the lease leaves."""
-        return (self.lease_seconds - 2 * self.heartbeat_seconds - self.longest_pause_seconds) / 2
-
-    @property
-    def blocked_seconds(self) -> float:
-        """Silence after which an interpreter counts as blocked: reached before its heartbeat can be late."""
-        return self.lease_seconds - 2 * self.heartbeat_seconds
 
     @property
     def slots(self) -> int:

@@ -82,8 +82,8 @@ class Attachment:
         """Prepares the launch. Returns the reason if the application cannot be protected."""
         try:
             use_schema(configured.schema)
-            settings = AttachedSettings.for_application(configured)
-        except ValueError as error:  # pydantic's errors too
+            settings = AttachedSettings(configured)
+        except ValueError as error:
             return str(error)
         if reason := _unsupported(configured) or obstacle(settings, configured):
             return reason

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from importlib import resources
 from importlib.resources.abc import Traversable
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import psycopg2
@@ -23,7 +23,9 @@ from dbos._migration import get_dbos_migrations
 
 from holdfast.postgres.database import Connection, connect, query, transaction
 from holdfast.postgres.statements import DBOS_SCHEMA, in_schema
-from holdfast.settings import Settings, get_settings
+
+if TYPE_CHECKING:
+    from holdfast.settings import Settings
 
 log = logging.getLogger("holdfast.schema")
 
@@ -219,6 +221,8 @@ def sqlalchemy_url(url: str) -> str:
 
 def main() -> int:
     """Runs the migrations. Returns exit code 0 once the schema is up to date."""
+    from holdfast.settings import get_settings
+
     try:
         ran = migrate(get_settings())
     except psycopg2.Error as error:

@@ -21,10 +21,10 @@ from holdfast.dbos_adapter.cancelling import CANCELLED_CHANNEL, Cancellations
 from holdfast.dbos_adapter.slots import Slots
 from holdfast.dbos_adapter.waiting.ending import Endings
 from holdfast.dbos_adapter.waiting.notices import CHANNELS, Notices
+from holdfast.executor_settings import ExecutorSettings
 from holdfast.postgres.database import Connection, connect, wait_readable
 from holdfast.postgres.outage import REACH
 from holdfast.postgres.session_thread import SessionThread
-from holdfast.settings import Settings
 
 log = logging.getLogger("holdfast.waking")
 
@@ -170,7 +170,7 @@ def install() -> None:
 class Listener:
     """A thread that turns PostgreSQL's notifications into wake-ups."""
 
-    def __init__(self, settings: Settings, waker: Waker, *, purpose: str) -> None:
+    def __init__(self, settings: ExecutorSettings, waker: Waker, *, purpose: str) -> None:
         self._waker = waker
         self.session = SessionThread(
             "listener",

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING
 from dbos import DBOS, DBOSConfig, PropagateOtelContext
 
 from holdfast.probe_paths import PROBE_PATHS
-from holdfast.settings import Settings
 
 if TYPE_CHECKING:
     from fastapi.telemetry import TelemetryConfig
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    from holdfast.settings import Settings
 
 log = logging.getLogger("holdfast.tracing")
 

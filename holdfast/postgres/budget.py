@@ -6,7 +6,10 @@ stays below the server's ``max_connections`` (postgres/postgresql.conf). A test 
 
 from __future__ import annotations
 
-from holdfast.settings import Role, Settings
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from holdfast.settings import Role, Settings
 
 STEPS = 4
 """Pool for named statements of durable code, trials and retention."""

@@ -15,9 +15,9 @@ import psycopg2
 import psycopg2.extensions
 import psycopg2.extras
 
+from holdfast.executor_settings import ExecutorSettings
 from holdfast.postgres.outage import REACH, is_outage, is_read_only, sqlstate
 from holdfast.postgres.statements import sql
-from holdfast.settings import Settings
 
 log = logging.getLogger("holdfast.database")
 
@@ -56,7 +56,11 @@ METRICS_USER = "holdfast_metrics"
 
 
 def connect(
-    settings: Settings, *, purpose: str, statement_timeout_seconds: float = 5.0, user: str | None = None
+    settings: ExecutorSettings,
+    *,
+    purpose: str,
+    statement_timeout_seconds: float = 5.0,
+    user: str | None = None,
 ) -> Connection:
     """Opens an autocommit connection that returns rows as dicts.
 
@@ -183,7 +187,7 @@ class OpsPool:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: ExecutorSettings,
         *,
         purpose: str,
         size: int = 4,

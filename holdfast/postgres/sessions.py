@@ -13,10 +13,10 @@ import psycopg
 import sqlalchemy as sa
 from psycopg.rows import DictRow, dict_row
 
+from holdfast.executor_settings import ExecutorSettings
 from holdfast.postgres.database import CONNECT_OPTIONS, Row, server_options, wait_readable
 from holdfast.postgres.outage import is_read_only
 from holdfast.postgres.statements import sql
-from holdfast.settings import Settings
 
 # The server prepares a statement when it runs for the second time.
 SESSION_OPTIONS: dict[str, Any] = {**CONNECT_OPTIONS, "prepare_threshold": 1}
@@ -40,7 +40,7 @@ _PLANS = " ".join(
 class Sessions:
     """A LIFO pool of at most ``size`` connections. Callers block while none is free."""
 
-    def __init__(self, settings: Settings, *, purpose: str, size: int) -> None:
+    def __init__(self, settings: ExecutorSettings, *, purpose: str, size: int) -> None:
         self._url = settings.database_url
         self._purpose = purpose
         self._permits = threading.Semaphore(size)

@@ -9,11 +9,11 @@ import time
 from concurrent.futures import Future
 from typing import NamedTuple, Protocol
 
+from holdfast.executor_settings import ExecutorSettings
 from holdfast.identity import Identity
 from holdfast.process.engine import AttachedEngine
 from holdfast.recovery.lease import Lease
 from holdfast.recovery.takeover import HandoverResult, hand_over
-from holdfast.settings import Settings
 
 log = logging.getLogger("holdfast.process")
 
@@ -35,7 +35,7 @@ class Draining(Protocol):
     """Whether nothing can start a workflow here any more, so that the drain is over when nothing runs."""
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> ExecutorSettings:
         """The options."""
 
     @property

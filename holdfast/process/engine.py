@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dbos import DBOS, DBOSConfig
 
@@ -15,13 +15,16 @@ from holdfast.dbos_adapter.waiting import awaited
 from holdfast.dbos_adapter.waiting.wait import detach
 from holdfast.dbos_adapter.waiting.waits import Waits
 from holdfast.dbos_adapter.wake_ups import Waker
+from holdfast.executor_settings import ExecutorSettings
 from holdfast.identity import Identity
 from holdfast.observability import tracing
 from holdfast.postgres import budget
 from holdfast.postgres.sessions import SESSION_OPTIONS, Sessions
 from holdfast.recovery.homes import Homes
 from holdfast.recovery.takeover import release_claim
-from holdfast.settings import Settings
+
+if TYPE_CHECKING:
+    from holdfast.settings import Settings
 
 
 class AttachedEngine:
@@ -30,7 +33,7 @@ class AttachedEngine:
     Call `attach` before the launch, and `attach_database` after it.
     """
 
-    def __init__(self, settings: Settings, identity: Identity, waker: Waker) -> None:
+    def __init__(self, settings: ExecutorSettings, identity: Identity, waker: Waker) -> None:
         self._waker = waker
         self._dbos: Any = None
         self._is_attached = False

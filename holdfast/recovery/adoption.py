@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 
+from holdfast.executor_settings import ExecutorSettings
 from holdfast.identity import Identity
 from holdfast.postgres.database import Connection, Row, connect, query, transaction
 from holdfast.postgres.session_thread import SessionThread
-from holdfast.settings import Settings
 
 log = logging.getLogger("holdfast.adoption")
 
@@ -51,7 +51,7 @@ def move(
 
 
 def adopt(
-    settings: Settings,
+    settings: ExecutorSettings,
     *,
     purpose: str,
     application: str,
@@ -74,7 +74,7 @@ class AutomaticAdoption:
     Only a process of the latest version adopts, so that a rollback's work waits for its code as well.
     """
 
-    def __init__(self, settings: Settings, identity: Identity, after_seconds: float) -> None:
+    def __init__(self, settings: ExecutorSettings, identity: Identity, after_seconds: float) -> None:
         self._identity = identity
         self._after_seconds = after_seconds
         self.session = SessionThread(

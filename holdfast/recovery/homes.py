@@ -22,10 +22,10 @@ import sqlalchemy as sa
 
 from holdfast.dbos_adapter import claims
 from holdfast.dbos_adapter.slots import Execution
+from holdfast.executor_settings import ExecutorSettings
 from holdfast.identity import Identity
 from holdfast.postgres.sessions import Sessions
 from holdfast.recovery.takeover import release_claim
-from holdfast.settings import Settings
 
 if TYPE_CHECKING:
     from holdfast.dbos_adapter.wake_ups import Waker
@@ -56,7 +56,9 @@ class _Claim:
 class Homes:
     """Delays the start of this process's suspects and trials until their home queue has room."""
 
-    def __init__(self, settings: Settings, identity: Identity, waker: Waker, sessions: Sessions) -> None:
+    def __init__(
+        self, settings: ExecutorSettings, identity: Identity, waker: Waker, sessions: Sessions
+    ) -> None:
         self._settings = settings
         self._identity = identity
         self._waker = waker

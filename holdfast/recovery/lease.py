@@ -16,10 +16,10 @@ from collections.abc import Callable
 
 import psycopg2
 
+from holdfast.executor_settings import ExecutorSettings
 from holdfast.identity import Identity
 from holdfast.postgres.database import Connection, connect, query, transaction, wait_readable
 from holdfast.postgres.session_thread import SessionThread, retry_pause_seconds
-from holdfast.settings import Settings
 
 log = logging.getLogger("holdfast.executors")
 
@@ -37,7 +37,7 @@ class Lease:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: ExecutorSettings,
         identity: Identity,
         *,
         on_fenced: Callable[[], None],

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from holdfast.executor_settings import ExecutorSettings
 from holdfast.identity import Identity
 from holdfast.postgres.database import Connection, query, transaction
 from holdfast.recovery.blame import Verdict
 from holdfast.recovery.takeover import LostExecutor, release
-from holdfast.settings import Settings
 
 log = logging.getLogger("holdfast.sweep")
 
@@ -27,7 +27,7 @@ class Orphans:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: ExecutorSettings,
         identity: Identity,
         settled_seconds: Callable[[], float],
         on_release: Callable[[str, list[Verdict], float], None],

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection
 
+from holdfast.executor_settings import ExecutorSettings
 from holdfast.identity import Identity
 from holdfast.postgres.database import Connection, query, transaction
 from holdfast.recovery.blame import Verdict
 from holdfast.recovery.takeover import release
-from holdfast.settings import Settings
 
 log = logging.getLogger("holdfast.strays")
 
@@ -22,7 +22,7 @@ class Strays:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: ExecutorSettings,
         identity: Identity,
         running: Callable[[], Collection[str]],
         on_release: Callable[[str, list[Verdict], float], None],

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import psycopg2
 
+from holdfast.executor_settings import SWEEP_JITTER, ExecutorSettings
 from holdfast.identity import Identity
 from holdfast.postgres.database import Connection, Row, connect, query, transaction
 from holdfast.postgres.session_thread import SessionThread
@@ -21,7 +22,6 @@ from holdfast.recovery.blame import Verdict
 from holdfast.recovery.orphans import Orphans
 from holdfast.recovery.strays import Strays
 from holdfast.recovery.takeover import LostExecutor, release
-from holdfast.settings import SWEEP_JITTER, Settings
 
 log = logging.getLogger("holdfast.sweep")
 
@@ -53,7 +53,7 @@ class Sweep:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: ExecutorSettings,
         identity: Identity,
         *,
         settled_seconds: Callable[[], float],

@@ -10,11 +10,11 @@ from typing import Any, Literal, Self
 
 import psycopg2
 
+from holdfast.executor_settings import ExecutorSettings
 from holdfast.identity import Identity
 from holdfast.postgres.database import Connection, Row, connect, query, transaction
 from holdfast.recovery.blame import InFlight, Verdict, judge, separation_seconds
 from holdfast.recovery.parking import park_workflows
-from holdfast.settings import Settings
 
 log = logging.getLogger("holdfast.takeover")
 
@@ -158,7 +158,7 @@ class HandoverResult:
 
 
 def hand_over(
-    settings: Settings, identity: Identity, *, only_waiting: bool, drain_seconds: float = 0.0
+    settings: ExecutorSettings, identity: Identity, *, only_waiting: bool, drain_seconds: float = 0.0
 ) -> HandoverResult | None:
     """Hands over the work of this draining executor to the queues. Returns None if the database call failed.
 
@@ -203,7 +203,12 @@ def hand_over(
 
 
 def release_claim(
-    settings: Settings, identity: Identity, workflow_id: str, *, reason: str, only_waiting: bool = False
+    settings: ExecutorSettings,
+    identity: Identity,
+    workflow_id: str,
+    *,
+    reason: str,
+    only_waiting: bool = False,
 ) -> bool:
     """Returns one claimed workflow of this executor to its queue, with ``only_waiting`` only if it waits.
 

@@ -16,10 +16,10 @@ import psycopg2
 
 from holdfast.dbos_adapter.slots import Claim
 from holdfast.dbos_adapter.wake_ups import Waker
+from holdfast.executor_settings import ExecutorSettings
 from holdfast.identity import Identity
 from holdfast.postgres.database import OpsPool
 from holdfast.recovery.takeover import release_claim
-from holdfast.settings import Settings
 
 log = logging.getLogger("holdfast.trials")
 
@@ -36,7 +36,7 @@ class Trials:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: ExecutorSettings,
         identity: Identity,
         waker: Waker,
         *,

@@ -1,11 +1,12 @@
 """The program of the `Watchdog`'s child process: it kills a parent whose interpreter is blocked.
 
-It is started as a file with a bare interpreter, and imports only a small part of the standard library. The
-parent sends a ping several times per second from a thread that needs the interpreter's lock, so a blocked
-interpreter is silent. First the child closes the lease session: a lost lock together with an old heartbeat
-shows the peers that the silence is a hang, not a pause or a network partition. This is harmless if the parent
-continues, because it acquires its lock again within milliseconds. After a whole lease of silence the child
-kills the parent.
+It runs in a bare interpreter beside each process, so it imports as little as it can: ``socket``, ``array``,
+``signal``, ``json``, ``contextlib`` and ``typing`` would add 2 MB to its 3. What it needs rarely, it imports
+then. The parent sends a ping several times per second from a thread that needs the interpreter's lock, so a
+blocked interpreter is silent. First the child closes the lease session: a lost lock together with an old
+heartbeat shows the peers that the silence is a hang, not a pause or a network partition. This is harmless if
+the parent continues, because it acquires its lock again within milliseconds. After a whole lease of silence
+the child kills the parent.
 
 When the parent is gone, however it ended, the child ends the programs that the parent left running. Otherwise
 a step's program would continue beside its second copy, which runs in the process that took the work over.
@@ -13,23 +14,26 @@ a step's program would continue beside its second copy, which runs in the proces
 
 from __future__ import annotations
 
-import array
-import json
+import _socket
 import os
 import select
-import signal
-import socket
 import sys
 import time
-from contextlib import suppress
-from typing import Literal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from typing import Literal
+
+    Act = Literal["wait", "close", "kill"]
 
 PING, DEBUGGED, SESSION, NO_SESSION, END = b"p", b"d", b"s", b"n", b"e"
 """The parent's messages. `DEBUGGED` is a ping too: an attached debugger can suspend every thread."""
 MARK = "HOLDFAST_PROCESS"
 """Name of an environment variable that a process and all programs below it inherit."""
 
-Act = Literal["wait", "close", "kill"]
+_SIGKILL = 9
+_DESCRIPTOR_BYTES = 4
 _STALL_SECONDS = 1.0
 _REPARENTED_SECONDS = 2.0
 _PROGRAMS_END_SECONDS = 5.0
@@ -92,20 +96,26 @@ def end_programs(mark: str, *, leader: int | None, spare: frozenset[int]) -> int
     `leader` (a fork without exec has the environment of its parent's start), and all their descendants.
     Neither a new session nor a double fork changes the mark. This process and `spare` are never killed.
     """
+    import signal
+
     ended: set[tuple[int, bytes]] = set()
     deadline = time.monotonic() + _PROGRAMS_END_SECONDS
     entry = f"{MARK}={mark}".encode()
     # They may start others meanwhile: repeat until a scan finds none.
     while found := _left_behind(entry, leader, spare | {os.getpid()}):
         for pid, started in found:
-            with suppress(OSError):
+            try:
                 descriptor = os.pidfd_open(pid)
-                try:
-                    # Another process may have reused the pid since the scan.
-                    if _stat(pid)[2] == started:
-                        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-                finally:
-                    os.close(descriptor)
+            except OSError:
+                continue
+            try:
+                # Another process may have reused the pid since the scan.
+                if _stat(pid)[2] == started:
+                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            except OSError:
+                pass
+            finally:
+                os.close(descriptor)
         ended |= found
         if time.monotonic() > deadline:
             break
@@ -119,10 +129,12 @@ def _left_behind(entry: bytes, leader: int | None, spare: frozenset[int]) -> set
     for name in os.listdir("/proc"):  # noqa: PTH208 - pathlib is a megabyte
         if not name.isdigit() or (pid := int(name)) in spare:
             continue
-        with suppress(OSError):
+        try:
             processes[pid] = _stat(pid)
-            if processes[pid][1] == leader or entry in _environment(pid):
-                leftover.add(pid)
+        except OSError:
+            continue
+        if processes[pid][1] == leader or entry in _environment(pid):
+            leftover.add(pid)
     below = set(leftover)
     while below := {pid for pid, (parent, _, _) in processes.items() if parent in below} - leftover:
         leftover |= below
@@ -149,11 +161,11 @@ def _environment(pid: int) -> list[bytes]:
 class Guard:
     """The child's main loop: one channel, one parent, and a duplicate of the lease session's socket."""
 
-    def __init__(self, channel: socket.socket, parent: int, labels: dict[str, str]) -> None:
+    def __init__(self, channel: socket.socket | _socket.socket, parent: int, labels: dict[str, str]) -> None:
         self._channel = channel
         self._parent = parent
         self._labels = labels
-        self._session: socket.socket | None = None
+        self._session: _socket.socket | None = None
         self._is_debugged = False
         self._has_killed = False
         """Whether the parent was killed in this silence."""
@@ -168,14 +180,14 @@ class Guard:
         """Returns whether the parent is gone or ending. If not, it only closed the channel to this child."""
         self._channel.settimeout(period_seconds)
         while os.getppid() == self._parent:
-            with suppress(TimeoutError):
-                message = self._receive()
-                if message == END:
-                    return True
-                if not message:
-                    # Immediately: peers detect a death only when the last duplicate of the socket is closed.
-                    self._drop_session()
-                    return self._is_parent_gone()
+            message = self._receive()
+            if message == END:
+                return True
+            if message == b"":
+                # Immediately: peers detect a death only when the last duplicate of the socket is closed.
+                self._drop_session()
+                return self._is_parent_gone()
+            if message is not None:
                 silence.heard(time.monotonic())
                 self._has_killed = False
             now = time.monotonic()
@@ -184,7 +196,7 @@ class Guard:
                 self._close_session()
                 self._log("WARNING", "interpreter.blocked", silence.seconds(now))
             elif act == "kill" and os.getppid() == self._parent:
-                os.kill(self._parent, signal.SIGKILL)
+                os.kill(self._parent, _SIGKILL)
                 # A parent that is PID 1 of its container survives this.
                 if not self._has_killed:
                     self._has_killed = True
@@ -201,23 +213,28 @@ class Guard:
             time.sleep(0.001)
         return True
 
-    def _receive(self) -> bytes:
-        """Receives one message; it is empty at the end of file."""
-        message, ancillary, _, _ = self._channel.recvmsg(1, socket.CMSG_LEN(array.array("i").itemsize))
+    def _receive(self) -> bytes | None:
+        """Receives one message: empty at the end of file, None if none came in time."""
+        try:
+            message, ancillary, _, _ = self._channel.recvmsg(1, _socket.CMSG_LEN(_DESCRIPTOR_BYTES))
+        except TimeoutError:
+            return None
         if message in (PING, DEBUGGED):
             self._is_debugged = message == DEBUGGED
         if message in (SESSION, NO_SESSION):
             self._drop_session()
         for level, kind, data in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                self._session = socket.socket(fileno=array.array("i", data)[0])
+            if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
+                self._session = _socket.socket(fileno=int.from_bytes(data[:_DESCRIPTOR_BYTES], sys.byteorder))
         return message
 
     def _close_session(self) -> None:
         """Shuts the parent's lease session down. PostgreSQL and the parent both see its end."""
         if self._session is not None:
-            with suppress(OSError):
-                self._session.shutdown(socket.SHUT_RDWR)
+            try:  # noqa: SIM105 - no contextlib: see above
+                self._session.shutdown(_socket.SHUT_RDWR)
+            except OSError:
+                pass
         self._drop_session()
 
     def _drop_session(self) -> None:
@@ -227,6 +244,8 @@ class Guard:
             self._session = None
 
     def _log(self, level: str, action: str, seconds: float) -> None:
+        import json
+
         now = time.time()
         line = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z",
@@ -238,22 +257,27 @@ class Guard:
             **self._labels,
         }
         text = json.dumps(line).encode() + b"\n"
-        with suppress(OSError):
+        try:
             # The line is dropped if the pipe is full: this process must not block together with its parent.
             if len(text) <= select.PIPE_BUF and select.select([], [1], [], 0)[1]:
                 os.write(1, text)
+        except OSError:
+            pass
+
+
+def run(arguments: list[str]) -> None:
+    """Watches the parent until it is gone, and ends this process."""
+    main(arguments)
+    os._exit(0)
 
 
 def main(arguments: list[str]) -> None:
     """Watches the parent until it is gone."""
     descriptor, parent, close_seconds, kill_seconds, period_seconds, role, executor_id = arguments
     silence = Silence(time.monotonic(), close_seconds=float(close_seconds), kill_seconds=float(kill_seconds))
-    channel = socket.socket(fileno=int(descriptor))
+    channel = _socket.socket(fileno=int(descriptor))
     labels = {"role": role, "executor_id": executor_id}
-    with suppress(OSError):
+    try:  # noqa: SIM105 - no contextlib: see above
         Guard(channel, int(parent), labels).run(silence, float(period_seconds))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
-    os._exit(0)
+    except OSError:
+        pass
