@@ -153,6 +153,7 @@ class WorkflowDetail(Workflow):
     output: Any = None
     output_shortened: bool = False
     error: str | None = None
+    error_shortened: bool = Field(default=False, description="only the first 1,000 characters are here")
 
 
 class WorkflowList(BaseModel):
@@ -175,6 +176,7 @@ class Step(BaseModel):
     output: Any = None
     output_shortened: bool = False
     error: str | None = None
+    error_shortened: bool = Field(default=False, description="only the first 1,000 characters are here")
 
 
 class StepList(BaseModel):

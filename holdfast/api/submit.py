@@ -21,11 +21,12 @@ from starlette.responses import JSONResponse, Response
 from holdfast.api.context import process_of
 from holdfast.api.models import Accepted, Finished
 from holdfast.api.problems import documented, request_id_of
-from holdfast.api.views import JSON, Unreadable, error_text, to_answer, unreadable
+from holdfast.api.views import JSON, SHOWN_BYTES, Unreadable, read_error, read_value, to_answer
 from holdfast.durable import child_workflows
 from holdfast.durable.names import QUEUE_OF, ROLE_OF
 from holdfast.errors import Conflict, DatabaseUnavailable, IdempotencyConflict
 from holdfast.observability import tracing
+from holdfast.postgres.database import Row
 from holdfast.settings import Settings
 from holdfast.statuses import TERMINAL
 
@@ -36,6 +37,8 @@ logger = logging.getLogger("holdfast.api")
 
 WAIT_SECONDS = 600.0
 WAIT_OUTAGE_SECONDS = 30.0
+REPORT_BYTES = 8 * 1024 * 1024
+"""The longest result that an answer with `wait` holds."""
 FALLBACK_POLL_SECONDS = 0.5
 """Fallback poll interval for a missed completion notice.
 
@@ -218,41 +221,43 @@ def find(client: DBOSClient, workflow_id: str, *, payload: bool = False) -> Work
     return rows[0] if rows else None
 
 
-async def load(process: Process, workflow_id: str) -> WorkflowStatus | None:
-    """Reads one stored workflow with its values. `Unreadable` replaces a value that is not JSON."""
-    gateway = process.gateway
-    formats = await gateway.ops("payload_format", workflow_id=workflow_id)
-    if not formats:
-        return None
-    stored = formats[0]
-    is_json = stored["serialization"] == JSON
-    row = await gateway.call(find, gateway.client, workflow_id, payload=is_json)
-    if row is not None and not is_json:
-        for name in ("input", "output", "error"):
-            setattr(row, name, unreadable(stored["serialization"], stored[name]))
-    return row
+async def read_detail(process: Process, workflow_id: str, value_bytes: int) -> Row | None:
+    """Reads one stored workflow, with at most ``value_bytes`` characters of each of its values."""
+    rows = await process.gateway.ops(
+        "workflow_detail", workflow_id=workflow_id, value_bytes=value_bytes, json=JSON
+    )
+    return rows[0] if rows else None
 
 
 async def answer(
     request: Request, accepted: Accepted, *, wait: bool, location: str | None = None
 ) -> Response:
     """Answers 200 with the report if `wait` is set and the work ends in time, else 202 with a Location."""
-    ended = await outcome(request, accepted.workflow_id) if wait else None
+    ended = await outcome(request, accepted.workflow_id, value_bytes=REPORT_BYTES) if wait else None
     if ended is not None:
-        hidden = isinstance(ended.output, Unreadable)
-        report = Finished(
-            workflow_id=ended.workflow_id,
-            status=ended.status,
-            report=None if hidden else to_answer(ended.output)[0],
-            error=error_text(ended.output if hidden else ended.error),
-        )
-        return JSONResponse(report.model_dump(mode="json"))
+        return JSONResponse(_finished(ended).model_dump(mode="json"))
     location = location or f"/workflows/{accepted.workflow_id}"
     return JSONResponse(accepted.model_dump(mode="json"), 202, headers={"Location": location})
 
 
-async def outcome(request: Request, workflow_id: str, seconds: float | None = None) -> WorkflowStatus | None:
-    """Waits for the workflow and returns it once it has ended.
+def _finished(row: Row) -> Finished:
+    """Converts a row of `workflow_detail` that has at most `REPORT_BYTES` characters of the result."""
+    report, cut = read_value(row, "output", REPORT_BYTES)
+    error = read_error(row, SHOWN_BYTES)[0]
+    if isinstance(report, Unreadable):
+        report, error = None, report
+    elif cut:
+        report = None
+        error = f"The result has {row['output_bytes']:,} bytes; an answer holds {REPORT_BYTES:,} at most."
+    return Finished(
+        workflow_id=row["workflow_id"], status=row["status"], report=to_answer(report)[0], error=error
+    )
+
+
+async def outcome(
+    request: Request, workflow_id: str, seconds: float | None = None, *, value_bytes: int
+) -> Row | None:
+    """Waits for the workflow and returns it once it has ended, as `read_detail` does.
 
     Returns None at the time limit, after a long outage, or at a drain.
     None does not affect the workflow: it is stored and continues here or in another process.
@@ -263,15 +268,16 @@ async def outcome(request: Request, workflow_id: str, seconds: float | None = No
     process = process_of(request)
     stopping = asyncio.ensure_future(process.wait_stopping())
     try:
-        return await _ended(process, workflow_id, WAIT_SECONDS if seconds is None else seconds, stopping)
+        limit = WAIT_SECONDS if seconds is None else seconds
+        return await _ended(process, workflow_id, limit, stopping, value_bytes)
     finally:
         stopping.cancel()
         waiters.release()
 
 
 async def _ended(
-    process: Process, workflow_id: str, seconds: float, stopping: asyncio.Future[None]
-) -> WorkflowStatus | None:
+    process: Process, workflow_id: str, seconds: float, stopping: asyncio.Future[None], value_bytes: int
+) -> Row | None:
     gateway = process.gateway
     began = answered = time.monotonic()
     with process.waker.endings.count_ends(f"={workflow_id}") as ends:
@@ -280,7 +286,7 @@ async def _ended(
             try:
                 row = await gateway.call(find, gateway.client, workflow_id)
                 if row is not None and row.status in TERMINAL:
-                    return await load(process, workflow_id)
+                    return await read_detail(process, workflow_id, value_bytes)
                 answered = time.monotonic()
             except DatabaseUnavailable:
                 if time.monotonic() - answered > WAIT_OUTAGE_SECONDS:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from typing import Any
 
-from dbos import StepInfo, WorkflowStatus
 from pydantic_core import to_json
 
 from holdfast.api.models import Step, Waiting, Workflow, WorkflowDetail
@@ -14,9 +14,13 @@ from holdfast.api.models_messages import Event, StoredValue
 from holdfast.dbos_adapter.serializer import json_serializer
 from holdfast.integers import decimal_string
 from holdfast.observability.redaction import without_values
+from holdfast.postgres.database import Row
 
 SHOWN_BYTES = 4096
+"""How much of a value is read at most, of any workflow or step: PostgreSQL cuts what is longer."""
+ERROR_CHARACTERS = 1000
 JSON = "portable_json"
+_ERROR = re.compile(r'\{"name": ?("(?:[^"\\]|\\.)*"), ?"message": ?("(?:[^"\\]|\\(?:u[0-9a-fA-F]{4}|[^u]))*)')
 # Clients that read numbers as doubles, such as JavaScript, round larger integers (RFC 7493, section 2.2).
 SAFE_INTEGER = 2**53 - 1
 
@@ -77,8 +81,12 @@ def error_text(error: Any) -> str | None:
         return None
     # An error that cannot be deserialized is the stored text.
     name = "" if isinstance(error, str) else f"{getattr(error, 'name', None) or type(error).__name__}: "
-    text = without_values(f"{name}{error}")
-    return escape_surrogates(text[:1000])
+    return _bounded(f"{name}{error}")[0]
+
+
+def _bounded(text: str) -> tuple[str, bool]:
+    text = without_values(text)
+    return escape_surrogates(text[:ERROR_CHARACTERS]), len(text) > ERROR_CHARACTERS
 
 
 class Unreadable(str):
@@ -98,27 +106,49 @@ def unreadable(serialization: str | None, size: int | None) -> Unreadable | None
     return Unreadable(f"stored {how}, readable only by the application ({size:,} bytes)")
 
 
-def _columns(row: WorkflowStatus) -> dict[str, Any]:
-    return {
-        "workflow_id": row.workflow_id,
-        "name": row.name,
-        "status": row.status,
-        "class_name": row.class_name,
-        "instance_name": row.config_name,
-        "application": row.application_name,
-        "application_version": row.app_version,
-        "queue_name": row.queue_name,
-        "executor_id": row.executor_id,
-        "attempts": row.recovery_attempts,
-        "parent_workflow_id": row.parent_workflow_id,
-        "forked_from": row.forked_from,
-        "created_at": iso(row.created_at),
-        "started_at": iso(row.dequeued_at),
-        "completed_at": iso(row.completed_at),
-    }
+def read_value(row: Row, name: str, limit: int) -> tuple[Any, bool]:
+    """Returns a stored value, and whether it is only the first ``limit`` characters of a longer text.
+
+    ``row`` has the text in ``name``, its whole length in ``<name>_bytes``, and its format.
+    """
+    size, text = row[f"{name}_bytes"], row[name]
+    if size is None or row["serialization"] != JSON:
+        return unreadable(row["serialization"], size), False
+    if size > limit:
+        return escape_surrogates(text), True
+    try:
+        return json_serializer().deserialize(text), False
+    except (ValueError, RecursionError):
+        return escape_surrogates(text), False
 
 
-def listed(row: dict[str, Any]) -> Workflow:
+def read_error(row: Row, limit: int) -> tuple[str | None, bool]:
+    """Returns the stored error of a row as `read_value` does, as one bounded text."""
+    error, cut = read_value(row, "error", limit)
+    if error is None or isinstance(error, Unreadable):
+        return error, False
+    if cut:
+        error = _first_members(error)
+    if isinstance(error, dict) and error.keys() >= {"name", "message"}:
+        error = f"{error['name']}: {error['message']}"
+    elif not isinstance(error, str):
+        error = row["error"]
+    text, cut_again = _bounded(error)
+    return text, cut or cut_again
+
+
+def _first_members(text: str) -> Any:
+    """Returns name and message of an error from the beginning of its JSON text, else that beginning."""
+    match = _ERROR.match(text)
+    if match is None:
+        return text
+    try:
+        return {"name": json.loads(match[1]), "message": json.loads(f'{match[2]}"')}
+    except ValueError:
+        return text
+
+
+def listed(row: Row) -> Workflow:
     """Converts a row of `list_workflows`."""
     times = {name: iso(row[name]) for name in ("created_at", "started_at", "completed_at")}
     kind = row.pop("wait_kind")
@@ -147,52 +177,44 @@ def waiting(
     return Waiting(kind=wait["kind"], subject=wait["subject"], since=since, until=until)
 
 
-def workflow_detail(row: WorkflowStatus, wait: dict[str, Any] | None) -> WorkflowDetail:
-    """Converts one workflow with its shortened payloads (`submit.load`) and the row of `wait_of`."""
-    input_, input_cut = shortened(row.input)
-    output, output_cut = shortened(row.output)
-    return WorkflowDetail(
-        **_columns(row),
-        waiting=waiting(row.status, row.queue_name, row.created_at, row.delay_until_epoch_ms, wait),
-        input=input_,
-        input_shortened=input_cut,
-        output=output,
-        output_shortened=output_cut,
-        error=error_text(row.error),
-    )
+def workflow_detail(row: Row) -> WorkflowDetail:
+    """Converts a row of `workflow_detail`, of whose values it has at most `SHOWN_BYTES` characters."""
+    shown: dict[str, Any] = {}
+    for name in ("input", "output"):
+        value, cut = read_value(row, name, SHOWN_BYTES)
+        if name == "input" and isinstance(value, dict) and value.keys() <= {"positionalArgs", "namedArgs"}:
+            value = {"args": value.get("positionalArgs") or [], "kwargs": value.get("namedArgs") or {}}
+        shown[name], shown[f"{name}_shortened"] = (value, cut) if cut else shortened(value)
+    shown["error"], shown["error_shortened"] = read_error(row, SHOWN_BYTES)
+    return WorkflowDetail(**{**listed(dict(row)).model_dump(), **shown})
 
 
-def stored_value(row: dict[str, Any], limit: int) -> StoredValue:
+def stored_value(row: Row, limit: int) -> StoredValue:
     """Converts a stored value, of which the row has at most ``limit`` characters. Deserializes only JSON."""
-    value, cut = row["value"], row["bytes"] > limit
-    if row["serialization"] != JSON:
-        value, cut = unreadable(row["serialization"], row["bytes"]), False
-    elif not cut:
-        try:
-            value = to_answer(json_serializer().deserialize(value))[0]
-        except (ValueError, RecursionError):
-            value = escape_surrogates(value)
+    value, cut = read_value({**row, "value_bytes": row["bytes"]}, "value", limit)
     return StoredValue(
-        value=value, bytes=row["bytes"], shortened=cut, format=row["serialization"] or "py_pickle"
+        value=to_answer(value)[0],
+        bytes=row["bytes"],
+        shortened=cut,
+        format=row["serialization"] or "py_pickle",
     )
 
 
-def event(row: dict[str, Any], limit: int) -> Event:
+def event(row: Row, limit: int) -> Event:
     """Converts a row of `workflow_events`."""
     return Event(key=row["key"], **stored_value(row, limit).model_dump())
 
 
-def step(row: StepInfo, stored: dict[str, Any] | None = None) -> Step:
-    """Converts a recorded step, with its output shortened. `stored` is its row of `step_formats`, if any."""
-    output, cut = shortened(row["output"])
-    error = error_text(row["error"])
-    if stored is not None:
-        output, cut = unreadable(stored["serialization"], stored["output"]), False
-        error = unreadable(stored["serialization"], stored["error"])
-    started, completed = row["started_at_epoch_ms"], row["completed_at_epoch_ms"]
+def step(row: Row) -> Step:
+    """Converts a row of `workflow_steps`, of whose values it has at most `SHOWN_BYTES` characters."""
+    output, cut = read_value(row, "output", SHOWN_BYTES)
+    if not cut:
+        output, cut = shortened(output)
+    error, error_cut = read_error(row, SHOWN_BYTES)
+    started, completed = row["started_at"], row["completed_at"]
     return Step(
-        step_id=row["function_id"],
-        name=row["function_name"],
+        step_id=row["step_id"],
+        name=row["name"],
         child_workflow_id=row["child_workflow_id"],
         started_at=iso(started),
         completed_at=iso(completed),
@@ -200,4 +222,5 @@ def step(row: StepInfo, stored: dict[str, Any] | None = None) -> Step:
         output=output,
         output_shortened=cut,
         error=error,
+        error_shortened=error_cut,
     )

@@ -62,7 +62,9 @@ def _fibonacci(n: int) -> int:
 def results_are_right(audit: Audit) -> Finding:
     """Invariant 3: every result equals fast doubling."""
     subjects = _subjects(audit)
-    rows = audit.rows("audit_results", number=subjects.number, sequence=subjects.sequence)
+    rows = audit.rows(
+        "audit_results", number=subjects.number, sequence=subjects.sequence, digits=_RESULT_DIGITS + 1
+    )
     right: dict[int, tuple[Any, ...]] = {}
     for n in {row["wanted"] for row in rows} - {None}:  # None: the input is not readable
         text = decimal_string(_fibonacci(n))

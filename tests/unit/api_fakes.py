@@ -18,6 +18,8 @@ from dbos import WorkflowStatus
 from dbos._context import take_assigned_workflow_id
 
 from holdfast.api.models import Workflow
+from holdfast.dbos_adapter import values
+from holdfast.dbos_adapter.serializer import error_data
 from holdfast.dbos_adapter.wake_ups import Waker
 from holdfast.errors import DatabaseUnavailable
 from services.settings import ShowcaseSettings
@@ -224,29 +226,14 @@ class FakeGateway:
             and row.workflow_id.startswith(prefix or "")
             and (at is None or (row.created_at, row.workflow_id) < (at, before))
         ]
-        renamed = {
-            "instance_name": "config_name",
-            "application": "application_name",
-            "application_version": "app_version",
-            "attempts": "recovery_attempts",
-            "started_at": "dequeued_at",
-        }
-        columns = [name for name in Workflow.model_fields if name != "waiting"]
         return [
-            {
-                **{name: getattr(row, renamed.get(name, name)) for name in columns},
-                "delay_until": row.delay_until_epoch_ms,
-                **{f"wait_{name}": value for name, value in self._wait(row).items()},
-            }
+            {**_listed(row), **{f"wait_{name}": value for name, value in self._wait(row).items()}}
             for row in found[offset : offset + limit]
         ]
 
     def _wait(self, row: WorkflowStatus) -> dict[str, Any]:
         nothing: dict[str, Any] = dict.fromkeys(("kind", "subject", "since", "until"))
         return self.waits.get(row.workflow_id, nothing)
-
-    def _wait_of(self, *, workflow_id: str) -> list[dict[str, Any]]:
-        return [self.waits[workflow_id]] if workflow_id in self.waits else []
 
     def _message_target(self, *, workflow_id: str, message_uuid: str) -> list[dict[str, Any]]:
         row = self.client.rows.get(workflow_id)
@@ -287,25 +274,40 @@ class FakeGateway:
     def _list_executors(self, *, application: list[str] | None) -> list[dict[str, Any]]:
         return [row for row in self.executors if application is None or row["application"] in application]
 
-    def _payload_format(self, *, workflow_id: str) -> list[dict[str, Any]]:
+    def _workflow_detail(self, *, workflow_id: str, value_bytes: int, json: str) -> list[dict[str, Any]]:
         row = self.client.rows.get(workflow_id)
+        if row is None:
+            return []
+        given = row.input
+        if isinstance(given, dict):
+            given = {"positionalArgs": list(given["args"]), "namedArgs": given["kwargs"]}
         sizes = self.pickled.get(workflow_id)
-        sizes = (
-            {"serialization": "portable_json"} if sizes is None else {"serialization": "py_pickle", **sizes}
-        )
-        return [{"input": None, "output": None, "error": None, **sizes}] if row else []
-
-    def _step_formats(self, *, workflow_id: str, limit: int, offset: int) -> list[dict[str, Any]]:
-        steps = self.client.steps.get(workflow_id, [])[offset : offset + limit]
         return [
             {
-                "step_id": row["function_id"],
-                "serialization": row.get("serialization", "portable_json"),
-                "output": None if row["output"] is None else len(str(row["output"])),
-                "error": None if row["error"] is None else len(str(row["error"])),
+                **_listed(row),
+                **{f"wait_{name}": value for name, value in self._wait(row).items()},
+                "serialization": json if sizes is None else "py_pickle",
+                **_texts({"input": given, "output": row.output, "error": row.error}, value_bytes),
+                **{f"{name}_bytes": size for name, size in (sizes or {}).items()},
             }
-            for row in steps
         ]
+
+    def _workflow_steps(
+        self, *, workflow_id: str, limit: int, offset: int, value_bytes: int, json: str
+    ) -> list[dict[str, Any]]:
+        rows = [
+            {
+                "step_id": row["function_id"],
+                "name": row["function_name"],
+                "child_workflow_id": row["child_workflow_id"],
+                "started_at": row["started_at_epoch_ms"],
+                "completed_at": row["completed_at_epoch_ms"],
+                "serialization": row.get("serialization", json),
+                **_texts({"output": row["output"], "error": row["error"]}, value_bytes),
+            }
+            for row in self.client.steps.get(workflow_id, [])[offset : offset + limit]
+        ]
+        return self._of(workflow_id, rows, "step_id")
 
     def _home_queues(self, *, workflow_ids: list[str]) -> list[dict[str, Any]]:
         rows = (self.client.rows[workflow_id] for workflow_id in workflow_ids)
@@ -383,6 +385,32 @@ class FakeGateway:
 
     def _schedules(self) -> list[dict[str, Any]]:
         return []
+
+
+_RENAMED = {
+    "instance_name": "config_name",
+    "application": "application_name",
+    "application_version": "app_version",
+    "attempts": "recovery_attempts",
+    "started_at": "dequeued_at",
+}
+
+
+def _listed(row: WorkflowStatus) -> dict[str, Any]:
+    columns = [name for name in Workflow.model_fields if name != "waiting"]
+    return {
+        **{name: getattr(row, _RENAMED.get(name, name)) for name in columns},
+        "delay_until": row.delay_until_epoch_ms,
+    }
+
+
+def _texts(found: dict[str, Any], limit: int) -> dict[str, Any]:
+    """Values as they are stored; a text that stands for a value that cannot be read is stored as it is."""
+    texts: dict[str, Any] = {}
+    for name, value in found.items():
+        text = None if value is None else values.dump(error_data(value) if name == "error" else value)
+        texts |= {name: text and text[:limit], f"{name}_bytes": text and len(text.encode())}
+    return texts
 
 
 def stored(text: str, limit: int, **columns: Any) -> dict[str, Any]:

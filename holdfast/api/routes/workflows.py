@@ -6,7 +6,7 @@ from collections import defaultdict
 from typing import Annotated
 
 import sqlalchemy as sa
-from dbos import DBOSClient, SetWorkflowID, StepInfo, WorkflowStatus
+from dbos import DBOSClient, SetWorkflowID, WorkflowStatus
 from fastapi import APIRouter, Body, Depends, Query, Request
 from starlette.responses import JSONResponse, Response
 
@@ -25,9 +25,9 @@ from holdfast.api.models import (
     WorkflowList,
 )
 from holdfast.api.problems import documented
-from holdfast.api.submit import claim, find, load, outcome
+from holdfast.api.submit import claim, find, outcome, read_detail
 from holdfast.api.targets import home_queues, version_of
-from holdfast.api.views import JSON, listed, step, workflow_detail
+from holdfast.api.views import JSON, SHOWN_BYTES, listed, step, workflow_detail
 from holdfast.durable.names import QUEUE_OF
 from holdfast.errors import Conflict, UnknownWorkflow
 from holdfast.statuses import ENDED, RESUMABLE
@@ -67,41 +67,34 @@ async def show_workflow(
     request: Request, workflow_id: WorkflowId, query: Annotated[WaitOptions, Query()]
 ) -> WorkflowDetail:
     """One workflow with input, output and error, shortened; with `wait` as soon as it has ended."""
-    process = process_of(request)
-    ended = None
+    row = None
     if query.wait:
         await existing(request, workflow_id)
-        ended = await outcome(request, workflow_id, query.wait)
-    row = ended or _require(await load(process, workflow_id))
-    wait = None
-    if row.status == "PENDING":
-        wait = next(iter(await process.gateway.ops("wait_of", workflow_id=workflow_id)), None)
-    return workflow_detail(row, wait)
+        row = await outcome(request, workflow_id, query.wait, value_bytes=SHOWN_BYTES)
+    row = row or await read_detail(process_of(request), workflow_id, SHOWN_BYTES)
+    if row is None:
+        raise UnknownWorkflow
+    return workflow_detail(row)
 
 
 @router.get("/workflows/{workflow_id}/steps", responses=documented(404, 422, 500, 503))
 async def list_steps(request: Request, workflow_id: WorkflowId, page: Annotated[Page, Query()]) -> StepList:
     """Its recorded steps with their outputs, shortened."""
-    gateway = process_of(request).gateway
-    formats = await gateway.ops(
-        "step_formats", workflow_id=workflow_id, limit=page.limit + 1, offset=page.offset
+    rows = await process_of(request).gateway.ops(
+        "workflow_steps",
+        workflow_id=workflow_id,
+        limit=page.limit + 1,
+        offset=page.offset,
+        value_bytes=SHOWN_BYTES,
+        json=JSON,
     )
-    hidden = {row["step_id"]: row for row in formats if row["serialization"] != JSON}
-
-    def read(client: DBOSClient) -> list[StepInfo]:
-        _require(find(client, workflow_id))
-        # DBOS logs a warning for each value that it cannot load.
-        is_readable = len(hidden) < len(formats)
-        return client.list_workflow_steps(
-            workflow_id, load_output=is_readable, limit=page.limit + 1, offset=page.offset or None
-        )
-
-    rows = await gateway.call(read, gateway.client)
-    more = len(rows) > page.limit
+    if not rows:
+        raise UnknownWorkflow
+    steps = [row for row in rows if row["step_id"] is not None]
     return StepList(
         workflow_id=workflow_id,
-        steps=[step(row, hidden.get(row["function_id"])) for row in rows[: page.limit]],
-        next_offset=page.offset + page.limit if more else None,
+        steps=[step(row) for row in steps[: page.limit]],
+        next_offset=page.offset + page.limit if len(steps) > page.limit else None,
     )
 
 

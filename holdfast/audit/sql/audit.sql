@@ -120,9 +120,10 @@ WHERE o.output IS NOT NULL
 
 -- name: audit_results
 -- Returns each distinct result of successful numbers with its count, so the rows stay few for many numbers. A
--- sequence has its results in its output, in the order of its input.
+-- sequence has its results in its output, in the order of its input. A result that is longer than any right one is
+-- wrong however it goes on, so it is cut.
 SELECT (stored.output ->> 'n')::bigint AS n, (stored.input -> 'positionalArgs' ->> 0)::bigint AS wanted,
-       stored.output ->> 'sha256' AS sha256, stored.output ->> 'result' AS result,
+       left(stored.output ->> 'sha256', 65) AS sha256, left(stored.output ->> 'result', %(digits)s) AS result,
        (stored.output ->> 'digits')::bigint AS digits, count(*) AS results, min(stored.workflow_uuid) AS example
 FROM (SELECT w.workflow_uuid, CASE WHEN pg_input_is_valid(o.output, 'jsonb') THEN o.output::jsonb END AS output,
              CASE WHEN pg_input_is_valid(i.inputs, 'jsonb') THEN i.inputs::jsonb END AS input

@@ -97,8 +97,9 @@ export class WorkflowPage {
     this.tree.show(tree, workflow.workflow_id);
     this.waterfall.show(steps, tree, workflow, more !== null);
     this.attempts(tree);
-    payload("input", workflow.input, workflow.input_shortened);
-    payload("output", workflow.error ?? workflow.output, workflow.output_shortened);
+    payload("input", workflow.input, workflow.input_shortened && "4 kB");
+    const cut = workflow.error ? workflow.error_shortened && "1,000 characters" : workflow.output_shortened && "4 kB";
+    payload("output", workflow.error ?? workflow.output, cut);
     say($("#output-title"), workflow.error ? "Error" : "Output");
     for (const order of ORDERS) {
       const why = tree.actions[order];
@@ -148,5 +149,5 @@ function about(workflow, tree) {
 
 function payload(name, value, cut) {
   const text = value === null || value === undefined ? "none" : typeof value === "string" ? value : JSON.stringify(value, null, 2);
-  say($(`#${name}`), cut ? `${text} …\n(the first 4 kB)` : text);
+  say($(`#${name}`), cut ? `${text} …\n(the first ${cut})` : text);
 }

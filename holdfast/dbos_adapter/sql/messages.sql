@@ -19,20 +19,6 @@ SELECT w.status, EXISTS (SELECT FROM dbos.notifications n
                          WHERE n.message_uuid = %(message_uuid)s) AS sent
 FROM dbos.workflow_status w WHERE w.workflow_uuid = %(workflow_id)s
 
--- name: payload_format
--- Returns in which format a workflow's values are stored, and their bytes. Reading a length does not read the value.
-SELECT w.serialization, octet_length(coalesce(i.inputs, w.inputs)) AS input,
-       octet_length(coalesce(o.output, w.output)) AS output, octet_length(coalesce(o.error, w.error)) AS error
-FROM dbos.workflow_status w LEFT JOIN dbos.workflow_input i USING (workflow_uuid)
-LEFT JOIN dbos.workflow_output o USING (workflow_uuid)
-WHERE w.workflow_uuid = %(workflow_id)s
-
--- name: step_formats
--- Returns in which format the values of a page of steps are stored, and their bytes.
-SELECT o.function_id AS step_id, o.serialization, octet_length(o.output) AS output, octet_length(o.error) AS error
-FROM dbos.operation_outputs o WHERE o.workflow_uuid = %(workflow_id)s
-ORDER BY o.function_id LIMIT %(limit)s OFFSET %(offset)s
-
 -- name: workflow_events
 -- Returns a workflow's events by key, after a given key; no row for an unknown workflow. A value that is too
 -- long is cut here: reading its length does not read it.
