@@ -18,7 +18,7 @@ from holdfast.api.admission import Admission
 from holdfast.api.context import Permits
 from holdfast.api.feature import Feature
 from holdfast.api.middleware import RequestBody, RequestContext
-from holdfast.api.rate import Buckets, RateLimit
+from holdfast.api.rate import RateLimit
 from holdfast.api.routes import (
     console,
     executors,
@@ -33,6 +33,7 @@ from holdfast.console.reader import Reader
 from holdfast.observability import metrics, tracing
 from holdfast.process import probes
 from holdfast.process.http_guard import Guard
+from holdfast.rate import Buckets
 from holdfast.settings import Settings
 
 if TYPE_CHECKING:

@@ -4,18 +4,57 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import socket
 import threading
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from holdfast import probe_paths
 from holdfast.observability import metrics
+from holdfast.observability.exposition import Exposition
 
 if TYPE_CHECKING:
     from holdfast.attached.process import AttachedProcess
 
 log = logging.getLogger("holdfast.probes")
+
+CLIENT_SECONDS = 5.0
+"""Time limit for each byte of a request, and for the whole answer."""
+CONNECTION_LIMIT = 16
+"""Each connection has a thread. Above this limit, the oldest connection is closed."""
+
+
+class _ProbeServer(ThreadingHTTPServer):
+    """A threading server whose number of connections is bounded."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(address, handler)
+        self._open: dict[int, socket.socket] = {}
+        self._lock = threading.Lock()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            self._open[id(request)] = request
+            oldest = next(iter(self._open.values())) if len(self._open) > CONNECTION_LIMIT else None
+            if oldest is not None:
+                del self._open[id(oldest)]
+                with suppress(OSError):
+                    oldest.shutdown(socket.SHUT_RDWR)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._open.pop(id(request), None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Logs nothing: a client that disconnects or is disconnected is no error of the application."""
 
 
 class Probes:
@@ -24,12 +63,12 @@ class Probes:
     def __init__(self, process: AttachedProcess, host: str, port: int) -> None:
         self._process = process
         self._address = (host, port)
-        self._server: ThreadingHTTPServer | None = None
+        self._server: _ProbeServer | None = None
 
     def start(self) -> None:
         """Starts to listen. A port in use costs the probes, not the application."""
         try:
-            self._server = ThreadingHTTPServer(self._address, _handler(self._process))
+            self._server = _ProbeServer(self._address, _handler(self._process))
         except OSError as error:
             log.warning(
                 "no probes and no metrics of this process: cannot listen on %s:%d: %s",
@@ -38,7 +77,6 @@ class Probes:
                 extra={"action": "probes.failed"},
             )
             return
-        self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, name="holdfast-probes", daemon=True).start()
 
     def descriptors(self) -> list[int]:
@@ -66,7 +104,11 @@ def show_metrics(process: AttachedProcess) -> None:
 
 
 def _handler(process: AttachedProcess) -> type[BaseHTTPRequestHandler]:
+    exposition = Exposition()
+
     class Handler(BaseHTTPRequestHandler):
+        timeout = CLIENT_SECONDS
+
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             if path == probe_paths.LIVE:
@@ -77,11 +119,17 @@ def _handler(process: AttachedProcess) -> type[BaseHTTPRequestHandler]:
                 body = {"status": status, "executor_id": process.executor_id, "checks": checks}
                 self._answer(200 if ready else 503, body)
             elif path == probe_paths.METRICS and metrics.AVAILABLE:
-                from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-
-                self._send(200, CONTENT_TYPE_LATEST, generate_latest())
+                self._show_metrics()
             else:
                 self._answer(404, {"title": "not found"})
+
+        def _show_metrics(self) -> None:
+            from prometheus_client import CONTENT_TYPE_LATEST
+
+            if wait := exposition.admit(self.client_address[0]):
+                self._answer(429, {"title": "too many scrapes", "seconds": math.ceil(wait)})
+            else:
+                self._send(200, CONTENT_TYPE_LATEST, exposition.fresh() or exposition.text())
 
         def _answer(self, status: int, body: object) -> None:
             self._send(status, "application/json", json.dumps(body).encode())

@@ -1,9 +1,9 @@
-"""uvicorn's HTTP/1.1 protocol with limits on connections and on the time of a request's head.
+"""uvicorn's HTTP/1.1 protocol with limits on connections and on every wait for a client.
 
-uvicorn limits only the idle time after an answer: a client that opens a connection and sends nothing, or
-sends its headers one byte at a time, would keep a connection forever. The API itself limits the bodies.
-uvicorn's own concurrency limit counts idle connections, so it would refuse new requests, first of all the
-probes. Errors are answered as problem documents.
+uvicorn limits only the idle time after an answer: a client that opens a connection and sends nothing, sends
+its headers one byte at a time, or does not read its answer, would keep a connection forever. The API itself
+limits the bodies. uvicorn's own concurrency limit counts idle connections, so it would refuse new requests,
+first of all the probes. Errors are answered as problem documents.
 """
 
 from __future__ import annotations
@@ -17,10 +17,15 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
+from holdfast.process.watched_transport import WatchedTransport
+
 HEAD_SECONDS = 10.0
 """Time limit for a request's headers, from the connection or a later request's first byte."""
 LINGER_SECONDS = 2.0
-"""How long a refused connection is still read. An immediate close would reset it and lose the answer."""
+"""How long a connection is still read after its refusal, or after an answer that did not need the whole body.
+
+An immediate close would reset the connection and lose the answer.
+"""
 CONNECTION_LIMIT = 2000
 """Above this limit, the connections that have waited longest for their client are closed."""
 _FREED_DIVISOR = 20  # frees 1/20 of the limit in one scan, so that a flood does not scan per connection
@@ -46,15 +51,17 @@ class HttpProtocol(H11Protocol):
     """One connection. Late headers are answered 408, broken HTTP 400; a silent connection is closed."""
 
     _deadline: asyncio.TimerHandle | None = None
+    _deadline_is_of_a_body = False
     _refused = False
     _since = 0.0
     _logged_at = float("-inf")
+    transport: WatchedTransport  # type: ignore[assignment]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Starts the time limit of the first head, and closes waiting connections if there are too many."""
-        super().connection_made(transport)
+        super().connection_made(WatchedTransport(transport, self.loop))  # type: ignore[arg-type]
         self._since = self.loop.time()
-        self._watch_head()
+        self._watch_request()
         if len(self.connections) > CONNECTION_LIMIT:
             self._make_room()
 
@@ -62,28 +69,40 @@ class HttpProtocol(H11Protocol):
         """The connection is idle again: restart its idle clock."""
         self._since = self.loop.time()
         super().on_response_complete()
+        if self.conn.their_state is h11.SEND_BODY:  # uvicorn's keep-alive limit starts anew with each byte
+            self._watch_request()
 
     def data_received(self, data: bytes) -> None:
         """Feeds the parser, unless this connection was refused."""
         if self._refused:
             return
         super().data_received(data)
-        self._watch_head()
+        self._watch_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancels the time limit of the head."""
+        """Cancels the time limits."""
         self._stop_watch()
+        if self.transport is not None:
+            self.transport.stop_watch()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
         """Refuses the connection. uvicorn calls this for any input that is not HTTP, also within a body."""
         self._refuse(400, msg)
 
-    def _watch_head(self) -> None:
-        if self._refused or self.transport.is_closing() or self.conn.their_state is not h11.IDLE:
+    def _watch_request(self) -> None:
+        """Limits the time of a head, and of what is left of a body when its request has been answered."""
+        of_a_body = self.conn.their_state is h11.SEND_BODY
+        answered = of_a_body and self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE, h11.SEND_BODY)
+        owed = self.conn.their_state is h11.IDLE or answered
+        if self._refused or self.transport.is_closing() or not owed:
             self._stop_watch()
-        elif self._deadline is None:
-            self._deadline = self.loop.call_later(HEAD_SECONDS, self._late)
+            return
+        if self._deadline is not None and self._deadline_is_of_a_body is not of_a_body:
+            self._stop_watch()
+        if self._deadline is None:
+            self._deadline_is_of_a_body = of_a_body
+            self._deadline = self.loop.call_later(LINGER_SECONDS if of_a_body else HEAD_SECONDS, self._late)
 
     def _stop_watch(self) -> None:
         if self._deadline is not None:
@@ -94,15 +113,19 @@ class HttpProtocol(H11Protocol):
         self._deadline = None
         if self.transport.is_closing():
             return
-        if self.conn.trailing_data[0]:
+        if self._deadline_is_of_a_body:
+            self.transport.abort()
+        elif self.conn.trailing_data[0]:
             self._refuse(408, "The request's headers came too slowly. Send it again.")
         else:
             self.transport.close()
 
     def _make_room(self) -> None:
-        """Closes the connections that have waited longest for a head or a body; active requests are kept."""
-        others: list[Any] = [other for other in self.connections if other is not self]
-        waiting = sorted(filter(_awaits_its_client, others), key=lambda other: other._since)
+        """Closes the connections that have waited longest for their client; active requests are kept."""
+        since = {other: _waiting_since(other) for other in self.connections if other is not self}
+        waiting = sorted(
+            (seconds, id(other), other) for other, seconds in since.items() if seconds is not None
+        )
         room = max(1, CONNECTION_LIMIT // _FREED_DIVISOR)
         now = self.loop.time()
         if now - HttpProtocol._logged_at > _LOG_INTERVAL_SECONDS:
@@ -113,8 +136,8 @@ class HttpProtocol(H11Protocol):
                 min(room, len(waiting)),
                 extra={"action": "http.crowded"},
             )
-        for other in waiting[:room]:
-            other.transport.close()
+        for _, _, other in waiting[:room]:
+            other.transport.abort()
         if not waiting:
             self._refuse(503, "Too many requests are being answered. Send it again shortly.")
 
@@ -137,9 +160,15 @@ class HttpProtocol(H11Protocol):
             self.transport.close()
 
 
-def _awaits_its_client(connection: Any) -> bool:
-    closing = connection.transport is None or connection.transport.is_closing()
-    return not closing and connection.conn.their_state in (h11.IDLE, h11.SEND_BODY)
+def _waiting_since(connection: Any) -> float | None:
+    """Since when a connection has waited for its client: to read, or to send a head or a body."""
+    if connection.transport is None:
+        return None
+    since: float | None = connection.transport.unread_since
+    if since is None and not connection.transport.is_closing():
+        owes_a_request = connection.conn.their_state in (h11.IDLE, h11.SEND_BODY)
+        since = connection._since if owes_a_request else None
+    return since
 
 
 def _problem(status: int, detail: str) -> list[Any]:

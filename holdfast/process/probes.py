@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import time
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from holdfast import probe_paths
 from holdfast.observability import metrics
+from holdfast.observability.exposition import Exposition
 from holdfast.process.process import Process
 
 
@@ -31,10 +34,22 @@ def router(process: Process) -> APIRouter:
         body = {"status": "ok" if ready else "unready", "executor_id": process.executor_id, "checks": checks}
         return JSONResponse(body, 200 if ready else 503, None if ready else {"Retry-After": "1"})
 
-    @routes.get(probe_paths.METRICS, summary="Prometheus metrics", response_class=Response)
-    def metrics_() -> Response:
-        _set_gauges(process)
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+    exposition = Exposition(lambda: _set_gauges(process))
+    rendering = asyncio.Lock()
+
+    @routes.get(
+        probe_paths.METRICS,
+        summary="Prometheus metrics",
+        response_class=Response,
+        responses={429: {"description": "Too many scrapes"}},
+    )
+    async def metrics_(request: Request) -> Response:
+        if wait := exposition.admit(request.client.host if request.client else "unknown"):
+            detail = "This client asks too often. Send it again after the time in Retry-After."
+            raise HTTPException(429, detail, {"Retry-After": str(math.ceil(wait))})
+        async with rendering:  # so that scrapes which wait for a slow database occupy one thread
+            text = exposition.fresh() or await asyncio.to_thread(exposition.text)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     return routes
 

@@ -12,6 +12,9 @@ ROOT = Path(__file__).parents[2]
 # Class: its lock; the attributes that it guards; methods that are called under it; methods that read one
 # attribute without it, where an old value does no harm.
 GUARDED: dict[str, tuple[str, str, str, str]] = {
+    "_ProbeServer": ("_lock", "_open", "", ""),
+    "Buckets": ("_lock", "_buckets", "", "__len__"),
+    "Exposition": ("_lock", "_text _fresh_until", "", "fresh"),
     "AttachedProcess": ("_lock", "_is_closed", "", ""),
     "CpuPool": ("_changed", "_closed _children _waiting", "_dispatch", "_keep_slot _serve _reap"),
     "StepProcesses": ("_lock", "_launcher _numbers", "_channel _forget", ""),

@@ -8,12 +8,13 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from holdfast.api import middleware, sse
-from holdfast.process import http_protocol
+from holdfast.process import http_protocol, watched_transport
 from tests.support.api_server import Api, serving
 from tests.support.database import Database, wait_until
 from tests.support.reporting import record
@@ -23,6 +24,9 @@ SLOW_BODY = (
     b"POST /nested HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     b"Content-Length: 99\r\n\r\n{"
 )
+
+BIG = b"GET /static/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+"""1.5 MB that everyone may ask for, with or without a token."""
 
 
 @pytest.fixture
@@ -57,6 +61,21 @@ class Crowd:
             added.append(connection)
         self.connections += added
         return added
+
+    def add_that_never_read(self, number: int, start: bytes) -> None:
+        for _ in range(number):
+            connection = self._stack.enter_context(socket.socket())
+            # As little as possible waits in the kernel.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
+            connection.connect(self.api.address)
+            connection.sendall(start)
+
+    def unread(self) -> int:
+        return sum(each.transport.unread_since is not None for each in self.open())
+
+    def open(self) -> list[Any]:
+        return list(self.api.server.server_state.connections)
 
     def accepted(self) -> int:
         return len(self.api.server.server_state.connections)
@@ -121,6 +140,30 @@ def test_connections_are_bounded_and_newcomers_are_served(
         assert any("end" in line for line in lines), "the stream went on to its end"
     told = [r for r in caplog.records if getattr(r, "action", "") == "http.crowded"]
     assert len(told) == 1, "said once, not at every connection"
+
+
+@pytest.mark.parametrize("asked", [1, 4], ids=["once", "pipelined"])
+def test_clients_that_never_read_lock_nobody_out(
+    api: Api, crowd: Crowd, monkeypatch: pytest.MonkeyPatch, asked: int
+) -> None:
+    monkeypatch.setattr(http_protocol, "CONNECTION_LIMIT", 10)
+    for _ in range(3):
+        crowd.add_that_never_read(12, BIG * asked)
+        wait_until(lambda: crowd.unread() >= 9, "their answers wait for them")
+        probes(api, 3)
+        assert httpx.get(f"{api.http.base_url}/executors", trust_env=False).status_code == 200
+
+
+@pytest.mark.parametrize("closed", [False, True], ids=["open", "closing"])
+def test_answers_that_nobody_reads_end(
+    api: Api, crowd: Crowd, monkeypatch: pytest.MonkeyPatch, closed: bool
+) -> None:
+    monkeypatch.setattr(watched_transport, "READ_SECONDS", 1.0)
+    close = b"\r\nConnection: close\r\n\r\n"
+    crowd.add_that_never_read(20, BIG.replace(b"\r\n\r\n", close) if closed else BIG * 4)
+    wait_until(lambda: crowd.unread() == 20, "their answers wait for them")
+    # uvicorn's own limit of an idle connection is 15 s, and its close waits for the client.
+    wait_until(lambda: not crowd.open(), "all are aborted", seconds=10)
 
 
 def test_those_that_waited_longest_make_room(api: Api, crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,9 @@ from fastapi.testclient import TestClient
 
 from holdfast.api import admission as module
 from holdfast.api.admission import Admission
-from holdfast.api.rate import Buckets
 from holdfast.errors import BacklogFull, DatabaseUnavailable
 from holdfast.probe_paths import PROBE_PATHS
+from holdfast.rate import Buckets
 from tests.support.app import create_app
 from tests.unit.api_fakes import FakeProcess
 

@@ -1,4 +1,4 @@
-"""Which connections are closed when there are too many."""
+"""Which connections are closed when there are too many, or when their clients do not read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from holdfast.process import http_protocol
-from holdfast.process.http_protocol import HttpProtocol, _awaits_its_client
+from holdfast.process.http_protocol import HttpProtocol, _waiting_since
+from holdfast.process.watched_transport import READ_BYTES, READ_SECONDS, WatchedTransport
 
 
 @pytest.mark.parametrize(("others", "crowded"), [(3, False), (4, True)])
@@ -18,7 +19,7 @@ def test_room_is_made_beyond_the_limit(monkeypatch: pytest.MonkeyPatch, others: 
     made: list[str] = []
     monkeypatch.setattr(http_protocol, "CONNECTION_LIMIT", 4)
     monkeypatch.setattr(H11Protocol, "connection_made", lambda self, _: self.connections.add(self))
-    monkeypatch.setattr(HttpProtocol, "_watch_head", lambda _: None)
+    monkeypatch.setattr(HttpProtocol, "_watch_request", lambda _: None)
     monkeypatch.setattr(HttpProtocol, "_make_room", lambda _: made.append("room"))
     protocol: Any = HttpProtocol.__new__(HttpProtocol)
     protocol.loop, protocol.connections = SimpleNamespace(time=lambda: 1.0), set(range(others))
@@ -28,9 +29,97 @@ def test_room_is_made_beyond_the_limit(monkeypatch: pytest.MonkeyPatch, others: 
 
 @pytest.mark.parametrize("state", [h11.IDLE, h11.SEND_BODY, h11.DONE, h11.MUST_CLOSE])
 @pytest.mark.parametrize("closing", [False, True])
-def test_only_an_open_connection_that_owes_a_request_can_make_room(state: Any, closing: bool) -> None:
-    transport = SimpleNamespace(is_closing=lambda: closing)
-    connection = SimpleNamespace(transport=transport, conn=SimpleNamespace(their_state=state))
-    assert _awaits_its_client(connection) == (not closing and state in (h11.IDLE, h11.SEND_BODY))
-    connection.transport = None  # type: ignore[assignment]
-    assert not _awaits_its_client(connection)
+def test_only_a_connection_that_waits_for_its_client_makes_room(state: Any, closing: bool) -> None:
+    transport = SimpleNamespace(is_closing=lambda: closing, unread_since=None)
+    connection: Any = SimpleNamespace(
+        transport=transport, conn=SimpleNamespace(their_state=state), _since=7.0
+    )
+    waits = not closing and state in (h11.IDLE, h11.SEND_BODY)
+    assert _waiting_since(connection) == (7.0 if waits else None)
+    transport.unread_since = 5.0
+    assert _waiting_since(connection) == 5.0, "also one that closes when its answer is read"
+    connection.transport = None
+    assert _waiting_since(connection) is None
+
+
+# --- answers that nobody reads -------------------------------------------------------------
+
+
+class Kernel:
+    """A transport that passes on what the client reads, and the loop's clock."""
+
+    def __init__(self) -> None:
+        self.buffered = 0
+        self.now = 0.0
+        self.aborted = False
+        self.timers: list[tuple[float, Any]] = []
+
+    def get_write_buffer_size(self) -> int:
+        return self.buffered
+
+    def write(self, data: bytes) -> None:
+        self.buffered += len(data)
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def time(self) -> float:
+        return self.now
+
+    def call_later(self, seconds: float, call: Any) -> Any:
+        timer = (self.now + seconds, call)
+        self.timers.append(timer)
+        return SimpleNamespace(cancel=lambda: self.timers.remove(timer))
+
+    def read(self, size: int) -> None:
+        self.buffered -= size
+
+    def wait(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self.timers and min(self.timers)[0] <= end:
+            timer = min(self.timers)
+            self.timers.remove(timer)
+            self.now = timer[0]
+            timer[1]()
+        self.now = end
+
+
+def test_a_client_that_reads_enough_is_kept_and_one_that_stops_is_not() -> None:
+    kernel: Any = Kernel()
+    transport = WatchedTransport(kernel, kernel)
+    transport.write(b"x" * 400_000)
+    for _ in range(3):
+        kernel.read(READ_BYTES)
+        kernel.wait(READ_SECONDS)
+    assert not kernel.aborted
+    kernel.wait(2 * READ_SECONDS)
+    assert kernel.aborted
+
+
+@pytest.mark.parametrize("drop", [0, 1, READ_BYTES // 100])
+def test_a_few_bytes_now_and_then_are_no_reading(drop: int) -> None:
+    kernel: Any = Kernel()
+    transport = WatchedTransport(kernel, kernel)
+    transport.write(b"x" * 400_000)
+    for _ in range(50):
+        kernel.wait(READ_SECONDS / 50)
+        kernel.read(drop)
+        transport.write(b"more")
+    kernel.wait(0.001)
+    assert kernel.aborted
+
+
+def test_a_client_that_has_read_everything_starts_anew() -> None:
+    kernel: Any = Kernel()
+    transport = WatchedTransport(kernel, kernel)
+    for _ in range(5):
+        transport.write(b"a heartbeat")
+        assert transport.unread_since == kernel.now
+        kernel.wait(READ_SECONDS * 0.9)
+        assert not kernel.aborted
+        kernel.read(kernel.buffered)
+        assert transport.unread_since is None
+    transport.write(b"a heartbeat")
+    transport.stop_watch()
+    kernel.wait(READ_SECONDS * 2)
+    assert not kernel.aborted, "the connection has ended"

@@ -1,0 +1,71 @@
+"""A connection whose client must read what is written to it. Neither asyncio nor uvicorn has such a limit.
+
+Without it, a client that asks and never reads keeps its connection and the answer in memory. ``close()`` does
+not end such a connection either: asyncio first waits until the buffer is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+READ_SECONDS = 10.0
+"""Time in which a client must read all that waits for it, or `READ_BYTES` of it."""
+READ_BYTES = 64 * 1024
+
+
+class WatchedTransport:
+    """A transport that aborts its connection if the client does not read.
+
+    A client falls behind when a write does not fit into the kernel's buffer. From then on, it must read
+    everything or `READ_BYTES` in each `READ_SECONDS`. This holds while the transport is closing, too.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._written = 0
+        self._read_at_mark = 0
+        self._check: asyncio.TimerHandle | None = None
+        self._since = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything except writes is the transport's own."""
+        return getattr(self._transport, name)
+
+    @property
+    def unread_since(self) -> float | None:
+        """Since when the client has been behind, or None if nothing waits for it."""
+        return self._since if self._transport.get_write_buffer_size() else None
+
+    def write(self, data: bytes) -> None:
+        """Writes, and starts the client's time limit if it does not take everything immediately."""
+        if not self._transport.get_write_buffer_size():
+            self.stop_watch()
+        self._written += len(data)
+        self._transport.write(data)
+        if self._check is None and self._transport.get_write_buffer_size():
+            self._since = self._loop.time()
+            self._mark()
+
+    def stop_watch(self) -> None:
+        """Stops the time limit."""
+        if self._check is not None:
+            self._check.cancel()
+            self._check = None
+
+    def _mark(self) -> None:
+        self._read_at_mark = self._read()
+        self._check = self._loop.call_later(READ_SECONDS, self._compare)
+
+    def _read(self) -> int:
+        return self._written - self._transport.get_write_buffer_size()
+
+    def _compare(self) -> None:
+        self._check = None
+        if not self._transport.get_write_buffer_size():
+            return
+        if self._read() - self._read_at_mark < READ_BYTES:
+            self._transport.abort()
+        else:
+            self._mark()
