@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 
 from holdfast.dbos_adapter import claims
 from holdfast.dbos_adapter.cancelling import Cancellations
-from holdfast.dbos_adapter.slots import GRACE_SECONDS, Execution, Slots
+from holdfast.dbos_adapter.slots import GRACE_SECONDS, Execution, Slots, _current
 from holdfast.dbos_adapter.wake_ups import Listener
 from tests.support.database import Database, wait_until
 from tests.support.engines import Gates, Launched, launched, worker_process
@@ -414,6 +414,7 @@ class Model:
         self.cancellations = Cancellations()
         self.slots = Slots(self.cancellations, on_free=self.freed.append)
         self.live: dict[Execution, str] = {}
+        self.ended: list[Execution] = []
         self.frees = 0
         self.number = 0
 
@@ -428,18 +429,30 @@ class Model:
             for _ in range(2):
                 execution.count_at("home")
 
+    def begin_in_a_context(self) -> None:
+        """DBOS begins an execution in the context of one, which may have ended meanwhile."""
+        of = self.random.choice([*self.live, *self.ended[-2:]])
+        token = _current.set(of)
+        execution = self.slots.add(of.workflow_id, "a")
+        _current.reset(token)
+        assert (execution is of) == (of in self.live)
+        self.live.setdefault(execution, "runs")
+
     def end(self) -> None:
         execution = self.random.choice(list(self.live))
+        self.ended.append(execution)
         self.frees += (self.live.pop(execution) != "abandoned") * (1 + (execution.home is not None))
         for _ in range(self.random.choice([1, 2])):
             execution.release()
 
     def lose(self) -> None:
         execution = self.random.choice(list(self.live))
-        if self.live[execution] == "runs":
-            self.live[execution] = "lost"
+        key = execution.workflow_id, execution.watch.owner_xid
+        for one, state in self.live.items():
+            if state == "runs" and (one.workflow_id, one.watch.owner_xid) == key:
+                self.live[one] = "lost"
         for _ in range(self.random.choice([1, 2])):
-            self.cancellations.lost([(execution.workflow_id, execution.watch.owner_xid)])
+            self.cancellations.lost([key])
 
     def grace_ends(self) -> None:
         for execution, state in self.live.items():
@@ -471,6 +484,8 @@ def test_no_sequence_leaks_or_frees_twice(seed: int, monkeypatch: pytest.MonkeyP
         steps: list[Callable[[], None]] = [model.start, model.grace_ends]
         if model.live:
             steps += [model.end, model.lose]
+        if model.live or model.ended:
+            steps.append(model.begin_in_a_context)
         model.random.choice(steps)()
         model.check()
     while model.live:

@@ -360,6 +360,18 @@ def test_an_idle_child_that_dies_is_replaced_unasked(pool: CpuPool) -> None:
     assert pool.run_sync(pid_and, 1).value[0] == 1
 
 
+def test_a_child_that_has_just_died_gets_no_task() -> None:
+    pool = CpuPool(1)
+    assert pool.wait_ready(WAIT_SECONDS)
+    with pool._changed:  # the thread of its slot learns of the death only after this
+        [pid] = pool.pids()
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not alive(pid))
+        job = pool._submit(pid_and, (1,))
+    assert job.future.result(WAIT_SECONDS).value[0] == 1
+    pool.close()
+
+
 def test_signals_to_the_group_are_the_parents_business(pool: CpuPool) -> None:
     pids = pool.pids()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -464,6 +476,25 @@ def test_close_while_children_start() -> None:
         pool = CpuPool(4)
         pool.close()
         assert pool.pids() == []
+
+
+def test_a_child_that_starts_during_the_close_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    may_start, started, start_child = threading.Event(), [], cpu_pool.start_child
+
+    def start_late() -> Any:
+        assert may_start.wait(WAIT_SECONDS)
+        started.append(start_child())
+        return started[-1]
+
+    monkeypatch.setattr(cpu_pool, "start_child", start_late)
+    pool = CpuPool(1)
+    closing = threading.Thread(target=pool.close)
+    closing.start()
+    wait_for(lambda: pool._closed)
+    may_start.set()
+    closing.join(WAIT_SECONDS)
+    pool._threads[0].join(WAIT_SECONDS)
+    assert started[0].process.returncode == -signal.SIGKILL
 
 
 def test_slots_must_be_positive() -> None:
