@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 
 from holdfast.dbos_adapter.schema import dbos_migration_count
-from holdfast.installations.embedded import NativeError
+from holdfast.installations.native_error import NativeError
 from holdfast.installations.postgres_tools import PostgresTools, ToolError
 from holdfast.statuses import UNFINISHED
 

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-from datetime import UTC, datetime
+
+from holdfast.observability.json_lines import as_json_line
 
 
 def main(logger: str, command: list[str]) -> int:
@@ -18,15 +18,7 @@ def main(logger: str, command: list[str]) -> int:
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-            entry = {
-                "time": time,
-                "level": "INFO",
-                "logger": logger,
-                "message": line.rstrip(),
-                "action": "log",
-            }
-            print(json.dumps(entry, ensure_ascii=False), flush=True)
+            print(as_json_line(line.rstrip(), logger=logger), flush=True)
     return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
 

@@ -18,8 +18,8 @@ from rich.text import Text
 
 from holdfast.errors import DatabaseNotPrepared
 from holdfast.installations.detection import admin_token, url
-from holdfast.installations.embedded import NativeError
 from holdfast.installations.installation import NothingRunsError
+from holdfast.installations.native_error import NativeError
 from holdfast.postgres.outage import is_outage, unavailable
 
 if TYPE_CHECKING:

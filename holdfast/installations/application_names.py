@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from holdfast.installations.embedded import NativeError
+from holdfast.installations.native_error import NativeError
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{2,49}")
 _TAKEN = re.compile(r"(dbos|ops|public|information_schema|pg_.*|holdfast.*)$")

@@ -13,13 +13,14 @@ from typing import Any
 from dotenv import dotenv_values
 
 from holdfast.audit.evidence import secrets_in
-from holdfast.installations.embedded import ROOT, NativeError
+from holdfast.installations.embedded import ROOT
 from holdfast.installations.installation import (
     Installation,
     Logged,
     Member,
     NothingRunsError,
 )
+from holdfast.installations.native_error import NativeError
 from holdfast.installations.postgres_tools import WATCHED, PostgresTools
 from holdfast.settings import Settings
 

@@ -8,13 +8,11 @@ temporary directory. No permission outside our own directories is ever changed.
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import importlib.util
 import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,7 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from holdfast.installations.native_error import NativeError
+from holdfast.installations.places import elsewhere
 from holdfast.installations.ports import steady_port
+from holdfast.installations.secrets import scram_verifier
 from holdfast.installations.server_user import unprivileged_user
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,10 +31,6 @@ ROOT = Path(__file__).resolve().parents[2]
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
-
-
-class NativeError(Exception):
-    """An error that the user must handle. Its message is one line."""
 
 
 def die_with_parent(signum: int) -> Callable[[], None]:
@@ -136,13 +133,36 @@ class Cluster:
         """Runs ``postgres/roles.sql``, as the container's first start does. Repeatable."""
         environment = {
             "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
-            "PGPASSWORD": (self.secrets / "postgres" / "superuser").read_text("ascii").strip(),
+            "PGPASSWORD": self._superuser_password(),
             "HOLDFAST_ROLE_SECRETS": str(self.secrets / "postgres"),
         }
         server = ["--host=127.0.0.1", f"--port={self.port}", "--username=postgres", "--dbname=postgres"]
         script = f"--file={ROOT / 'postgres' / 'roles.sql'}"
-        command = [self._binaries / "bin" / "psql", "--no-psqlrc", "--quiet", *server, script]
-        _run(command, "roles.sql failed", env=environment)
+        psql = [self._binaries / "bin" / "psql", "--no-psqlrc", "--quiet", *server]
+        if not self._is_superuser(psql, environment):
+            self.stop()
+            self._set_superuser_password()
+            self.start()
+        _run([*psql, script], "roles.sql failed", env=environment)
+
+    def _is_superuser(self, psql: list[Any], environment: dict[str, str]) -> bool:
+        """Whether the server knows our password. It does not if only the secrets were deleted."""
+        command = [*psql, "--command=SELECT 1"]
+        done = subprocess.run(command, cwd="/", env=environment, check=False, capture_output=True, text=True)
+        return "password authentication failed" not in done.stderr
+
+    def _set_superuser_password(self) -> None:
+        """Gives the stopped cluster our password: its files are ours, so a lost password loses no data."""
+        verifier = scram_verifier(self._superuser_password(), os.urandom(16))
+        _run(
+            [self._binaries / "bin" / "postgres", "--single", "-D", self.data, "postgres"],
+            "the superuser's password could not be set",
+            input=f"ALTER ROLE postgres PASSWORD '{verifier}'\n",
+            **self._user,
+        )
+
+    def _superuser_password(self) -> str:
+        return (self.secrets / "postgres" / "superuser").read_text("ascii").strip()
 
     def stop(self, timeout_seconds: float = 30.0) -> None:
         """Stops the server with a fast shutdown, then an immediate one. Does nothing if it does not run."""
@@ -160,7 +180,7 @@ class Cluster:
     def remove(self) -> None:
         """Deletes the data in whichever directory it is."""
         if (self.home / "postgres-place").exists():
-            shutil.rmtree(self._elsewhere())
+            shutil.rmtree(elsewhere(self.home))
         shutil.rmtree(self.home / "postgres", ignore_errors=True)
 
     def _accepts(self) -> bool:
@@ -177,7 +197,7 @@ class Cluster:
         shutil.rmtree(unfinished, ignore_errors=True)
         shutil.rmtree(self.data, ignore_errors=True)
         password = self._place / "superuser"
-        password.write_text((self.secrets / "postgres" / "superuser").read_text("ascii"), "ascii")
+        password.write_text(self._superuser_password(), "ascii")
         self._own(password, 0o600)
         self._own(self._place, 0o700)
         locale = ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
@@ -207,31 +227,14 @@ class Cluster:
                     return
                 time.sleep(0.05)
 
-    def _elsewhere(self) -> Path:
-        """Returns the directory outside the checkout. Creates it if missing, and records it in ``home``."""
-        noted = self.home / "postgres-place"
-        if noted.exists():
-            place = Path(noted.read_text("utf-8").strip())
-        else:
-            key = hashlib.sha256(os.fsencode(self.home.resolve())).hexdigest()[:12]
-            place = Path(tempfile.gettempdir()) / f"holdfast-{key}"
-        with suppress(FileExistsError):
-            place.mkdir(mode=0o711)
-        # Another user may have created a directory with this name before.
-        if place.is_symlink() or place.stat().st_uid != os.geteuid():
-            raise NativeError(f"{place} belongs to somebody else: remove it")
-        place.chmod(0o711)  # independent of the umask
-        noted.write_text(f"{place}\n", "utf-8")
-        return place
-
     def _choose_place(self) -> None:
         self._own(self._place, 0o700)
         if not self._may("test", "-w", self._place):
-            self._place = self._elsewhere() / "postgres"
+            self._place = elsewhere(self.home) / "postgres"
             self._place.mkdir(mode=0o700, exist_ok=True)
             self._own(self._place, 0o700)
         if not self._may(self._binaries / "bin" / "postgres", "--version"):
-            self._copy_binaries(self._elsewhere() / "binaries")
+            self._copy_binaries(elsewhere(self.home) / "binaries")
 
     def _copy_binaries(self, place: Path) -> None:
         """Copies binaries and libraries together: binaries locate their libraries by a relative path."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from holdfast.installations.embedded import NativeError
+from holdfast.installations.native_error import NativeError
 
 
 @contextmanager

@@ -22,7 +22,8 @@ from typing import Any
 from dotenv import dotenv_values
 from pydantic import ValidationError
 
-from holdfast.installations.embedded import ROOT, Cluster, NativeError, last_line
+from holdfast.installations.embedded import ROOT, Cluster, last_line
+from holdfast.installations.native_error import NativeError
 from holdfast.installations.state_file import read_state
 from holdfast.installations.supervised import is_alive
 from holdfast.installations.supervisor import Supervisor

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from holdfast.installations.embedded import ROOT, NativeError, installed
+from holdfast.installations.embedded import ROOT, installed
 from holdfast.installations.hold import hold
 from holdfast.installations.installation import Installation, Logged, Member, settings_of_environment
 from holdfast.installations.native import START_SECONDS
+from holdfast.installations.native_error import NativeError
 from holdfast.installations.postgres_tools import PostgresTools
 from holdfast.installations.state_file import read_state
 from holdfast.installations.supervised import is_alive

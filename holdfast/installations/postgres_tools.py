@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any
 
-from holdfast.installations.embedded import ROOT, NativeError, die_with_parent
+from holdfast.installations.embedded import ROOT, die_with_parent
+from holdfast.installations.native_error import NativeError
 
 SCHEMAS = ("dbos", "ops")
 """All schemas of Holdfast in its database."""

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import IO
 
 from holdfast import probe_paths
 from holdfast.installations.embedded import ROOT, die_with_parent
+from holdfast.installations.log_lines import FailedStart, failed_start
 from holdfast.recovery.watchdog_child import MARK, end_programs
 
 _BACKOFF_SECONDS = (0.1, 10.0)
@@ -65,6 +67,8 @@ class Child:
     backoff_seconds: float = _BACKOFF_SECONDS[0]
     failures: int = 0
     _mark: str = ""
+    _log_begins_at: int = 0
+    """Size of the log at the start of the process."""
     _shown: IO[bytes] | None = field(default=None, repr=False)
 
     def begin_log(self) -> None:
@@ -76,6 +80,7 @@ class Child:
         """Starts the process. It appends to its log."""
         self._mark = f"{os.getpid()}-{secrets.token_hex(8)}"
         with self.log.open("ab") as log:
+            self._log_begins_at = log.tell()
             self.process = subprocess.Popen(
                 [sys.executable, "-m", self.module],
                 cwd=ROOT,
@@ -132,13 +137,24 @@ class Child:
         finally:
             connection.close()
 
-    def follow(self, show: bool) -> None:
-        """Prints new log lines with the process's name, and limits the size of the log file."""
-        if show:
-            self._shown = self._shown or self.log.open("rb")
-            for line in self._shown.readlines():
-                say(self.name, line.decode("utf-8", "replace").rstrip())
-        with suppress(OSError):
+    def failed_start(self) -> FailedStart:
+        """Returns why the last process ended, by its log."""
+        with self.log.open("rb") as log:
+            log.seek(self._log_begins_at)
+            return failed_start(log.read().decode("utf-8", "replace"))
+
+    def follow(self, show: Callable[[str], str | None] | None) -> None:
+        """Prints new log lines with the process's name, and limits the size of the log file.
+
+        ``show`` returns what is printed of a line; None prints nothing. A log that was deleted has no lines.
+        """
+        with suppress(FileNotFoundError):
+            if show is not None:
+                self._shown = self._shown or self.log.open("rb")
+                for line in self._shown.readlines():
+                    text = show(line.decode("utf-8", "replace").rstrip())
+                    if text is not None:
+                        say(self.name, text)
             if self.log.stat().st_size > _LOG_LIMIT_BYTES:
                 # The child appends, so it continues at the start of the truncated file.
                 shutil.copyfile(self.log, self.log.with_suffix(".1.jsonl"))

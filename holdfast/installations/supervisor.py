@@ -1,7 +1,6 @@
 """The supervisor of ``make native``: starts, watches, restarts and stops the processes of one Holdfast.
 
-It has one thread, because the kernel's notice of a parent's death belongs to the thread that started the
-child. Its loop reaps, restarts, follows the logs and sleeps briefly.
+Its one thread starts the children: the kernel takes the death of that thread for the death of the parent.
 """
 
 from __future__ import annotations
@@ -16,8 +15,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from holdfast.installations.embedded import ROOT, Cluster, NativeError, last_line
+from holdfast.installations.embedded import ROOT, Cluster, last_line
 from holdfast.installations.hold import is_held
+from holdfast.installations.log_lines import readable
+from holdfast.installations.native_error import NativeError
 from holdfast.installations.ports import free_port
 from holdfast.installations.secrets import make_secrets
 from holdfast.installations.state_file import read_state, remove_state, write_state
@@ -28,8 +29,7 @@ _TICK_SECONDS = 0.05
 _FAILURES_AT_START = 3
 
 
-# Files for the API that the first start creates, unless the variable names another file. An empty variable
-# counts as unset.
+# Files for the API that the first start creates, unless the variable (empty: unset) names another file.
 _MADE = {"HOLDFAST_CREDENTIAL_FILE": "upstream_credential", "HOLDFAST_ADMIN_TOKEN_FILE": "admin_token"}
 
 
@@ -40,14 +40,14 @@ class Supervisor:
         if workers < 1:
             raise NativeError("at least one worker")
         self.home = home
-        self.quiet = quiet
+        self._shown = None if quiet else (readable if sys.stdout.isatty() else str)
         self.stopping = False
         self.ready = False
+        self._has_been_ready = False
         self.held = False
         self._go_on_at = 0.0
         self._server_again_at = 0.0
-        # The API and the workers read the same environment. Settings that they would refuse fail here
-        # immediately.
+        # The API and the workers read the same environment. What they would refuse fails here immediately.
         self.settings = get_settings()
         self.secrets = home / "secrets"
         self.logs = home / "logs"
@@ -115,15 +115,8 @@ class Supervisor:
         dbos = Path(sys.executable).with_name("dbos")
         path = f"{dbos.parent}{os.pathsep}{environment.get('PATH', '')}"  # database.migrate calls `python`
         with log.open("wb") as output:
-            command = [str(dbos), "migrate"]
-            done = subprocess.run(
-                command,
-                cwd=ROOT,
-                env={**environment, "PATH": path},
-                stdout=output,
-                stderr=output,
-                check=False,
-            )
+            options: dict[str, Any] = {"cwd": ROOT, "env": {**environment, "PATH": path}, "stderr": output}
+            done = subprocess.run([str(dbos), "migrate"], stdout=output, check=False, **options)
         if done.returncode != 0:
             raise NativeError(f"`dbos migrate` failed: {last_line(log)} (all of it: {log})")
 
@@ -135,11 +128,9 @@ class Supervisor:
             if happened:
                 self._say(happened)
                 self._write_state()
-            if not self.ready and child.failures >= _FAILURES_AT_START:
-                raise NativeError(
-                    f"{child.name} does not start: {last_line(child.log)} (all of it: {child.log})"
-                )
-            child.follow(show=not self.quiet)
+            child.follow(self._shown)
+            if child.failures and not self._has_been_ready:
+                self._end_if_start_failed(child)
         server = self.cluster.process
         if server is not None and server.poll() is not None and time.monotonic() >= self._server_again_at:
             self._say(f"PostgreSQL ended with {server.returncode}; starting it again")
@@ -149,9 +140,17 @@ class Supervisor:
         if self.held or self.ready:
             return
         if all(child.pid and child.is_ready() for child in self.children):
-            self.ready = True
+            self.ready = self._has_been_ready = True
             self._write_state()
-            self._say(f"ready at {self._api_url} with {len(self.workers)} workers; Ctrl-C drains and ends it")
+            for child in self.children:
+                child.follow(self._shown)  # the address comes last
+            self._say(f"{len(self.workers)} workers; Ctrl-C drains and ends it; ready at {self._api_url}")
+
+    def _end_if_start_failed(self, child: Child) -> None:
+        """Raises ``NativeError`` with the cause if the child cannot start, or did not in several attempts."""
+        failed = child.failed_start()
+        if failed.is_final or child.failures >= _FAILURES_AT_START:
+            raise NativeError(f"{child.name} does not start: {failed.cause} (all of it: {child.log})")
 
     def _hold(self) -> None:
         """Stops the API and the workers. PostgreSQL continues for the process that requested the hold."""
@@ -192,7 +191,7 @@ class Supervisor:
         deadline = time.monotonic() + self.settings.stop_grace_seconds
         while any(child.pid for child in self.children):
             for child in self.children:
-                child.follow(show=not self.quiet)
+                child.follow(self._shown)
                 if time.monotonic() > deadline and child.pid:
                     self._say(
                         f"{child.name} did not end within {self.settings.stop_grace_seconds:g} s: killing it"
@@ -200,7 +199,7 @@ class Supervisor:
                     child.signal(signal.SIGKILL)
             time.sleep(_TICK_SECONDS)
         for child in self.children:
-            child.follow(show=not self.quiet)
+            child.follow(self._shown)
 
     def _end_left_overs(self) -> None:
         """Ends the processes that a killed supervisor left behind, before new ones start."""

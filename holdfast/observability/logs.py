@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from typing import Any
+from typing import Any, TextIO
 
 from dbos import DBOS
 from pythonjsonlogger.json import JsonFormatter
 
 from holdfast.observability import tracing
+from holdfast.observability.captured_output import wait_until_written
 from holdfast.observability.redaction import without_values
 from holdfast.probe_paths import PROBE_PATHS
 from holdfast.settings import Settings
@@ -68,9 +69,15 @@ class _Access(logging.Filter):
         return not any(f" {probe}" in record.getMessage() for probe in PROBE_PATHS)
 
 
-def configure(settings: Settings, *, role: str, executor_id: str) -> None:
-    """Routes every logger of the process through one JSON formatter, each line once. Idempotent."""
-    handler = logging.StreamHandler(sys.stdout)
+def configure(
+    settings: Settings | None, *, role: str, executor_id: str, stream: TextIO | None = None
+) -> None:
+    """Routes every logger of the process through one JSON formatter, each line once. Idempotent.
+
+    ``stream`` receives the lines, standard output if None. Without settings the level is INFO.
+    """
+    level = settings.log_level if settings is not None else "INFO"
+    handler = logging.StreamHandler(stream or sys.stdout)
     handler.setFormatter(
         _Formatter(
             "{asctime}{levelname}{name}{message}",
@@ -88,12 +95,12 @@ def configure(settings: Settings, *, role: str, executor_id: str) -> None:
         formatter.converter = time.gmtime
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(settings.log_level)
+    root.setLevel(level)
     # DBOS adds its own console handler if it finds none.
     dbos_logger = logging.getLogger("dbos")
     dbos_logger.handlers[:] = [handler]
     dbos_logger.propagate = False
-    dbos_logger.setLevel(settings.log_level)
+    dbos_logger.setLevel(level)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
@@ -109,3 +116,4 @@ def flush() -> None:
         handler.flush()
     sys.stdout.flush()
     sys.stderr.flush()
+    wait_until_written()

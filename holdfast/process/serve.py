@@ -9,15 +9,15 @@ import logging
 import os
 import signal
 import socket
-import sys
-from collections.abc import Callable, Generator
-from typing import Any
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, NoReturn, TextIO
 
 import uvicorn
 from pydantic import ValidationError
 
 from holdfast.errors import ModuleWrong
 from holdfast.observability import logs, tracing
+from holdfast.observability.captured_output import capture_output
 from holdfast.process.application import Application
 from holdfast.process.http_protocol import HttpProtocol, allow_open_files
 from holdfast.process.process import Process
@@ -69,23 +69,22 @@ def serve(application: Application, create_app: Callable[[Process], Any]) -> Non
     The exit code is 0 after an orderly stop, 1 if the start failed (wrong settings or module, port in use, no
     database), and 75 if a peer declared this executor dead.
     """
+    stream = capture_output()
     try:
         settings = application.settings_class()
     except ValidationError as error:
-        for problem in error.errors():
-            where = ".".join(str(part) for part in problem["loc"]) or "settings"
-            print(f"{where}: {problem['msg']}", file=sys.stderr)  # noqa: T201
-        os._exit(1)
+        logs.configure(None, role=application.role, executor_id="-", stream=stream)
+        _refuse("; ".join(map(_setting_and_problem, error.errors())))
+    logs.configure(settings, role=application.role, executor_id="-", stream=stream)
     if application.role == "api" and settings.refusal is not None:
-        print(settings.refusal, file=sys.stderr, flush=True)  # noqa: T201
-        os._exit(1)
+        _refuse(settings.refusal)
     allow_open_files()
     mark_process()
     code = 1
     try:
-        code = asyncio.run(_serve(settings, application, create_app))
+        code = asyncio.run(_serve(settings, application, create_app, stream))
     except ModuleWrong as error:
-        print(error.message, file=sys.stderr, flush=True)  # noqa: T201
+        _refuse(error.message)
     except SystemExit:  # uvicorn's own code for a failed start is 3
         code = 1
     except Exception:
@@ -94,16 +93,29 @@ def serve(application: Application, create_app: Callable[[Process], Any]) -> Non
     os._exit(code)
 
 
-async def _serve(settings: Settings, application: Application, create_app: Callable[[Process], Any]) -> int:
+def _refuse(sentence: str) -> NoReturn:
+    """Exits with code 1 after a sentence that says why no later attempt can succeed either."""
+    log.critical("does not start: %s", sentence, extra={"action": "executor.refused"})
+    logs.flush()
+    os._exit(1)
+
+
+def _setting_and_problem(error: Mapping[str, Any]) -> str:
+    where = ".".join(str(part) for part in error["loc"]) or "settings"
+    return f"{where}: {error['msg']}"
+
+
+async def _serve(
+    settings: Settings, application: Application, create_app: Callable[[Process], Any], stream: TextIO
+) -> int:
     port = settings.api_port if application.role == "api" else settings.worker_port
-    logs.configure(settings, role=application.role, executor_id="-")
     listener = uvicorn.Config("", host=settings.bind_host, port=port, log_config=None).bind_socket()
     # Accepted connections inherit TCP_NODELAY. asyncio sets it only on sockets with an explicit protocol,
     # which uvicorn's socket lacks. Without it an answer's body waited 40 ms for the client's delayed ACK of
     # its head.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     process = Process(settings, application, port=listener.getsockname()[1])
-    logs.configure(settings, role=application.role, executor_id=process.executor_id)
+    logs.configure(settings, role=application.role, executor_id=process.executor_id, stream=stream)
     tracing.start(
         settings,
         application=process.identity.application,

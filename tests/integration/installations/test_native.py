@@ -5,17 +5,21 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import pty
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from holdfast.installations.hold import hold
 from holdfast.installations.ports import free_port
 from holdfast.installations.state_file import read_state
 from holdfast.installations.supervised import is_alive
@@ -38,10 +42,11 @@ class Native:
         self.home = home
         self.port = free_port()
 
-    def run(self, command: str, *options: str) -> subprocess.CompletedProcess[str]:
+    def run(self, command: str, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*COMMAND, command, "--data", str(self.home), *options],
             cwd=ROOT,
+            env={**os.environ, **variables},
             capture_output=True,
             text=True,
             timeout=240,
@@ -189,6 +194,65 @@ def test_down_ends_everything_and_may_be_repeated(ready: Native) -> None:
     assert not (ready.home / "native.json").exists()
 
 
+def test_a_held_stack_goes_on_whatever_had_crashed_before(ready: Native) -> None:
+    for _ in range(3):
+        worker = ready.state["workers"][0]["pid"]
+        os.kill(worker, signal.SIGKILL)
+        wait_until(lambda worker=worker: ready.state["workers"][0]["pid"] not in (None, worker), "again")
+    with hold(ready.home):
+        wait_until(lambda: ready.state["held"], "held")
+    wait_until(lambda: ready.state["ready"], "ready again after the hold")
+
+
+def test_passwords_that_were_deleted_are_made_anew(ready: Native) -> None:
+    (ready.home / "kept").mkdir()
+    ready.run("down")
+    shutil.rmtree(ready.home / "secrets")
+    done = ready.up()
+    assert done.returncode == 0, done.stderr
+    wait_until(ready.is_ready, "ready with the data and new passwords")
+
+
+def test_a_deleted_directory_starts_afresh(ready: Native) -> None:
+    """As root its data lie elsewhere, and their passwords are gone."""
+    data = Path(ready.state["postgres"]["data"])
+    ready.run("down")
+    left = None if data.is_relative_to(ready.home) else data.parent.parent
+    shutil.rmtree(ready.home)
+    try:
+        done = ready.up()
+        assert done.returncode == 0, done.stderr
+        wait_until(ready.is_ready, "ready")
+        assert Path(ready.state["postgres"]["data"]) != data or left is None
+        if left is not None:
+            assert str(left) in (ready.home / "logs" / "native.log").read_text("utf-8")
+    finally:
+        if left is not None:
+            shutil.rmtree(left)
+
+
+def test_a_terminal_gets_readable_lines_and_the_address_last(ready: Native) -> None:
+    ready.run("down")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(COMMAND[0], [*COMMAND, "up", "--data", str(ready.home), "--port", str(ready.port)])
+    shown = b""
+    try:
+        while b"ready at http" not in shown:
+            shown += os.read(terminal, 65536)
+        lines = shown.decode().splitlines()
+        assert lines[-1].endswith(f"ready at http://127.0.0.1:{ready.port}")
+        assert len(lines) < 10 and not any("{" in line for line in lines), lines
+        assert sum("ready with 2 slots" in line or "ready with" in line for line in lines) >= 2
+    finally:
+        os.kill(pid, signal.SIGINT)
+        with suppress(OSError):
+            while os.read(terminal, 65536):
+                pass
+        os.waitpid(pid, 0)
+        os.close(terminal)
+
+
 def test_ctrl_c_drains_the_foreground_and_clean_removes_the_data(native: Native) -> None:
     native.run("down")
     runner = subprocess.Popen(
@@ -237,3 +301,15 @@ def test_a_setting_that_cannot_be_is_refused_in_words(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "HOLDFAST_STOP_GRACE_SECONDS (30) must exceed" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_module_is_named_at_once(tmp_path: Path) -> None:
+    native = Native(tmp_path / "home")
+    done = native.run("up", "--port", str(native.port), "--workers", "1", HOLDFAST_MODULES="no_such_module")
+    try:
+        assert done.returncode == 1
+        (said,) = done.stderr.splitlines()
+        assert "does not start: " in said and "no_such_module" in said and said.count("{") == 0
+        assert " started again " not in done.stdout, "no attempt can succeed"
+    finally:
+        native.run("clean")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -34,10 +35,12 @@ def run(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
 def test_the_api_refuses_to_start(settings: dict[str, str]) -> None:
     done = run("services.api", HOLDFAST_API_PORT="0", **settings)
     assert done.returncode == 1
-    assert "HOLDFAST_REQUIRE_TOKEN=true" in done.stderr
+    (line,) = done.stdout.splitlines()
+    refused = json.loads(line)
+    assert (refused["level"], refused["action"], done.stderr) == ("CRITICAL", "executor.refused", "")
+    assert "HOLDFAST_REQUIRE_TOKEN=true" in refused["message"]
     judged = "HOLDFAST_PUBLISH_ADDRESS" if settings.get("HOLDFAST_PUBLISH_ADDRESS") else "HOLDFAST_BIND_HOST"
-    assert f"{judged}={settings[judged]} " in done.stderr
-    assert len(done.stderr.splitlines()) == 1 and done.stdout == ""
+    assert f"{judged}={settings[judged]} " in refused["message"]
 
 
 @pytest.mark.parametrize(
@@ -55,14 +58,14 @@ def test_it_starts_where_it_may(settings: dict[str, str]) -> None:
     done = run("services.api", HOLDFAST_API_PORT="0", HOLDFAST_DATABASE_WAIT_SECONDS="0", **settings)
     # It got as far as its database, which is not there.
     assert done.returncode == 1
-    assert "HOLDFAST_REQUIRE_TOKEN" not in done.stderr
+    assert "HOLDFAST_REQUIRE_TOKEN" not in done.stdout
     assert "executor.no_database" in done.stdout
 
 
 def test_a_token_for_everything_without_a_file() -> None:
     done = run("services.api", HOLDFAST_API_PORT="0", HOLDFAST_REQUIRE_TOKEN="true")
     assert done.returncode == 1
-    assert "HOLDFAST_ADMIN_TOKEN_FILE" in done.stderr
+    assert "HOLDFAST_ADMIN_TOKEN_FILE" in done.stdout
 
 
 @pytest.mark.parametrize("words", [["--detach"], []], ids=["make up", "make native"])

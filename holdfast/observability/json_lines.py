@@ -1,0 +1,89 @@
+"""The program that makes log lines of plain text: each line of two pipes becomes a JSON object.
+
+`captured_output` starts it as a file with a bare interpreter: libpq, faulthandler, the interpreter itself and
+programs of a step write plain text, often when no Python code of their process can run any more. It ends when
+all processes that hold one of the pipes have ended, so it also writes the last words of a process that dies.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import time
+
+_LONGEST_BYTES = 3000
+"""A longer line is written in parts: the kernel keeps at most 4,096 bytes of a pipe's writers together."""
+_QUOTES_VALUES = ("DETAIL:", "CONTEXT:", "QUERY:", "STATEMENT:", "LINE ")
+"""Beginnings of the lines in which PostgreSQL quotes rows and statements (`redaction`)."""
+
+
+def as_json_line(text: str, *, logger: str, level: str = "INFO") -> str:
+    """Returns the line itself if it is a JSON object, or else a log line with the text as its message."""
+    import json  # half a megabyte, beside a process that may never need it
+
+    if text.startswith("{"):
+        try:
+            if isinstance(json.loads(text), dict):
+                return text
+        except ValueError:
+            pass
+    if text.lstrip().startswith(_QUOTES_VALUES):
+        text = text.partition(":")[0] + ": …"
+    now = time.time()
+    line = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z",
+        "level": level,
+        "logger": logger,
+        "message": text,
+        "action": "log",
+    }
+    return json.dumps(line, ensure_ascii=False)
+
+
+class _Source:
+    """One pipe, and the bytes of its unfinished line."""
+
+    def __init__(self, logger: str, level: str) -> None:
+        self._logger = logger
+        self._level = level
+        self._rest = b""
+
+    def lines(self, data: bytes) -> list[str]:
+        """Returns the log lines that `data` completes. Empty data is the end of the pipe."""
+        *whole, self._rest = (self._rest + data).split(b"\n")
+        if not data or (len(self._rest) > _LONGEST_BYTES and not self._rest.startswith(b"{")):
+            whole, self._rest = [*whole, self._rest], b""
+        return [line for text in whole if text.strip() for line in self._written(text)]
+
+    def _written(self, text: bytes) -> list[str]:
+        decoded = text.decode("utf-8", "backslashreplace").rstrip()
+        if decoded.startswith("{") or len(text) <= _LONGEST_BYTES:
+            return [as_json_line(decoded, logger=self._logger, level=self._level)]
+        step = _LONGEST_BYTES // 4  # a character has four bytes at most
+        parts = [decoded[at : at + step] for at in range(0, len(decoded), step)]
+        return [as_json_line(part, logger=self._logger, level=self._level) for part in parts]
+
+
+def main() -> None:
+    """Reads two pipes until both end: standard output on descriptor 0, standard error on the named one."""
+    sources = {0: _Source("stdout", "INFO"), int(sys.argv[1]): _Source("stderr", "WARNING")}
+    waiting = select.poll()
+    for descriptor in sources:
+        waiting.register(descriptor, select.POLLIN)
+    while sources:
+        for descriptor, _ in waiting.poll():
+            data = os.read(descriptor, 65536)
+            for line in sources[descriptor].lines(data):
+                try:  # noqa: SIM105 - no contextlib: this is a bare interpreter
+                    os.write(1, line.encode("utf-8", "backslashreplace") + b"\n")
+                except OSError:
+                    pass
+            if not data:
+                waiting.unregister(descriptor)
+                del sources[descriptor]
+
+
+if __name__ == "__main__":
+    main()
+    os._exit(0)

@@ -1,0 +1,89 @@
+"""Each line that a process writes is a JSON object, also from C code and a dying interpreter."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from holdfast.observability.json_lines import as_json_line
+
+_BEGIN = """
+import ctypes, faulthandler, logging, os, sys, threading, warnings
+from holdfast.observability import logs
+from holdfast.observability.captured_output import capture_output
+logs.configure(None, role="worker", executor_id="w-1", stream=capture_output())
+"""
+
+
+def lines(program: str, *, code: int = 0) -> list[dict[str, Any]]:
+    """Runs the program below `capture_output`, waits for the end of its output, and returns the lines."""
+    done = subprocess.run(
+        [sys.executable, "-c", _BEGIN + program], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == code, done.stdout
+    assert done.stderr == ""
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert all(isinstance(line, dict) and {"time", "level", "message"} <= set(line) for line in found)
+    return found
+
+
+def test_what_libpq_and_a_print_write() -> None:
+    program = r"""
+libc = ctypes.CDLL(None)
+libc.dprintf(2, b"FATAL:  terminating connection due to administrator command\n")
+print("a user's print")
+print('{"already": "JSON", "time": "t", "level": "INFO", "message": "m"}')
+print("DETAIL:  Key (secret)=(planted) already exists.", file=sys.stderr)
+logging.getLogger("any").info("ours")
+os.write(1, b"no line end")
+"""
+    found = lines(program)
+    by_message = {line["message"]: line for line in found}
+    fatal = by_message["FATAL:  terminating connection due to administrator command"]
+    assert (fatal["level"], fatal["logger"]) == ("WARNING", "stderr")
+    assert by_message["a user's print"]["logger"] == "stdout"
+    assert by_message["m"]["already"] == "JSON", "passed through"
+    assert by_message["ours"]["executor_id"] == "w-1"
+    assert "no line end" in by_message
+    assert "planted" not in json.dumps(found)
+
+
+def test_tracebacks_are_one_line_each() -> None:
+    program = r"""
+def fail(): raise ValueError("in a thread")
+thread = threading.Thread(target=fail, name="of-a-user"); thread.start(); thread.join()
+class Bad:
+    def __del__(self): raise ValueError("in __del__")
+Bad(); del Bad
+warnings.warn("careful")
+raise KeyError("in the main thread")
+"""
+    found = lines(program, code=1)
+    tracebacks = [line for line in found if "Traceback" in line.get("exc_info", "")]
+    assert len(tracebacks) == 3
+    assert [line["level"] for line in tracebacks] == ["ERROR", "ERROR", "CRITICAL"]
+    assert any("careful" in line["message"] for line in found)
+    assert "of-a-user" in tracebacks[0]["message"]
+
+
+@pytest.mark.parametrize("end", ["faulthandler._sigsegv()", "os.abort()", "ctypes.string_at(0)"])
+def test_what_a_dying_interpreter_says_is_not_lost(end: str) -> None:
+    found = lines(f"faulthandler.enable()\n{end}", code=-6 if "abort" in end else -11)
+    assert any("Fatal Python error" in line["message"] for line in found)
+    assert any("File " in line["message"] for line in found)
+
+
+def test_a_long_line_is_cut_and_bytes_that_are_no_text_are_kept() -> None:
+    found = lines("os.write(2, b'x' * 100_000 + b'\\n'); os.write(2, b'\\xff\\n')")
+    assert sum(line["message"].count("x") for line in found) >= 100_000
+    assert all(len(json.dumps(line)) < 4096 for line in found)
+    assert found[-1]["message"] == "\\xff"
+
+
+@pytest.mark.parametrize("text", ["[1]", '{"half', "plain", '"text"'])
+def test_only_objects_pass(text: str) -> None:
+    assert json.loads(as_json_line(text, logger="any"))["message"] == text
