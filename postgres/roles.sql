@@ -1,4 +1,5 @@
--- Roles and the database, for psql as superuser, connected to the database postgres. Repeatable.
+-- Roles and the database, for psql connected to the database postgres, as a superuser or as a role with CREATEDB
+-- and CREATEROLE, as managed services give it. Repeatable, by the same role.
 -- HOLDFAST_ROLE_SECRETS names a directory with ROLE.scram files: verifiers, so that no password ever
 -- reaches the server or its log. `migrate` grants the rights on tables.
 \set ON_ERROR_STOP on
@@ -7,12 +8,20 @@
 \set worker `cat "$HOLDFAST_ROLE_SECRETS/holdfast_worker.scram"`
 \set metrics `cat "$HOLDFAST_ROLE_SECRETS/holdfast_metrics.scram"`
 
+SELECT rolsuper AS is_superuser, has_parameter_privilege(current_user, 'temp_file_limit', 'SET') AS limits_files
+FROM pg_roles WHERE rolname = current_user \gset
+
 SELECT format('CREATE ROLE %I NOLOGIN', name)
 FROM unnest(ARRAY['holdfast_owner', 'holdfast_migrator', 'holdfast_api', 'holdfast_worker', 'holdfast_metrics',
                   'holdfast_apps']) AS name
 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name)
 \gexec
 
+\if :is_superuser
+\else
+    -- A role may administer the roles that it made, no more. The database is given to the owner and changed as it.
+    GRANT holdfast_owner TO CURRENT_USER WITH INHERIT TRUE, SET TRUE;
+\endif
 -- The owner cannot log in; the migrator acts as the owner.
 ALTER ROLE holdfast_owner NOLOGIN INHERIT;
 ALTER ROLE holdfast_migrator LOGIN CONNECTION LIMIT 10 PASSWORD :'migrator';
@@ -36,19 +45,24 @@ ALTER ROLE holdfast_metrics SET default_transaction_read_only TO on;
 ALTER ROLE holdfast_metrics SET statement_timeout TO '5s';
 ALTER ROLE holdfast_metrics SET idle_in_transaction_session_timeout TO '5s';
 
--- Limits the temporary files of a query, which could fill the disk; only a superuser may raise it.
-ALTER ROLE holdfast_api SET temp_file_limit TO '2GB';
-ALTER ROLE holdfast_worker SET temp_file_limit TO '2GB';
-ALTER ROLE holdfast_metrics SET temp_file_limit TO '100MB';
+-- Limits the temporary files of a query, which could fill the disk; only a superuser may set it.
+\if :limits_files
+    ALTER ROLE holdfast_api SET temp_file_limit TO '2GB';
+    ALTER ROLE holdfast_worker SET temp_file_limit TO '2GB';
+    ALTER ROLE holdfast_metrics SET temp_file_limit TO '100MB';
+\endif
 
 SELECT 'CREATE DATABASE holdfast OWNER holdfast_owner'
 WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'holdfast')
 \gexec
 ALTER DATABASE holdfast OWNER TO holdfast_owner;
 
--- Only `dbos migrate` uses the database postgres.
-REVOKE ALL ON DATABASE holdfast, postgres, template1 FROM PUBLIC;
-GRANT CONNECT ON DATABASE postgres TO holdfast_migrator, holdfast_owner;
+REVOKE ALL ON DATABASE holdfast FROM PUBLIC;
+\if :is_superuser
+    -- Only `dbos migrate` uses the database postgres.
+    REVOKE ALL ON DATABASE postgres, template1 FROM PUBLIC;
+    GRANT CONNECT ON DATABASE postgres TO holdfast_migrator, holdfast_owner;
+\endif
 GRANT CONNECT ON DATABASE holdfast
     TO holdfast_migrator, holdfast_api, holdfast_worker, holdfast_metrics, holdfast_apps;
 
