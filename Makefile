@@ -28,7 +28,7 @@ help: ## this list
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@pwd > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/holdfast.pth"
-	@printf '#!/bin/sh\nexec "$(CURDIR)/$(BIN)/python" -m holdfast.cli.main "$$@"\n' > $(BIN)/holdfast
+	@printf '%s\n' '#!/bin/sh' 'exec "$(CURDIR)/$(BIN)/python" -m holdfast.cli.main "$$@"' > $(BIN)/holdfast
 	@chmod +x $(BIN)/holdfast
 	@touch $@
 

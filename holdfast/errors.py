@@ -134,6 +134,13 @@ class ModuleWrong(HoldfastError):
     """
 
 
+class PoolerSharesSessions(HoldfastError):
+    """A pooler (PgBouncer or one like it) stands before PostgreSQL and gives a session to another client
+    after each transaction. Holdfast needs sessions of its own. Connect directly, or set pool_mode = session
+    in the pooler.
+    """
+
+
 class PickleRefused(HoldfastError):
     """This stored value is marked as pickled Python, which could run any code and is never loaded here.
     Find out who wrote the row; start the work again under a new id.

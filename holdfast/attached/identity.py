@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import secrets
 import socket
 import time
+from collections.abc import Callable
+from contextlib import closing
 
 import psycopg2
 
 from holdfast.attached.settings import AttachedSettings
 from holdfast.dbos_adapter import launching
 from holdfast.dbos_adapter.launching import Configured
-from holdfast.dbos_adapter.schema import unprepared
+from holdfast.dbos_adapter.schema import first_line, unprepared
+from holdfast.errors import PoolerSharesSessions
 from holdfast.identity import Identity
-from holdfast.postgres.database import connect, query
-from holdfast.postgres.outage import is_outage
+from holdfast.postgres.database import Connection, connect, query
+from holdfast.postgres.outage import RETRY_SECONDS, backed_off, is_outage, lacks_connections, sqlstate
+from holdfast.postgres.pooler import require_own_sessions
 from holdfast.recovery.blame import EVERY_QUEUE
 
-_RETRY_SECONDS = 0.5
+log = logging.getLogger("holdfast.attached")
+
 # What a server answers that will not answer differently soon: libpq gives no SQLSTATE for it.
 _REFUSES = re.compile(
     r"authentication failed|does not exist|pg_hba\.conf|not permitted to log in|permission denied"
@@ -33,37 +39,38 @@ def obstacle(settings: AttachedSettings, configured: Configured) -> str | None:
     Waits for the end of an outage, because the answer holds for the life of the process.
     """
     deadline = time.monotonic() + settings.database_wait_seconds
+    pause_seconds = RETRY_SECONDS
     while True:
         reason, may_pass = _obstacle_now(settings, configured)
         if not may_pass or time.monotonic() >= deadline:
             return reason
-        time.sleep(min(_RETRY_SECONDS, max(0.0, deadline - time.monotonic())))
+        log.warning("waiting for PostgreSQL: %s", reason, extra={"action": "attach.waiting"})
+        time.sleep(min(pause_seconds, max(0.0, deadline - time.monotonic())))
+        pause_seconds = backed_off(pause_seconds) if lacks_connections(reason or "") else RETRY_SECONDS
 
 
 def _obstacle_now(settings: AttachedSettings, configured: Configured) -> tuple[str | None, bool]:
     """Returns the obstacle, and whether it may pass by itself."""
+    purpose = f"holdfast/{configured.application[:30]}/start"
     try:
-        connection = connect(settings, purpose=f"holdfast/{configured.application[:30]}/start")
-    except psycopg2.Error as error:
-        return f"its database cannot be reached: {_first_line(error)}", not _REFUSES.search(str(error))
-    try:
-        if reason := unprepared(connection, configured.schema):
-            return f"its database {reason}", False
-        rights = [row["what"] for row in query(connection, "missing_rights")]
-        if rights:
-            return f"its database role lacks rights ({', '.join(rights)}): {_RIGHTS_REMEDY}", False
+        with closing(connect(settings, purpose=purpose)) as connection:
+            return _lacking(connection, lambda: connect(settings, purpose=purpose), configured.schema), False
+    except PoolerSharesSessions as error:
+        return error.message, False
     except psycopg2.errors.InsufficientPrivilege as error:
-        return f"its database role lacks rights ({_first_line(error)}): {_RIGHTS_REMEDY}", False
+        return f"its database role lacks rights ({first_line(error)}): {_RIGHTS_REMEDY}", False
     except psycopg2.Error as error:
-        return f"its database cannot be used: {_first_line(error)}", is_outage(error)
-    finally:
-        connection.close()
-    return None, False
+        may_pass = is_outage(error) and not _REFUSES.search(str(error))
+        what = "reached" if sqlstate(error) is None else "used"
+        return f"its database cannot be {what}: {first_line(error)}", may_pass
 
 
-def _first_line(error: psycopg2.Error) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _lacking(connection: Connection, connect_again: Callable[[], Connection], schema: str) -> str | None:
+    require_own_sessions(connection, connect_again)
+    if reason := unprepared(connection, schema):
+        return f"its database {reason}"
+    rights = [row["what"] for row in query(connection, "missing_rights")]
+    return f"its database role lacks rights ({', '.join(rights)}): {_RIGHTS_REMEDY}" if rights else None
 
 
 SUSPECTS_QUEUE, TRIALS_QUEUE = "_holdfast_suspects", "_holdfast_trials"

@@ -15,6 +15,7 @@ import os
 import signal
 import threading
 import time
+from functools import partial
 from typing import Any
 
 from holdfast.attached.forks import HasDescriptors, let_go
@@ -26,6 +27,7 @@ from holdfast.dbos_adapter.launching import Configured
 from holdfast.dbos_adapter.registrations import publish_soon
 from holdfast.dbos_adapter.wake_ups import Listener, Waker
 from holdfast.postgres.database import OpsPool
+from holdfast.postgres.outage import patiently
 from holdfast.process.drain import wait_and_hand_over
 from holdfast.process.engine import AttachedEngine
 from holdfast.recovery.adoption import AutomaticAdoption
@@ -121,8 +123,9 @@ class AttachedProcess:
     def before_launch(self, application: Any) -> None:
         """Registers the executor, then prepares DBOS. Raises ``psycopg2.Error`` and ``OSError``."""
         self.watchdog.start()
-        self.lease.start()
-        self.ops.run("note_attached", name=self.identity.application, dbos_version=launching.dbos_version())
+        seen = {"name": self.identity.application, "dbos_version": launching.dbos_version()}
+        for call in (self.lease.start, partial(self.ops.run, "note_attached", **seen)):
+            patiently(call, seconds=self.settings.database_wait_seconds, log=log)
         launching.identify(
             application,
             executor_id=self.executor_id,

@@ -21,7 +21,10 @@ import psycopg2
 from dbos import SQLAlchemyDatasource
 from dbos._migration import get_dbos_migrations
 
+from holdfast.errors import PoolerSharesSessions
 from holdfast.postgres.database import Connection, connect, query, transaction
+from holdfast.postgres.outage import RETRY_SECONDS, backed_off, lacks_connections
+from holdfast.postgres.pooler import require_own_sessions
 from holdfast.postgres.statements import DBOS_SCHEMA, in_schema
 
 if TYPE_CHECKING:
@@ -45,6 +48,7 @@ def migrate(settings: Settings) -> list[str]:
     SQLAlchemyDatasource.migrate(sqlalchemy_url(settings.database_url), schema=DBOS_SCHEMA)
     connection = connect(settings, purpose="migrate", statement_timeout_seconds=300)
     try:
+        require_own_sessions(connection, lambda: connect(settings, purpose="migrate"))
         ran = run_migrations(connection, DBOS_SCHEMA)
         _isolate_applications(connection)
         stack: dict[str, Any] = {"kind": "stack", "added_by": "migrate", "database_role": None}
@@ -135,20 +139,23 @@ def unknown_migrations(names: Iterable[str]) -> list[str]:
 def wait_until_prepared(settings: Settings, *, purpose: str, give_up: Callable[[], bool]) -> None:
     """Waits until the database is migrated for this code, at most ``database_wait_seconds``. Logs the wait.
 
-    Raises the last ``psycopg2.Error`` when the time is over or ``give_up`` returns True.
+    Raises the last ``psycopg2.Error`` when the time is over or ``give_up`` returns True, and immediately
+    ``PoolerSharesSessions``.
     """
     deadline = time.monotonic() + settings.database_wait_seconds
+    pause_seconds = RETRY_SECONDS
     while True:
         try:
             connection = connect(settings, purpose=purpose)
             try:
+                require_own_sessions(connection, lambda: connect(settings, purpose=purpose))
                 if lacks := lacking(connection):
                     raise psycopg2.OperationalError(f"the database lacks {lacks}: `migrate` has to run")
                 return
             finally:
                 connection.close()
         except psycopg2.Error as error:
-            text = str(error).strip().splitlines()[0]
+            text = first_line(error)
             if give_up() or time.monotonic() > deadline:
                 log.error(  # noqa: TRY400
                     "PostgreSQL not usable after %g s: %s",
@@ -158,7 +165,15 @@ def wait_until_prepared(settings: Settings, *, purpose: str, give_up: Callable[[
                 )
                 raise
             log.warning("waiting for PostgreSQL: %s", text, extra={"action": "executor.waiting"})
-            time.sleep(0.5)
+            # Where others have taken all connections, attempts are connections that they lack, too.
+            pause_seconds = backed_off(pause_seconds) if lacks_connections(error) else RETRY_SECONDS
+            time.sleep(min(pause_seconds, max(0.1, deadline - time.monotonic())))
+
+
+def first_line(error: psycopg2.Error) -> str:
+    """Returns the first line of a database error, or its type if it has no text."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def lacking(connection: Connection) -> str | None:
@@ -225,7 +240,7 @@ def main() -> int:
 
     try:
         ran = migrate(get_settings())
-    except psycopg2.Error as error:
+    except (psycopg2.Error, PoolerSharesSessions) as error:
         print(f"ops schema: {error}", file=sys.stderr)  # noqa: T201
         return 1
     print(f"ops schema: {', '.join(ran) or 'already up to date'}")  # noqa: T201

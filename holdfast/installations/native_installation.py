@@ -15,6 +15,7 @@ from holdfast.installations.hold import hold
 from holdfast.installations.installation import Installation, Logged, Member, settings_of_environment
 from holdfast.installations.native import START_SECONDS
 from holdfast.installations.native_error import NativeError
+from holdfast.installations.places import path_in_url
 from holdfast.installations.postgres_tools import PostgresTools
 from holdfast.installations.state_file import read_state
 from holdfast.installations.supervised import is_alive
@@ -57,7 +58,7 @@ class NativeInstallation(Installation):
             "HOLDFAST_DATABASE_PORT": str(state["postgres"]["port"]),
             "HOLDFAST_DATABASE_NAME": str(state["postgres"]["database"]),
             "HOLDFAST_DATABASE_USER": "holdfast_api",
-            "HOLDFAST_DATABASE_PASSFILE": str(state["passfiles"]["api"]),
+            "HOLDFAST_DATABASE_PASSFILE": path_in_url(state["passfiles"]["api"]),
         }
         before = dict(os.environ)
         os.environ.update(variables)

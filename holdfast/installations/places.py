@@ -1,4 +1,4 @@
-"""The directory outside the checkout for what the server's user cannot reach inside it."""
+"""Where files of the native stack are: outside the checkout what the server's user cannot reach in it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
+from urllib.parse import quote
 
 from holdfast.installations.native_error import NativeError
 
@@ -32,3 +33,8 @@ def elsewhere(home: Path) -> Path:
     place.chmod(0o711)  # independent of the umask
     noted.write_text(f"{place}\n", "utf-8")
     return place
+
+
+def path_in_url(path: str | Path) -> str:
+    """Returns a path as dbos-config.yaml puts it into a URL: a folder's name may have spaces, % and &."""
+    return quote(os.fsencode(path), safe="/")

@@ -19,6 +19,7 @@ from holdfast.installations.embedded import ROOT, Cluster, last_line
 from holdfast.installations.hold import is_held
 from holdfast.installations.log_lines import readable
 from holdfast.installations.native_error import NativeError
+from holdfast.installations.places import path_in_url
 from holdfast.installations.ports import free_port
 from holdfast.installations.secrets import make_secrets
 from holdfast.installations.state_file import read_state, remove_state, write_state
@@ -253,7 +254,7 @@ class Supervisor:
             "HOLDFAST_DATABASE_PORT": str(self.cluster.port),
             "HOLDFAST_DATABASE_NAME": "holdfast",
             "HOLDFAST_DATABASE_USER": user,
-            "HOLDFAST_DATABASE_PASSFILE": str(passfile),
+            "HOLDFAST_DATABASE_PASSFILE": path_in_url(passfile),
         }
 
     @property

@@ -69,6 +69,13 @@ class _Access(logging.Filter):
         return not any(f" {probe}" in record.getMessage() for probe in PROBE_PATHS)
 
 
+class _FailedStart(logging.Filter):
+    """Drops the tracebacks of uvicorn and DBOS for a failed start: the process logs its cause itself."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith(("Traceback (most recent call last)", "DBOS failed to launch"))
+
+
 def configure(
     settings: Settings | None, *, role: str, executor_id: str, stream: TextIO | None = None
 ) -> None:
@@ -88,6 +95,7 @@ def configure(
         )
     )
     handler.addFilter(_Context(role, executor_id))
+    handler.addFilter(_FailedStart())
     formatter = handler.formatter
     if formatter is not None:
         formatter.default_time_format = "%Y-%m-%dT%H:%M:%S"

@@ -17,6 +17,7 @@ import psycopg2.extras
 
 from holdfast.executor_settings import ExecutorSettings
 from holdfast.postgres.outage import REACH, is_outage, is_read_only, sqlstate
+from holdfast.postgres.pooler import refused_by_pooler, set_options
 from holdfast.postgres.statements import sql
 
 log = logging.getLogger("holdfast.database")
@@ -66,25 +67,26 @@ def connect(
 
     ``purpose`` becomes ``pg_stat_activity.application_name``. ``user`` is the login role, the process's own
     role if None. Raises ``psycopg2.OperationalError`` if PostgreSQL cannot be reached within 3 s or accepts
-    no writes.
+    no writes, and ``PoolerSharesSessions`` if a pooler refuses the connection's options.
     """
     # The metrics role is itself read-only (postgres/roles.sql).
     login: dict[str, Any] = {"user": user, "target_session_attrs": "primary"} if user else {}
+    options = f"{time_limits(statement_timeout_seconds)} -c idle_in_transaction_session_timeout=10000"
     try:
         connection = psycopg2.connect(
             settings.database_url,
             application_name=purpose[:63],
-            options=server_options(
-                settings.database_url,
-                f"{time_limits(statement_timeout_seconds)} -c idle_in_transaction_session_timeout=10000",
-            ),
+            options=server_options(settings.database_url, options),
             cursor_factory=psycopg2.extras.RealDictCursor,
             **{**CONNECT_OPTIONS, **login},
         )
-    except psycopg2.OperationalError:
+    except psycopg2.OperationalError as error:
+        if (refused := refused_by_pooler(error)) is not None:
+            raise refused from None
         REACH.failed()
         raise
     connection.autocommit = True
+    set_options(connection.cursor().execute, options)
     REACH.opened()
     return cast(Connection, connection)
 

@@ -8,9 +8,12 @@ the caller's fault and is never retried.
 
 from __future__ import annotations
 
+import logging
+import random
 import re
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -19,6 +22,7 @@ import sqlalchemy as sa
 from holdfast import errors
 
 READ_ONLY = "25006"
+RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 0.5, 8.0
 _CANCELED = "57014"
 _LOCKED = "55P03"
 
@@ -48,6 +52,10 @@ _LOST = re.compile(
     r"|(?:consuming input|flushing) failed|SSL (?:SYSCALL )?error|broken pipe|EOF detected|timeout expired"
     r"|\[Errno|host name|resolve host|no host found|session is read-only|hot standby",
     re.IGNORECASE,
+)
+# Messages of a server without a free connection. libpq gives no SQLSTATE if no session could be opened.
+_NO_CONNECTION = re.compile(
+    r"too many (?:connections|clients)|remaining connection slots|no more connections allowed|max_client_conn"
 )
 # Messages of libpq if a server accepts no writes and one that does is required (database.CONNECT_OPTIONS).
 _READ_ONLY_SESSION = ("session is read-only", "server is in hot standby mode")
@@ -95,6 +103,38 @@ def is_read_only(error: BaseException) -> bool:
     """Whether the server answered but accepts no writes. SQLAlchemy's errors count as the ones they wrap."""
     error = getattr(error, "orig", None) or error
     return sqlstate(error) == READ_ONLY or any(text in str(error) for text in _READ_ONLY_SESSION)
+
+
+def lacks_connections(error: BaseException | str) -> bool:
+    """Whether an error, or its text, says that the server, the role or a pooler has no free connection."""
+    error = getattr(error, "orig", None) or error
+    return (not isinstance(error, str) and sqlstate(error) == "53300") or bool(
+        _NO_CONNECTION.search(str(error))
+    )
+
+
+def backed_off(seconds: float) -> float:
+    """Returns the next pause of a retry with back-off: about twice as long, with jitter."""
+    return min(_LONGEST_RETRY_SECONDS, seconds * random.uniform(1.6, 2.4))  # noqa: S311
+
+
+def patiently(call: Callable[[], object], *, seconds: float, log: logging.Logger) -> None:
+    """Calls ``call`` until a connection is free, at most ``seconds`` long. Raises other errors immediately.
+
+    Logs each wait. The pauses grow, because an attempt takes a connection that another process may need.
+    """
+    deadline = time.monotonic() + seconds
+    pause_seconds = RETRY_SECONDS
+    while True:
+        try:
+            call()
+            return
+        except Exception as error:
+            if not lacks_connections(error) or time.monotonic() > deadline:
+                raise
+            log.warning("waiting for a connection: %s", error, extra={"action": "connections.waiting"})
+        time.sleep(pause_seconds)
+        pause_seconds = backed_off(pause_seconds)
 
 
 def unavailable(error: BaseException) -> errors.DatabaseUnavailable:

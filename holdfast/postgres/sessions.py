@@ -16,6 +16,7 @@ from psycopg.rows import DictRow, dict_row
 from holdfast.executor_settings import ExecutorSettings
 from holdfast.postgres.database import CONNECT_OPTIONS, Row, server_options, wait_readable
 from holdfast.postgres.outage import is_read_only
+from holdfast.postgres.pooler import set_options
 from holdfast.postgres.statements import sql
 
 # The server prepares a statement when it runs for the second time.
@@ -74,7 +75,7 @@ class Sessions:
             if not connection.closed and not wait_readable(connection, 0):
                 return connection
             connection.close()
-        return psycopg.connect(
+        connection = psycopg.connect(
             self._url,
             autocommit=True,
             row_factory=dict_row,
@@ -82,6 +83,8 @@ class Sessions:
             options=server_options(self._url, _PLANS),
             **SESSION_OPTIONS,
         )
+        set_options(connection.execute, _PLANS)
+        return connection
 
     def _pop(self) -> psycopg.Connection[DictRow] | None:
         # No check before the pop: another thread may empty the list in between.

@@ -7,6 +7,7 @@ by ``stop_stage``: the parts of one stage stop concurrently, and the stages stop
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -25,11 +26,14 @@ from holdfast.dbos_adapter.schema import wait_until_prepared
 from holdfast.durable.resources import Resources, provide
 from holdfast.observability.database_metrics import DatabaseCollector
 from holdfast.postgres.database import Row
+from holdfast.postgres.outage import patiently
 from holdfast.process.engine import Engine
 from holdfast.recovery.versions import settle_latest
 
 if TYPE_CHECKING:
     from holdfast.process.process import Process
+
+log = logging.getLogger("holdfast.process")
 
 _DESTROY_SECONDS = 1.0
 
@@ -139,6 +143,10 @@ def _database_now(process: Process) -> datetime:
     return datetime.fromtimestamp(time_then, UTC) + timedelta(seconds=time.monotonic() - monotonic_then)
 
 
+def _start_lease(process: Process) -> None:
+    patiently(process.lease.start, seconds=process.settings.database_wait_seconds, log=log)
+
+
 def _install_trials(process: Process) -> None:
     process.trials.install()
     process.waker.slots.limit_abandoned(
@@ -203,7 +211,7 @@ PARTS: tuple[Part, ...] = (
     Part("resources", _provide_resources, lambda _: provide(None), stop_stage=6),
     # Starts after the imports, because the import of a user-defined module may block for long.
     Part("watchdog", lambda p: p.watchdog.start(), lambda p: p.watchdog.stop(), stop_stage=3),
-    Part("lease", lambda p: p.lease.start(), lambda p: p.lease.stop(), stop_stage=2),
+    Part("lease", _start_lease, lambda p: p.lease.stop(), stop_stage=2),
     Part("trials", _install_trials),
     Part("listener", lambda p: p.listener.start(), lambda p: p.listener.stop(), stop_stage=2),
     Part("launch", _launch),

@@ -22,11 +22,13 @@ from holdfast.compute.cpu_pool import CpuPool
 from holdfast.dbos_adapter.gateway import Gateway
 from holdfast.dbos_adapter.schedules import Accounting
 from holdfast.dbos_adapter.wake_ups import Listener, Waker
+from holdfast.errors import HoldfastError
 from holdfast.identity import Identity
 from holdfast.observability import logs, metrics
 from holdfast.observability.database_metrics import DatabaseCollector
 from holdfast.postgres import budget
 from holdfast.postgres.database import OpsPool
+from holdfast.postgres.outage import is_outage
 from holdfast.process.application import Application
 from holdfast.process.drain import wait_and_hand_over
 from holdfast.process.engine import Engine
@@ -156,7 +158,11 @@ class Process:
         Raises the error of a failed start.
         """
         self.loop = asyncio.get_running_loop()
-        await asyncio.to_thread(self._start)
+        try:
+            await asyncio.to_thread(self._start)
+        except Exception as error:
+            _log_failed_start(error)
+            raise
         try:
             yield
         finally:
@@ -217,6 +223,17 @@ class Process:
             log.critical("crashing at an operator's request", extra={"action": "executor.crash"})
             logs.flush()
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _log_failed_start(error: Exception) -> None:
+    """Logs one sentence where the operator has to act, and a traceback where the code is to blame."""
+    if isinstance(error, HoldfastError):
+        log.critical("does not start: %s", error.message, extra={"action": "executor.refused"})
+    elif is_outage(error):
+        text = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+        log.critical("not started, it ends: %s", text, extra={"action": "executor.no_database"})
+    else:
+        log.critical("not started, it ends", exc_info=error, extra={"action": "executor.failed"})
 
 
 def _identity(settings: Settings, application: Application, port: int) -> Identity:

@@ -84,7 +84,7 @@ class Native:
 @pytest.fixture(scope="module")
 def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Native]:
     # As root this directory is one that PostgreSQL's user may not enter: data go elsewhere.
-    native = Native(tmp_path_factory.mktemp("native") / "home")
+    native = Native(tmp_path_factory.mktemp("native") / "a folder's 100%41 +c&d=e#f" / "home")
     done = native.up()
     try:
         assert done.returncode == 0, done.stderr + done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +10,7 @@ import psycopg2
 import pytest
 
 from holdfast.attached import attach, identity
+from holdfast.errors import PoolerSharesSessions
 
 AWAY = 'connection to server at "db", port 5432 failed: Connection refused'
 STARTS = "connection to server failed: FATAL:  the database system is starting up"
@@ -22,7 +24,8 @@ class _Database:
         monkeypatch.setattr(identity, "connect", self._connect)
         monkeypatch.setattr(identity, "unprepared", lambda *_: None)
         monkeypatch.setattr(identity, "query", lambda *_: [])
-        monkeypatch.setattr(identity, "_RETRY_SECONDS", 0.001)
+        monkeypatch.setattr(identity, "require_own_sessions", lambda *_: None)
+        monkeypatch.setattr(identity, "RETRY_SECONDS", 0.001)
 
     def _connect(self, *_: Any, **__: Any) -> Any:
         self.calls += 1
@@ -48,6 +51,25 @@ def test_a_launch_waits_no_longer_than_the_setting(monkeypatch: pytest.MonkeyPat
     _Database(monkeypatch, AWAY, 10**9)
     reason = _obstacle(0.02)
     assert reason == f"its database cannot be reached: {AWAY}"
+
+
+def test_where_connections_are_lacking_the_pauses_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    paused: list[float] = []
+    monkeypatch.setattr(identity.time, "sleep", paused.append)
+    database = _Database(monkeypatch, 'FATAL:  too many connections for role "shop"', 5)
+    assert _obstacle(600) is None
+    assert database.calls == 6
+    assert all(1.5 < later / earlier < 2.5 for earlier, later in pairwise(paused)), paused
+
+
+def test_a_pooler_that_shares_sessions_is_an_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise PoolerSharesSessions
+
+    database = _Database(monkeypatch, "", 0)
+    monkeypatch.setattr(identity, "require_own_sessions", refuse)
+    assert "pool_mode = session" in (_obstacle(600) or "")
+    assert database.calls == 1
 
 
 @pytest.mark.parametrize(

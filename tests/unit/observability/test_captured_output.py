@@ -13,17 +13,19 @@ from holdfast.observability.json_lines import as_json_line
 
 _BEGIN = """
 import ctypes, faulthandler, logging, os, sys, threading, warnings
-from holdfast.observability import logs
 from holdfast.observability.captured_output import capture_output
-logs.configure(None, role="worker", executor_id="w-1", stream=capture_output())
+stream = capture_output()
+"""
+_LOGGING = """
+from holdfast.observability import logs
+logs.configure(None, role="worker", executor_id="w-1", stream=stream)
 """
 
 
-def lines(program: str, *, code: int = 0) -> list[dict[str, Any]]:
+def lines(program: str, *, code: int = 0, logging: bool = False) -> list[dict[str, Any]]:
     """Runs the program below `capture_output`, waits for the end of its output, and returns the lines."""
-    done = subprocess.run(
-        [sys.executable, "-c", _BEGIN + program], capture_output=True, text=True, timeout=60
-    )
+    begin = _BEGIN + (_LOGGING if logging else "")
+    done = subprocess.run([sys.executable, "-c", begin + program], capture_output=True, text=True, timeout=60)
     assert done.returncode == code, done.stdout
     assert done.stderr == ""
     found = [json.loads(line) for line in done.stdout.splitlines()]
@@ -41,7 +43,7 @@ print("DETAIL:  Key (secret)=(planted) already exists.", file=sys.stderr)
 logging.getLogger("any").info("ours")
 os.write(1, b"no line end")
 """
-    found = lines(program)
+    found = lines(program, logging=True)
     by_message = {line["message"]: line for line in found}
     fatal = by_message["FATAL:  terminating connection due to administrator command"]
     assert (fatal["level"], fatal["logger"]) == ("WARNING", "stderr")
@@ -62,7 +64,7 @@ Bad(); del Bad
 warnings.warn("careful")
 raise KeyError("in the main thread")
 """
-    found = lines(program, code=1)
+    found = lines(program, code=1, logging=True)
     tracebacks = [line for line in found if "Traceback" in line.get("exc_info", "")]
     assert len(tracebacks) == 3
     assert [line["level"] for line in tracebacks] == ["ERROR", "ERROR", "CRITICAL"]
