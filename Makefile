@@ -36,10 +36,12 @@ venv: .venv/ready
 
 up: ## start everything and wait until it is ready: in containers, or else as plain processes
 	@if docker info >/dev/null 2>&1 && $(COMPOSE) version >/dev/null 2>&1; then \
+	    deploy/check-project.sh up || exit 1; \
 	    chmod -R a+rX postgres observability; \
 	    if $(COMPOSE) pull --quiet --policy missing postgres >/dev/null 2>&1 && $(COMPOSE) build; then \
 	        $(COMPOSE) up --detach --wait \
 	            || { $(COMPOSE) logs --no-log-prefix --tail 5 secrets migrate api >&2; exit 1; }; \
+	        deploy/check-project.sh note; \
 	        $(COMPOSE) port api 8000 | sed 's#^#Holdfast is ready at http://#'; \
 	    else \
 	        echo "A Docker engine answers, but its images cannot be had; starting as plain processes."; \
@@ -59,7 +61,9 @@ native: .venv/ready ## the same as plain processes in the foreground; Ctrl-C dra
 
 down: ## end what `make up` started; the data stays
 	@if [ -x $(BIN)/python ] && [ -d .holdfast ]; then $(NATIVE) down; fi
-	@if docker info >/dev/null 2>&1 && $(COMPOSE) version >/dev/null 2>&1; then $(COMPOSE) --profile '*' down; fi
+	@if docker info >/dev/null 2>&1 && $(COMPOSE) version >/dev/null 2>&1 && deploy/check-project.sh down; then \
+	    $(COMPOSE) --profile '*' down; \
+	fi
 
 demo: .venv/ready ## kill a worker, pause another, restart the API, and see the work go on
 	@$(BIN)/holdfast demo
