@@ -159,6 +159,7 @@ class Attachment:
             os._exit(1 if getattr(sys, "last_value", None) is not None else 0)
 
     def _forked(self) -> None:
+        self._signals.forked()
         process, self.process = self.process, None
         if process is None:
             return

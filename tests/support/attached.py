@@ -10,7 +10,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,7 @@ class AppRunner:
             **{key: value for key, value in os.environ.items() if not key.startswith("HOLDFAST_")},
             "PYTHONPATH": f"{APPS}{os.pathsep}{ROOT}",
             "PYTHONUNBUFFERED": "1",
+            "PYTHONFAULTHANDLER": "1",  # see close()
             "PLAIN_DATABASE_URL": self.url,
             "PLAIN_LOG": str(self.step_log),
             **self.environment,
@@ -183,12 +184,17 @@ class AppRunner:
         assert self.status(workflow_id)["status"] == "ENQUEUED"
 
     def close(self) -> None:
-        """Kills what still runs."""
+        """Ends what still runs. Prints its stacks and what all have written: pytest shows it for a failure."""
         for process in self.processes:
             if process.popen.poll() is None:
+                process.popen.send_signal(signal.SIGCONT)
+                process.popen.send_signal(signal.SIGABRT)
+                with suppress(subprocess.TimeoutExpired):
+                    process.popen.wait(5)
                 process.kill()
             assert process.popen.stdin is not None
             process.popen.stdin.close()
+            print(f"--- {process.log.name}, exit code {process.popen.returncode}", process.output()[-20_000:])
 
 
 def post(port: int, path: str, *arguments: Any) -> Any:

@@ -1,0 +1,80 @@
+"""A stop signal is noticed whatever the main thread does, and the application keeps its own handlers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+_BEGIN = """
+import asyncio, os, signal, sys, threading, time
+from holdfast.attached.stop_signals import StopSignals
+
+def on_signal(name, again):
+    print("noticed", name, again, flush=True)
+    return True
+
+signals = StopSignals(on_signal, lambda: None)
+signals.install()
+"""
+
+# The kernel gives the signal to another thread, so nothing interrupts the main thread's wait: as when the
+# signal comes between the last byte code and the wait.
+_SIGNAL_SOON = """
+def send():
+    time.sleep(0.3)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+threading.Thread(target=send, daemon=True).start()
+time.sleep(0.1)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+signal.signal(signal.SIGTERM, lambda *_: os._exit(7))
+"""
+
+_LOOP = """
+async def main():
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGTERM]).start()
+    await ended.wait()
+    asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
+
+asyncio.run(main())
+"""
+
+
+def run(*code: str) -> tuple[str, int]:
+    """Runs the code in a Python of its own, whose standard input says nothing. Returns output and code."""
+    quiet = subprocess.Popen(["sleep", "90"], stdout=subprocess.PIPE)
+    command = [sys.executable, "-c", _BEGIN + "".join(code)]
+    try:
+        done = subprocess.run(
+            command, stdin=quiet.stdout, capture_output=True, text=True, timeout=30, check=False
+        )
+    finally:
+        quiet.kill()
+        quiet.communicate()
+    assert not done.stderr
+    return done.stdout, done.returncode
+
+
+@pytest.mark.parametrize("waits", ["sys.stdin.read()", "threading.Event().wait()", "time.sleep(90)"])
+def test_a_signal_is_not_lost_while_the_main_thread_blocks(waits: str) -> None:
+    assert run(_SIGNAL_SOON, waits) == ("noticed SIGTERM False\n", 7)
+
+
+def test_an_event_loop_hears_of_signals_and_they_are_not_lost_after_it() -> None:
+    assert run(_LOOP, _SIGNAL_SOON, "sys.stdin.read()") == (2 * "noticed SIGTERM False\n", 7)
+
+
+def test_a_forked_child_notices_signals_too() -> None:
+    code = """
+os.register_at_fork(after_in_child=signals.forked)
+child = os.fork()
+if child:
+    print("child:", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    os._exit(0)
+signals.install()
+"""
+    assert run(code, _SIGNAL_SOON, "sys.stdin.read()") == ("noticed SIGTERM False\nchild: 7\n", 0)
