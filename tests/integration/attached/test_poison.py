@@ -20,7 +20,7 @@ def test_poison_is_parked_and_healthy_work_is_not(apps: AppRunner) -> None:
             if process.popen.poll() is not None and process not in replaced:
                 replaced.append(process)
                 start_another()
-        return apps.status("poison")["status"] == parked
+        return apps.status("poison").get("status") == parked
 
     def start_another() -> None:
         # It may take the poison over, and die of it, before it says that it is ready.
