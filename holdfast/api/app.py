@@ -18,6 +18,7 @@ from holdfast.api.admission import Admission
 from holdfast.api.context import Permits
 from holdfast.api.feature import Feature
 from holdfast.api.middleware import RequestBody, RequestContext
+from holdfast.api.paths import EncodedPath
 from holdfast.api.rate import RateLimit
 from holdfast.api.routes import (
     console,
@@ -97,6 +98,8 @@ def _protect(app: FastAPI, settings: Settings) -> None:
     # Before the rate: what a hostile page sends through a browser must not use up that person's share.
     app.add_middleware(Guard, names=settings.host_names, refuse=_refuse)
     app.add_middleware(RequestContext, observe=_observe)
+    # All of the above decide by the path.
+    app.add_middleware(EncodedPath)
 
 
 def _refuse(scope: Scope, status: int, kind: str, detail: str) -> Response:

@@ -6,21 +6,31 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import Header, Path
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
+from holdfast.api.paths import restored
 from holdfast.settings import LEAST_RETENTION_SECONDS, MAX_RETENTION_SECONDS
 from holdfast.statuses import Status
 
-TEXT = r"[^\x00-\x1f\x7f]{1,500}"
-WORKFLOW_ID = f"^{TEXT}$"
-"""Applications give their workflows any ids."""
+TEXT = r"^[^\x00-\x1f\x7f]{1,500}$"
+ANY_ID = r"[^\x00]{1,2000}"
+"""Applications give their workflows any ids: every character but NUL, which PostgreSQL does not store."""
 KEY = r"^[^\x00-\x1f\x7f]*$"
 NAME = r"^[A-Za-z0-9._-]{1,100}$"
 
-Text = Annotated[str, Field(pattern=WORKFLOW_ID)]
+Text = Annotated[str, Field(pattern=TEXT)]
 ApplicationName = Annotated[str, Field(min_length=1, max_length=255, pattern=KEY)]
-WorkflowId = Annotated[str, Path(pattern=WORKFLOW_ID, description="id of a workflow")]
-ExecutorId = Annotated[str, Path(pattern=WORKFLOW_ID, description="id of an executor")]
+WorkflowId = Annotated[
+    str,
+    # Before the validator, so that the OpenAPI document has it.
+    StringConstraints(pattern=f"^{ANY_ID}$"),
+    BeforeValidator(restored),
+    Path(
+        description="id of a workflow, percent-encoded as a whole (`/` is `%2F`); an id of one or two dots, "
+        "which clients remove from a path, has a `~` before it, and so has one that reads like that (`~..`)",
+    ),
+]
+ExecutorId = Annotated[str, Path(pattern=TEXT, description="id of an executor")]
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -66,10 +76,10 @@ class WorkflowFilter(BaseModel):
     executor_id: list[Text] = Field(default=[], max_length=20)
     limit: int = Field(default=50, ge=1, le=200)
     offset: int = Field(default=0, ge=0, le=1_000_000)
-    prefix: str | None = Field(default=None, pattern=WORKFLOW_ID, description="how the id begins")
+    prefix: str | None = Field(default=None, pattern=f"^{ANY_ID}$", description="how the id begins")
     before: str | None = Field(
         default=None,
-        pattern=rf"^\d{{1,15}}~{TEXT}$",
+        pattern=rf"^\d{{1,15}}~{ANY_ID}$",
         description="next_before of the page before: cheaper than an offset, and steady while work is added",
     )
 

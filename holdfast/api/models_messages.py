@@ -5,11 +5,17 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import Path
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from holdfast.api.models import KEY, StrictRequest
+from holdfast.api.paths import restored
 
-StreamKey = Annotated[str, Path(min_length=1, max_length=2000, pattern=KEY, description="key of a stream")]
+StreamKey = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=2000, pattern=KEY),
+    BeforeValidator(restored),
+    Path(description="key of a stream"),
+]
 
 
 class MessageRequest(StrictRequest):

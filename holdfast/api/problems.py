@@ -20,6 +20,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from holdfast import errors
+from holdfast.api.paths import restored
 from holdfast.postgres.outage import is_outage, unavailable
 
 logger = logging.getLogger("holdfast.api")
@@ -96,7 +97,7 @@ def problem(
         "title": title,
         "status": status,
         "detail": detail or DETAIL_OF.get(status) or f"{title}.",
-        "instance": short_text(scope.get("path", "")),
+        "instance": short_text(restored(scope.get("path", ""))),
         "request_id": request_id_of(scope),
         **members,
     }

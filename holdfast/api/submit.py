@@ -20,12 +20,14 @@ from starlette.responses import JSONResponse, Response
 
 from holdfast.api.context import process_of
 from holdfast.api.models import Accepted, Finished
+from holdfast.api.paths import restored
 from holdfast.api.problems import documented, request_id_of
 from holdfast.api.views import JSON, SHOWN_BYTES, Unreadable, read_error, read_value, to_answer
 from holdfast.durable import child_workflows
 from holdfast.durable.names import QUEUE_OF, ROLE_OF
 from holdfast.errors import Conflict, DatabaseUnavailable, IdempotencyConflict
 from holdfast.observability import tracing
+from holdfast.path_segment import workflow_path
 from holdfast.postgres.database import Row
 from holdfast.settings import Settings
 from holdfast.statuses import TERMINAL
@@ -84,7 +86,7 @@ class Work:
 
 def fingerprint(request: Request, body: BaseModel) -> str:
     """Hashes path and body, for which an Idempotency-Key stands, whatever the JSON's spacing and order."""
-    sent = [request.method, request.url.path, body.model_dump(mode="json", exclude_unset=True)]
+    sent = [request.method, restored(request.scope["path"]), body.model_dump(mode="json", exclude_unset=True)]
     return hashlib.sha256(json.dumps(sent, sort_keys=True).encode()).hexdigest()
 
 
@@ -236,7 +238,7 @@ async def answer(
     ended = await outcome(request, accepted.workflow_id, value_bytes=REPORT_BYTES) if wait else None
     if ended is not None:
         return JSONResponse(_finished(ended).model_dump(mode="json"))
-    location = location or f"/workflows/{accepted.workflow_id}"
+    location = location or workflow_path(accepted.workflow_id)
     return JSONResponse(accepted.model_dump(mode="json"), 202, headers={"Location": location})
 
 

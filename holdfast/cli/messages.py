@@ -7,7 +7,6 @@ import time
 import uuid
 from collections.abc import Iterator
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import typer
 
@@ -25,6 +24,7 @@ from holdfast.cli.shown import (
     table,
 )
 from holdfast.cli.waiting import why_away
+from holdfast.path_segment import workflow_path
 
 _RETRY_SECONDS = 0.5
 
@@ -45,7 +45,7 @@ def send(
         value = message
     body = {"message": value} if topic is None else {"message": value, "topic": topic}
     with plain_errors():
-        answer = Api(url).post(f"{_path(workflow_id)}/messages", body, key=key or uuid.uuid4().hex)
+        answer = Api(url).post(workflow_path(workflow_id, "messages"), body, key=key or uuid.uuid4().hex)
         show(
             answer, as_json=as_json, human=lambda: f"{workflow_id}: message {answer['message_id']} is stored"
         )
@@ -55,10 +55,10 @@ def events(workflow_id: str, url: UrlOption = None, as_json: JsonOption = False)
     """Show the events that a workflow has set."""
     with plain_errors():
         api = Api(url)
-        page = api.get(f"{_path(workflow_id)}/events")
+        page = api.get(workflow_path(workflow_id, "events"))
         found = page["events"]
         while page["next_after"] is not None:
-            page = api.get(f"{_path(workflow_id)}/events", after=page["next_after"])
+            page = api.get(workflow_path(workflow_id, "events"), after=page["next_after"])
             found += page["events"]
         rows = [[event["key"], _text(event)] for event in found]
         data = {"workflow_id": workflow_id, "events": found}
@@ -78,9 +78,7 @@ def stream(
     with plain_errors():
         found: list[dict[str, Any]] = []
         end: dict[str, Any] | None = None
-        for kind, data in _follow(
-            Api(url), f"{_path(workflow_id)}/streams/{quote(key, safe='')}", offset, timeout
-        ):
+        for kind, data in _follow(Api(url), workflow_path(workflow_id, "streams", key), offset, timeout):
             if kind == "end":
                 end = data
             elif as_json:
@@ -105,10 +103,6 @@ def _follow(api: Api, path: str, offset: int, timeout: float) -> Iterator[tuple[
         except (Unreachable, Refused) as error:
             why_away(error)
         time.sleep(_RETRY_SECONDS)
-
-
-def _path(workflow_id: str) -> str:
-    return f"/workflows/{quote(workflow_id, safe='')}"
 
 
 def _text(stored: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ import typer
 
 from holdfast.cli.shown import Api, JsonOption, UrlOption, console, plain_errors, show, table
 from holdfast.cli.waiting import poll_until
+from holdfast.path_segment import workflow_path
 from holdfast.retention import tally
 from holdfast.statuses import TERMINAL
 
@@ -95,7 +96,7 @@ def _followed(
     api: Api, workflow_id: str, seconds: float, show_progress: Callable[[int, str], None]
 ) -> dict[str, Any]:
     """Returns one purge at its end or at the timeout, empty during an outage. Calls ``show_progress``."""
-    path = f"/workflows/{workflow_id}"
+    path = workflow_path(workflow_id)
     steps = workflows = 0
 
     def poll(_: float) -> tuple[dict[str, Any], list[dict[str, Any]]]:

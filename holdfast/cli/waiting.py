@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from holdfast.cli.shown import Api, Refused, Unreachable, console
+from holdfast.path_segment import workflow_path
 from holdfast.statuses import TERMINAL
 
 T = TypeVar("T")
@@ -58,7 +59,7 @@ def poll_until(poll: Callable[[float], T], *, seconds: float) -> Iterator[tuple[
 def ended(api: Api, workflow_id: str, *, timeout: float) -> dict[str, Any]:
     """Waits for a workflow's end, at most ``timeout`` seconds, and returns the workflow."""
     found: dict[str, Any] = {"workflow_id": workflow_id, "status": "ENQUEUED"}
-    path = f"/workflows/{workflow_id}"
+    path = workflow_path(workflow_id)
     # The API waits, too, except while it drains or has no free slot for a waiting request.
     for seen, _ in poll_until(lambda left: api.get(path, wait=min(5.0, left)), seconds=timeout):
         found = seen or found

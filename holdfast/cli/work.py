@@ -23,6 +23,7 @@ from holdfast.cli.shown import (
 )
 from holdfast.cli.waiting import ended
 from holdfast.installations.installation import NothingRunsError
+from holdfast.path_segment import encode_segment
 
 
 def start(
@@ -131,5 +132,5 @@ def crash(executor_id: str, url: UrlOption = None, as_json: JsonOption = False) 
 
 def _request(executor_id: str, operation: str, url: str | None, as_json: bool) -> None:
     with plain_errors():
-        answer = Api(url).post(f"/executors/{executor_id}/{operation}")
+        answer = Api(url).post(f"/executors/{encode_segment(executor_id)}/{operation}")
         show(answer, as_json=as_json, human=lambda: f"{operation} of {executor_id} requested")

@@ -13,13 +13,17 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from itertools import cycle
 
 from holdfast.statuses import TERMINAL
 from services.api.users import workflows as users
 from tests.support.api_server import Api, serving
 from tests.support.database import Database
+from tests.support.executors import insert
 from tests.unit.api_fakes import FakeProcess
 
+ODD_IDS = ["a/steps", "..", "%2F", "50% #1?", "line\nend", "😀/ü", "x" * 1000]
+"""Their workflows end in each of the states."""
 EXECUTORS = {"worker-live-1": "live", "worker-draining-1": "draining", "worker-dead-1": "dead"}
 END_SECONDS = 0.05
 
@@ -118,6 +122,10 @@ def _fill(made: Ground) -> None:
             )
             if state == "SUCCESS":
                 _record(made.database, started)
+    for workflow_id, state in zip(ODD_IDS, cycle(TERMINAL), strict=False):
+        insert(made.database, [workflow_id], status=state)
+        made.workflows.append(workflow_id)
+        _record(made.database, workflow_id)
 
 
 def _record(database: Database, workflow_id: str) -> None:

@@ -1,4 +1,4 @@
-"""Loaded by schemathesis: puts ids that exist into half of the paths, which made-up ids never hit."""
+"""Loaded by schemathesis: puts ids that exist, also odd ones, into half of the paths."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import os
 from typing import Any
 
 import schemathesis
+from schemathesis.transport.serialization import EncodedPath
+
+from holdfast.path_segment import encode_segment
 
 _KNOWN: dict[str, list[str]] = json.loads(os.environ["HOLDFAST_FUZZ_KNOWN"])
 
@@ -18,7 +21,9 @@ def map_path_parameters(context: Any, path_parameters: dict[str, Any] | None) ->
         known = _KNOWN.get(name)
         mark = sum(str(value).encode("utf-8", "replace"))
         if known and mark % 2 == 0:
-            path_parameters = {**(path_parameters or {}), name: known[mark // 2 % len(known)]}
+            # Encoded as the API says. schemathesis itself would take an id such as `%2F` for an encoded one.
+            segment = EncodedPath(encode_segment(known[mark // 2 % len(known)]))
+            path_parameters = {**(path_parameters or {}), name: segment}
     return path_parameters
 
 

@@ -101,9 +101,8 @@ async def show_tree(request: Request, workflow_id: WorkflowId) -> dict[str, Any]
 
 @router.get("/", include_in_schema=False)
 @router.get("/console/workflows/{workflow_id}", include_in_schema=False)
-async def show_page(request: Request, workflow_id: str = "") -> Response:
+async def show_page(request: Request) -> Response:
     """The page; which workflow it shows, it finds in its own address."""
-    del workflow_id
     return _file(request, "index.html")
 
 

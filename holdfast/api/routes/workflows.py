@@ -30,6 +30,7 @@ from holdfast.api.targets import home_queues, version_of
 from holdfast.api.views import JSON, SHOWN_BYTES, listed, step, workflow_detail
 from holdfast.durable.names import QUEUE_OF
 from holdfast.errors import Conflict, UnknownWorkflow
+from holdfast.path_segment import workflow_path
 from holdfast.statuses import ENDED, RESUMABLE
 
 router = APIRouter(tags=["workflows"])
@@ -201,7 +202,7 @@ async def fork(
 
     status = await process.gateway.call(order, process.gateway.client)
     return JSONResponse(
-        {"workflow_id": forked_id, "status": status}, 202, headers={"Location": f"/workflows/{forked_id}"}
+        {"workflow_id": forked_id, "status": status}, 202, headers={"Location": workflow_path(forked_id)}
     )
 
 

@@ -1,10 +1,11 @@
 // Control operations: what each does, when it is allowed, and what to watch for afterwards.
 
+import { segment } from "./address.js";
 import { confirm, notice } from "./dialogs.js";
 import { orderKey } from "./api.js";
 import { count, shortExecutor } from "./words.js";
 
-const page = (workflowId) => `/console/workflows/${encodeURIComponent(workflowId)}`;
+const page = (workflowId) => `/console/workflows/${segment(workflowId)}`;
 
 export class Actions {
   constructor(api, store) {
@@ -48,7 +49,7 @@ export class Actions {
       yes: "Drain it",
     });
     if (!yes) return null;
-    return this.order(`/executors/${encodeURIComponent(executor.executor_id)}/drain`, null, () => ({
+    return this.order(`/executors/${segment(executor.executor_id)}/drain`, null, () => ({
       text: `${name} drains. Watch its lane: it ends with an open ring, and dashed lines lead to where its work goes on.`,
     }));
   }
@@ -62,7 +63,7 @@ export class Actions {
       danger: true,
     });
     if (!yes) return null;
-    return this.order(`/executors/${encodeURIComponent(executor.executor_id)}/crash`, null, () => ({
+    return this.order(`/executors/${segment(executor.executor_id)}/crash`, null, () => ({
       text: `The crash of ${name} is requested. Watch for the cross in its lane, and for the lines to a peer within a second.`,
     }));
   }
@@ -77,19 +78,19 @@ export class Actions {
       danger: true,
     });
     if (!yes) return null;
-    return this.order(`/workflows/${encodeURIComponent(workflow.workflow_id)}/cancel`, null, () => ({
+    return this.order(`/workflows/${segment(workflow.workflow_id)}/cancel`, null, () => ({
       text: "Cancelled, with its children. Its bars end with an outline.",
     }));
   }
 
   resume(workflow) {
-    return this.order(`/workflows/${encodeURIComponent(workflow.workflow_id)}/resume`, null, () => ({
+    return this.order(`/workflows/${segment(workflow.workflow_id)}/resume`, null, () => ({
       text: "It waits in its queue again and goes on after its recorded steps. Watch for a new bar.",
     }));
   }
 
   fork(workflow, startStep) {
-    const path = `/workflows/${encodeURIComponent(workflow.workflow_id)}/fork`;
+    const path = `/workflows/${segment(workflow.workflow_id)}/fork`;
     return this.order(path, { start_step: startStep }, (answer) => ({
       text: `A copy runs from step ${startStep} on: `,
       link: { href: page(answer.workflow_id), text: answer.workflow_id },
@@ -103,7 +104,7 @@ export class Actions {
     } catch {
       // It is text.
     }
-    const path = `/workflows/${encodeURIComponent(workflow.workflow_id)}/messages`;
+    const path = `/workflows/${segment(workflow.workflow_id)}/messages`;
     return this.order(path, topic ? { message, topic } : { message }, () => ({
       text: `The message is stored. The workflow receives it once, as soon as it asks for ${topic ? `topic '${topic}'` : "a message without a topic"}.`,
     }), { key: true });
@@ -116,7 +117,7 @@ export class Actions {
       yes: "Adopt it",
     });
     if (!yes) return null;
-    return this.order(`/workflows/${encodeURIComponent(workflow.workflow_id)}/adopt`, null, (answer) => ({
+    return this.order(`/workflows/${segment(workflow.workflow_id)}/adopt`, null, (answer) => ({
       text: `Adopted by version ${answer.to_version}. It waits in its queue now.`,
     }));
   }

@@ -1,5 +1,6 @@
 // The card beside the pointer or the selected attempt. It describes the attempt in words.
 
+import { segment } from "./address.js";
 import { $, badge, make } from "./dom.js";
 import { countedWords } from "./draw.js";
 import { clock, duration, epoch, OUTCOME, shortExecutor } from "./words.js";
@@ -39,7 +40,7 @@ export class Card {
   /** Reads the steps of the attempt that the card shows, and of no other. */
   async load(workflowId) {
     try {
-      const { steps } = await this.api.get(`/workflows/${encodeURIComponent(workflowId)}/steps?limit=1000`);
+      const { steps } = await this.api.get(`/workflows/${segment(workflowId)}/steps?limit=1000`);
       this.steps.set(workflowId, steps.map((step) => epoch(step.completed_at)).filter((at) => at !== null));
       if (this.steps.size > STEPS_KEPT) this.steps.delete(this.steps.keys().next().value);
       this.redraw();

@@ -1,5 +1,6 @@
 // Recent workflows: live rows from the stream's data, or stored rows page by page from the API.
 
+import { segment } from "./address.js";
 import { $, badge, make, say, throttled } from "./dom.js";
 import { count, duration, epoch, holder, shortExecutor, shortId, STATUS, STATUS_OF_OUTCOME } from "./words.js";
 
@@ -147,7 +148,7 @@ export class Lists {
 
   fill(element, row) {
     const { link, cells } = element.parts;
-    const href = `/console/workflows/${encodeURIComponent(row.id)}`;
+    const href = `/console/workflows/${segment(row.id)}`;
     if (link.getAttribute("href") !== href) {
       link.href = href;
       link.title = row.id;

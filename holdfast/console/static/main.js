@@ -1,5 +1,6 @@
 // Connects the parts: one store, one stream, and two views with two kinds of address.
 
+import { segment, textOf } from "./address.js";
 import { Actions } from "./actions.js";
 import { Api } from "./api.js";
 import { Charts } from "./charts.js";
@@ -29,7 +30,7 @@ const twin = new Twin(store, view);
 const executorDialog = new ExecutorDialog(store, actions);
 const workflowPage = new WorkflowPage(store, api, actions);
 const phone = new Phone(store, view, (id) => executorDialog.open(id));
-new Timeline(store, view, api, (id) => go(`/console/workflows/${encodeURIComponent(id)}`), (id) => executorDialog.open(id));
+new Timeline(store, view, api, (id) => go(`/console/workflows/${segment(id)}`), (id) => executorDialog.open(id));
 const charts = new Charts(store, view);
 
 // --- addresses -------------------------------------------------------------------------------
@@ -39,7 +40,7 @@ function route() {
   $("#overview").hidden = Boolean(match);
   $("#workflow").hidden = !match;
   for (const id of ["#scroll-window", "#still"]) $(id).hidden = Boolean(match);
-  if (match) workflowPage.open(decodeURIComponent(match[1]));
+  if (match) workflowPage.open(textOf(match[1]) ?? match[1]);
   else workflowPage.close();
   everything();
 }

@@ -1,5 +1,6 @@
 // Shows a workflow's events and streams, and sends it a message.
 
+import { segment } from "./address.js";
 import { $, make, say } from "./dom.js";
 import { clock, count } from "./words.js";
 
@@ -60,7 +61,7 @@ export class Messages {
     const offset = Math.max(0, length - LAST_VALUES);
     const lines = offset ? [`… ${count(offset, "value")} before these`] : [];
     const abort = new AbortController();
-    const path = `/workflows/${encodeURIComponent(this.workflow.workflow_id)}/streams/${encodeURIComponent(key)}?offset=${offset}`;
+    const path = `/workflows/${segment(this.workflow.workflow_id)}/streams/${segment(key)}?offset=${offset}`;
     say(values, "Looking …");
     try {
       const response = length ? await this.api.call(path, { headers: { Accept: "text/event-stream" }, cache: "no-store", abort }) : null;

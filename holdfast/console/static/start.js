@@ -1,5 +1,6 @@
 // The Start dialog: scenes with a few settings, and hints on what to watch for.
 
+import { segment } from "./address.js";
 import { $ } from "./dom.js";
 
 const number = (form, name) => Number(form.elements[name].value);
@@ -30,7 +31,7 @@ const SCENES = {
     watch: "Root, child and grandchild; its page shows them as a tree.",
   },
   bucket: {
-    path: (form) => `/buckets/${encodeURIComponent(form.elements.bucket.value)}/listing`,
+    path: (form) => `/buckets/${segment(form.elements.bucket.value)}/listing`,
     body: (form) => ({ page_size: number(form, "page_size") }),
     watch: "Pages, at most ten at once and fifty starts in ten seconds; its page has the report.",
   },

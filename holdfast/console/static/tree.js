@@ -1,5 +1,6 @@
 // Shows parents and children of a workflow as nested lists.
 
+import { segment } from "./address.js";
 import { badge, make } from "./dom.js";
 import { count, holder, STATUS } from "./words.js";
 
@@ -37,7 +38,7 @@ export class Tree {
       const here = node.workflow_id === ownId;
       const link = make(
         "a",
-        { href: `/console/workflows/${encodeURIComponent(node.workflow_id)}`, data: { inside: "" }, "aria-current": here ? "page" : null, title: node.workflow_id },
+        { href: `/console/workflows/${segment(node.workflow_id)}`, data: { inside: "" }, "aria-current": here ? "page" : null, title: node.workflow_id },
         node.label,
       );
       return make(

@@ -1,5 +1,6 @@
 // Draws the steps of a workflow below each other on a time axis, with executor and attempt.
 
+import { segment } from "./address.js";
 import { make } from "./dom.js";
 import { duration, epoch, shortExecutor, shortId } from "./words.js";
 
@@ -45,7 +46,7 @@ export class Waterfall {
     return make(
       "tr",
       {},
-      make("th", { scope: "row" }, `${step.step_id}. ${step.name}`, step.child_workflow_id ? make("a", { href: `/console/workflows/${encodeURIComponent(step.child_workflow_id)}`, data: { inside: "" }, class: "child", title: step.child_workflow_id }, shortId(step.child_workflow_id, 22)) : null),
+      make("th", { scope: "row" }, `${step.step_id}. ${step.name}`, step.child_workflow_id ? make("a", { href: `/console/workflows/${segment(step.child_workflow_id)}`, data: { inside: "" }, class: "child", title: step.child_workflow_id }, shortId(step.child_workflow_id, 22)) : null),
       make("td", { title: attempt?.executor_id }, attempt ? `${shortExecutor(attempt.executor_id)} · ${attempt.attempt}` : "–"),
       make("td", { class: "number" }, step.seconds === null ? "–" : duration(step.seconds)),
       make("td", { class: "track" }, breaks, started === null ? null : bar),

@@ -1,5 +1,6 @@
 // A workflow's page: its family, its attempts and their executors, and the allowed actions.
 
+import { segment } from "./address.js";
 import { $, badge, make, say } from "./dom.js";
 import { Messages, waitingFor } from "./messages.js";
 import { Tree } from "./tree.js";
@@ -56,7 +57,7 @@ export class WorkflowPage {
     this.busy = true;
     this.lookedAt = seconds;
     const id = this.id;
-    const path = `/workflows/${encodeURIComponent(id)}`;
+    const path = `/workflows/${segment(id)}`;
     try {
       const [workflow, steps, tree, said] = await Promise.all([
         this.api.get(path),

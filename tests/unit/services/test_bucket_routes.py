@@ -45,7 +45,7 @@ def client(process: FakeProcess) -> Iterator[TestClient]:
         ("no", {}, "bucket"),
         ("a_b_c", {}, "bucket"),
         ("-abc", {}, "bucket"),
-        ("..%2f..", {}, None),
+        ("..%2f..", {}, "bucket"),
         ("some-bucket", {"page_size": 0}, "page_size"),
         ("some-bucket", {"page_size": 1001}, "page_size"),
         ("some-bucket", {"max_pages": 51}, "max_pages"),
@@ -57,10 +57,10 @@ def client(process: FakeProcess) -> Iterator[TestClient]:
     ],
 )
 def test_what_is_wrong_is_named(
-    client: TestClient, process: FakeProcess, bucket: str, body: dict[str, Any], field: str | None
+    client: TestClient, process: FakeProcess, bucket: str, body: dict[str, Any], field: str
 ) -> None:
     answer = client.post(f"/buckets/{bucket}/listing", json=body)
-    assert answer.status_code == (404 if field is None else 422)
+    assert answer.status_code == 422
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json().get("field") == field
     assert process.gateway.client.rows == {}
