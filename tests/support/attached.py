@@ -184,7 +184,7 @@ class AppRunner:
         assert self.status(workflow_id)["status"] == "ENQUEUED"
 
     def close(self) -> None:
-        """Ends what still runs. Prints its stacks and what all have written: pytest shows it for a failure."""
+        """Ends what still runs. Prints its stacks and what all have written: pytest shows it in a failure."""
         for process in self.processes:
             if process.popen.poll() is None:
                 process.popen.send_signal(signal.SIGCONT)
@@ -194,7 +194,8 @@ class AppRunner:
                 process.kill()
             assert process.popen.stdin is not None
             process.popen.stdin.close()
-            print(f"--- {process.log.name}, exit code {process.popen.returncode}", process.output()[-20_000:])
+            print(f"--- {process.log.name}, exit code {process.popen.returncode}")  # noqa: T201
+            print(process.output()[-20_000:])  # noqa: T201
 
 
 def post(port: int, path: str, *arguments: Any) -> Any:
