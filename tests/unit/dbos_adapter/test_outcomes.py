@@ -1,4 +1,4 @@
-"""The outcome of a workflow whose task is cancelled, whatever comes while it is recorded."""
+"""The outcome of a workflow whose task is cancelled, and of an exit while the process stops."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from dbos import PortableWorkflowError
 
 from holdfast.dbos_adapter import outcomes
 from holdfast.dbos_adapter.serializer import json_serializer
@@ -46,3 +47,21 @@ def test_a_cancelled_workflow_is_recorded_though_it_is_cancelled_again(
 
     asyncio.run(cancelled_thrice())
     assert recorded == [("w", "ERROR")]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)], ids=repr)
+@pytest.mark.parametrize(
+    ("stopping", "in_main_thread", "kept"), [(True, True, True), (True, False, False), (False, True, False)]
+)
+def test_an_exit_is_no_outcome_only_where_a_stop_raised_it(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, stopping: bool, in_main_thread: bool, kept: bool
+) -> None:
+    """In the main thread, by a signal handler. Any other exit is the workflow's own, also during a stop."""
+    monkeypatch.setattr(outcomes, "STOPPING", threading.Event())
+    if stopping:
+        outcomes.STOPPING.set()
+    with pytest.raises(type(error) if kept else PortableWorkflowError):
+        if in_main_thread:
+            outcomes.raise_outcome(error)
+        with ThreadPoolExecutor(1) as threads:
+            threads.submit(outcomes.raise_outcome, error).result()

@@ -10,6 +10,7 @@ from typing import Any
 from unittest.mock import Mock
 from zoneinfo import ZoneInfo
 
+import psycopg2
 import pytest
 from dbos._scheduler import backfill_schedule
 from hypothesis import given, settings
@@ -209,3 +210,16 @@ def test_a_schedule_that_fails_holds_up_no_other(
         "never",
         "broken",
     ], "each once"
+
+
+def test_an_outage_is_no_fault_of_a_schedule(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tables = Tables(monkeypatch, NOW - 5 * MINUTE, NOW, s="0 * * * * *", t="0 * * * * *")
+    accounting = Accounting(tables, "app")  # type: ignore[arg-type]
+    catch_up = Mock(side_effect=psycopg2.OperationalError("away"))
+    monkeypatch.setattr(schedules.DBOS, "backfill_schedule", catch_up)
+    with pytest.raises(psycopg2.OperationalError):
+        accounting.account()
+    assert catch_up.call_count == 1, "the other one would fail too"
+    assert not caplog.records

@@ -76,6 +76,8 @@ def gone() -> list[Any]:
 def waits(table: _Table, gone: list[Any]) -> Iterator[Waits]:
     def release_claim(_: str) -> bool:
         answer = gone.pop(0)
+        if callable(answer):
+            answer = answer()
         if isinstance(answer, Exception):
             raise answer
         return bool(answer)
@@ -267,6 +269,24 @@ def test_work_that_goes_on_is_not_given_back_any_more(table: _Table, waits: Wait
     run = waits.step_begins(KEY)
     assert run is not None
     waits.withdraw(run)
+    assert waits.runs.leaving == {}
+
+
+def test_work_that_goes_on_while_its_release_fails_is_not_given_back(
+    table: _Table, waits: Waits, gone: list[Any]
+) -> None:
+    table.queue = "suspects"
+
+    def goes_on() -> Exception:
+        run = waits.step_begins(KEY)
+        assert run is not None
+        waits.withdraw(run)
+        return psycopg2.OperationalError("away")
+
+    gone.append(goes_on)
+    waits.wait(*KEY, kind="sleep", seconds=60).begin()
+    wait_until(lambda: not gone, "the release is tried")
+    waits.stop()
     assert waits.runs.leaving == {}
 
 

@@ -311,10 +311,21 @@ def test_signals_to_the_group_do_not_end_it(parent: Blocked) -> None:
     assert is_alive(child)
 
 
+def sockets(child: int) -> list[Path]:
+    """Its channel and the lease session are the only ones; it may still be starting."""
+    held = []
+    for each in Path(f"/proc/{child}/fd").iterdir():
+        with suppress(OSError):  # it has opened and closed something meanwhile
+            held.append(each.readlink())
+    return [path for path in held if str(path).startswith("socket:")]
+
+
 def test_a_lost_watchdog_is_replaced_and_knows_the_session(parent: Blocked) -> None:
     before = parent.child()
     parent.tell("lose")
     wait_until(lambda: parent.child() not in (before, 0), "another child")
+    child = parent.child()
+    wait_until(lambda: len(sockets(child)) == 2, "it has the lease session")
     parent.tell("block 30")
     wait_until(parent.session_ended, "its lease session ends")
     assert parent.process.wait(30) == -signal.SIGKILL
@@ -322,20 +333,11 @@ def test_a_lost_watchdog_is_replaced_and_knows_the_session(parent: Blocked) -> N
 
 def test_it_is_small_and_holds_no_other_file(parent: Blocked) -> None:
     child = parent.child()
-
-    def sockets() -> list[Path]:
-        """Its channel and the lease session are the only ones; it may still be starting."""
-        held = []
-        for each in Path(f"/proc/{child}/fd").iterdir():
-            with suppress(OSError):  # it has opened and closed something meanwhile
-                held.append(each.readlink())
-        return [path for path in held if str(path).startswith("socket:")]
-
-    wait_until(lambda: len(sockets()) == 2, "it has the lease session")
+    wait_until(lambda: len(sockets(child)) == 2, "it has the lease session")
     sizes = dict(
         line.split(":") for line in Path(f"/proc/{child}/smaps_rollup").read_text("utf-8").splitlines()[1:]
     )
     own = sum(int(sizes[name].split()[0]) for name in ("Private_Clean", "Private_Dirty"))
     assert own * 1024 < 8 * MEGABYTE
     time.sleep(2 * BEAT)
-    assert len(sockets()) == 2
+    assert len(sockets(child)) == 2
