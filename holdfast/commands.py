@@ -2,13 +2,13 @@
 registers them.
 
 A command takes the shared options (``UrlOption`` and others), talks to an ``Api`` inside ``plain_errors()``,
-and prints its result with ``show``. ``follow`` waits for accepted work. ``here()`` is the installation, whose
-members a demonstration may kill and pause.
+and prints its result with ``show``. A command that starts work does all of that with ``start_and_follow``.
+``here()`` is the installation, whose members a demonstration may kill and pause.
 """
 
 from holdfast.audit.audit import Subjects
 from holdfast.cli.checks import findings_here, recent_handovers, show_findings
-from holdfast.cli.extensions import WatchTable
+from holdfast.cli.extensions import WatchLane, WatchTable
 from holdfast.cli.shown import (
     Api,
     JsonOption,
@@ -21,7 +21,7 @@ from holdfast.cli.shown import (
     show,
     table,
 )
-from holdfast.cli.waiting import follow, poll_until
+from holdfast.cli.waiting import poll_until, start_and_follow
 from holdfast.installations.detection import here
 from holdfast.installations.installation import Member, NothingRunsError
 
@@ -35,15 +35,16 @@ __all__ = [
     "TimeoutOption",
     "UrlOption",
     "WaitOption",
+    "WatchLane",
     "WatchTable",
     "console",
     "findings_here",
-    "follow",
     "here",
     "plain_errors",
     "poll_until",
     "recent_handovers",
     "show",
     "show_findings",
+    "start_and_follow",
     "table",
 ]

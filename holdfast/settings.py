@@ -102,12 +102,6 @@ class Settings(ExecutorSettings, BaseSettings):
     database_pool_size: int = Field(6, ge=2, description="connections of DBOS's own pool in one process")
 
     cpu_slots: int = Field(0, ge=0, description="child processes for CPU work; 0: the container's CPU quota")
-    pulse_catch_up_seconds: float = Field(
-        60.0,
-        ge=0,
-        le=3600,
-        description="missed pulses at most this old are caught up; older ones are gaps",
-    )
 
     retention_seconds: float = Field(
         7 * 86_400.0,
@@ -231,9 +225,9 @@ class Settings(ExecutorSettings, BaseSettings):
         return self.cpu_slots or available_cpus()
 
     @property
-    def pulse_late_seconds(self) -> float:
-        """Delay of a tick's start from which the tick records itself as skipped."""
-        return self.pulse_catch_up_seconds + 5
+    def late_tick_seconds(self) -> float:
+        """Delay from which a process does not fire a tick itself, but leaves it to `Accounting`."""
+        return 65.0
 
 
 @lru_cache

@@ -7,6 +7,8 @@ import typer
 from holdfast.commands import JsonOption, Subjects, plain_errors, show
 from services.worker.buckets.command import bucket
 from services.worker.fibonacci.command import BATCHES, submit
+from services.worker.pulse.command import PULSE
+from services.worker.pulse.settings import PULSE_SECONDS, PulseSettings
 
 
 def demo(
@@ -23,6 +25,7 @@ def demo(
 
 COMMANDS = [submit, bucket, demo]
 TABLES = [BATCHES]
+LANES = [PULSE]
 SUBJECTS = Subjects(
     batch="fibonacci.batch",
     sequence="fibonacci.sequence",
@@ -32,5 +35,7 @@ SUBJECTS = Subjects(
     scopes=["ClassScope.run", "InstanceScope.run", "scope.function"],
     listing="buckets.listing",
     page="buckets.page",
-    tick_seconds=5,
+    tick_seconds=PULSE_SECONDS,
+    tick_catch_up_seconds=lambda: PulseSettings().pulse_catch_up_seconds,
+    late_tick_seconds=lambda: PulseSettings().late_tick_seconds,
 )

@@ -3,7 +3,8 @@
 from services.api.users.settings import CredentialSettings
 from services.worker.buckets.settings import BucketSettings
 from services.worker.fibonacci.settings import FibonacciSettings
+from services.worker.pulse.settings import PulseSettings
 
 
-class ShowcaseSettings(FibonacciSettings, CredentialSettings, BucketSettings):
+class ShowcaseSettings(FibonacciSettings, CredentialSettings, BucketSettings, PulseSettings):
     """Every option of a showcase process, read and validated together."""

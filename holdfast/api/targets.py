@@ -1,7 +1,7 @@
-"""Where a workflow continues after an operator's order: its queue, and the version of its application.
+"""Where a workflow continues after a control operation: its queue, and the version of its application.
 
-The workflows that this release declares have their queue and version by its settings. Those of any other
-application keep their own.
+The workflows that this release declares get queue and version from its declarations and settings. Those of
+any other application keep their own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,15 @@
-"""Attaches Holdfast to the DBOS application of this process, at the moment when it launches."""
+"""Attaches Holdfast to the DBOS application of this process, at the moment when it launches.
+
+The protection ends by one of four events:
+
+- SIGTERM or SIGINT (`_signalled`) begins the drain in a thread, then the application's own handler runs.
+  Without one, the process ends by the signal after the drain (`_end_by_signal`).
+- ``DBOS.destroy()`` (`_destroy`) returns after the drain. The process may launch an application again.
+- The main thread ends (`_main_ended`): when the application's other threads have ended, too, the drain runs,
+  and Python ends with its own exit code.
+- A fork (`_forked`) leaves the parent protected. The child disconnects its copies of the sessions and runs no
+  workflows.
+"""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ class Probes:
 
 def show_metrics(process: AttachedProcess) -> None:
     """Sets the sources of this process's metrics."""
-    metrics.tell_build(process.identity)
+    metrics.set_build(process.identity)
     metrics.announce()
     metrics.READY.set_function(lambda: process.ready()[0])
     metrics.RUNNING.set_function(lambda: len(process.active()))

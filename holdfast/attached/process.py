@@ -25,17 +25,14 @@ from holdfast.attached.settings import AttachedSettings
 from holdfast.dbos_adapter import launching
 from holdfast.dbos_adapter.launching import Configured
 from holdfast.dbos_adapter.registrations import publish_soon
-from holdfast.dbos_adapter.wake_ups import Listener, Waker
 from holdfast.postgres.database import OpsPool
 from holdfast.postgres.outage import patiently
 from holdfast.process.drain import wait_and_hand_over
 from holdfast.process.engine import AttachedEngine
+from holdfast.process.executor import Executor
 from holdfast.recovery.adoption import AutomaticAdoption
-from holdfast.recovery.lease import EXIT_FENCED, Lease
-from holdfast.recovery.sweep import Sweep
+from holdfast.recovery.lease import EXIT_FENCED
 from holdfast.recovery.takeover import hand_over
-from holdfast.recovery.takeover_metrics import count_takeover
-from holdfast.recovery.trials import Trials
 from holdfast.recovery.versions import settle_latest
 from holdfast.recovery.watchdog import Watchdog
 
@@ -48,49 +45,30 @@ _POLL_SECONDS = 0.2
 _THREADS_END_SECONDS = 1.0
 
 
-class AttachedProcess:
+class AttachedProcess(Executor):
     """One launched application with its lease, sweep, wake-ups and drain."""
 
+    settings: AttachedSettings
+
     def __init__(self, settings: AttachedSettings, configured: Configured) -> None:
-        self.settings: AttachedSettings = settings
         # A process that does not run every queue must not run suspects from the others either.
         self._isolates = configured.listens_to_all
-        self.identity = new_identity(settings, configured, isolates=self._isolates)
-        self.executor_id = self.identity.executor_id
-        self.state = "starting"
-        self.hurry = False
+        identity = new_identity(settings, configured, isolates=self._isolates)
+        super().__init__(
+            settings,
+            identity,
+            ops=OpsPool(settings, purpose=identity.purpose("ops"), size=_OPS_SESSIONS, wait_seconds=5),
+            watchdog=Watchdog(settings, identity, ends_programs=False),
+        )
         self.ends = False
         """Whether the application has ended: the drain is over when nothing runs any more."""
-        self.waker = Waker()
-        self.engine: AttachedEngine = AttachedEngine(settings, self.identity, self.waker)
-        self.ops = OpsPool(settings, purpose=self.identity.purpose("ops"), size=_OPS_SESSIONS, wait_seconds=5)
-        self.watchdog = Watchdog(settings, self.identity, ends_programs=False)
-        self.lease: Lease = Lease(
-            settings,
-            self.identity,
-            on_fenced=self._fenced,
-            on_desired=self._desired,
-            in_flight=lambda: len(self.active()),
-            on_session=self.watchdog.watch,
-        )
-        self.sweep = Sweep(
-            settings,
-            self.identity,
-            settled_seconds=lambda: self.lease.settled_seconds,
-            on_takeover=count_takeover,
-            running=lambda: [*self.active(), *self.trials.held],
-        )
-        self.trials = Trials(
-            settings, self.identity, self.waker, ops=self.ops, active=self.active, executing=self.executing
-        )
-        self.listener = Listener(settings, self.waker, purpose=self.identity.purpose("listener"))
+        self.engine: AttachedEngine = AttachedEngine(settings, identity, self.waker)
         self.probes = None if settings.port is None else Probes(self, settings.bind_host, settings.port)
-        self.adoption = AutomaticAdoption(settings, self.identity, settings.adopt_after_seconds)
+        self.adoption = AutomaticAdoption(settings, identity, settings.adopt_after_seconds)
         self.dbos_sessions: launching.DbosSessions | None = None
         self._threads = (self.adoption, self.listener, self.sweep, self.lease)
         self.drained = threading.Event()
         self._lock = threading.Lock()
-        self._drain_begun: float | None = None
         self.has_handed_over = False
         self._is_closed = False
 
@@ -101,22 +79,6 @@ class AttachedProcess:
     def executing(self) -> list[str]:
         """Returns the ids of all workflows whose code runs here, also of those that were handed over."""
         return [*self.waker.slots.executing(), *self.engine.waits.direct.ids()]
-
-    def ready(self) -> tuple[bool, dict[str, str]]:
-        """Returns whether this process should get work, and each check's result: "ok" or the problem."""
-        off = abs(self.lease.clock_difference_seconds)
-        is_right = off <= self.settings.clock_tolerance_seconds
-        checks = {
-            "state": "ok" if self.state == "live" else self.state,
-            "database": "ok" if self.lease.database_up else self.lease.outage or "no heartbeat goes through",
-            "clock": "ok" if is_right else f"{off:.1f} s from the database's clock",
-        }
-        return all(text == "ok" for text in checks.values()), checks
-
-    @property
-    def draining_seconds(self) -> float:
-        """Time since the drain began, or 0 if there is none."""
-        return 0.0 if self._drain_begun is None else time.monotonic() - self._drain_begun
 
     # --- start -----------------------------------------------------------------------------
 

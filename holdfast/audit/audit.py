@@ -14,7 +14,7 @@ from holdfast.settings import Settings
 
 @dataclass(frozen=True)
 class Subjects:
-    """What an application registers for the audit: names of its workflows, and its schedule's interval.
+    """What an application registers for the audit: names of its workflows, and the times of its schedule.
 
     A ``holdfast_commands`` module defines it as ``SUBJECTS`` (`holdfast.cli.extensions`).
     """
@@ -28,6 +28,10 @@ class Subjects:
     listing: str
     page: str
     tick_seconds: int
+    tick_catch_up_seconds: Callable[[], float]
+    """Returns the age up to which missed ticks are caught up."""
+    late_tick_seconds: Callable[[], float]
+    """Returns the delay from which a tick does not run any more."""
 
 
 @dataclass

@@ -44,7 +44,7 @@ def subjects_recorded(audit: Audit, subjects: Subjects) -> tuple[list[str], Row]
         "bucket listings that their pages do not add up to",
         lambda row: (
             f"{row['workflow_id']} ({row['pages']} of {row['wanted']} pages, "
-            f"{row['keys']} of {row['told']} keys)"
+            f"{row['keys']} of {row['reported']} keys)"
         ),
     )
     return details, effects
@@ -101,7 +101,7 @@ def _ticks(audit: Audit, figures: dict[str, Any]) -> list[str]:
         workers=[(row["begun"], row["ended"]) for row in audit.rows("audit_presence", role="worker")],
         downtimes=audit.journal.downtimes if audit.journal else [],
         tick=tick,
-        window=timedelta(seconds=audit.settings.pulse_catch_up_seconds),
+        window=timedelta(seconds=subjects.tick_catch_up_seconds()),
     )
     details = list_counts(
         {
@@ -111,7 +111,7 @@ def _ticks(audit: Audit, figures: dict[str, Any]) -> list[str]:
         }
     )
     details += list_examples(due, "ticks missing though a worker was there or started in time", _clock)
-    health = audit.row("pulse_health", late_seconds=audit.settings.pulse_late_seconds)
+    health = audit.row("pulse_health", late_seconds=subjects.late_tick_seconds())
     settled = audit.row(
         "audit_settled_ticks", tick_seconds=seconds, first=health["first_tick"], until=health["settled_until"]
     )

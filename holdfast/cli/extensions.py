@@ -1,8 +1,9 @@
-"""Commands of an application, and its tables in ``holdfast watch``.
+"""Commands of an application, and its tables and lanes in ``holdfast watch``.
 
 A package beside `holdfast` on the import path registers them with a module ``holdfast_commands`` that defines
-``COMMANDS``, a list of functions as typer takes them, and may define ``TABLES``, a list of `WatchTable`, and
-``SUBJECTS``, the `Subjects` of which ``holdfast verify`` checks more than of any application.
+``COMMANDS``, a list of functions as typer takes them. It may define ``TABLES``, a list of `WatchTable`,
+``LANES``, a list of `WatchLane`, and ``SUBJECTS``, the `Subjects` of which ``holdfast verify`` checks more
+than of any application.
 """
 
 from __future__ import annotations
@@ -30,6 +31,14 @@ class WatchTable:
     draw: Callable[[list[dict[str, Any]]], Any]
 
 
+@dataclass(frozen=True)
+class WatchLane:
+    """A lane of ``holdfast watch`` below those of the executors: its name, and how to draw the snapshot."""
+
+    name: str
+    draw: Callable[[dict[str, Any]], str]
+
+
 @cache
 def _modules() -> list[ModuleType]:
     found = sorted(path.parent.name for path in ROOT.glob(f"*/{MODULE}.py"))
@@ -44,6 +53,11 @@ def commands() -> list[Callable[..., None]]:
 def watch_tables() -> list[WatchTable]:
     """Returns what all applications show in ``holdfast watch``."""
     return [each for module in _modules() for each in getattr(module, "TABLES", ())]
+
+
+def watch_lanes() -> list[WatchLane]:
+    """Returns the lanes that all applications add to ``holdfast watch``."""
+    return [each for module in _modules() for each in getattr(module, "LANES", ())]
 
 
 def subjects() -> Subjects | None:

@@ -64,7 +64,7 @@ def down(as_json: JsonOption = False) -> None:
 
 @app.command()
 def token(as_json: JsonOption = False) -> None:
-    """Print the admin token, which orders need as `Authorization: Bearer ...`."""
+    """Print the admin token, which control operations need as `Authorization: Bearer ...`."""
     with plain_errors():
         found = admin_token()
         if not found:

@@ -22,7 +22,7 @@ _AGE = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)\s*([smhd]?)")
 _TABLES = {
     "pulses": "pulses",
     "idempotency_keys": "idempotency keys",
-    "handovers": "hand overs",
+    "handovers": "handovers",
     "executors": "executors",
 }
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
+import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from holdfast.cli.shown import Api, Refused, Unreachable, console
+from holdfast.cli.shown import Api, Refused, Unreachable, console, plain_errors, show
 from holdfast.path_segment import workflow_path
 from holdfast.statuses import TERMINAL
 
@@ -88,3 +90,42 @@ def follow(
             if found["status"] in TERMINAL:
                 break
     return found
+
+
+def start_and_follow(
+    path: str,
+    body: dict[str, Any],
+    *,
+    url: str | None,
+    key: str | None,
+    wait: bool,
+    timeout: float,
+    as_json: bool,
+    human: Callable[[dict[str, Any]], Any],
+    total: str = "total",
+) -> None:
+    """Starts work with a POST to ``path`` and shows it: as accepted, or with ``wait`` its end.
+
+    The work is read from ``path`` and its id. ``human`` converts its end for `show`; ``total`` is for
+    `follow`.
+    """
+    with plain_errors():
+        api = Api(url)
+        accepted = api.post(path, body, key=key or uuid.uuid4().hex)
+        if not wait:
+            show_accepted(accepted, as_json=as_json)
+            return
+        work = f"{path}/{accepted['workflow_id']}"
+        finished = follow(api, work, accepted, timeout=timeout, quiet=as_json, total=total)
+        show_end(finished, as_json=as_json, human=human)
+
+
+def show_accepted(accepted: dict[str, Any], *, as_json: bool) -> None:
+    """Shows work whose end the command does not wait for."""
+    show(accepted, as_json=as_json, human=lambda: f"accepted {accepted['workflow_id']}")
+
+
+def show_end(finished: dict[str, Any], *, as_json: bool, human: Callable[[dict[str, Any]], Any]) -> NoReturn:
+    """Shows work after the wait for its end, and ends the command: exit code 1 unless it succeeded."""
+    show(finished, as_json=as_json, human=lambda: human(finished))
+    raise typer.Exit(0 if finished["status"] == "SUCCESS" else 1)

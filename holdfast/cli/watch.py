@@ -1,4 +1,4 @@
-"""``holdfast watch``: the console in a terminal: executor lanes, takeovers, queues, pulses, batches."""
+"""``holdfast watch``: the console in a terminal: executors, takeovers, queues, and what applications add."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from holdfast.cli.extensions import watch_tables
+from holdfast.cli.extensions import watch_lanes, watch_tables
 from holdfast.cli.shown import (
     Api,
     JsonOption,
@@ -138,13 +138,10 @@ def _lanes(data: dict[str, Any]) -> Any:
                 fate,
             ]
         )
-    pulses = "".join(
-        {"run": "|", "skipped": "·", "missed": "·"}[p["status"]]
-        for p in sorted(data["pulses"], key=lambda pulse: pulse["scheduled_at"])
-    )
-    rows.append(["pulse every 5 s", None, None, None, pulses, None])
+    title = f"{len(rows)} executors"
+    rows += [[each.name, None, None, None, each.draw(data), None] for each in watch_lanes()]
     columns = ["executor", "state", "beat", "in flight", f"last {WINDOW_SECONDS:.0f} s", "reason"]
-    return table(f"{len(rows) - 1} executors", columns, rows)
+    return table(title, columns, rows)
 
 
 def lane(

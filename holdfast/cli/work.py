@@ -21,7 +21,7 @@ from holdfast.cli.shown import (
     show,
     table,
 )
-from holdfast.cli.waiting import ended
+from holdfast.cli.waiting import ended, show_accepted, show_end
 from holdfast.installations.installation import NothingRunsError
 from holdfast.path_segment import encode_segment
 
@@ -67,13 +67,15 @@ def start(
                 raise
             raise NothingRunsError("no module is registered there: start it with HOLDFAST_MODULES") from None
         if not wait:
-            show(accepted, as_json=as_json, human=lambda: f"accepted {accepted['workflow_id']}")
+            show_accepted(accepted, as_json=as_json)
             return
         finished = ended(api, accepted["workflow_id"], timeout=timeout)
-        result = finished.get("output") if finished["status"] == "SUCCESS" else finished.get("error")
-        text = f"{finished['workflow_id']}: {finished['status']}\n{result}"
-        show(finished, as_json=as_json, human=lambda: text)
-        raise typer.Exit(0 if finished["status"] == "SUCCESS" else 1)
+        show_end(finished, as_json=as_json, human=_outcome_text)
+
+
+def _outcome_text(workflow: dict[str, Any]) -> str:
+    result = workflow.get("output") if workflow["status"] == "SUCCESS" else workflow.get("error")
+    return f"{workflow['workflow_id']}: {workflow['status']}\n{result}"
 
 
 def executors(

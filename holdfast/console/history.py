@@ -104,7 +104,7 @@ class History:
             parked = row["status"] == PARKED and row["claimed_at"] is None
             self.bars.close(key, "parked" if parked else _MOVED[row["kind"]], row["lost_at"])
 
-    def counted(self, rows: Iterable[Row], before: float) -> None:
+    def add_counts(self, rows: Iterable[Row], before: float) -> None:
         """Adds counts of attempts that started before `before` and were too many to read one by one."""
         for row in rows:
             self.more.count(row["executor_id"], row["bucket"], row["workflows"])

@@ -211,7 +211,7 @@ class Reader:
             tick=self._tick,
             limit=COUNT_LIMIT,
         )
-        self.history.counted(counts, oldest / 1000)
+        self.history.add_counts(counts, oldest / 1000)
 
     async def _inputs(self, rows: list[Row]) -> dict[str, str]:
         wanted = {

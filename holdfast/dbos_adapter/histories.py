@@ -13,15 +13,15 @@ GET_RESULT = "DBOS.getResult"
 
 _FRESH_SECONDS = 0.5
 """How long a page is used before the workflow's status is read again: a cancel also ends a replay."""
-_MOST = 64
-"""Limits the executions that read ahead concurrently. Further executions query each step separately."""
-_FORGOTTEN_SECONDS = 60.0
-"""Another execution may take the entry of an execution that asked for nothing in this time."""
+_HISTORIES_LIMIT = 64
+"""Maximum number of executions that read ahead concurrently. Further ones query each step separately."""
+_IDLE_SECONDS = 60.0
+"""Another execution may replace the history of one that has queried nothing for this time."""
 
 
 @dataclass
 class History:
-    """One page of an execution's history. Records whether more may follow."""
+    """One page of an execution's recorded steps. ``ahead``: whether more may follow."""
 
     owner: str | None
     ahead: bool = True
@@ -33,12 +33,12 @@ class History:
     read_at: float = field(default_factory=time.monotonic)
     reading: threading.Lock = field(default_factory=threading.Lock)
 
-    def fresh(self) -> bool:
+    def is_fresh(self) -> bool:
         """Returns whether the workflow's status was read a moment ago."""
         return time.monotonic() - self.read_at < _FRESH_SECONDS
 
-    def asked(self) -> None:
-        """Notes that the workflow is not cancelled now."""
+    def note_not_cancelled(self) -> None:
+        """Records that the workflow is not cancelled now."""
         self.read_at = time.monotonic()
 
     def fill(self, rows: list[Row], function_id: int) -> None:
@@ -52,7 +52,7 @@ class History:
                 self.results[child] = row if once else None
         self.rows, self.ahead = found, bool(found)
         self.last = max(found, default=function_id)
-        self.asked()
+        self.note_not_cancelled()
 
 
 class Histories:
@@ -75,9 +75,9 @@ class Histories:
             known.ahead = True
             return
         with self._lock:
-            if len(self._known) >= _MOST:
+            if len(self._known) >= _HISTORIES_LIMIT:
                 oldest = min(self._known, key=lambda each: self._known[each].read_at)
-                if time.monotonic() - self._known[oldest].read_at < _FORGOTTEN_SECONDS:
+                if time.monotonic() - self._known[oldest].read_at < _IDLE_SECONDS:
                     return
                 del self._known[oldest]
             self._known[workflow_id] = History(owner)

@@ -81,7 +81,7 @@ PRIVATE_NAMES = (
     # --- queues and claims ---
     PrivateName(
         "dbos._queue.queue_worker_thread",
-        "the thread of a queue waits on a bell that a notification rings",
+        "the thread of a queue waits for a wake-up that a notification sends",
         "test_contracts.py::test_the_signature_of_the_queue_thread",
     ),
     PrivateName(
@@ -129,7 +129,7 @@ PRIVATE_NAMES = (
     PrivateName(
         "dbos._context.get_local_dbos_context",
         "the execution that a call belongs to",
-        "test_waits.py::test_a_wait_is_told_until_the_workflow_goes_on",
+        "test_waits.py::test_a_wait_is_published_until_the_workflow_goes_on",
     ),
     PrivateName(
         "dbos._context.current_owner_xid",
@@ -164,7 +164,7 @@ PRIVATE_NAMES = (
     ),
     PrivateName(
         "dbos._event_loop.BackgroundEventLoop",
-        "tells a task that its loop ends from a task that is cancelled",
+        "distinguishes a task whose loop ends from a task that is cancelled",
         "test_outcomes.py::test_the_loops_own_end_is_no_outcome",
     ),
     PrivateName(
@@ -195,7 +195,7 @@ PRIVATE_NAMES = (
     ),
     # --- waiting ---
     *(
-        PrivateName(name, why, "test_waits.py::test_a_wait_is_told_until_the_workflow_goes_on")
+        PrivateName(name, why, "test_waits.py::test_a_wait_is_published_until_the_workflow_goes_on")
         for name, why in (
             (
                 "dbos._core.WorkflowHandleFuture",
@@ -210,7 +210,7 @@ PRIVATE_NAMES = (
     PrivateName(
         "dbos._outcome.NoResult",
         "what a check for a workflow's result returns before there is one",
-        "test_waits.py::test_a_missed_notice_costs_a_look_at_the_next_session",
+        "test_waits.py::test_a_missed_notice_costs_a_poll_at_the_next_session",
     ),
     PrivateName(
         "dbos._utils.LoopAwareEvent",

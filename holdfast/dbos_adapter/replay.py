@@ -79,19 +79,19 @@ def _read_ahead(db: Any, sessions: Sessions, workflow_id: str, function_id: int)
                     page_bytes=PAGE_BYTES,
                 )
                 known.fill(_status_checked(db, workflow_id, rows), function_id)
-    return known.rows.get(function_id) if known.fresh() else None
+    return known.rows.get(function_id) if known.is_fresh() else None
 
 
-def _look(db: Any, sessions: Sessions, workflow_id: str, function_id: int) -> Row | None:
+def _read_step(db: Any, sessions: Sessions, workflow_id: str, function_id: int) -> Row | None:
     """Queries the record of one step. Returns None if the step has none."""
     owner = _owner(workflow_id)
-    rows = patiently(sessions.run)("look_at_step", workflow_id=workflow_id, function_id=function_id)
+    rows = patiently(sessions.run)("read_step", workflow_id=workflow_id, function_id=function_id)
     (row,) = _status_checked(db, workflow_id, rows)
     if row["function_name"] is None:
         return None
     histories = histories_of(db)
     if (known := histories.get(workflow_id, owner)) and function_id <= known.last:
-        known.asked()
+        known.note_not_cancelled()
     else:
         histories.begin(workflow_id, owner)
     return row
@@ -131,7 +131,7 @@ def check_operation_execution(
         )
     row = _read_ahead(db, sessions, workflow_id, function_id)
     if row is None:
-        row = _look(db, sessions, workflow_id, function_id)
+        row = _read_step(db, sessions, workflow_id, function_id)
     _used(db, workflow_id, function_id)
     return None if row is None else _named(workflow_id, function_id, function_name, row)
 
@@ -198,7 +198,7 @@ def _result(db: Any, workflow_id: str) -> Row | None:
     # The wait for a child that is called rather than started runs in the child's context.
     for waiting in (context.workflow_id, context.parent_workflow_id):
         known = histories_of(db).get(waiting, _owner(waiting))
-        if known is not None and known.fresh() and (row := known.results.get(workflow_id)) is not None:
+        if known is not None and known.is_fresh() and (row := known.results.get(workflow_id)) is not None:
             return row
     return None
 

@@ -51,13 +51,12 @@ _QUEUES_SECONDS = 2.0
 _read = threading.local()
 """Holds the rows of this queue thread's last claim: DBOS asks for them immediately afterwards."""
 
-
 _step = threading.local()
-"""Holds the step of this thread that has written its own record."""
+"""Holds the step of this thread whose record is stored already (`recorded_with_its_effect`)."""
 
 
 def install() -> None:
-    """Replaces these methods for every application of this process. Idempotent.
+    """Refree_slots these methods for every application of this process. Idempotent.
 
     A system database without an attribute ``sessions`` works as before.
     """
@@ -72,20 +71,20 @@ def install() -> None:
 
 
 def replace(*methods: Callable[..., Any]) -> None:
-    """Replaces the methods of these names. `original` still finds DBOS's own methods. Idempotent."""
+    """Refree_slots the methods of these names. `original` still finds DBOS's own methods. Idempotent."""
     kind: Any = PostgresSystemDatabase
-    if not hasattr(kind, "many_trips"):
-        kind.many_trips = {}
+    if not hasattr(kind, "round_trip_originals"):
+        kind.round_trip_originals = {}
     for method in methods:
         name = method.__name__
-        if name not in kind.many_trips:
-            kind.many_trips[name] = getattr(kind, name)
+        if name not in kind.round_trip_originals:
+            kind.round_trip_originals[name] = getattr(kind, name)
             setattr(kind, name, method)
 
 
 def original(db: Any, name: str) -> Callable[..., Any]:
     """Returns DBOS's own method of that name."""
-    method: Callable[..., Any] = db.many_trips[name].__get__(db)
+    method: Callable[..., Any] = db.round_trip_originals[name].__get__(db)
     return method
 
 
@@ -124,8 +123,10 @@ def start_queued_workflows(  # noqa: PLR0917 - as DBOS calls it
             queue, executor_id, app_version, queue_partition_key, local_running_count, *args, **options
         )
         return theirs
-    places = None if queue._worker_concurrency is None else queue._worker_concurrency - local_running_count
-    if places is not None and places <= 0:
+    free_slots = (
+        None if queue._worker_concurrency is None else queue._worker_concurrency - local_running_count
+    )
+    if free_slots is not None and free_slots <= 0:
         return [], "worker_concurrency"
     rows = sessions.run(
         "claim_queued",
@@ -134,7 +135,7 @@ def start_queued_workflows(  # noqa: PLR0917 - as DBOS calls it
         application=db.app_name,
         executor_id=executor_id,
         owner_xid=options["owner_xid"],
-        places=places,
+        free_slots=free_slots,
         now_ms=int(time.time() * 1000),
     )
     for row in rows:

@@ -32,9 +32,9 @@ from holdfast.postgres.outage import is_outage
 
 log = logging.getLogger("holdfast.schedules")
 
-AT_MOST = 1000
+CATCH_UP_LIMIT = 1000
 """Limits the ticks of one schedule that are caught up together."""
-COUNTED_AT_MOST = 10_000
+COUNT_LIMIT = 10_000
 """Limits the ticks of one gap that are counted as missed."""
 
 _EVERY_SECONDS = 5.0
@@ -165,7 +165,7 @@ def decide(
         # If the latest tick was fired, that was the run: other processes may do this concurrently.
         catch_up = [until] if until in missing else []
     elif rule == "all":
-        catch_up = [tick for tick in missing if now - tick <= window][-AT_MOST:]
+        catch_up = [tick for tick in missing if now - tick <= window][-CATCH_UP_LIMIT:]
     elif young := [tick for tick in missing if now - tick <= _IN_TIME]:
         # Another process may still fire these ticks.
         until = max((tick for tick in due if tick < young[0]), default=since)
@@ -282,16 +282,16 @@ class Accounting:
 
 
 def due_ticks(cron: str, time_zone: str | None, since: datetime, now: datetime) -> list[datetime]:
-    """Returns the ticks after `since` until now, in the zone: both ends of more than `COUNTED_AT_MOST`."""
+    """Returns the ticks after `since` until now, in the zone: both ends of more than `COUNT_LIMIT`."""
     since, now = since.astimezone(UTC), now.astimezone(UTC)
 
-    def some(start: datetime) -> list[datetime]:
+    def first_ticks_after(start: datetime) -> list[datetime]:
         times = takewhile(lambda tick: tick.astimezone(UTC) <= now, ticks_after(cron, time_zone, start))
-        return list(islice(times, COUNTED_AT_MOST // 2))
+        return list(islice(times, COUNT_LIMIT // 2))
 
-    oldest = some(since)
-    if len(oldest) < COUNTED_AT_MOST // 2:
+    oldest = first_ticks_after(since)
+    if len(oldest) < COUNT_LIMIT // 2:
         return oldest
     # The same number of ticks takes about the same time.
     last = oldest[-1].astimezone(UTC)
-    return oldest + some(max(last, now - (last - since)))
+    return oldest + first_ticks_after(max(last, now - (last - since)))

@@ -112,10 +112,10 @@ class ComposeInstallation(Installation):
         _docker("start", member.name)
 
 
-def _docker(order: str, name: str) -> None:
-    done = subprocess.run(["docker", order, name], capture_output=True, text=True, check=False)
+def _docker(command: str, name: str) -> None:
+    done = subprocess.run(["docker", command, name], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise NothingRunsError(f"docker {order} {name}: {done.stderr.strip()}")
+        raise NothingRunsError(f"docker {command} {name}: {done.stderr.strip()}")
 
 
 class ComposeTools(PostgresTools):

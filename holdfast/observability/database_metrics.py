@@ -179,7 +179,7 @@ class DatabaseCollector(Collector):
             "holdfast_purged_workflows", "Finished workflows that were deleted", labels=["application"]
         )
         drains = HistogramMetricFamily(
-            "holdfast_drain_seconds", "From the order to stop to the last hand over", labels=["application"]
+            "holdfast_drain_seconds", "From the request to stop to the last handover", labels=["application"]
         )
         for name in sorted(self._applications):
             fenced.add_metric([name], totals["fenced"].get((name, math.inf), 0))

@@ -105,11 +105,11 @@ HTTP_SECONDS = Histogram(
     "holdfast_http_request_duration_seconds", "Time to answer", ["method", "route"], buckets=SECONDS
 )
 
-WORKER_SLOTS = Gauge("holdfast_worker_slots", "Places for CPU work", ["state"])
+WORKER_SLOTS = Gauge("holdfast_worker_slots", "Slots for CPU work", ["state"])
 CPU_POOL = Gauge("holdfast_cpu_pool_processes", "Child processes for CPU work", ["state"])
 
 
-def tell_build(identity: Identity) -> None:
+def set_build(identity: Identity) -> None:
     """Sets the build metric from the identity of this process."""
     BUILD.clear()
     BUILD.labels(identity.application, identity.version, __version__, identity.role).set(1)

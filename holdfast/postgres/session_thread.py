@@ -1,4 +1,4 @@
-"""A thread that works on one dedicated database session, and opens a new one if the session is lost."""
+"""Threads that work on one dedicated database session, and open a new one if the session is lost."""
 
 from __future__ import annotations
 
@@ -135,3 +135,32 @@ class SessionThread:
             self._closing()
             self.connection.close()
             self.connection = None
+
+
+class PollingThread(SessionThread):
+    """A session thread that calls ``poll`` with its session again and again, ``pause()`` seconds apart."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        connect: Callable[[], Connection],
+        poll: Callable[[Connection], object],
+        log: logging.Logger,
+        pause: Callable[[], float],
+    ) -> None:
+        super().__init__(
+            name,
+            connect=connect,
+            work=self._poll_and_pause,
+            log=log,
+            text=f"{name} failed",
+            action=f"{name}.failed",
+            pause=pause,
+        )
+        self._poll = poll
+
+    def _poll_and_pause(self, connection: Connection) -> None:
+        self._poll(connection)
+        self.works()
+        self.stopping.wait(self._pause())

@@ -17,9 +17,9 @@ from holdfast.recovery.takeover import HandoverResult, hand_over
 
 log = logging.getLogger("holdfast.process")
 
-# The time for retries covers a restart of PostgreSQL, the time in all a slow answer. With the second that
-# `parts.stop_all` takes they fit into the 5 s between the drain limit and the end of the grace period, when
-# the container is killed.
+# Retries of the last handover begin within the first time, which covers a restart of PostgreSQL. The other is
+# the limit of the whole handover, for a slow answer. With the second of `parts.stop_all`, they
+# fit into the 5 s between the drain limit and the end of the grace period, when the container is killed.
 _HAND_OVER_RETRY_SECONDS = 1.5
 _HAND_OVER_SECONDS = 2.5
 
@@ -102,7 +102,9 @@ async def _hand_over_the_rest(process: Draining) -> HandoverResult | None:
         attempt = _begin_hand_over(process, only_waiting=False)
         await asyncio.wait({attempt}, timeout=begun + _HAND_OVER_SECONDS - time.monotonic())
         if not attempt.done():
-            log.warning("hand over unanswered", extra={"action": "executor.hand_over_failed"})
+            log.warning(
+                "PostgreSQL did not answer the handover", extra={"action": "executor.hand_over_failed"}
+            )
             return None
         # A failure may be short, so retry.
         done = attempt.result()

@@ -132,7 +132,7 @@ def _guard_schedules(process: Process) -> None:
     guard_schedule(
         lambda: _database_now(process),
         early_seconds=process.settings.clock_tolerance_seconds,
-        late_seconds=process.settings.pulse_late_seconds,
+        late_seconds=process.settings.late_tick_seconds,
         before_tick=lambda: settle_latest(process.ops, process.identity),
     )
 
@@ -177,7 +177,7 @@ def _start_database_metrics(process: Process) -> None:
     process.collector = DatabaseCollector(
         lambda statements: _read_metrics(process, statements),
         applications=process.settings.application_names,
-        late_seconds=process.settings.pulse_late_seconds,
+        late_seconds=process.settings.late_tick_seconds,
         lease_seconds=process.settings.lease_seconds,
     )
     REGISTRY.register(process.collector)

@@ -21,7 +21,6 @@ from prometheus_client import disable_created_metrics
 from holdfast.compute.cpu_pool import CpuPool
 from holdfast.dbos_adapter.gateway import Gateway
 from holdfast.dbos_adapter.schedules import Accounting
-from holdfast.dbos_adapter.wake_ups import Listener, Waker
 from holdfast.errors import HoldfastError
 from holdfast.identity import Identity
 from holdfast.observability import logs, metrics
@@ -32,76 +31,49 @@ from holdfast.postgres.outage import is_outage
 from holdfast.process.application import Application
 from holdfast.process.drain import wait_and_hand_over
 from holdfast.process.engine import Engine
+from holdfast.process.executor import Executor
 from holdfast.process.parts import start_all, stop_all
-from holdfast.recovery.lease import EXIT_FENCED, Lease
-from holdfast.recovery.sweep import Sweep
-from holdfast.recovery.takeover_metrics import count_takeover
-from holdfast.recovery.trials import Trials
+from holdfast.recovery.lease import EXIT_FENCED
 from holdfast.recovery.watchdog import Watchdog
 from holdfast.settings import STANDSTILL_SECONDS, Settings
 
 log = logging.getLogger("holdfast.process")
 
 
-class Process:
+class Process(Executor):
     """One incarnation of the API or of a worker."""
 
+    settings: Settings
+
     def __init__(self, settings: Settings, application: Application, *, port: int) -> None:
-        self.settings: Settings = settings
         self.application: Application = application
         self.role = application.role
         application.load(settings)
-        self.identity = _identity(settings, application, port)
-        self.executor_id = self.identity.executor_id
-        self.state = "starting"
-        self.waker = Waker()
-        self.watchdog: Watchdog = Watchdog(settings, self.identity)
-        self.lease: Lease = Lease(
+        identity = _identity(settings, application, port)
+        super().__init__(
             settings,
-            self.identity,
-            on_fenced=self._fenced,
-            on_desired=self._desired,
-            in_flight=lambda: len(self.active()),
-            on_session=self.watchdog.watch,
+            identity,
+            ops=OpsPool(settings, purpose=identity.purpose("steps"), size=budget.STEPS, wait_seconds=5),
+            watchdog=Watchdog(settings, identity),
+            on_trial_postponed=self.replace_after_abandoned,
         )
-        self.sweep: Sweep = Sweep(
-            settings,
-            self.identity,
-            settled_seconds=lambda: self.lease.settled_seconds,
-            on_takeover=count_takeover,
-            running=lambda: [*self.active(), *self.trials.held],
-        )
-        self.listener: Listener = Listener(settings, self.waker, purpose=self.identity.purpose("listener"))
         self.gateway: Gateway = Gateway(
             settings,
-            purpose=self.identity.purpose("http"),
+            purpose=identity.purpose("http"),
             database_up=lambda: self.lease.database_up,
             heartbeat_age_seconds=lambda: time.monotonic() - self.lease.last_heartbeat,
         )
-        steps = self.identity.purpose("steps")
-        self.ops: OpsPool = OpsPool(settings, purpose=steps, size=budget.STEPS, wait_seconds=5)
         self.accounting: Accounting = Accounting(
             self.ops,
-            self.identity.application,
+            identity.application,
             is_allowed=lambda: self.state in ("starting", "live") and self.clock_is_right(),
-        )
-        self.trials = Trials(
-            settings,
-            self.identity,
-            self.waker,
-            ops=self.ops,
-            active=self.active,
-            executing=self.waker.slots.executing,
-            on_postponed=self.replace_after_abandoned,
         )
         self.pool: CpuPool | None = None
         self.engine: Engine | None = None
         self._stopping = asyncio.Event()
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.hurry = False
         self.ends = True
         self.collector: DatabaseCollector | None = None
-        self._drain_begun: float | None = None
 
     # --- state, for other components -------------------------------------------------------
 
@@ -114,22 +86,10 @@ class Process:
         if (count := len(self.waker.slots.abandoned)) and not self.stopping:
             self.request_stop(f"{count} threads of cancelled workflows go on; another process takes over")
 
-    def ready(self) -> tuple[bool, dict[str, str]]:
-        """Returns whether this process should get work, and each check's result: "ok" or the problem."""
-        off = abs(self.lease.clock_difference_seconds)
+    def _checks(self) -> dict[str, str]:
         closed = self.waker.paused_seconds
-        checks = {
-            "state": "ok" if self.state == "live" else self.state,
-            "database": "ok" if self.lease.database_up else self.lease.outage or "no heartbeat goes through",
-            "clock": "ok" if self.clock_is_right() else f"{off:.1f} s from the database's clock",
-            "queues": "ok" if closed < STANDSTILL_SECONDS else f"closed for {closed:.0f} s by a trial",
-        }
-        return all(text == "ok" for text in checks.values()), checks
-
-    @property
-    def draining_seconds(self) -> float:
-        """Time since the drain began, or 0 if there is none."""
-        return 0.0 if self._drain_begun is None else time.monotonic() - self._drain_begun
+        queues = "ok" if closed < STANDSTILL_SECONDS else f"closed for {closed:.0f} s by a trial"
+        return {**super()._checks(), "queues": queues}
 
     def request_stop(self, reason: str) -> None:
         """Begins an orderly stop. Thread-safe. A second call ends the wait for running steps."""
@@ -172,7 +132,7 @@ class Process:
     def _start(self) -> None:
         # The `_created` series are off: they add one unused series per counter and histogram.
         disable_created_metrics()  # type: ignore[no-untyped-call]
-        metrics.tell_build(self.identity)
+        metrics.set_build(self.identity)
         start_all(self)
         self.state = "live"
         log.info(
@@ -181,10 +141,6 @@ class Process:
             self.identity.version,
             extra={"action": "executor.started"},
         )
-
-    def clock_is_right(self) -> bool:
-        """Whether this machine's clock agrees with the database's."""
-        return abs(self.lease.clock_difference_seconds) <= self.settings.clock_tolerance_seconds
 
     # --- stop ------------------------------------------------------------------------------
 

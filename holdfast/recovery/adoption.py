@@ -10,7 +10,7 @@ import logging
 from holdfast.executor_settings import ExecutorSettings
 from holdfast.identity import Identity
 from holdfast.postgres.database import Connection, Row, connect, query, transaction
-from holdfast.postgres.session_thread import SessionThread
+from holdfast.postgres.session_thread import PollingThread
 
 log = logging.getLogger("holdfast.adoption")
 
@@ -77,13 +77,11 @@ class AutomaticAdoption:
     def __init__(self, settings: ExecutorSettings, identity: Identity, after_seconds: float) -> None:
         self._identity = identity
         self._after_seconds = after_seconds
-        self.session = SessionThread(
+        self.session = PollingThread(
             "adoption",
             connect=lambda: connect(settings, purpose=identity.purpose("adoption")),
-            work=self._round_and_pause,
+            poll=self._adopt_stranded,
             log=log,
-            text="adoption failed",
-            action="adoption.failed",
             pause=self._pause_seconds,
         )
 
@@ -94,7 +92,7 @@ class AutomaticAdoption:
     def _pause_seconds(self) -> float:
         return min(_LONGEST_PAUSE_SECONDS, self._after_seconds / _PAUSES_PER_LIMIT)
 
-    def _round_and_pause(self, connection: Connection) -> None:
+    def _adopt_stranded(self, connection: Connection) -> None:
         me = self._identity
         for row in query(
             connection,
@@ -111,5 +109,3 @@ class AutomaticAdoption:
                 self._after_seconds,
                 extra={"action": "adoption.completed"},
             )
-        self.session.works()
-        self.session.stopping.wait(self._pause_seconds())

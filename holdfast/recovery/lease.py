@@ -161,7 +161,7 @@ class Lease:
         before = time.time()
         rows = query(
             connection,
-            "beat",
+            "send_heartbeat",
             executor_id=self._identity.executor_id,
             in_flight=self._in_flight(),
             state=self.state,

@@ -50,7 +50,7 @@ class Orphans:
             if row["registered"] or may_release_unknown:
                 self._release(connection, LostExecutor.from_row(row, self._identity))
         if not may_release_unknown:
-            self._tell(unknown)
+            self._warn(unknown)
 
     def _are_alone(self, connection: Connection) -> bool:
         """Whether no process without Holdfast can have been running here for a time."""
@@ -62,7 +62,7 @@ class Orphans:
             self._alone_since = now
         return now - self._alone_since >= ALONE_SECONDS
 
-    def _tell(self, unknown: set[str]) -> None:
+    def _warn(self, unknown: set[str]) -> None:
         for executor_id in unknown - self._left:
             log.warning(
                 "workflows run under the executor %s, which did not register: a process without Holdfast runs"

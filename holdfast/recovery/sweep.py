@@ -17,7 +17,7 @@ import psycopg2
 from holdfast.executor_settings import SWEEP_JITTER, ExecutorSettings
 from holdfast.identity import Identity
 from holdfast.postgres.database import Connection, Row, connect, query, transaction
-from holdfast.postgres.session_thread import SessionThread
+from holdfast.postgres.session_thread import PollingThread
 from holdfast.recovery.blame import Verdict
 from holdfast.recovery.orphans import Orphans
 from holdfast.recovery.strays import Strays
@@ -70,16 +70,14 @@ class Sweep:
         self._clock = clock
         self._missing: dict[str, _Missing] = {}
         self._watching_since = float("inf")
-        self._looked_at: float | None = None
+        self._polled_at: float | None = None
         self._judge_from = float("-inf")
         self._orphans_at = 0.0
-        self.session = SessionThread(
+        self.session = PollingThread(
             "sweep",
             connect=lambda: connect(settings, purpose=identity.purpose("sweep")),
-            work=self._round_and_pause,
+            poll=self.round,
             log=log,
-            text="sweep failed",
-            action="sweep.failed",
             pause=self._pause_seconds,
         )
 
@@ -91,11 +89,6 @@ class Sweep:
         """Stops after the current round. Takes at most a second."""
         self.session.stop()
 
-    def _round_and_pause(self, connection: Connection) -> None:
-        self.round(connection)
-        self.session.works()
-        self.session.stopping.wait(self._pause_seconds())
-
     def _pause_seconds(self) -> float:
         if self._missing:
             return self._settings.second_look_seconds
@@ -105,7 +98,7 @@ class Sweep:
         """Polls all peers once. Returns the ids of the executors taken over. Raises ``psycopg2.Error``."""
         taken = []
         failed: psycopg2.Error | None = None
-        for row, reason in self._suspected(query(connection, "look")):
+        for row, reason in self._suspected(query(connection, "poll_executors")):
             try:
                 if self.take_over(connection, row["executor_id"], reason):
                     taken.append(row["executor_id"])
@@ -184,8 +177,8 @@ class Sweep:
         """
         if not rows:
             return
-        looked_at = rows[0]["database_time"]
-        since_poll = 0.0 if self._looked_at is None else looked_at - self._looked_at
+        polled_at = rows[0]["database_time"]
+        since_poll = 0.0 if self._polled_at is None else polled_at - self._polled_at
         mine = (row for row in rows if row["executor_id"] == self._identity.executor_id)
         since_heartbeat = max((row["heartbeat_age_seconds"] for row in mine), default=0.0)
         poll_late = since_poll > self._settings.longest_pause_seconds + self._settings.lateness_seconds
@@ -193,7 +186,7 @@ class Sweep:
         if poll_late or heartbeat_late:
             self._missing.clear()
             self._judge_from = now + self._settings.lease_seconds
-        self._looked_at = looked_at
+        self._polled_at = polled_at
 
     def take_over(self, connection: Connection, executor_id: str, reason: str) -> bool:
         """Declares an executor dead and releases its work. False if it lives or another sweep was first."""

@@ -65,7 +65,7 @@ def stored(stack: Stack, statement: str) -> dict[tuple[str, ...], int]:
 
 
 def agree(stack: Stack, executor_id: str, wanted: dict[str, str]) -> None:
-    """Each metric equals its statement's rows. A tick may end between the two, so they get a few looks."""
+    """Each metric equals its statement's rows. A tick may end between the two, so they get a few polls."""
     different: dict[str, Any] = {}
 
     def same() -> bool:
@@ -120,7 +120,7 @@ def test_the_kill_is_counted_once_among_the_survivors(stack: Stack, survivors: l
     assert [t for t in told if t] == [{("lock lost",): 1}]
 
 
-def test_the_api_tells_what_the_ended_can_no_longer_tell(stack: Stack, survivors: list[Member]) -> None:
+def test_the_api_reports_what_ended_processes_no_longer_can(stack: Stack, survivors: list[Member]) -> None:
     agree(
         stack,
         stack.api().executor_id,

@@ -171,7 +171,7 @@ def test_who_carries_it_on_stays_in_the_trace(stack: NativeStack, collected: Col
 
 
 @pytest.mark.parametrize("trouble", ["away", "hanging"])
-def test_a_collector_in_trouble_holds_nothing_up(stack: NativeStack, trouble: str) -> None:
+def test_a_failing_collector_holds_nothing_up(stack: NativeStack, trouble: str) -> None:
     with collector() as other:
         other.hanging.set()
         endpoint = other.endpoint if trouble == "hanging" else f"http://127.0.0.1:{free_port()}"
@@ -221,4 +221,4 @@ def test_off_means_that_nothing_of_it_is_imported_and_stored_traces_do_no_harm(
     everything = {"opentelemetry.sdk", "opentelemetry.exporter", "google.protobuf", "requests"}
     assert found[False] == (False, set())
     assert found[True][0]
-    assert found[True][1] == everything, "the look at the imports finds nothing any more"
+    assert found[True][1] == everything, "the search for imports finds nothing any more"

@@ -331,7 +331,7 @@ class World:
             "from": dead["executor_id"],
             "by": by["executor_id"],
         }
-        # Back into the queue, in front: whoever has a free slot claims it.
+        # Back into the queue, in front: any process with a free slot claims it.
         self.queue[:0] = running
 
     def _api(self) -> str | None:

@@ -371,7 +371,9 @@ def test_a_page_says_what_is_waited_for_and_sends_it(new_page: NewPage, fake: Fa
 # --- orders --------------------------------------------------------------------------------------
 
 
-def test_orders_ask_for_the_token_once_and_before_they_destroy(new_page: NewPage, fake: Fake) -> None:
+def test_control_operations_ask_for_the_token_once_and_before_they_destroy(
+    new_page: NewPage, fake: Fake
+) -> None:
     page = opened(new_page, fake)
     leaver = live(fake.world)[0]
     page.click(f"#heads .head[title='{leaver}']")

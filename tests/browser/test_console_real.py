@@ -125,7 +125,7 @@ def test_a_batch_from_the_page_a_kill_and_where_the_work_goes_on(new_page: NewPa
     picture(dark, "console-dark")
 
 
-def test_orders_with_the_token(new_page: NewPage, stack: Stack) -> None:
+def test_control_operations_with_the_token(new_page: NewPage, stack: Stack) -> None:
     leaver = stack.workers()[0]
     page = opened(new_page, stack)
     page.click(f"#heads .head[title='{leaver.executor_id}']")

@@ -283,7 +283,7 @@ def _faults(stack: ComposeStack) -> None:
     stack.finished_batch(batch_id, 120)
 
 
-def test_nothing_tells_a_secret_while_things_fail(stack: ComposeStack) -> None:
+def test_nothing_reveals_a_secret_while_things_fail(stack: ComposeStack) -> None:
     before = _secrets(stack)
     _faults(stack)
     wait_for(lambda: len(stack.workers()) == 2, 60, "both workers are back")

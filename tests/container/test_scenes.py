@@ -99,7 +99,7 @@ def test_health_tells_the_truth(stack: ComposeStack) -> None:
     assert stack.python(worker, code).strip() == "200"
     stack.compose("pause", "postgres")
     try:
-        # 60 failures of a look a second make a container unhealthy; each look says it at once.
+        # 60 failures of one check per second make a container unhealthy; each check reports it immediately.
         wait_for(
             lambda: stack.inspect(worker.container)["State"]["Health"]["FailingStreak"] >= 3,
             30,

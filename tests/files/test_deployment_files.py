@@ -249,7 +249,7 @@ def test_long_running_services_have_a_health_check(name: str) -> None:
     check = SERVICES[name]["healthcheck"]
     assert check["test"][0] == "CMD"
     assert check["interval"] and check["timeout"] and check["retries"]
-    # Quick while a start waits for it, seldom after: each look is a process in the container.
+    # Quick while a start waits for it, seldom after: each check is a process in the container.
     assert check["start_interval"] == ("300ms" if name == "postgres" else "1s") and check["start_period"]
     assert int(check["interval"].removesuffix("s")) >= 5
 

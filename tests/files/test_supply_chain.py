@@ -157,7 +157,7 @@ def test_an_audit_without_answers_fails_and_says_so(advisories: Advisories, stat
 # --- installation commands in the documents -------------------------------------------------------
 
 
-def test_nobody_is_told_to_install_the_other_project_of_that_name() -> None:
+def test_no_text_names_the_other_project_of_that_name() -> None:
     """``holdfast`` in the public index is another project; ``holdfast-dbos`` is not there: use the wheel."""
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
     wrong = []

@@ -54,7 +54,7 @@ def test_image_command_and_variables_are_those_of_compose(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(OURS))
 def test_limits_and_health_checks_are_those_of_compose(name: str) -> None:
     ours, theirs = OURS[name], SERVICES[name]
-    # Swarm ends whoever is unhealthy: so it asks for what holds while PostgreSQL is away, too.
+    # Swarm ends unhealthy tasks: so it asks for what holds while PostgreSQL is away, too.
     asks = {"test": [*theirs["healthcheck"]["test"], "/livez"]} if name in ("api", "worker") else {}
     assert ours["healthcheck"] == theirs["healthcheck"] | asks
     limits = ours["deploy"]["resources"]["limits"]

@@ -129,8 +129,8 @@ def _refusal(made: Ground, words: str) -> str:
     process = made.start(required=False)
     if words not in process.log.read_text():
         raise Lost(f"no warning: {process.log.read_text()[-500:]}")
-    process.order("start", "plain")
-    process.order("signal", "plain")
+    process.command("start", "plain")
+    process.command("signal", "plain")
     wait_success(made, "plain")
     return f"not protected, and says so once ({words}); runs as without Holdfast"
 
@@ -150,6 +150,6 @@ def _rounds(
         took, peer = kill(made, workflow_id, (peer, made.start()))
         seconds.append(took)
         if then_signal:
-            peer.order("signal", workflow_id)
+            peer.command("signal", workflow_id)
         wait_success(made, workflow_id)
     return peer, seconds

@@ -34,7 +34,7 @@ def wait(condition: Any, what: str, seconds: float = 30) -> Any:
 
 @dataclass
 class Process:
-    """One process of the application. It takes orders from its standard input."""
+    """One process of the application. It takes commands from its standard input."""
 
     process: subprocess.Popen[str]
     log: Path
@@ -44,8 +44,8 @@ class Process:
         """``holdfast run`` replaces itself, so this is the application's own."""
         return self.process.pid
 
-    def order(self, *words: str) -> None:
-        """Writes one order."""
+    def command(self, *words: str) -> None:
+        """Writes one command."""
         assert self.process.stdin is not None
         self.process.stdin.write(" ".join(words) + "\n")
         self.process.stdin.flush()
@@ -169,7 +169,7 @@ def kill_in_a_step(ground: Ground, workflow_id: str, pair: tuple[Process, Proces
     Returns after how many seconds its peer ran that step again, and the peer. The step before must not run
     again.
     """
-    pair[0].order("start", workflow_id)
+    pair[0].command("start", workflow_id)
     killed, peer = _runner(ground, workflow_id, "slow", pair)
     began = time.monotonic()
     killed.kill()
@@ -185,11 +185,11 @@ def kill_in_a_wait(ground: Ground, workflow_id: str, pair: tuple[Process, Proces
 
     Returns after how many seconds the workflow went on there, and the peer.
     """
-    pair[0].order("start", workflow_id)
+    pair[0].command("start", workflow_id)
     killed, peer = _runner(ground, workflow_id, "waits", pair)
     began = time.monotonic()
     killed.kill()
-    peer.order("signal", workflow_id)
+    peer.command("signal", workflow_id)
     wait(lambda: ("last", peer.pid) in ground.steps(workflow_id), "the peer received the message")
     return time.monotonic() - began, peer
 

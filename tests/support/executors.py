@@ -144,7 +144,7 @@ class Peer:
         assert query(self.lease, "take_lock", lock_key=self.lock_key)[0]["held"]
 
     def locked(self) -> bool:
-        rows = self.database.run("look")
+        rows = self.database.run("poll_executors")
         return any(row["executor_id"] == self.id and row["lock_pid"] is not None for row in rows)
 
     def silent(self, seconds: float = LEASE_SECONDS + 1) -> None:
@@ -158,7 +158,7 @@ class Peer:
 
     def beat(self) -> bool:
         """Sends one heartbeat. Returns false if the row says that this executor is dead."""
-        return bool(self.database.run("beat", executor_id=self.id, in_flight=0, state="live"))
+        return bool(self.database.run("send_heartbeat", executor_id=self.id, in_flight=0, state="live"))
 
     @property
     def state(self) -> str:

@@ -24,6 +24,7 @@ from services.worker.buckets import workflows as buckets
 from services.worker.fibonacci import workflows as fibonacci
 from services.worker.poison import workflows as poison
 from services.worker.pulse import workflows as pulse
+from services.worker.pulse.settings import PULSE_SECONDS
 
 assert composition.WORKER_FOLDERS  # the import loads all declarations
 LEAF_QUEUES = frozenset(names.LEAF_QUEUES)
@@ -61,7 +62,6 @@ BUCKET_PAGE = buckets.page.name
 POISON = poison.poison.name
 
 PULSE_SCHEDULE = pulse.SCHEDULE.name
-PULSE_SECONDS = pulse.PULSE_SECONDS
 PURGE_SCHEDULE = retention.PURGE_SCHEDULE.name
 PURGE_CRON = retention.PURGE_SCHEDULE.cron
 
@@ -69,6 +69,7 @@ __all__ = [
     "API_SUSPECTS_QUEUE",
     "API_TRIALS_QUEUE",
     "OTHER_QUEUES",
+    "PULSE_SECONDS",
     "QUEUE_OF",
     "ROLE_OF",
     "STEPS",

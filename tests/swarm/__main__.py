@@ -140,7 +140,7 @@ class Run:
         return {"reason": rows[0]["reason"]}
 
     def broken_update(self) -> Seen:
-        """A lease shorter than a beat: the new task refuses to start, and Swarm goes back by itself."""
+        """A lease shorter than the heartbeat interval: the new task does not start, and Swarm rolls back."""
         before = {task.task_id for task in self.stack.running("worker")}
         self.stack.update("worker", "--env-add", "HOLDFAST_LEASE_SECONDS=0.5")
         state = wait_for(

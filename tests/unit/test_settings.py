@@ -31,7 +31,7 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_defaults_fit_together() -> None:
     settings = ShowcaseSettings()
-    assert settings.lateness_seconds >= 1, "a busy machine's beats and looks"
+    assert settings.lateness_seconds >= 1, "a busy machine's heartbeats and polls"
     assert settings.drain_seconds + 5 <= settings.stop_grace_seconds
     assert settings.second_look_seconds >= 0.15
 

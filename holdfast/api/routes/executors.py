@@ -1,4 +1,4 @@
-"""Executors: who is alive, and the orders to drain, to crash, and to stop this process."""
+"""Executors: who is alive, and the control operations that drain or crash one, or stop this process."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def list_executors(request: Request, wanted: Annotated[ExecutorFilter, Que
 )
 async def drain(request: Request, executor_id: ExecutorId) -> ExecutorOrder:
     """Request that an executor finishes its running steps, hands over the rest, and ends."""
-    return await _order(request, "request_drain", executor_id, "draining")
+    return await _request(request, "request_drain", executor_id, "draining")
 
 
 @router.post(
@@ -46,17 +46,19 @@ async def crash(request: Request, executor_id: ExecutorId) -> ExecutorOrder:
     """Request that an executor kills itself, only where HOLDFAST_CHAOS is true."""
     if not process_of(request).settings.chaos:
         raise ChaosDisabled
-    return await _order(request, "request_crash", executor_id, "crashed")
+    return await _request(request, "request_crash", executor_id, "crashed")
 
 
-async def _order(request: Request, statement: str, executor_id: str, desired: str) -> ExecutorOrder:
+async def _request(request: Request, statement: str, executor_id: str, desired: str) -> ExecutorOrder:
     gateway = process_of(request).gateway
     if not await gateway.ops(statement, executor_id=executor_id):
         known = {row["executor_id"]: row for row in await gateway.ops("list_executors", application=None)}
         if executor_id not in known:
             raise UnknownExecutor
         state = known[executor_id]["state"]
-        raise Conflict(f"This executor takes no such order: it is {state}. GET /executors lists live ones.")
+        raise Conflict(
+            f"This executor accepts no such request: it is {state}. GET /executors lists live ones."
+        )
     return ExecutorOrder(executor_id=executor_id, desired_state=desired)
 
 

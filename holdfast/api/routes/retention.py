@@ -1,4 +1,4 @@
-"""Retention by an operator's order: finished workflows and old rows are deleted."""
+"""Retention at an operator's request: finished workflows and old rows are deleted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stranded workflows, and the operator's order that the present version adopts them."""
+"""Stranded workflows, and the control operation with which the present version adopts them."""
 
 from __future__ import annotations
 

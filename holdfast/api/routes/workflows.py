@@ -1,4 +1,4 @@
-"""Stored workflows: listing them, looking into one, and the operator's orders but one (`stranded`)."""
+"""Stored workflows: listing them, showing one, and the control operations on them but one (`stranded`)."""
 
 from __future__ import annotations
 
@@ -119,12 +119,12 @@ async def cancel(request: Request, workflow_id: WorkflowId) -> Accepted:
         own=sorted(process.settings.application_names),
     )
 
-    def order(client: DBOSClient) -> str:
+    def cancel_stored(client: DBOSClient) -> str:
         client.cancel_workflow(workflow_id, cancel_children=True)
         # It may have ended in between; what is stored now is the truth.
         return _require(find(client, workflow_id)).status
 
-    status = await gateway.call(order, gateway.client)
+    status = await gateway.call(cancel_stored, gateway.client)
     if status in ENDED and status != "CANCELLED":
         raise Conflict(f"This workflow ended with {status} before it could be cancelled.")
     return Accepted.model_validate({"workflow_id": workflow_id, "status": status})
@@ -179,7 +179,7 @@ async def fork(
     version = await version_of(process, row)
     forked_id = await claim(request, body, "fork", idempotency_key)
 
-    def order(client: DBOSClient) -> str:
+    def fork_stored(client: DBOSClient) -> str:
         found = find(client, forked_id)
         if found is not None:
             return found.status
@@ -200,7 +200,7 @@ async def fork(
             return found.status
         return "ENQUEUED"
 
-    status = await process.gateway.call(order, process.gateway.client)
+    status = await process.gateway.call(fork_stored, process.gateway.client)
     return JSONResponse(
         {"workflow_id": forked_id, "status": status}, 202, headers={"Location": workflow_path(forked_id)}
     )

@@ -71,7 +71,7 @@ WITH listings AS (
     GROUP BY 1, 2
 )
 SELECT l.workflow_uuid AS workflow_id, (l.report ->> 'pages')::bigint AS wanted, count(p.workflow_uuid) AS pages,
-       (l.report ->> 'keys')::bigint AS told, coalesce(sum(p.keys), 0)::bigint AS keys
+       (l.report ->> 'keys')::bigint AS reported, coalesce(sum(p.keys), 0)::bigint AS keys
 FROM listings l LEFT JOIN pages p ON p.parent_workflow_id = l.workflow_uuid
 GROUP BY l.workflow_uuid, l.report
 HAVING (count(p.workflow_uuid), coalesce(sum(p.keys), 0), coalesce(sum(p.bytes), 0),

@@ -2,7 +2,7 @@
 
 import { segment } from "./address.js";
 import { confirm, notice } from "./dialogs.js";
-import { orderKey } from "./api.js";
+import { idempotencyKey } from "./api.js";
 import { count, shortExecutor } from "./words.js";
 
 const page = (workflowId) => `/console/workflows/${segment(workflowId)}`;
@@ -14,9 +14,9 @@ export class Actions {
   }
 
   /** Sends a control operation and shows its result. Resolves with the answer, or null. */
-  async order(path, body, words, { key = false } = {}) {
+  async request(path, body, words, { key = false } = {}) {
     try {
-      const answer = await this.api.post(path, body, key ? { "Idempotency-Key": orderKey() } : {});
+      const answer = await this.api.post(path, body, key ? { "Idempotency-Key": idempotencyKey() } : {});
       if (answer === null) {
         notice("Nothing was done: this needs the admin token.", { bad: true });
         return null;
@@ -33,10 +33,10 @@ export class Actions {
   // --- executors ---------------------------------------------------------------------------
 
   /** Returns why a control operation on an executor is not allowed; null if it is. */
-  whyNot(order, executor) {
+  whyNot(operation, executor) {
     if (executor.state === "dead" || executor.state === "drained") return `It is ${executor.state}: nothing can be requested from it any more.`;
-    if (order === "drain" && executor.state === "draining") return "It drains already.";
-    if (order === "crash" && !this.store.head.chaos) return "Only where the stack runs with HOLDFAST_CHAOS=true.";
+    if (operation === "drain" && executor.state === "draining") return "It drains already.";
+    if (operation === "crash" && !this.store.head.chaos) return "Only where the stack runs with HOLDFAST_CHAOS=true.";
     return null;
   }
 
@@ -49,7 +49,7 @@ export class Actions {
       yes: "Drain it",
     });
     if (!yes) return null;
-    return this.order(`/executors/${segment(executor.executor_id)}/drain`, null, () => ({
+    return this.request(`/executors/${segment(executor.executor_id)}/drain`, null, () => ({
       text: `${name} drains. Watch its lane: it ends with an open ring, and dashed lines lead to where its work goes on.`,
     }));
   }
@@ -63,7 +63,7 @@ export class Actions {
       danger: true,
     });
     if (!yes) return null;
-    return this.order(`/executors/${segment(executor.executor_id)}/crash`, null, () => ({
+    return this.request(`/executors/${segment(executor.executor_id)}/crash`, null, () => ({
       text: `The crash of ${name} is requested. Watch for the cross in its lane, and for the lines to a peer within a second.`,
     }));
   }
@@ -78,20 +78,20 @@ export class Actions {
       danger: true,
     });
     if (!yes) return null;
-    return this.order(`/workflows/${segment(workflow.workflow_id)}/cancel`, null, () => ({
+    return this.request(`/workflows/${segment(workflow.workflow_id)}/cancel`, null, () => ({
       text: "Cancelled, with its children. Its bars end with an outline.",
     }));
   }
 
   resume(workflow) {
-    return this.order(`/workflows/${segment(workflow.workflow_id)}/resume`, null, () => ({
+    return this.request(`/workflows/${segment(workflow.workflow_id)}/resume`, null, () => ({
       text: "It waits in its queue again and goes on after its recorded steps. Watch for a new bar.",
     }));
   }
 
   fork(workflow, startStep) {
     const path = `/workflows/${segment(workflow.workflow_id)}/fork`;
-    return this.order(path, { start_step: startStep }, (answer) => ({
+    return this.request(path, { start_step: startStep }, (answer) => ({
       text: `A copy runs from step ${startStep} on: `,
       link: { href: page(answer.workflow_id), text: answer.workflow_id },
     }), { key: true });
@@ -105,7 +105,7 @@ export class Actions {
       // It is text.
     }
     const path = `/workflows/${segment(workflow.workflow_id)}/messages`;
-    return this.order(path, topic ? { message, topic } : { message }, () => ({
+    return this.request(path, topic ? { message, topic } : { message }, () => ({
       text: `The message is stored. The workflow receives it once, as soon as it asks for ${topic ? `topic '${topic}'` : "a message without a topic"}.`,
     }), { key: true });
   }
@@ -117,7 +117,7 @@ export class Actions {
       yes: "Adopt it",
     });
     if (!yes) return null;
-    return this.order(`/workflows/${segment(workflow.workflow_id)}/adopt`, null, (answer) => ({
+    return this.request(`/workflows/${segment(workflow.workflow_id)}/adopt`, null, (answer) => ({
       text: `Adopted by version ${answer.to_version}. It waits in its queue now.`,
     }));
   }
@@ -131,7 +131,7 @@ export class Actions {
     });
     if (!yes) return null;
     const body = { application: row.application, from_version: row.application_version };
-    return this.order("/stranded/adopt", body, (answer) => ({
+    return this.request("/stranded/adopt", body, (answer) => ({
       text: `${count(answer.adopted, "workflow")} adopted by version ${answer.to_version}. Watch for new bars.`,
     }));
   }
@@ -139,7 +139,7 @@ export class Actions {
   // --- scenes ------------------------------------------------------------------------------
 
   start(path, body, watch) {
-    return this.order(path, body, (answer) => ({
+    return this.request(path, body, (answer) => ({
       text: `Started. ${watch} `,
       link: { href: page(answer.workflow_id), text: answer.workflow_id },
     }), { key: true });

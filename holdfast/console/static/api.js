@@ -105,7 +105,7 @@ export class Api extends EventTarget {
 }
 
 /** Returns an idempotency key. Works without a secure context too, where randomUUID is missing. */
-export function orderKey() {
+export function idempotencyKey() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }

@@ -9,11 +9,11 @@ export class ExecutorDialog {
     this.actions = actions;
     this.dialog = $("#executor-dialog");
     this.id = null;
-    for (const order of ["drain", "crash"]) {
-      $(`#executor-${order}`).addEventListener("click", () => {
+    for (const operation of ["drain", "crash"]) {
+      $(`#executor-${operation}`).addEventListener("click", () => {
         const executor = this.store.executors.get(this.id);
         this.dialog.close("");
-        if (executor) actions[order](executor);
+        if (executor) actions[operation](executor);
       });
     }
   }
@@ -48,10 +48,10 @@ export class ExecutorDialog {
       this.shown = text;
       $("#executor-facts").replaceChildren(...facts.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
     }
-    for (const order of ["drain", "crash"]) {
-      const why = this.actions.whyNot(order, executor);
-      $(`#executor-${order}`).disabled = why !== null;
-      say($(`#executor-${order}-why`), why ?? { drain: "Finishes its steps, hands over the rest, ends.", crash: "Dies at once; peers take its work over." }[order]);
+    for (const operation of ["drain", "crash"]) {
+      const why = this.actions.whyNot(operation, executor);
+      $(`#executor-${operation}`).disabled = why !== null;
+      say($(`#executor-${operation}-why`), why ?? { drain: "Finishes its steps, hands over the rest, ends.", crash: "Dies at once; peers take its work over." }[operation]);
     }
   }
 

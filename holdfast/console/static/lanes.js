@@ -68,10 +68,6 @@ export class Lanes {
     return lane ? lane.top + lane.inset + (bar.row + 0.5) * lane.rowHeight : null;
   }
 
-  laneAt(y) {
-    return this.shown.find((lane) => y >= lane.top && y < lane.top + lane.height) ?? null;
-  }
-
   /** Returns a lane's attempts in the order of their start. */
   inOrder(lane) {
     return lane.rows.flat().sort((a, b) => a.started_at - b.started_at || a.row - b.row);

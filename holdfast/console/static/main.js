@@ -78,7 +78,7 @@ const everything = throttled(() => {
     charts.draw();
     phone.show();
   } else {
-    workflowPage.look();
+    workflowPage.poll();
   }
   $("#loading").hidden = store.ready || live.state === "locked";
 }, 250);

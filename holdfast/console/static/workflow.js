@@ -8,9 +8,9 @@ import { Waterfall } from "./waterfall.js";
 import { duration, epoch, OUTCOME, shortExecutor, STATUS } from "./words.js";
 
 const ENDED = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"];
-const ORDERS = ["cancel", "resume", "fork", "adopt"];
+const OPERATIONS = ["cancel", "resume", "fork", "adopt"];
 const STEPS = 500;
-const LOOK_SECONDS = 1.5;
+const POLL_SECONDS = 1.5;
 
 export class WorkflowPage {
   constructor(store, api, actions) {
@@ -22,12 +22,12 @@ export class WorkflowPage {
     this.tree = new Tree($("#tree"));
     this.waterfall = new Waterfall($("#steps"));
     this.messages = new Messages(api, actions);
-    for (const order of ORDERS) {
-      $(`#do-${order}`).addEventListener("click", async () => {
+    for (const operation of OPERATIONS) {
+      $(`#do-${operation}`).addEventListener("click", async () => {
         if (!this.workflow) return;
         const step = Number($("#fork-step").value) || 1;
-        await actions[order](this.workflow, step);
-        this.look(true);
+        await actions[operation](this.workflow, step);
+        this.poll(true);
       });
     }
   }
@@ -35,13 +35,13 @@ export class WorkflowPage {
   open(id) {
     this.id = id;
     this.workflow = null;
-    this.lookedAt = -Infinity;
+    this.polledAt = -Infinity;
     $("#workflow").dataset.state = "loading";
     say($("#workflow-id"), id);
     say($("#workflow-problem"), "");
     say($("#workflow-about"), "Looking …");
     say($("#workflow-waiting"), "");
-    return this.look(true);
+    return this.poll(true);
   }
 
   close() {
@@ -49,13 +49,13 @@ export class WorkflowPage {
   }
 
   /** Called often. Queries only while the workflow may still change, and never twice concurrently. */
-  async look(now = false) {
+  async poll(now = false) {
     if (this.id === null || this.busy || document.hidden) return;
     const ended = this.workflow && ENDED.includes(this.workflow.status);
     const seconds = performance.now() / 1000;
-    if (!now && (seconds - this.lookedAt < LOOK_SECONDS || (ended && !this.changed()))) return;
+    if (!now && (seconds - this.polledAt < POLL_SECONDS || (ended && !this.changed()))) return;
     this.busy = true;
-    this.lookedAt = seconds;
+    this.polledAt = seconds;
     const id = this.id;
     const path = `/workflows/${segment(id)}`;
     try {
@@ -102,10 +102,10 @@ export class WorkflowPage {
     const cut = workflow.error ? workflow.error_shortened && "1,000 characters" : workflow.output_shortened && "4 kB";
     payload("output", workflow.error ?? workflow.output, cut);
     say($("#output-title"), workflow.error ? "Error" : "Output");
-    for (const order of ORDERS) {
-      const why = tree.actions[order];
-      $(`#do-${order}`).disabled = why !== null;
-      say($(`#why-${order}`), why ?? ALLOWED[order]);
+    for (const operation of OPERATIONS) {
+      const why = tree.actions[operation];
+      $(`#do-${operation}`).disabled = why !== null;
+      say($(`#why-${operation}`), why ?? ALLOWED[operation]);
     }
     $("#fork-step").disabled = tree.actions.fork !== null;
     $("#fork-step").max = String(steps.length + 1);

@@ -13,7 +13,7 @@ WITH waiting AS (
           WHERE application_name = %(application)s OR application_name IS NULL
           ORDER BY version_timestamp DESC LIMIT 1), true))
       AND (application_name = %(application)s OR application_name IS NULL)
-    ORDER BY priority, created_at LIMIT %(places)s FOR UPDATE SKIP LOCKED
+    ORDER BY priority, created_at LIMIT %(free_slots)s FOR UPDATE SKIP LOCKED
 ), claimed AS (
     UPDATE dbos.workflow_status SET
         status = 'PENDING', owner_xid = %(owner_xid)s, application_version = %(version)s,
@@ -53,7 +53,7 @@ FROM owned
 ON CONFLICT (workflow_uuid, function_id) DO UPDATE SET completed_at_epoch_ms = o.completed_at_epoch_ms
 RETURNING o.completed_at_epoch_ms
 
--- name: look_at_step
+-- name: read_step
 -- Returns a workflow's status, which may be CANCELLED, and the record of one of its steps.
 SELECT w.status, o.output, o.error, o.function_name, o.child_workflow_id, o.serialization, NULL AS child_shard_key
 FROM dbos.workflow_status w

@@ -30,7 +30,7 @@ _FOR_EVER = 1e9
 
 def original(db: Any, name: str) -> Callable[..., Any]:
     """Returns DBOS's own method."""
-    method: Callable[..., Any] = db.deaf[name].__get__(db)
+    method: Callable[..., Any] = db.blocking_originals[name].__get__(db)
     return method
 
 
@@ -107,13 +107,13 @@ def _check_over(endings: Endings) -> None:
         )
 
 
-def _until(db: Any, workflow_ids: list[str], polling_interval: float, look: Callable[[], Any]) -> Any:
+def _until(db: Any, workflow_ids: list[str], polling_interval: float, poll: Callable[[], Any]) -> Any:
     with _wake_at_end(db, workflow_ids) as (wait, endings):
         try:
             while True:
                 wait.event.clear()
                 _check_over(endings)
-                found = look()
+                found = poll()
                 if not isinstance(found, NoResult):
                     return found
                 wait.begin()
@@ -123,14 +123,14 @@ def _until(db: Any, workflow_ids: list[str], polling_interval: float, look: Call
 
 
 async def _until_async(
-    db: Any, workflow_ids: list[str], polling_interval: float, look: Callable[[], Any]
+    db: Any, workflow_ids: list[str], polling_interval: float, poll: Callable[[], Any]
 ) -> Any:
     with _wake_at_end(db, workflow_ids) as (wait, endings):
         try:
             while True:
                 wait.event.clear()
                 _check_over(endings)
-                found = await asyncio.to_thread(look)
+                found = await asyncio.to_thread(poll)
                 if not isinstance(found, NoResult):
                     return found
                 wait.begin()
@@ -140,6 +140,8 @@ async def _until_async(
 
 
 def until_future(theirs: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps a handle's own method for the result of a workflow that another thread runs."""
+
     def result(handle: Any, polling_interval: float) -> Any:
         waits = waits_of(handle.dbos._sys_db)
         wait = waits and wait_in(waits, "workflow", handle.workflow_id)
@@ -157,6 +159,8 @@ def until_future(theirs: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def until_task(theirs: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps the same method for a workflow that is a task of an event loop."""
+
     async def result(handle: Any, polling_interval: float) -> Any:
         waits = waits_of(handle.dbos._sys_db)
         wait = waits and wait_in(waits, "workflow", handle.workflow_id)
@@ -173,8 +177,8 @@ def until_task(theirs: Callable[..., Any]) -> Callable[..., Any]:
     return result
 
 
-def tell_direct_children() -> None:
-    """Publishes that a parent waits for a child that it calls like a function and that runs in its slot."""
+def publish_waits_for_direct_children() -> None:
+    """Makes parents publish that they wait for a child that they call like a function, in their own slot."""
     kind: Any = EnterDBOSWorkflow
     enter, leave = kind.__enter__, kind.__exit__
 

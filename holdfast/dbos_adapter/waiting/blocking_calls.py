@@ -31,7 +31,7 @@ from holdfast.dbos_adapter.waiting.waits import Waits
 def install() -> None:
     """Replaces the blocking calls for every application of this process. Idempotent."""
     kind: Any = PostgresSystemDatabase
-    if hasattr(kind, "deaf"):
+    if hasattr(kind, "blocking_originals"):
         return
     replacements = (
         awaited.await_workflow_result,
@@ -44,13 +44,13 @@ def install() -> None:
         unregister_stream_listener,
         awaited.record_get_result,
     )
-    kind.deaf = {method.__name__: getattr(kind, method.__name__) for method in replacements}
+    kind.blocking_originals = {method.__name__: getattr(kind, method.__name__) for method in replacements}
     for method in replacements:
         setattr(kind, method.__name__, method)
     WorkflowHandleFuture._get_result = awaited.until_future(WorkflowHandleFuture._get_result)  # type: ignore[method-assign]
     WorkflowHandleAsyncTask._get_result = awaited.until_task(WorkflowHandleAsyncTask._get_result)  # type: ignore[method-assign]
     dbos._core.invoke_step = _counting_step(dbos._core.invoke_step)
-    awaited.tell_direct_children()
+    awaited.publish_waits_for_direct_children()
     dbos._dbos.time = _Time()  # type: ignore[attr-defined, assignment]
     dbos._dbos.asyncio = _Asyncio()  # type: ignore[attr-defined, assignment]
 

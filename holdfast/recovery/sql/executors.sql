@@ -21,7 +21,7 @@ SELECT extract(epoch FROM clock_timestamp() - greatest(pg_postmaster_start_time(
        extract(epoch FROM clock_timestamp())::float8 AS database_time
 FROM pg_stat_bgwriter b
 
--- name: beat
+-- name: send_heartbeat
 -- The second liveness signal. If it returns no row, this executor was declared dead and must stop immediately. The
 -- statement records that as fenced_at, because the stopped process cannot be asked later.
 WITH fenced AS (
@@ -31,7 +31,7 @@ UPDATE ops.executors SET heartbeat_at = clock_timestamp(), in_flight = %(in_flig
 WHERE executor_id = %(executor_id)s AND state IN ('live', 'draining')
 RETURNING desired_state, extract(epoch FROM clock_timestamp())::float8 AS database_time
 
--- name: look
+-- name: poll_executors
 -- Returns every executor that should be alive, of all applications, with the state of its two liveness signals.
 SELECT e.executor_id, e.application, e.lock_key, l.pid AS lock_pid,
        extract(epoch FROM clock_timestamp() - e.heartbeat_at)::float8 AS heartbeat_age_seconds,

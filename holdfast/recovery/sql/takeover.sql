@@ -5,12 +5,12 @@
 -- Locks and returns the workflows that an executor was running, with the data for the verdict on poison. A waiting
 -- workflow has a row in ops.waits, which is locked too: an execution deletes that row before it continues, so it
 -- either continues here or is released, never both. An execution that has not reported yet whether it waits is
--- assumed to wait if the one before it did (`told` is false), but not forever: a workflow that ends its process
+-- assumed to wait if the one before it did (`published` is false), but not forever: a workflow that ends its process
 -- before it waits again is counted from the sixth time on. `only` restricts the statement to these ids,
 -- `only_waiting` to executions that reported a wait. No other rows are locked, since thousands may wait beside them.
--- `limited` looks for the shared limits that this version of DBOS has.
+-- `limited` checks for the shared limits that this version of DBOS has.
 WITH waiting AS (
-    SELECT x.workflow_id, x.owner_xid = w.owner_xid AS told FROM ops.waits x
+    SELECT x.workflow_id, x.owner_xid = w.owner_xid AS published FROM ops.waits x
     JOIN dbos.workflow_status w ON w.workflow_uuid = x.workflow_id
         AND (x.owner_xid = w.owner_xid OR x.owner_xid = '' AND x.releases <= 5)
     WHERE w.status = 'PENDING' AND w.executor_id = %(executor_id)s
@@ -32,7 +32,7 @@ LEFT JOIN ops.crashes c ON c.workflow_id = w.workflow_uuid
 WHERE w.status = 'PENDING' AND w.executor_id = %(executor_id)s
   AND w.application_name = %(application)s AND w.application_version = %(version)s
   AND (%(only)s::text[] IS NULL OR w.workflow_uuid = ANY (%(only)s))
-  AND (NOT %(only_waiting)s OR x.told)
+  AND (NOT %(only_waiting)s OR x.published)
 ORDER BY w.created_at
 FOR UPDATE OF w
 

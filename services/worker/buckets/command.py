@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import Annotated, Any
 
 import typer
 from rich.console import Group
 
 from holdfast.commands import (
-    Api,
     JsonOption,
     KeyOption,
     TimeoutOption,
     UrlOption,
     WaitOption,
-    follow,
-    plain_errors,
-    show,
+    start_and_follow,
     table,
 )
 
@@ -38,16 +34,17 @@ def bucket(
     body: dict[str, Any] = {"prefix": prefix, "start_after": start_after}
     if max_pages is not None:
         body["max_pages"] = max_pages
-    with plain_errors():
-        api, path = Api(url), f"/buckets/{name}/listing"
-        accepted = api.post(path, body, key=key or uuid.uuid4().hex)
-        if not wait:
-            show(accepted, as_json=as_json, human=lambda: f"accepted {accepted['workflow_id']}")
-            return
-        path = f"{path}/{accepted['workflow_id']}"
-        listing = follow(api, path, accepted, timeout=timeout, quiet=as_json, total="pages")
-        show(listing, as_json=as_json, human=lambda: _text(listing))
-        raise typer.Exit(0 if listing["status"] == "SUCCESS" else 1)
+    start_and_follow(
+        f"/buckets/{name}/listing",
+        body,
+        url=url,
+        key=key,
+        wait=wait,
+        timeout=timeout,
+        as_json=as_json,
+        human=_text,
+        total="pages",
+    )
 
 
 def _text(listing: dict[str, Any]) -> Any:

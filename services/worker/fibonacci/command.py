@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import Annotated, Any
 
 import typer
@@ -15,9 +14,7 @@ from holdfast.commands import (
     UrlOption,
     WaitOption,
     WatchTable,
-    follow,
-    plain_errors,
-    show,
+    start_and_follow,
     table,
 )
 
@@ -38,23 +35,23 @@ def submit(
 ) -> None:
     """Start a batch of Fibonacci numbers, and with --wait follow it to its end."""
     body: dict[str, Any] = {"method": method, "sequential": sequential}
-    with plain_errors():
-        if numbers is not None:
-            try:
-                body["numbers"] = [int(word) for word in numbers.split(",")]
-            except ValueError:
-                raise typer.BadParameter("--numbers: whole numbers separated by commas") from None
-        if count is not None:
-            body["count"] = count
-        api = Api(url)
-        accepted = api.post("/fibonacci/batches", body, key=key or uuid.uuid4().hex)
-        if not wait:
-            show(accepted, as_json=as_json, human=lambda: f"accepted {accepted['workflow_id']}")
-            return
-        path = f"/fibonacci/batches/{accepted['workflow_id']}"
-        batch = follow(api, path, accepted, timeout=timeout, quiet=as_json)
-        show(batch, as_json=as_json, human=lambda: _batch_text(batch))
-        raise typer.Exit(0 if batch["status"] == "SUCCESS" else 1)
+    if numbers is not None:
+        try:
+            body["numbers"] = [int(word) for word in numbers.split(",")]
+        except ValueError:
+            raise typer.BadParameter("--numbers: whole numbers separated by commas") from None
+    if count is not None:
+        body["count"] = count
+    start_and_follow(
+        "/fibonacci/batches",
+        body,
+        url=url,
+        key=key,
+        wait=wait,
+        timeout=timeout,
+        as_json=as_json,
+        human=_batch_text,
+    )
 
 
 def _batch_text(batch: dict[str, Any]) -> str:

@@ -63,8 +63,8 @@ class Feed:
                 logger.exception("event feed failed", extra={"action": "request.failed"})
                 self.ended = True
             self.ended = self.ended or self.batch.status in TERMINAL
-            looked, self.next_poll = self.next_poll, asyncio.Event()
-            looked.set()
+            polled, self.next_poll = self.next_poll, asyncio.Event()
+            polled.set()
             if not self.ended:
                 await asyncio.sleep(pause)
 

@@ -11,7 +11,8 @@ from fastapi import APIRouter, Query, Request
 from holdfast.web import Feature, documented, process_of
 from holdfast.web import Pulse as PulseLane
 from services.worker.pulse.models import Gap, Pulse, Schedule
-from services.worker.pulse.workflows import PULSE_SECONDS, tick
+from services.worker.pulse.settings import PULSE_SECONDS
+from services.worker.pulse.workflows import tick
 
 router = APIRouter(tags=["schedule"])
 

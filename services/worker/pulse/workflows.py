@@ -10,8 +10,7 @@ from dbos import DBOS
 from holdfast import Queue, Schedule, register, step, workflow
 from holdfast.runtime import resources
 from services.worker.fibonacci.workflows import NUMBER_QUEUE
-
-PULSE_SECONDS: Final = 5
+from services.worker.pulse.settings import PULSE_SECONDS, PulseSettings
 
 
 @step("pulse.record")
@@ -23,7 +22,7 @@ def record(scheduled_at: str) -> dict[str, Any]:
         workflow_id=DBOS.workflow_id,
         executor_id=resources().executor_id,
         queue_name=NUMBER_QUEUE.name,
-        late_seconds=resources().settings.pulse_late_seconds,
+        late_seconds=PulseSettings.of(resources().settings).late_tick_seconds,
     )
     return rows[0] if rows else {"status": "recorded before"}
 
@@ -39,6 +38,6 @@ SCHEDULE: Final = Schedule(
     "pulse",
     tick,
     f"*/{PULSE_SECONDS} * * * * *",
-    catch_up=lambda settings: timedelta(seconds=settings.pulse_catch_up_seconds) or None,
+    catch_up=lambda settings: timedelta(seconds=PulseSettings.of(settings).pulse_catch_up_seconds) or None,
 )
 register(QUEUE, schedules=[SCHEDULE])

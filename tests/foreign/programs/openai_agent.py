@@ -2,21 +2,19 @@
 
 import asyncio
 import os
-import sys
-from pathlib import Path
 
 from agents import Agent, function_tool, set_tracing_disabled
 from dbos import DBOS, DBOSConfig, SetWorkflowID
 from dbos_openai_agents import DBOSRunner
+from stdin_commands import commands_async, log_step
 
 config: DBOSConfig = {"name": "openai-agent", "system_database_url": os.environ["DATABASE_URL"]}
 DBOS(config=config)
 set_tracing_disabled(True)
 
 
-def log(word: str) -> None:
-    with Path(os.environ["STEP_LOG"]).open("a") as file:
-        file.write(f"{DBOS.workflow_id} {word} {os.getpid()}\n")
+def log(step: str) -> None:
+    log_step(DBOS.workflow_id, step)
 
 
 @function_tool
@@ -47,9 +45,7 @@ async def ask(question: str) -> str:
 
 async def main() -> None:
     DBOS.launch()
-    print("ready", flush=True)
-    while line := await asyncio.to_thread(sys.stdin.readline):
-        _, workflow_id = line.split()
+    async for _, workflow_id in commands_async():
         with SetWorkflowID(workflow_id):
             await DBOS.start_workflow_async(ask, "How warm is it in Paris, in Fahrenheit?")
 

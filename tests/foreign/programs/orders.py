@@ -1,19 +1,17 @@
-"""A plain DBOS application. Its standard input has one order a line: ``start ID`` or ``signal ID``."""
+"""A plain DBOS application. It takes commands from its standard input (`stdin_commands`)."""
 
 import os
-import sys
 import time
-from pathlib import Path
 
 from dbos import DBOS, DBOSConfig, SetWorkflowID
+from stdin_commands import commands, log_step
 
 config: DBOSConfig = {"name": "orders", "system_database_url": os.environ["DATABASE_URL"]}
 DBOS(config=config)
 
 
-def log(word: str) -> None:
-    with Path(os.environ["STEP_LOG"]).open("a") as file:
-        file.write(f"{DBOS.workflow_id} {word} {os.getpid()}\n")
+def log(step: str) -> None:
+    log_step(DBOS.workflow_id, step)
 
 
 @DBOS.step()
@@ -52,10 +50,8 @@ def order() -> str:
 if __name__ == "__main__":
     DBOS.launch()
     DBOS.register_queue("packing")
-    print("ready", flush=True)
-    for line in sys.stdin:
-        what, workflow_id = line.split()
-        if what == "start":
+    for command, workflow_id in commands():
+        if command == "start":
             with SetWorkflowID(workflow_id):
                 DBOS.start_workflow(order)
         else:

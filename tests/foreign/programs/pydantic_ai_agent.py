@@ -2,22 +2,20 @@
 
 import asyncio
 import os
-import sys
-from pathlib import Path
 
 from dbos import DBOS, DBOSConfig, SetWorkflowID
 from pydantic_ai import Agent
 from pydantic_ai.durable_exec.dbos import DBOSDurability
 from pydantic_ai.models.test import TestModel
+from stdin_commands import commands_async, log_step
 
 config: DBOSConfig = {"name": "pydantic-agent", "system_database_url": os.environ["DATABASE_URL"]}
 DBOS(config=config)
 agent = Agent(TestModel(), name="weather", instructions="Be brief.", capabilities=[DBOSDurability()])
 
 
-def log(word: str) -> None:
-    with Path(os.environ["STEP_LOG"]).open("a") as file:
-        file.write(f"{DBOS.workflow_id} {word} {os.getpid()}\n")
+def log(step: str) -> None:
+    log_step(DBOS.workflow_id, step)
 
 
 @DBOS.step()
@@ -43,9 +41,7 @@ async def ask(question: str) -> str:
 
 async def main() -> None:
     DBOS.launch()
-    print("ready", flush=True)
-    while line := await asyncio.to_thread(sys.stdin.readline):
-        _, workflow_id = line.split()
+    async for _, workflow_id in commands_async():
         with SetWorkflowID(workflow_id):
             await DBOS.start_workflow_async(ask, "How warm is it?")
 

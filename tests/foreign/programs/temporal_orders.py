@@ -2,20 +2,18 @@
 
 import asyncio
 import os
-import sys
 from datetime import timedelta
-from pathlib import Path
 
 from dbosify import activity, workflow
 from dbosify.client import Client
 from dbosify.worker import Worker
+from stdin_commands import commands_async, log_step
 
 DATABASE_URL = os.environ["DATABASE_URL"]
 
 
-def log(word: str) -> None:
-    with Path(os.environ["STEP_LOG"]).open("a") as file:
-        file.write(f"{activity.info().workflow_id} {word} {os.getpid()}\n")
+def log(step: str) -> None:
+    log_step(activity.info().workflow_id, step)
 
 
 @activity.defn
@@ -65,10 +63,8 @@ async def main() -> None:
         DATABASE_URL, task_queue="orders", workflows=[Order], activities=[first, slow, ask_for_payment, last]
     )
     async with worker, await Client.connect(DATABASE_URL) as client:
-        print("ready", flush=True)
-        while line := await asyncio.to_thread(sys.stdin.readline):
-            what, workflow_id = line.split()
-            if what == "start":
+        async for command, workflow_id in commands_async():
+            if command == "start":
                 await client.start_workflow(Order.run, id=workflow_id, task_queue="orders")
             else:
                 await client.get_workflow_handle(workflow_id).signal(Order.pay, "paid")

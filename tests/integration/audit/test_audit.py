@@ -386,7 +386,7 @@ def test_a_gap_in_declared_downtime_is_excused(clean: Database) -> None:
 
 
 def test_a_loss_that_nobody_was_there_to_see_ends_with_the_last_heartbeat(database: Database) -> None:
-    """The only worker died; the next one's first look, two minutes later, dates the loss far too late."""
+    """The only worker died; the next one's first poll, two minutes later, dates the loss far too late."""
     back = GRID + timedelta(seconds=120)
     executor(database, "a", "dead", started_at=GRID, heartbeat_at=GRID + timedelta(seconds=12), lost_at=back)
     executor(database, "b", started_at=back)
@@ -565,7 +565,7 @@ def test_counters_of_an_executor_that_is_older_than_the_purge_are_not_compared(c
     assert rows == {"w": True, "younger": False}
 
 
-def test_steps_of_an_earlier_run_are_not_looked_for_in_the_counters_of_the_last(clean: Database) -> None:
+def test_steps_of_an_earlier_run_are_not_expected_in_the_counters_of_the_last(clean: Database) -> None:
     """Cancelled, resumed and ended by another worker: no hand over, but two counted its steps."""
     times = {"created_at": ago_ms(9000), "started_at_epoch_ms": ago_ms(3000)}
     insert(clean, ["resumed"], status="SUCCESS", name="orders.fulfil", executor_id="second", **times)

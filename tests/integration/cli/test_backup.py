@@ -407,7 +407,7 @@ def test_a_full_disk_leaves_the_last_backup(database: Database, tools: NativeToo
 
 
 def test_lost_executors_are_blamed_for_nothing(database: Database, other: Database, tmp_path: Path) -> None:
-    """Their work is released at the first look and counts no crash, whoever seemed to live in the backup."""
+    """Their work is released at the first poll and counts no crash, whatever executors the backup has."""
     peer = Peer.start(database, "worker-old")
     draining = Peer.start(database, "worker-draining")
     database.rows("UPDATE ops.executors SET state = 'draining' WHERE executor_id = 'worker-draining'")

@@ -41,7 +41,7 @@ def run(api: Api, *words: str, **environment: str) -> subprocess.CompletedProces
     )
 
 
-def test_it_reads_starts_and_orders_with_it(api: Api, database: Database, file: Path) -> None:
+def test_it_reads_starts_and_controls_with_it(api: Api, database: Database, file: Path) -> None:
     for words in (["submit", "--count", "3"], ["executors"], ["watch", "--once"], ["drain", "worker-a"]):
         done = run(api, *words, "--json", HOLDFAST_ADMIN_TOKEN_FILE=str(file))
         assert done.returncode == 0, done.stderr

@@ -162,7 +162,7 @@ def test_fifty_pages_cost_the_database_no_more_than_one_and_none_costs_nothing(
         fifty = questions(2)
         assert 0 < fifty <= one * 1.3 + 3
         assert one < 60
-    wait_until(lambda: api.process.gateway and questions(0.5) == 0, "nobody looks any more")
+    wait_until(lambda: api.process.gateway and questions(0.5) == 0, "nothing polls any more")
 
 
 def test_more_pages_than_places_are_refused(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,7 +242,7 @@ def filled(database: Database) -> Database:
     return database
 
 
-def test_a_look_at_many_finished_workflows_is_bounded(filled: Database) -> None:
+def test_a_poll_of_many_finished_workflows_is_bounded(filled: Database) -> None:
     with serving(filled.settings("api")) as api:
         text = api.http.get("/console/snapshot").text
     snapshot = json.loads(text)
@@ -256,7 +256,7 @@ def test_a_look_at_many_finished_workflows_is_bounded(filled: Database) -> None:
     assert [(queue["queue"], queue["depth"]) for queue in snapshot["queues"]] == [("fibonacci", 50)]
 
 
-def test_no_look_reads_the_whole_table(filled: Database) -> None:
+def test_no_poll_reads_the_whole_table(filled: Database) -> None:
     since = now_ms() - 3000
     asked: dict[str, dict[str, Any]] = {
         "console_attempts": {"since_ms": since, "limit": 2000, "tick": names.PULSE_TICK},

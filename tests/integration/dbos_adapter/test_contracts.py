@@ -372,11 +372,11 @@ def test_a_claim_under_way_at_the_stop_is_over_when_the_stop_returns(
     assert not any(t.name.startswith("queue-worker-") for t in threading.enumerate())
 
 
-# --- bells ------------------------------------------------------------------------------------------
+# --- wake-ups ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.timing
-def test_the_bell_ends_the_wait_early_and_polling_stays_at_one_second(
+def test_a_wake_up_ends_the_wait_early_and_polling_stays_at_one_second(
     app: Launched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     look = (
@@ -401,7 +401,7 @@ def test_the_bell_ends_the_wait_early_and_polling_stays_at_one_second(
         wait_until(lambda w=workflow_id: app.status(w) != "ENQUEUED", f"{workflow_id} is claimed")
         delays.append(time.monotonic() - begun)
     assert sorted(delays)[5] < 0.25, f"{look}: {delays}"
-    # Without a bell it is found all the same, by the poll.
+    # Without a wake-up it is found all the same, by the poll.
     app.enqueue("contract.quick", queue="contract-q", workflow_id="polled")
     app.wait("polled", seconds=3)
     assert waits, look
@@ -409,7 +409,7 @@ def test_the_bell_ends_the_wait_early_and_polling_stays_at_one_second(
 
 
 def test_what_waited_before_its_queues_thread_did_is_claimed_at_once(app: Launched) -> None:
-    """The first request after a start: its notice came when nobody could be rung."""
+    """The first request after a start: its notice came when no thread could be woken."""
     app.enqueue("contract.quick", queue="contract-late", workflow_id="early")
     app.queue("contract-late", polling=60)
     app.wait("early", seconds=5)
@@ -423,7 +423,7 @@ def test_the_signature_of_the_queue_thread() -> None:
     ], "look at Waker.install"
 
 
-def test_the_place_that_becomes_free_rings_its_queue(app: Launched) -> None:
+def test_a_slot_that_becomes_free_wakes_its_queue(app: Launched) -> None:
     """Work that waits only for a place runs at once, not at the next poll."""
     app.queue("contract-q", worker_concurrency=1)
     gate = held(app, "first")
@@ -495,7 +495,7 @@ def test_the_transactions_that_claim() -> None:
 # --- traces -------------------------------------------------------------------------------------------
 
 
-def test_each_claim_tells_its_attempt(app: Launched, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_claim_returns_its_attempt(app: Launched, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a claim reads it from the row: 1 first, 2 when it is the run after a takeover."""
     monkeypatch.setattr(tracing, "_attempts", {})
     monkeypatch.setattr(tracing, "_processor", object())

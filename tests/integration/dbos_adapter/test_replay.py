@@ -174,7 +174,7 @@ def test_a_long_history_is_read_in_pages(app: Launched) -> None:
     _tinies(app.database, "w", 10_000)
     seen = _replayed(app, "replay.long", 10_000)
     assert _output(app.database, "w") == sum(range(10_000))
-    # The first record, ten pages, the end of the last one; a look every half second; the outcome.
+    # The first record, ten pages, the end of the last one; a check every half second; the outcome.
     assert len(seen) <= 1 + 10 + 1 + 2 * _took["w"] + 1, seen
     record("replay of 10,000 steps, seconds", _took["w"])
     assert _took["w"] < 1.5
@@ -252,7 +252,7 @@ def test_every_kind_of_record_is_read_ahead(app: Launched) -> None:
 
 def test_a_first_execution_costs_what_it_did(app: Launched) -> None:
     seen = _replayed(app, "replay.long", 3)
-    assert seen == ["look_at_step", "record_step"] * 3 + ["end_workflow"]
+    assert seen == ["read_step", "record_step"] * 3 + ["end_workflow"]
 
 
 # --- bounds ------------------------------------------------------------------------------------
@@ -300,7 +300,7 @@ def test_more_executions_than_may_read_ahead(monkeypatch: pytest.MonkeyPatch) ->
     for number in range(65):
         histories.begin(f"w{number}", "owner")
     assert histories.get("w0", "owner") and histories.get("w64", "owner") is None
-    monkeypatch.setattr("holdfast.dbos_adapter.histories._FORGOTTEN_SECONDS", 0.0)
+    monkeypatch.setattr("holdfast.dbos_adapter.histories._IDLE_SECONDS", 0.0)
     histories.begin("w64", "owner")
     assert histories.get("w64", "owner") and histories.get("w0", "owner") is None
 

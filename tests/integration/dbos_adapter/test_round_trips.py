@@ -164,7 +164,7 @@ def test_what_a_claim_leaves_alone(app: Launched) -> None:
     assert _claim(app, ours=False) == []
 
 
-def test_a_claims_order_and_its_places(app: Launched) -> None:
+def test_a_claims_order_and_its_slots(app: Launched) -> None:
     _waiting(app.database, "late", priority=0, created_at=2_000_000_000_000)
     _waiting(app.database, "soon", priority=0, created_at=1_900_000_000_000)
     _waiting(app.database, "first", priority=-1, created_at=2_100_000_000_000)
@@ -312,7 +312,7 @@ def test_a_record_waits_for_a_takeover_and_then_bounces(
     assert app.database.rows("SELECT * FROM ops.effects") == []
 
 
-def test_a_look_at_a_step(app: Launched) -> None:
+def test_a_read_of_a_step(app: Launched) -> None:
     db = app.dbos._sys_db
     insert(app.database, ["w"], status="PENDING", owner_xid="mine")
     assert db.check_operation_execution("w", 1, "a.step") is None
@@ -399,7 +399,7 @@ def test_how_many_round_trips(app: Launched) -> None:
         db.check_operation_execution("w-a", 1, "a.step")
         db.record_operation_result(_result("w-a"), owner_xid="token")
         db.update_workflow_outcome("w-a", "SUCCESS", output="1", owner_xid="token")
-    assert seen == ["claim_queued", "look_at_step", "record_step", "end_workflow"]
+    assert seen == ["claim_queued", "read_step", "record_step", "end_workflow"]
 
 
 def test_a_claim_among_many_is_no_slower_than_dboss(app: Launched) -> None:
@@ -433,14 +433,14 @@ def test_a_session_that_ended_while_idle_is_not_used(app: Launched) -> None:
     db = app.dbos._sys_db
     insert(app.database, ["w"], status="PENDING", owner_xid="mine")
     for _ in range(3):
-        db.sessions.run("look_at_step", workflow_id="w", function_id=1)
+        db.sessions.run("read_step", workflow_id="w", function_id=1)
         ended = app.database.rows(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
             " WHERE application_name ~ '/(dbos|trips)$' AND query NOT LIKE 'LISTEN%'"
         )
         assert ended
         # Nothing retries these.
-        assert len(db.sessions.run("look_at_step", workflow_id="w", function_id=1)) == 1
+        assert len(db.sessions.run("read_step", workflow_id="w", function_id=1)) == 1
         assert round_trips.original(db, "get_queue")("trips-q") is not None
 
 
@@ -461,7 +461,7 @@ def test_a_session_that_ends_under_its_statement_is_worth_another_try(app: Launc
 def test_an_error_of_a_statement_is_no_reason_for_another_try(app: Launched) -> None:
     """And names no value: what is bound is workflows' data."""
     with pytest.raises(sa.exc.DBAPIError) as told:
-        app.dbos._sys_db.sessions.run("look_at_step", workflow_id="secret", function_id="no number")
+        app.dbos._sys_db.sessions.run("read_step", workflow_id="secret", function_id="no number")
     assert not told.value.connection_invalidated
     assert "secret" not in str(told.value)
 
@@ -491,7 +491,7 @@ def test_the_replaced_methods_take_what_dbos_hands_over() -> None:
     }  # fmt: skip
     round_trips.install()
     replay.install()
-    originals: dict[str, Any] = round_trips.PostgresSystemDatabase.many_trips  # type: ignore[attr-defined]
+    originals: dict[str, Any] = round_trips.PostgresSystemDatabase.round_trip_originals  # type: ignore[attr-defined]
     found = {name: list(inspect.signature(method).parameters) for name, method in originals.items()}
     assert found == wanted, _LOOK
 
@@ -513,7 +513,7 @@ def test_a_session_that_another_thread_took_first(database: Database) -> None:
 
     sessions = Sessions(database.settings(), purpose="test/trips", size=1)
     sessions._free = Contended()
-    assert sessions.run("look_at_step", workflow_id="w", function_id=1) == []
+    assert sessions.run("read_step", workflow_id="w", function_id=1) == []
     sessions.close()
 
 

@@ -324,7 +324,7 @@ def _end(app: _App, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", _EVERY)
-def test_a_wait_is_told_until_the_workflow_goes_on(app: _App, name: str) -> None:
+def test_a_wait_is_published_until_the_workflow_goes_on(app: _App, name: str) -> None:
     kind, subject, ends = _told_kind(name)
     app.start("writer", workflow_id="other", queue=_CHILDREN)
     seconds = 1.5 if kind == "sleep" else 20.0
@@ -576,7 +576,7 @@ def test_an_execution_that_lost_its_workflow_does_not_say_that_it_waits(database
 # --- without notices, without a database ---------------------------------------------------------------
 
 
-def test_a_missed_notice_costs_a_look_at_the_next_session(app: _App) -> None:
+def test_a_missed_notice_costs_a_poll_at_the_next_session(app: _App) -> None:
     app.start("writer", workflow_id="other", queue=_CHILDREN)
     app.start("workflow", 0)
     app.waiting()

@@ -1,4 +1,4 @@
-"""From a row that waits to a thread that looks: the trigger, the listener and the bells."""
+"""From a row that waits to a thread that polls: the trigger, the listener and the wake-ups."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Ears(Waker):
 
     def __init__(self) -> None:
         super().__init__()
-        self.rung: list[tuple[str, float]] = []
+        self.woken: list[tuple[str, float]] = []
         self.done: list[str] = []
         self.endings.notice = self.done.append  # type: ignore[method-assign]
         self.all = 0
 
     def wake(self, queue_name: str) -> None:
-        self.rung.append((queue_name, time.monotonic()))
+        self.woken.append((queue_name, time.monotonic()))
 
     def wake_all(self) -> None:
         self.all += 1
@@ -51,24 +51,24 @@ def listening(database: Database, ears: Waker) -> Iterator[Listener]:
 def ears(database: Database) -> Iterator[Ears]:
     made = Ears()
     with listening(database, made):
-        wait_until(lambda: made.all == 1, "the listener listens; it looks at every queue first")
+        wait_until(lambda: made.all == 1, "the listener listens; it polls every queue first")
         yield made
 
 
 @pytest.mark.timing
-def test_waiting_work_rings_within_100_ms(database: Database, ears: Ears) -> None:
+def test_waiting_work_wakes_its_queue_within_100_ms(database: Database, ears: Ears) -> None:
     delays = []
     for number in range(40):
         begun = time.monotonic()
         insert(database, [f"w{number}"], queue_name=f"q{number}")
-        wait_until(lambda n=number: len(ears.rung) > n, "the bell rings")
-        name, at = ears.rung[-1]
+        wait_until(lambda n=number: len(ears.woken) > n, "the queue is woken")
+        name, at = ears.woken[-1]
         assert name == f"q{number}"
         delays.append(at - begun)
     assert statistics.median(delays) < 0.1, delays
 
 
-def test_what_rings_and_what_does_not(database: Database, ears: Ears) -> None:
+def test_what_wakes_a_queue_and_what_does_not(database: Database, ears: Ears) -> None:
     insert(database, ["a"], queue_name="first")
     insert(database, ["b"], status="PENDING", queue_name="silent", executor_id="x")
     insert(database, ["c"], queue_name=None)
@@ -81,8 +81,8 @@ def test_what_rings_and_what_does_not(database: Database, ears: Ears) -> None:
         )
     database.rows("UPDATE dbos.workflow_status SET priority = 1")
     insert(database, ["z"], queue_name="last")
-    wait_until(lambda: ears.rung and ears.rung[-1][0] == "last", "the last one rings")
-    assert [name for name, _ in ears.rung] == ["first", "silent", "later", "last"]
+    wait_until(lambda: ears.woken and ears.woken[-1][0] == "last", "the last one is woken")
+    assert [name for name, _ in ears.woken] == ["first", "silent", "later", "last"]
 
 
 def test_a_notice_that_arrives_during_a_check_is_heard(database: Database) -> None:
@@ -99,7 +99,7 @@ def test_a_notice_that_arrives_during_a_check_is_heard(database: Database) -> No
                 checked.set()
 
         made.cancellations.check = check  # type: ignore[method-assign]
-        wait_until(lambda: [name for name, _ in made.rung] == ["in between"], "the bell rings")
+        wait_until(lambda: [name for name, _ in made.woken] == ["in between"], "the queue is woken")
         assert checked.is_set()
 
 
@@ -118,11 +118,11 @@ def test_a_child_that_ends_wakes_its_parent(database: Database, ears: Ears, stat
     insert(database, ["orphan"], status="PENDING", executor_id="x")
     database.rows("UPDATE dbos.workflow_status SET status = %(status)s", status=status)
     insert(database, ["z"], queue_name="last")
-    wait_until(lambda: ears.rung and ears.rung[-1][0] == "last", "all notices are in")
+    wait_until(lambda: ears.woken and ears.woken[-1][0] == "last", "all notices are in")
     assert ears.done == (["5:childparent", "6:orphan"] if wakes else [])
 
 
-def test_an_end_whose_ids_are_too_long_makes_everybody_look(database: Database, ears: Ears) -> None:
+def test_an_end_whose_ids_are_too_long_makes_every_parent_poll(database: Database, ears: Ears) -> None:
     insert(database, ["c" * 7000], status="PENDING", parent_workflow_id="ü" * 1000)
     database.rows("UPDATE dbos.workflow_status SET status = 'SUCCESS'")
     wait_until(lambda: ears.done == [""], "the notice comes")
@@ -147,10 +147,10 @@ def test_a_notice_comes_only_with_the_commit(database: Database, ears: Ears) -> 
         " VALUES ('w', 'ENQUEUED', 'late')"
     )
     insert(database, ["z"], queue_name="early")
-    wait_until(lambda: ears.rung, "something rings")
+    wait_until(lambda: ears.woken, "one is woken")
     cursor.execute("COMMIT")
-    wait_until(lambda: len(ears.rung) == 2, "the other rings")
-    assert [name for name, _ in ears.rung] == ["early", "late"]
+    wait_until(lambda: len(ears.woken) == 2, "the other is woken")
+    assert [name for name, _ in ears.woken] == ["early", "late"]
 
 
 def test_the_listener_survives_the_end_of_its_session(database: Database, ears: Ears) -> None:
@@ -160,10 +160,10 @@ def test_the_listener_survives_the_end_of_its_session(database: Database, ears: 
     )
     for turn in range(3):
         wait_until(lambda: database.one(terminate, unused=1), "its session is ended")
-        wait_until(lambda t=turn: ears.all >= t + 2, "it is back, and looks at all queues for missed notices")
-    rung = len(ears.rung)
+        wait_until(lambda t=turn: ears.all >= t + 2, "it is back, and polls all queues for missed notices")
+    woken = len(ears.woken)
     insert(database, ["w"], queue_name="q")
-    wait_until(lambda: len(ears.rung) > rung, "it listens again", seconds=2)
+    wait_until(lambda: len(ears.woken) > woken, "it listens again", seconds=2)
 
 
 def test_the_listener_outlives_errors_of_those_it_wakes(database: Database) -> None:
@@ -179,24 +179,24 @@ def test_the_listener_outlives_errors_of_those_it_wakes(database: Database) -> N
         insert(database, ["a"], queue_name="bad")
         wait_until(lambda: ears.all == 2, "it listens again")
         insert(database, ["b"], queue_name="good")
-        wait_until(lambda: ears.rung[-1][0] == "good", "it goes on")
+        wait_until(lambda: ears.woken[-1][0] == "good", "it goes on")
 
 
-# --- bells -------------------------------------------------------------------------------------------
+# --- wake-ups ----------------------------------------------------------------------------------------
 
 
-def test_a_rung_bell_ends_one_wait() -> None:
+def test_a_wake_up_ends_one_wait() -> None:
     stop = threading.Event()
     wake_event = _WakeEvent(stop)
     wake_event.set()
     begun = time.monotonic()
-    assert wake_event.wait(60) is False, "rung is not stopped"
+    assert wake_event.wait(60) is False, "woken is not stopped"
     assert wake_event.wait(0.01) is False
     assert time.monotonic() - begun < 30
     assert not wake_event.is_set()
 
 
-def test_a_bell_rung_before_the_wait_is_not_lost() -> None:
+def test_a_wake_up_before_the_wait_is_not_lost() -> None:
     """The queue's thread is looking while work arrives: its next wait must end at once."""
     wake_event = _WakeEvent(threading.Event())
     wake_event.set()
@@ -205,7 +205,7 @@ def test_a_bell_rung_before_the_wait_is_not_lost() -> None:
     assert ended.wait(20)
 
 
-def test_the_stop_event_shows_through_the_bell() -> None:
+def test_the_stop_event_shows_through_the_wake_event() -> None:
     stop = threading.Event()
     wake_event = _WakeEvent(stop)
     stop.set()
@@ -251,7 +251,7 @@ def test_a_parent_of_many_is_woken_when_as_many_have_ended() -> None:
         with endings.count_ends("p") as ends:
             endings.ended("p")
             ends.restart()
-            # Between the look and the wait.
+            # Between the poll and the wait.
             endings.ended("p")
             waiting = asyncio.create_task(ends.wait(3, 30))
             await asyncio.sleep(0)
@@ -339,7 +339,7 @@ def test_a_cancel_ends_the_computation_at_once(database: Database, ears: Ears) -
                 id=workflow_id,
             )
         wait_until(lambda: heard, "the computation is ended")
-    assert heard[0] - begun < 0.8, "a look comes after a second"
+    assert heard[0] - begun < 0.8, "a poll comes after a second"
     assert not ears.cancellations.watched(), "nobody is remembered who ended"
 
 

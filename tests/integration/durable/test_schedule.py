@@ -379,7 +379,7 @@ def test_a_version_that_lives_stays_the_latest(database: Database) -> None:
     assert settled(database) == "worker-2"
     canary.silent(3600)
     assert settled(database) == "worker-2", "after an outage every heartbeat is old"
-    database.run("beat", executor_id=canary.id, in_flight=0, state="draining")
+    database.run("send_heartbeat", executor_id=canary.id, in_flight=0, state="draining")
     assert settled(database) == "worker-1", "who drains claims nothing"
 
 

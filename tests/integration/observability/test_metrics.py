@@ -83,7 +83,7 @@ def gone(database: Database) -> int:
 
 
 def missed_since_the_newest(database: Database) -> int:
-    """What counts as missed, beyond what went by since the newest row. A tick may pass while this looks."""
+    """What counts as missed, beyond what went by since the newest row. A tick may pass during this poll."""
     before, found, after = gone(database), missed(database), gone(database)
     if before != after:
         return missed_since_the_newest(database)
@@ -167,7 +167,7 @@ def test_a_pulse_folds_and_the_processes_cannot_write_totals(database: Database)
                 connection.cursor().execute(f"UPDATE ops.{change}")
 
 
-# --- drains, hand overs, fencing ---------------------------------------------------------------------
+# --- drains, handovers, fencing ----------------------------------------------------------------------
 
 
 def test_a_drain_outlives_its_process(database: Database) -> None:
@@ -200,7 +200,7 @@ def test_who_is_fenced_is_counted_once(database: Database) -> None:
     finally:
         lease.stop()
     assert totals(database) == {("fenced", "holdfast-worker", math.inf): 1}
-    assert not database.run("beat", executor_id="worker-zombie", in_flight=0, state="live")
+    assert not database.run("send_heartbeat", executor_id="worker-zombie", in_flight=0, state="live")
     assert totals(database) == {("fenced", "holdfast-worker", math.inf): 1}
 
 

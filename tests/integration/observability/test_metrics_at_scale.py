@@ -54,7 +54,7 @@ FROM generate_series(1, {EXECUTORS}) AS i,
     LATERAL (SELECT now() - make_interval(mins => i) AS at) AS t;
 INSERT INTO ops.executors (executor_id, application, application_version, role, hostname, pid, port, slots,
     heartbeat_at)
-SELECT 'live-' || i, '{WORKER}', 'worker-1', 'worker', 'h', 1, 1, 2, now() + interval '1 day' -- nobody beats
+SELECT 'live-' || i, '{WORKER}', 'worker-1', 'worker', 'h', 1, 1, 2, now() + interval '1 day' -- no heartbeats
 FROM generate_series(1, 4) AS i;
 INSERT INTO dbos.workflow_status (workflow_uuid, status, name, queue_name, application_name,
     application_version, executor_id, created_at, updated_at, started_at_epoch_ms, completed_at)

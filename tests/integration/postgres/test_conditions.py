@@ -30,7 +30,7 @@ ASKED: dict[str, Any] = {
     "executor_id": "x", "application": "a", "version": "1", "from_version": "1", "to_version": "2", "by":
     "y", "reason": "drained", "drain_seconds": 1, "lease_seconds": 3, "in_flight": 0, "state": "live",
     "only": None, "only_waiting": False, "workflow_id": "w", "workflow_uuid": "w", "owner_xid": "o",
-    "workflow_ids": ["w"], "owner_xids": ["o"], "queues": ["q"], "queue_name": "q", "places": 9, "now_ms":
+    "workflow_ids": ["w"], "owner_xids": ["o"], "queues": ["q"], "queue_name": "q", "free_slots": 9, "now_ms":
     1, "seconds": 5, "key": "k", "function_id": 1, "function_name": "f", "output": "1", "error": None,
     "child_workflow_id": None, "started_at_epoch_ms": 1, "completed_at": 2, "serialization": None,
     "effect_key": "e", "n": 1, "sha256": "", "status": "SUCCESS", "parent_id": "w", "inputs": ["{}"],
@@ -70,7 +70,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "request_drain": ([DRAINING], [DEAD, DRAINED, of(X, "desired_state = 'crashed'"), OTHER_EXECUTOR]),
     "request_crash": ([DRAINING], [DEAD, DRAINED, OTHER_EXECUTOR]),
     "leave": ([DRAINING], [DEAD, DRAINED, OTHER_EXECUTOR]),
-    "beat": ([DRAINING], [DEAD, DRAINED, OTHER_EXECUTOR]),
+    "send_heartbeat": ([DRAINING], [DEAD, DRAINED, OTHER_EXECUTOR]),
     "executors_by_state": ([DRAINING, LATE], [DEAD, DRAINED, SILENT]),
     "orphaned_count": ([DEAD, SILENT, ELSEWHERE], ["", DRAINING, LATE, f"{DEAD}; {QUEUED}"]),
     "stranded": (

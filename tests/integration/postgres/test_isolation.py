@@ -375,7 +375,7 @@ class _Nothing(dict[str, None]):
 
 def test_its_lease_and_takeover_work_on_its_own_work(applications: Applications) -> None:
     with closing(applications.login("storefront")) as connection:
-        assert [row["executor_id"] for row in query(connection, "look")] == ["e-storefront"]
+        assert [row["executor_id"] for row in query(connection, "poll_executors")] == ["e-storefront"]
         work = query(
             connection,
             "unfinished_work",

@@ -137,7 +137,7 @@ def test_every_statement_is_valid_on_the_migrated_schema(database: Database, rol
     """A misspelt column, or a right that is missing, would show only when its rare moment comes."""
     from holdfast.postgres.statements import _statements
 
-    sql("look")
+    sql("poll_executors")
     connection = database.connect(role=role)
     for name, text in _statements().items():
         if _ONLY.get(name, role) != role:

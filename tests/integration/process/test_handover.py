@@ -115,7 +115,7 @@ def test_a_death_while_draining_blames_nobody(database: Database) -> None:
     """SIGKILL at the end of the grace, or a drain without a database: not the doing of a workflow."""
     me, peer = Peer.start(database, "worker-me"), Peer.start(database, "worker-draining")
     peer.runs("w")
-    database.run("beat", executor_id=peer.id, in_flight=1, state="draining")
+    database.run("send_heartbeat", executor_id=peer.id, in_flight=1, state="draining")
     peer.die()
     assert me.poll_twice() == [peer.id]
     assert workflow(database, "w")["status"] == "ENQUEUED"
@@ -358,7 +358,7 @@ def test_lease_and_sweep_stop_while_postgres_is_frozen(database: Database) -> No
     sweep = Sweep(settings, identity("worker-frozen"), settled_seconds=lambda: 1e9)
     lease.start()
     sweep.start()
-    wait_until(lambda: sweep._looked_at, "it has looked")
+    wait_until(lambda: sweep._polled_at, "it has polled")
     stops = [threading.Thread(target=part.stop, daemon=True) for part in (lease, sweep)]
     with database.server.paused():
         time.sleep(0.6)  # both have asked by now

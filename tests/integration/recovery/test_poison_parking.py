@@ -79,7 +79,7 @@ def test_five_crashes_park(database: Database, me: Peer) -> None:
 
 
 def test_a_newer_sweeper_counts_and_parks_too(database: Database, me: Peer) -> None:
-    """A rolling upgrade: whoever the poison kills is of the old version, whoever is left is of the new."""
+    """A rolling upgrade: the poison kills processes of the old version, those left are of the new."""
     insert(database, ["poison"], application_version="worker-0")
     for expected in range(1, LIMIT + 1):
         crash(me, "poison", version="worker-0")
@@ -224,7 +224,7 @@ def test_pauses_between_crashes_do_not_clear(database: Database, me: Peer) -> No
 
 
 def test_several_deaths_at_once_count_when_the_heartbeats_are_old(database: Database, me: Peer) -> None:
-    """A host with two workers goes down: nobody can tell at the first look, but they died."""
+    """A host with two workers goes down: the first poll cannot show it, but they died."""
     victims = [Peer.start(database, f"worker-host-{n}") for n in range(2)]
     for victim in victims:
         victim.runs(f"w-{victim.id}")

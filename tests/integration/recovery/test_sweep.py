@@ -158,7 +158,7 @@ def test_what_had_begun_goes_on_before_the_rest_of_its_batch(database: Database,
     insert(database, ["older"], created_at=999, updated_at=999)
 
     def claimed(by: Peer) -> list[str]:
-        claims = {"queue_name": names.FIBONACCI_QUEUE, "application": "holdfast-worker", "places": 3}
+        claims = {"queue_name": names.FIBONACCI_QUEUE, "application": "holdfast-worker", "free_slots": 3}
         moment = {"version": "worker-1", "owner_xid": by.id, "now_ms": 2_000}
         rows = database.run("claim_queued", executor_id=by.id, **claims, **moment)
         return [row["workflow_uuid"] for row in rows]
@@ -170,7 +170,7 @@ def test_what_had_begun_goes_on_before_the_rest_of_its_batch(database: Database,
     assert set(claimed(me)) == set(begun)
 
 
-def test_too_fresh_when_the_second_look_comes_early(me: Peer, peer: Peer) -> None:
+def test_too_fresh_when_the_second_poll_comes_early(me: Peer, peer: Peer) -> None:
     peer.die()
     assert me.round() == []
     me.clock.move(me.settings.second_look_seconds - 0.01)
@@ -193,11 +193,11 @@ def test_a_second_loss_needs_two_polls_again(me: Peer, peer: Peer) -> None:
 
 
 def test_fresh_heartbeat_and_the_owner_retakes_its_lock_before_the_verdict(me: Peer, peer: Peer) -> None:
-    """The owner comes back between the second look and the verdict: the statement looks again."""
+    """The owner comes back between the second poll and the verdict: the statement checks again."""
     peer.lose_lock()
     me.round()
     me.clock.move(1)
-    suspected = me.sweep._suspected(me.database.run("look"))
+    suspected = me.sweep._suspected(me.database.run("poll_executors"))
     assert [row["executor_id"] for row, _ in suspected] == [peer.id]
     peer.retake()
     connection = me.connect("sweep")
@@ -207,7 +207,7 @@ def test_fresh_heartbeat_and_the_owner_retakes_its_lock_before_the_verdict(me: P
 
 def test_fresh_heartbeat_but_the_owner_stays_away_for_two_polls(me: Peer, peer: Peer) -> None:
     peer.lose_lock()
-    assert peer.beat()  # some other session of its own may still beat: the rule is the lock
+    assert peer.beat()  # another session of it may still send heartbeats: the rule is the lock
     assert me.poll_twice() == [peer.id]
     assert peer.state == "dead"
     assert peer.beat() is False, "the owner must learn that it is dead"
@@ -234,7 +234,7 @@ def test_lock_gone_but_other_sessions_stand_is_no_death(judge: Peer, peer: Peer)
 def test_lock_held_but_the_heartbeat_is_old(database: Database, me: Peer, peer: Peer) -> None:
     peer.silent()
     sessions = [peer.connect("dbos"), peer.connect("sweep")]
-    assert me.round() == [peer.id], "an old heartbeat needs no second look"
+    assert me.round() == [peer.id], "an old heartbeat needs no second poll"
     assert peer.row["reason"] == HEARTBEAT_LATE
     assert workflow(database, "w1")["status"] == "ENQUEUED"
     # All it held open ends, the lease included; others' sessions stay.
@@ -254,20 +254,20 @@ def test_a_heartbeat_within_the_lease_lives(me: Peer, peer: Peer) -> None:
 
 def test_an_old_heartbeat_that_became_fresh_before_the_verdict(me: Peer, peer: Peer) -> None:
     peer.silent()
-    suspected = me.sweep._suspected(me.database.run("look"))
+    suspected = me.sweep._suspected(me.database.run("poll_executors"))
     assert [reason for _, reason in suspected] == [HEARTBEAT_LATE]
     assert peer.beat()
     assert me.sweep.take_over(me.connect("sweep"), peer.id, HEARTBEAT_LATE) is False
     left_alone(peer)
 
 
-def test_a_beat_under_way_at_the_verdict_wins(me: Peer, peer: Peer) -> None:
-    """The owner's beat holds its row; the verdict waits for it and then sees a fresh heartbeat."""
+def test_a_heartbeat_under_way_at_the_verdict_wins(me: Peer, peer: Peer) -> None:
+    """The owner's heartbeat holds its row; the verdict waits for it and then sees a fresh heartbeat."""
     peer.silent()
     assert peer.lease is not None
     with ThreadPoolExecutor(1) as pool:
         with transaction(peer.lease):
-            query(peer.lease, "beat", executor_id=peer.id, in_flight=0, state="live")
+            query(peer.lease, "send_heartbeat", executor_id=peer.id, in_flight=0, state="live")
             verdict = pool.submit(me.sweep.take_over, me.connect("sweep"), peer.id, HEARTBEAT_LATE)
             wait_until(
                 lambda: peer.database.one("SELECT count(*) FROM pg_locks WHERE NOT granted"),
@@ -341,11 +341,11 @@ def test_lock_gone_and_silent_is_a_death_not_a_pause(me: Peer, peer: Peer) -> No
     assert peer.row["reason"] == LOCK_LOST
 
 
-def test_lock_gone_and_silent_at_the_first_look_is_a_death_too(
+def test_lock_gone_and_silent_at_the_first_poll_is_a_death_too(
     database: Database, me: Peer, peer: Peer
 ) -> None:
     """One worker alone, killed by poison, whose next incarnation starts after more than a lease: the second
-    look tells the death, and without it no crash would ever be counted there."""
+    poll shows the death, and without it no crash would ever be counted there."""
     _database_is_old(database)
     peer.die()
     peer.silent()
@@ -356,8 +356,8 @@ def test_lock_gone_and_silent_at_the_first_look_is_a_death_too(
     assert crashes(database) == {"w1": 1, "w2": 1}
 
 
-def test_a_newcomer_gives_the_silent_two_beats(database: Database, peer: Peer) -> None:
-    """Started right after the machine was suspended: everyone looks silent, and is about to beat."""
+def test_a_newcomer_gives_the_silent_two_heartbeats(database: Database, peer: Peer) -> None:
+    """Started right after the machine was suspended: peers look silent, and are about to send heartbeats."""
     newcomer = Peer.start(database, "worker-newcomer")
     newcomer.sweep._watching_since = float("inf")
     peer.silent()
@@ -872,7 +872,7 @@ def test_a_sweeper_that_dies_in_the_middle_leaves_nothing_half_done(
         me.round()
     left_alone(peer)
     assert crashes(database) == {}
-    # Whoever looks next finishes it.
+    # The next sweep finishes it.
     assert me.round() == [peer.id]
     assert [len(handovers(database, w)) for w in ("w1", "w2")] == [1, 1]
     assert workflow(database, "w1")["status"] == "ENQUEUED"
@@ -909,7 +909,7 @@ def test_one_executor_that_cannot_be_taken_over_does_not_hold_up_the_others(
     for each in peers:
         each.silent()
     connection = connect(me.settings, purpose="test", statement_timeout_seconds=0.3)
-    with pytest.raises(psycopg2.errors.QueryCanceled):
+    with pytest.raises(psycopg2.errors.LockNotAvailable):
         me.round(connection)
     assert other.state == "dead"
     assert workflow(database, "o1")["status"] == "ENQUEUED"
@@ -956,7 +956,7 @@ def test_a_zombies_lease_calls_on_fenced_once(database: Database, me: Peer) -> N
     with started(lease):
         database.rows("UPDATE ops.executors SET state = 'dead' WHERE executor_id = 'worker-zombie'")
         assert fenced.acquire(timeout=20)
-        assert lease.session.join(20), "a fenced executor must not beat on"
+        assert lease.session.join(20), "a fenced executor must send no more heartbeats"
         assert not fenced.acquire(blocking=False)
 
 
@@ -964,7 +964,7 @@ def test_a_zombies_lease_calls_on_fenced_once(database: Database, me: Peer) -> N
 
 
 def test_the_lease_takes_its_lock_again_when_its_session_is_terminated(database: Database) -> None:
-    """Against a real sweep that looks as often as it may: the owner is faster than two looks."""
+    """Against a real sweep that polls as often as it may: the owner is faster than two polls."""
     me = Peer.start(database, "worker-me", settings={"heartbeat_seconds": 0.2})
     lease, _ = live_lease(database, "worker-owner")
     database.connect(identity("worker-owner").purpose("dbos"))  # as a process has: busy machines are slow
@@ -975,12 +975,12 @@ def test_the_lease_takes_its_lock_again_when_its_session_is_terminated(database:
     )
     with started(lease, sweep):
         for _ in range(20):
-            row = next(r for r in database.run("look") if r["executor_id"] == "worker-owner")
+            row = next(r for r in database.run("poll_executors") if r["executor_id"] == "worker-owner")
             database.rows("SELECT pg_terminate_backend(%(pid)s)", pid=row["lock_pid"])
             wait_until(
                 lambda old=row["lock_pid"]: any(
                     r["executor_id"] == "worker-owner" and r["lock_pid"] not in (None, old)
-                    for r in database.run("look")
+                    for r in database.run("poll_executors")
                 ),
                 "the owner has its lock again",
                 seconds=2,
@@ -989,7 +989,7 @@ def test_the_lease_takes_its_lock_again_when_its_session_is_terminated(database:
         assert database.one("SELECT state FROM ops.executors WHERE executor_id = 'worker-owner'") == "live"
 
 
-def test_the_lease_tells_desired_states_and_what_is_in_flight(database: Database) -> None:
+def test_the_lease_reports_desired_states_and_what_is_in_flight(database: Database) -> None:
     asked = threading.Event()
     lease, _ = live_lease(
         database,
@@ -1026,7 +1026,7 @@ def test_the_lease_outlives_errors_of_those_it_asks(database: Database) -> None:
 
 
 def test_the_lease_does_not_hammer_a_database_that_only_reads(database: Database) -> None:
-    """A fail over left the address with a standby: sessions open and no beat goes through."""
+    """A fail over left the address with a standby: sessions open and no heartbeat goes through."""
     lease, _ = live_lease(database, "worker-owner")
     opened: list[float] = []
     original = lease.session._connect
@@ -1037,7 +1037,7 @@ def test_the_lease_does_not_hammer_a_database_that_only_reads(database: Database
 
     lease.session._connect = counted
     with started(lease):
-        row = database.run("look")[0]
+        row = database.run("poll_executors")[0]
         with read_only(database):
             database.rows("SELECT pg_terminate_backend(%(pid)s)", pid=row["lock_pid"])
             wait_until(lambda: len(opened) > 1, "it opens another session")
@@ -1046,7 +1046,7 @@ def test_the_lease_does_not_hammer_a_database_that_only_reads(database: Database
             assert len(opened) - before < 40, "it opens one after the other"
             assert not lease.database_up
         first = time.monotonic()
-        wait_until(lambda: lease.last_heartbeat > first, "it beats again")
+        wait_until(lambda: lease.last_heartbeat > first, "its heartbeat is back")
 
 
 @contextmanager
@@ -1060,7 +1060,7 @@ def read_only(database: Database) -> Iterator[None]:
         database.server.run(f"{statement} = off")
 
 
-def test_the_sweep_outlives_errors_of_those_it_tells(database: Database) -> None:
+def test_the_sweep_outlives_errors_of_its_callback(database: Database) -> None:
     def failing(*_: Any) -> None:
         raise RuntimeError("a bug elsewhere")
 
@@ -1078,15 +1078,16 @@ def test_the_lease_works_with_more_than_a_thousand_open_files(database: Database
     """An API with many event streams: the file descriptor of a new lease session is past 1024."""
     lease, _ = live_lease(database, "worker-owner")
     with started(lease), many_open_files(1100):
-        row = database.run("look")[0]
+        row = database.run("poll_executors")[0]
         database.rows("SELECT pg_terminate_backend(%(pid)s)", pid=row["lock_pid"])
         wait_until(
-            lambda: database.run("look")[0]["lock_pid"] not in (None, row["lock_pid"]), "the lock is back"
+            lambda: database.run("poll_executors")[0]["lock_pid"] not in (None, row["lock_pid"]),
+            "the lock is back",
         )
-        before = database.run("look")[0]["lock_pid"]
+        before = database.run("poll_executors")[0]["lock_pid"]
         first = lease.last_heartbeat
-        wait_until(lambda: lease.last_heartbeat > first + 0.5, "it beats on", seconds=5)
-        assert database.run("look")[0]["lock_pid"] == before, "the session was lost again"
+        wait_until(lambda: lease.last_heartbeat > first + 0.5, "its heartbeats continue", seconds=5)
+        assert database.run("poll_executors")[0]["lock_pid"] == before, "the session was lost again"
 
 
 @contextmanager
@@ -1143,7 +1144,8 @@ def test_postgres_restarts_in_the_middle(database: Database) -> None:
         database.server.restart(at_once=True)  # every session ends, the victim's for good
         wait_until(
             lambda: (
-                {r["executor_id"] for r in database.run("look") if r["lock_pid"]} == {"worker-a", "worker-b"}
+                {r["executor_id"] for r in database.run("poll_executors") if r["lock_pid"]}
+                == {"worker-a", "worker-b"}
             ),
             "both took their locks again",
         )
@@ -1209,7 +1211,7 @@ def test_nobody_is_judged_when_the_database_time_jumped_between_two_polls(
 
 
 def test_who_is_late_itself_judges_nobody(me: Peer, peer: Peer) -> None:
-    """The first look of all, after the machine was suspended: only our own beat tells."""
+    """The first poll of all, after the machine was suspended: only our own heartbeat shows it."""
     me.silent()
     peer.silent()
     assert me.round() == []
@@ -1220,8 +1222,8 @@ def test_who_is_late_itself_judges_nobody(me: Peer, peer: Peer) -> None:
     left_alone(peer)
 
 
-def test_an_old_first_look_does_not_count_after_a_pause(database: Database, me: Peer, peer: Peer) -> None:
-    """A sweeper stopped for a minute between its looks: the peer lost its lock twice, not all the time."""
+def test_an_old_first_poll_does_not_count_after_a_pause(database: Database, me: Peer, peer: Peer) -> None:
+    """A sweeper stopped for a minute between its polls: the peer lost its lock twice, not all the time."""
     peer.lose_lock()
     me.round()
     peer.retake()

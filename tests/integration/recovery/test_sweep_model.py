@@ -6,20 +6,21 @@ these; the database's clock is a function ``clock_timestamp`` found before Postg
 processes' monotonic clock is the model's.
 
 Clock assumptions: the database's clock goes forward with real time, save for a jump while the whole machine
-is suspended, when monotonic clocks stand still. A process that runs beats once a second and sweeps every
-0.15 to 0.25 s, give or take a tick of 0.05 s. A process whose lease session ended takes its lock again after
-its reaction time, which is drawn: 0.05 s, less than a look, or 0.3 s, more than two.
+is suspended, when monotonic clocks stand still. A process that runs sends a heartbeat each second and sweeps
+every 0.15 to 0.25 s, give or take a tick of 0.05 s. A process whose lease session ended takes its lock again
+after its reaction time, which is drawn: 0.05 s, less than a poll, or 0.3 s, more than two.
 
 Held at every takeover: the executor was dead; or it was itself paused for longer than its lease; or it had
-lost its lock, and had not taken it again between two looks. So none that beats within its lease and holds
-or re-takes its lock within one look is taken over, whatever the database, the machine or its peers do.
+lost its lock, and had not taken it again between two polls. So none that sends heartbeats within its lease
+and holds or re-takes its lock within one poll is taken over, whatever the database, the machine or its peers
+do.
 
-An executor that starts, or is idle, claims work; half of it then waits, which is told in ``ops.waits``.
+An executor that starts, or is idle, claims work; half of it then waits, as ``ops.waits`` records.
 A process may hang: its watchdog closes its lease session, and ends it after a lease. Held at every takeover:
 what only waited is not counted, not suspected and keeps its queue; what ran where a process died or hung is
 counted, and what ran where one was paused is not. Nothing is ever parked: no trial starts here.
 
-Held at the end, when all trouble is over: everyone dead is known to be dead, and each of its claims was
+Held at the end, when all faults are over: each dead process is known to be dead, and each of its claims was
 released exactly once; nobody alive lost anything.
 """
 
@@ -344,7 +345,7 @@ class World(RuleBasedStateMachine):
         )
         executor = Executor(name, lease, reaction, sweep, fenced=fenced, sweep_at=self.now)
         self.everyone[name] = executor
-        # The column's default is PostgreSQL's own clock; the first beat comes at once anyway.
+        # The column's default is PostgreSQL's own clock; the first heartbeat comes immediately anyway.
         executor.beat_at = self.now - BEAT
         self.lease_thread(executor)
         self.claim_for(executor)
@@ -390,7 +391,7 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: self.up)
     @rule(choice=st.integers(0, 9), what=st.sampled_from(["lease", "%"]), looks=st.booleans())
     def lose_sessions(self, choice: int, what: str, looks: bool) -> None:
-        """``looks``: its peers happen to look just now."""
+        """``looks``: its peers happen to poll just now."""
         if executor := self.pick(choice, lambda e: e.alive):
             self.terminate(executor.name, what=what)
             if looks:
@@ -407,7 +408,7 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: self.up)
     @rule(seconds=st.sampled_from([0.5, 2.0, 4.0, 8.0]), sweeps_first=st.booleans())
     def database_stalls(self, seconds: float, sweeps_first: bool) -> None:
-        """No session ends, nothing answers; queued looks and beats are answered in any order."""
+        """No session ends, nothing answers; queued polls and heartbeats are answered in any order."""
         self.down_until = self.now + seconds
         self.advance(seconds)
         if sweeps_first:
@@ -428,7 +429,7 @@ class World(RuleBasedStateMachine):
             return
         (row,) = self.sql("SELECT state FROM ops.executors WHERE executor_id = %(id)s", id=executor.name)
         if row["state"] == "dead":
-            return  # it will learn it at its next beat
+            return  # it will learn it at its next heartbeat
         executor.lease.leaving = True
         connection = connect(self.configuration, purpose=executor.sweep._identity.purpose("drain"))
         try:

@@ -141,7 +141,7 @@ def test_any_forest(
         purge(database, stop_after=1)
         left = ids(database)
         assert {w for w in known if root_of(w) in held} <= left
-        # Parents first: whoever is left without one lost it to the purge, and follows it.
+        # Parents first: a workflow without one lost it to the purge, and follows it.
         assert all(known[w][2] not in known or known[w][2] in left or root_of(w) not in held for w in left)
     purge(database)
     assert ids(database) == {w for w in known if root_of(w) in held}
@@ -309,7 +309,7 @@ def test_a_tick_keeps_its_row_as_long_as_its_workflow_is_there(database: Databas
 
 
 def test_the_newest_tick_stays(database: Database) -> None:
-    """Everything was down for longer than the age: the start that follows looks back to it."""
+    """Everything was down for longer than the age: the start that follows counts from before it."""
     pulses(database, 30, 29)
     assert purge(database).rows["purge_pulses"] == 1
 
@@ -486,16 +486,16 @@ def test_who_does_not_wait_or_stops_leaves(database: Database) -> None:
         assert not stopped.result(10).complete
         assert not waiting.done()
         assert ids(database) == {"w"}
-        assert purge(database, dry_run=True, patient=False).deleted == 1, "a dry run needs no turn"
+        assert purge(database, dry_run=True, patient=False).deleted == 1, "a dry run needs no lock"
         other.close()
         assert waiting.result(10).deleted == 1
 
 
-def test_the_turn_of_a_dead_process_is_free(database: Database) -> None:
+def test_the_lock_of_a_dead_process_is_free(database: Database) -> None:
     """A paused one keeps its sessions until its peers end them with its lease."""
     finished(database, ["w"], 8)
     me, paused = Peer.start(database), Peer.start(database)
-    assert query(paused.connect("purge/look"), "purge_lock")[0]["held"]
+    assert query(paused.connect("purge/poll"), "purge_lock")[0]["held"]
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(purge, database)
         paused.silent()
@@ -641,7 +641,7 @@ def test_the_schedule_fires_unless_everything_is_kept(database: Database) -> Non
     outside.destroy()
 
 
-def test_an_order_purges_where_everything_is_kept(database: Database) -> None:
+def test_a_request_purges_where_everything_is_kept(database: Database) -> None:
     finished(database, ["old"], 8)
     outside = client(database)
     with worker_process(database, retention_seconds=0):

@@ -37,7 +37,7 @@ def big(server: Server) -> Iterator[Database]:
         yield made
 
 
-def test_the_looks_read_by_index_and_little(big: Database) -> None:
+def test_the_polls_read_by_index_and_little(big: Database) -> None:
     cutoffs = big.run("purge_begin", age_seconds=WEEK, parked_age_seconds=None, dry_run=True)[0]
     middle = big.one("SELECT completed_at FROM dbos.workflow_status WHERE workflow_uuid = 'batch-900'")
     looks = {

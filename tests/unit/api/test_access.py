@@ -151,7 +151,7 @@ def test_no_file_configured_says_what_to_set(call: tuple[str, str]) -> None:
     assert untouched(process)
 
 
-def test_every_call_that_changes_something_is_an_order_or_starts_work(client: TestClient) -> None:
+def test_every_call_that_changes_something_is_a_control_operation_or_starts_work(client: TestClient) -> None:
     """A new route is one or the other on purpose, also one that the schema does not show."""
     guarded, opened = set(), set()
     for method, route in routes(client):
@@ -187,14 +187,14 @@ def needs_token(dependant: Dependant) -> bool:
     return dependant.call is controlled or any(map(needs_token, dependant.dependencies))
 
 
-def test_the_schema_tells_which_calls_need_it(client: TestClient) -> None:
+def test_the_schema_says_which_calls_need_it(client: TestClient) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     assert paths["/shutdown"]["post"]["security"] == [{"HTTPBearer": []}]
     assert "security" not in paths["/fibonacci/batches"]["post"]
     assert {"401", "403"} <= paths["/workflows/{workflow_id}/cancel"]["post"]["responses"].keys()
 
 
-def test_the_schema_tells_what_any_call_may_be_answered(client: TestClient) -> None:
+def test_the_schema_lists_the_answers_of_each_call(client: TestClient) -> None:
     for path, operations in client.get("/openapi.json").json()["paths"].items():
         for operation in operations.values():
             assert {"403", "421"} <= operation["responses"].keys(), path

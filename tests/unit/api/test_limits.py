@@ -64,7 +64,7 @@ def test_the_table_is_bounded_and_forgets_who_was_away_longest(clock: Clock) -> 
     buckets.take("busy")
     for number in range(10_000):
         buckets.take(f"client {number}")
-        assert buckets.take("busy") > 0, "whoever keeps asking stays known"
+        assert buckets.take("busy") > 0, "a client that keeps asking stays known"
         assert len(buckets) <= 100
 
 

@@ -333,7 +333,7 @@ def test_wait_answers_with_the_report(client: TestClient, process: FakeProcess, 
     }
 
 
-def test_wait_tells_of_a_failure(client: TestClient, process: FakeProcess) -> None:
+def test_wait_returns_a_failure(client: TestClient, process: FakeProcess) -> None:
     def fail(workflow_id: str) -> None:
         row = process.gateway.client.rows[workflow_id]
         row.error = ValueError("no luck")
@@ -589,10 +589,10 @@ def test_where_everything_is_kept_a_purge_needs_an_age() -> None:
         assert client.post("/purge", json={"older_than_seconds": 86_400}).status_code == 202
 
 
-def test_a_look_waits_for_the_end(
+def test_a_read_waits_for_the_end(
     client: TestClient, process: FakeProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the notice: the look that is the net under it does not come here."""
+    """By the notice: its fallback poll does not come here."""
     monkeypatch.setattr(submit, "FALLBACK_POLL_SECONDS", 3600.0)
     started = client.post("/nested").json()["workflow_id"]
 
@@ -611,7 +611,7 @@ def test_a_look_waits_for_the_end(
     assert time.monotonic() - begun < 30, "it has ended already"
 
 
-def test_a_look_waits_no_longer_than_asked(client: TestClient) -> None:
+def test_a_read_waits_no_longer_than_asked(client: TestClient) -> None:
     started = client.post("/nested").json()["workflow_id"]
     begun = time.monotonic()
     assert client.get(f"/workflows/{started}?wait=0.2").json()["status"] == "ENQUEUED"

@@ -114,7 +114,7 @@ def test_findings_of_one_invariant_are_joined() -> None:
     assert (joined["ok"], joined["text"], joined["figures"]) == (False, "a; b", {"x": 1, "y": 2})
 
 
-def test_many_rows_are_told_by_the_first() -> None:
+def test_of_many_rows_the_first_are_listed() -> None:
     assert list_examples([], "things") == []
     assert list_examples(list(range(12)), "things") == ["12 things: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more"]
 

@@ -118,7 +118,7 @@ def test_submit_sends_a_key_and_the_body(api: Fake) -> None:
 
 
 @pytest.mark.parametrize(("status", "code"), [("SUCCESS", 0), ("ERROR", 1), ("CANCELLED", 1)])
-def test_submit_waits_through_an_outage_and_tells_the_outcome(api: Fake, status: str, code: int) -> None:
+def test_submit_waits_through_an_outage_and_shows_the_outcome(api: Fake, status: str, code: int) -> None:
     api.answers["/fibonacci/batches"] = [(202, {"workflow_id": "b", "status": "ENQUEUED", "total": 2})]
     away = (503, {"detail": "PostgreSQL does not answer."})
     api.answers["/fibonacci/batches/b"] = [(200, batch("PENDING", 1)), away, (200, batch(status, 2))]
@@ -168,7 +168,7 @@ def test_bucket_waits_and_shows_the_report(api: Fake) -> None:
     assert "No bucket." in failed.stdout
 
 
-def test_a_refusal_is_told_in_one_line(api: Fake) -> None:
+def test_a_refusal_is_shown_in_one_line(api: Fake) -> None:
     api.answers["/executors/x/crash"] = [(403, {"title": "Forbidden", "detail": "Crashing is switched off."})]
     done = run("crash", "x", url=api.url)
     assert done.exit_code == 1
@@ -218,7 +218,7 @@ def test_a_token_that_does_not_help_ends_it(
     assert len(api.asked) == 2
 
 
-def test_drain_orders(api: Fake) -> None:
+def test_drain_is_requested(api: Fake) -> None:
     api.answers["/executors/x/drain"] = [(202, {"executor_id": "x", "desired_state": "draining"})]
     done = run("drain", "x", "--json", url=api.url)
     assert done.exit_code == 0
@@ -442,7 +442,7 @@ def purges(api: Fake) -> Fake:
     return api
 
 
-def test_purge_waits_and_tells_what_went(purges: Fake) -> None:
+def test_purge_waits_and_shows_what_went(purges: Fake) -> None:
     step = {"name": "retention.workflows", "output": {"rows": 5}}
     purges.answers["/workflows/p/steps"] = [(200, {"steps": [step]}), (200, {"steps": []})]
     running = {"workflow_id": "p", "status": "PENDING"}

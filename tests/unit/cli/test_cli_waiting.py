@@ -62,7 +62,7 @@ def test_what_waiting_does_not_change_is_raised(status: int) -> None:
     assert refused.value.status == status
 
 
-def test_there_is_one_look_whatever_the_timeout() -> None:
+def test_there_is_one_poll_whatever_the_timeout() -> None:
     lefts: list[float] = []
     assert len(list(poll_until(lefts.append, seconds=-1))) == 1
     assert lefts == [0.0]

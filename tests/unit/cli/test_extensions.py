@@ -21,12 +21,14 @@ def test_the_showcase_registers_its_commands() -> None:
     known = {each.name or each.callback.__name__ for each in main.app.registered_commands if each.callback}
     assert {"submit", "bucket", "demo", "start", "verify"} <= known
     assert [each.name for each in extensions.watch_tables()] == ["batches"]
+    assert [each.name for each in extensions.watch_lanes()] == ["pulse every 5 s"]
 
 
 def test_where_no_application_is_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extensions, "ROOT", tmp_path)
     assert extensions.commands() == []
     assert extensions.watch_tables() == []
+    assert extensions.watch_lanes() == []
 
 
 def test_a_package_beside_registers_by_its_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

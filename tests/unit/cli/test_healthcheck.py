@@ -39,7 +39,7 @@ def _check(*arguments: object) -> int:
     return subprocess.run(command, timeout=20).returncode
 
 
-def test_it_asks_for_readiness_or_for_what_it_is_told(port: int) -> None:
+def test_it_asks_for_readiness_or_for_the_named_path(port: int) -> None:
     assert _check(port) == _check(port, "/readyz") == 1
     assert _check(port, "/livez") == 0
 

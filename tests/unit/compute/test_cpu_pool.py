@@ -221,7 +221,9 @@ def test_exceptions_travel_as_themselves(pool: CpuPool) -> None:
         (return_unpicklable, Exception, "pickle"),
     ],
 )
-def test_what_cannot_travel_is_told(pool: CpuPool, function: Any, kind: type[Exception], text: str) -> None:
+def test_what_cannot_travel_is_reported(
+    pool: CpuPool, function: Any, kind: type[Exception], text: str
+) -> None:
     pids = pool.pids()
     with pytest.raises(kind, match=text):
         asyncio.run(asyncio.wait_for(pool.run(function), WAIT_SECONDS))
@@ -310,7 +312,7 @@ def test_a_cancellation_kills_the_child_and_only_that(pool: CpuPool, tmp_path: P
 
 
 def test_cancelling_around_the_end_of_a_task_harms_nobody(pool: CpuPool) -> None:
-    """The answer and the kill race; whoever runs next on that slot must not pay for it."""
+    """The answer and the kill race; the next task on that slot must not pay for it."""
 
     async def main() -> None:
         for round_ in range(24):
@@ -381,7 +383,7 @@ def test_signals_to_the_group_are_the_parents_business(pool: CpuPool) -> None:
     assert pool.pids() == pids
 
 
-def test_a_child_that_cannot_start_is_told_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_child_that_cannot_start_is_logged_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         pool = CpuPool(1, preload=("no_such_module_anywhere",))
         assert not pool.wait_ready(0.02)

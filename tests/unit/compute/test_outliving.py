@@ -1,4 +1,4 @@
-"""The look for CPU children that outlive their parent sees one, and does not take a child for one."""
+"""The check for CPU children that outlive their parent finds one, and does not take a child for one."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_children_of_the_living_are_not_taken_for_others() -> None:
 
 
 class _Ground:
-    """A stack whose ended process leaves ``left`` at each look, and a journal that keeps its lines."""
+    """A stack whose ended process leaves ``left`` at each check, and a journal that keeps its lines."""
 
     def __init__(self, *left: list[int]) -> None:
         self.stack = self.journal = self
@@ -107,7 +107,7 @@ WORKER = Member("worker-a", "worker", "worker-1", 7)
 @pytest.mark.parametrize(
     ("looks", "left"), [([[]], []), ([[8], [8], []], []), ([[8, 9]], [8, 9]), ([[8, 9], [9]], [9])]
 )
-def test_the_journal_tells_who_is_left_after_a_while(
+def test_the_journal_names_the_children_left_after_a_while(
     looks: list[list[int]], left: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(endings, "SOON_SECONDS", 0.3)
@@ -144,7 +144,7 @@ def test_in_containers_age_tells_a_child_left_from_one_of_the_next_run(
 def test_what_cannot_be_started_leaves_nothing_open(
     start: Callable[[], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`nothing_left` looks. The error keeps its traceback, so no descriptor is closed by chance."""
+    """`nothing_left` checks. The error keeps its traceback, so no descriptor is closed by chance."""
 
     def full(*_: object, **__: object) -> None:
         raise BlockingIOError("no process can be started")

@@ -1,4 +1,4 @@
-"""The console's timeline from rows: takeovers, hand overs, bounds, and what is told as a change."""
+"""The console's timeline from rows: takeovers, handovers, bounds, and what counts as a change."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def bars(history: History) -> list[Any]:
     return [(bar["executor_id"], bar["outcome"], bar["ended_at"], bar["attempt"]) for bar in found]
 
 
-def test_a_collection_tells_each_change_once() -> None:
+def test_a_collection_returns_each_change_once() -> None:
     items = Collection("id")
     items.put({"id": 1, "x": 1})
     items.put({"id": 2, "x": 1})
@@ -156,7 +156,7 @@ def test_deleted_work_is_gone(history: History) -> None:
 def test_what_is_too_much_is_counted_once(history: History) -> None:
     ended = int(NOW * 1000)
     rows = [row(f"w{n}", "SUCCESS", NOW - 100 + n, ended_ms=ended) for n in range(30)]
-    for _ in range(3):  # looks overlap
+    for _ in range(3):  # polls overlap
         history.attempts(rows, {}, NOW)
         history.trim(NOW)
     assert len(history.bars.items) == 10
@@ -179,7 +179,7 @@ def test_running_work_stays_longest(history: History) -> None:
 def test_the_window_moves_on(history: History) -> None:
     history.attempts([row("w", "SUCCESS", ended_ms=int(NOW * 1000)), row("runs")], {}, NOW)
     history.moved([moved("m", n) for n in range(1, 8)], {}, NOW)
-    history.counted([{"executor_id": "worker-a", "bucket": NOW - 60, "workflows": 5}], NOW - 45)
+    history.add_counts([{"executor_id": "worker-a", "bucket": NOW - 60, "workflows": 5}], NOW - 45)
     history.trim(NOW)
     assert [item["id"] for item in history.moves.items.values()] == ["4", "5", "6", "7"]
     history.trim(NOW + 1000)

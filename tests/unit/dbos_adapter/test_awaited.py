@@ -103,13 +103,13 @@ def test_another_applications_system_database_is_asked_as_dbos_does() -> None:
         "await_workflow_result": ("w", 1.0),
         "await_first_workflow_id": (["w"], 1.0),
     }
-    db = SimpleNamespace(deaf={})
+    db = SimpleNamespace(blocking_originals={})
     for name, arguments in replaced.items():
-        db.deaf[name] = lambda *given, **_: given[1:]
+        db.blocking_originals[name] = lambda *given, **_: given[1:]
         assert getattr(awaited, name)(db, *arguments) == arguments
 
         async def answer(*given: Any, **_: Any) -> Any:
             return given[1:]
 
-        db.deaf[f"{name}_async"] = answer
+        db.blocking_originals[f"{name}_async"] = answer
         assert asyncio.run(getattr(awaited, f"{name}_async")(db, *arguments)) == arguments

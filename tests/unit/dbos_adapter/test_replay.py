@@ -19,7 +19,7 @@ class _SystemDatabase:
     def __init__(self) -> None:
         self.sessions = object()
         self.written: list[Any] = []
-        self.many_trips = {"record_get_result": type(self)._theirs}
+        self.round_trip_originals = {"record_get_result": type(self)._theirs}
 
     def _theirs(self, *given: Any, **_: Any) -> None:
         self.written.append(given)

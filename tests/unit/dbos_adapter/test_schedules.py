@@ -113,7 +113,7 @@ def test_no_more_is_caught_up_than_the_limit() -> None:
 
 
 def test_a_long_gap_is_read_at_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schedules, "COUNTED_AT_MOST", 20)
+    monkeypatch.setattr(schedules, "COUNT_LIMIT", 20)
     found = due_ticks("0 * * * * *", None, NOW - timedelta(days=1), NOW)
     assert found[:10] == [NOW - timedelta(days=1) + n * MINUTE for n in range(1, 11)]
     assert found[10:] == [NOW - n * MINUTE for n in range(9, -1, -1)]

@@ -95,7 +95,7 @@ def told(table: _Table) -> Row:
     return row
 
 
-def test_the_wait_that_ends_first_is_told(table: _Table, waits: Waits) -> None:
+def test_the_wait_that_ends_first_is_published(table: _Table, waits: Waits) -> None:
     made = [
         waits.wait(*KEY, kind="workflow", subject="child"),
         waits.wait(*KEY, kind="sleep", seconds=60),
@@ -119,7 +119,7 @@ def test_the_wait_that_ends_first_is_told(table: _Table, waits: Waits) -> None:
         st.sampled_from(["begin", "end", "step", "stepped", "follow", "over", "due", "answer"]), max_size=30
     )
 )
-def test_a_wait_is_told_only_while_the_execution_does_nothing_else(script: list[str]) -> None:
+def test_a_wait_is_published_only_while_the_execution_does_nothing_else(script: list[str]) -> None:
     """Told are those that wait and run no step, in any order. What is told is withdrawn before a step."""
     table = _Table()
     waits = Waits(table.run, Cancellations(), settle_seconds=0.0)
@@ -131,7 +131,7 @@ def test_a_wait_is_told_only_while_the_execution_does_nothing_else(script: list[
             on[-1].begin()
         elif each == "end" and on and not asked:
             on.pop().end()
-            assert not table.rows or KEY in waits._followers, "whoever goes on may do anything"
+            assert not table.rows or KEY in waits._followers, "an execution that goes on may do anything"
         elif each == "step" and not asked:
             if (run := waits.step_begins(KEY)) is not None:
                 waits.withdraw(run)
@@ -180,7 +180,7 @@ def test_the_first_step_of_a_later_execution_withdraws_what_the_one_before_left(
         waits.withdraw(run)
 
 
-def test_a_step_waits_for_the_statement_that_tells_the_wait(table: _Table, waits: Waits) -> None:
+def test_a_step_waits_for_the_statement_that_publishes_the_wait(table: _Table, waits: Waits) -> None:
     """Or the row would come after the step's body began."""
     table.answers.clear()
     waits.wait(*KEY, kind="sleep", seconds=60).begin()
@@ -220,7 +220,7 @@ def test_a_row_that_somebody_deleted_costs_nothing(table: _Table, waits: Waits) 
         ("ENQUEUED", dbos_error.DBOSWorkflowConflictIDError),
     ],
 )
-def test_who_is_no_longer_the_owner_learns_it_when_it_is_told(
+def test_a_lost_owner_learns_it_when_the_wait_is_published(
     table: _Table, waits: Waits, status: str, error: type[BaseException]
 ) -> None:
     table.owner, table.status = None, status
@@ -290,7 +290,7 @@ def test_work_that_goes_on_while_its_release_fails_is_not_given_back(
     assert waits.runs.leaving == {}
 
 
-def test_a_step_that_waits_is_ended_by_a_cancel_and_not_told(table: _Table, waits: Waits) -> None:
+def test_a_step_that_waits_is_ended_by_a_cancel_and_not_published(table: _Table, waits: Waits) -> None:
     wait = waits.wait("w", None, "event", "other/key", seconds=60)
     wait.begin()
     threading.Event().wait(0.1)
@@ -313,7 +313,9 @@ def test_a_wait_that_is_refused_keeps_no_other_back(table: _Table, waits: Waits)
 
 
 @pytest.mark.parametrize("seconds", [math.inf, 1e300])
-def test_an_end_that_no_timestamp_can_say_is_not_told(table: _Table, waits: Waits, seconds: float) -> None:
+def test_an_end_that_no_timestamp_can_say_is_not_published(
+    table: _Table, waits: Waits, seconds: float
+) -> None:
     waits.wait(*KEY, kind="message", seconds=seconds).begin()
     assert told(table)["seconds"] is None
 

@@ -72,7 +72,7 @@ def test_an_application_behind_the_main_guard_is_none(write: Write) -> None:
     assert {"t.guarded"} == names.PLAIN
 
 
-def test_classes_and_instances_are_told(write: Write) -> None:
+def test_classes_and_instances_are_reported(write: Write) -> None:
     module = write(
         "from dbos import DBOS, DBOSConfiguredInstance\n"
         "@DBOS.dbos_class('T-Till')\n"

@@ -86,7 +86,7 @@ def test_members_are_live_executors_whose_process_is_here(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("order", ["kill", "pause", "resume", "revive"])
-def test_nothing_is_ordered_from_inside_a_container(order: str) -> None:
+def test_nothing_is_controlled_from_inside_a_container(order: str) -> None:
     inside: Installation = InsideContainer()
     with pytest.raises(NothingRunsError, match="not inside a container"):
         getattr(inside, order)(Member("worker-11", "worker", "11"))

@@ -227,7 +227,7 @@ def test_what_nobody_runs_is_zero_and_not_missing() -> None:
     assert values(collector(Reader()).collect(), "holdfast_fenced_total") == {("api",): 0, ("worker",): 1}
 
 
-def test_purges_are_told() -> None:
+def test_purges_are_counted() -> None:
     families = list(collector(Reader()).collect())
     assert values(families, "holdfast_purged_workflows_total") == {("api",): 0, ("worker",): 9}
     assert values(families, "holdfast_last_purge_age_seconds") == {(): 60}
@@ -286,7 +286,7 @@ def test_every_schedule_has_its_figures() -> None:
     assert told("next_tick_seconds") == {}
 
 
-def test_without_a_database_nothing_old_is_told() -> None:
+def test_without_a_database_no_old_value_is_reported() -> None:
     read = Reader()
     made = collector(read)
     assert values(made.collect(), "holdfast_database_up") == {(): 1}

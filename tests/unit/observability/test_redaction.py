@@ -1,4 +1,4 @@
-"""What PostgreSQL quotes in its errors stays out of logs, whoever logs them."""
+"""What PostgreSQL quotes in its errors stays out of logs, whichever logger is used."""
 
 from __future__ import annotations
 

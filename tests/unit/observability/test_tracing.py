@@ -65,7 +65,7 @@ def test_probes_and_scrapes_get_no_span() -> None:
     ]
 
 
-def test_a_collector_that_is_away_is_told_about_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_collector_that_is_away_is_logged_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("holdfast.observability.tracing.time.monotonic", lambda: now[0])
     filtered = tracing._RateLimited(60.0)

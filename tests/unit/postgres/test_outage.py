@@ -98,7 +98,7 @@ def test_what_a_client_is_told_says_what_the_server_did(state: str) -> None:
     assert said == {answered.get(state, errors.DatabaseUnavailable)}
 
 
-def test_read_only_is_told_from_away() -> None:
+def test_read_only_is_distinguished_from_away() -> None:
     assert all(is_read_only(error) for error in both("25006"))
     assert is_read_only(psycopg2.OperationalError('connection to "h" failed: session is read-only'))
     assert not any(is_read_only(error) for error in both("57P03"))

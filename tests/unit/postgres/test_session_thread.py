@@ -11,7 +11,7 @@ from typing import Any
 import psycopg2
 import pytest
 
-from holdfast.postgres.session_thread import SessionThread
+from holdfast.postgres.session_thread import PollingThread, SessionThread
 
 log = logging.getLogger("test.session")
 
@@ -108,7 +108,7 @@ def test_a_lost_session_is_opened_again(script: list[str], at_once: bool, told: 
     assert [text.replace(" ", "_") for text in found] == told.split()
 
 
-def test_an_outage_is_told_once_and_when_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_outage_is_logged_once_and_when_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     _World("fails", "fails", "fails", "works", "works").run()
     actions = [getattr(record, "action", None) for record in caplog.records]
@@ -144,7 +144,7 @@ def test_a_stop_waits_a_second_for_work_that_hangs_and_leaves_its_session_alone(
     assert world.sessions[0].closed
 
 
-def test_an_error_after_the_stop_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_after_the_stop_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     world = _World()
 
     def work(_: Any) -> None:
@@ -156,3 +156,39 @@ def test_an_error_after_the_stop_is_not_told(caplog: pytest.LogCaptureFixture) -
     assert world.thread.join(30)
     assert not caplog.records
     assert world.told == ["opened", "closing"]
+
+
+def test_polls_pause_between_each_other_until_the_stop() -> None:
+    told: list[str] = []
+    polls = iter(["poll", "poll", "fails", "poll", "end"])
+
+    def poll(_: Any) -> None:
+        told.append(what := next(polls))
+        if what == "fails":
+            raise psycopg2.OperationalError("gone")
+        if what == "end":
+            thread.stopping.set()
+
+    def pause() -> float:
+        told.append("pause")
+        return 0.0
+
+    thread = PollingThread("part", connect=_Session, poll=poll, log=log, pause=pause)  # type: ignore[arg-type]
+    thread.start()
+    assert thread.join(30)
+    assert told == ["poll", "pause", "poll", "pause", "fails", "pause", "poll", "pause", "end", "pause"]
+
+
+def test_a_failed_poll_is_logged_once_by_the_name_of_its_thread(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    polls = iter([True, True, False])
+
+    def poll(_: Any) -> None:
+        if next(polls):
+            raise psycopg2.OperationalError("gone")
+        thread.stopping.set()
+
+    thread = PollingThread("part", connect=_Session, poll=poll, log=log, pause=lambda: 0.0)  # type: ignore[arg-type]
+    thread.start()
+    assert thread.join(30)
+    assert [record.action for record in caplog.records] == ["part.failed", "part.failed.over"]  # type: ignore[attr-defined]

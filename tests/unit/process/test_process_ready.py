@@ -8,22 +8,27 @@ from typing import Any
 
 import pytest
 
+from holdfast.attached.process import AttachedProcess
 from holdfast.dbos_adapter.wake_ups import Waker
+from holdfast.process.executor import Executor
 from holdfast.process.process import Process
 from holdfast.settings import STANDSTILL_SECONDS, Settings
 
 
-def asked(clock_seconds: float = 0.0, waker: Waker | None = None) -> tuple[bool, dict[str, str]]:
+def asked(
+    clock_seconds: float = 0.0, waker: Waker | None = None, kind: type[Executor] = Process
+) -> tuple[bool, dict[str, str]]:
     """``ready`` of a process that is well but for that."""
-    process: Any = Process.__new__(Process)
+    process: Any = kind.__new__(kind)
     process.lease = SimpleNamespace(clock_difference_seconds=clock_seconds, database_up=True)
     process.state, process.settings, process.waker = "live", Settings(), waker or Waker()
     return process.ready()  # type: ignore[no-any-return]
 
 
+@pytest.mark.parametrize("kind", [Process, AttachedProcess])
 @pytest.mark.parametrize(("seconds", "ready"), [(1.9, True), (-1.9, True), (2.1, False), (-2.1, False)])
-def test_a_clock_may_be_neither_fast_nor_slow(seconds: float, ready: bool) -> None:
-    assert asked(seconds)[0] is ready
+def test_a_clock_may_be_neither_fast_nor_slow(seconds: float, ready: bool, kind: type[Executor]) -> None:
+    assert asked(seconds, kind=kind)[0] is ready
 
 
 def test_a_process_whose_queues_a_trial_keeps_closed_is_unready_after_a_while() -> None:

@@ -113,7 +113,7 @@ def test_the_grid_has_settings_near_the_limit() -> None:
 
 @pytest.mark.parametrize("death", ["killed", "hung"])
 def test_a_sweeper_that_is_well_judges(death: str) -> None:
-    """Its beats and looks come a little late, as they do."""
+    """Its heartbeats and polls come a little late, as they do."""
     for settings, seed in itertools.product(ACCEPTED, range(2)):
         machine = Machine(settings, random.Random(seed), late=0.09)
         assert machine.run(2 * settings.lease_seconds) == [], f"it suspects the living: {told(settings)}"
@@ -148,7 +148,7 @@ def test_a_break_between_two_heartbeats_starts_the_settling_time_again(
 
 
 def test_a_silence_that_all_shared_is_nobodys_death() -> None:
-    """The machine is suspended twice within a beat, for however long, with looks and beats in any order."""
+    """The machine is suspended twice between two heartbeats, for any time, before or after any poll."""
     chance = random.Random(1)
     for settings, seed in itertools.product(ACCEPTED, range(20)):
         machine = Machine(settings, random.Random(seed))

@@ -238,7 +238,7 @@ def test_a_full_log_holds_up_no_kill(tmp_path: Path) -> None:
         assert parent.process.wait(30) == -signal.SIGKILL
 
 
-def test_a_parent_that_survives_is_told_of_once(
+def test_a_parent_that_survives_is_logged_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """PID 1 of a container takes no SIGKILL from inside of it."""
@@ -261,7 +261,7 @@ def test_a_parent_that_survives_is_told_of_once(
     assert done == [*silence, *silence]
 
 
-def test_pid_1_is_told_that_its_watchdog_has_no_power(
+def test_pid_1_logs_that_its_watchdog_has_no_power(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(Watchdog, "_start_child", lambda _: None)

@@ -238,9 +238,9 @@ def test_many_streams_share_one_reader(process: FakeProcess, monkeypatch: pytest
         assert len({id(feed) for feed in joined}) == 1
         [feed] = set(joined)
         await feed.next_poll.wait()
-        before = looks  # between two looks: none is under way
+        before = looks  # between two polls: none is under way
         await feed.next_poll.wait()
-        assert looks == before + 1, "one look however many listen"
+        assert looks == before + 1, "one poll however many listen"
         for _ in joined:
             feeds.leave(feed)
         assert feeds._feeds == {}

@@ -66,7 +66,7 @@ def test_what_is_wrong_is_named(
     assert process.gateway.client.rows == {}
 
 
-def test_the_limit_of_pages_is_told_and_the_default(client: TestClient, process: FakeProcess) -> None:
+def test_the_limit_of_pages_is_documented_and_the_default(client: TestClient, process: FakeProcess) -> None:
     request = client.get("/openapi.json").json()["components"]["schemas"]["ListingRequest"]
     assert request["properties"]["max_pages"]["anyOf"][0]["maximum"] == 50
     assert client.post("/buckets/some-bucket/listing").status_code == 202

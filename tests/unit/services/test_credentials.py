@@ -106,7 +106,7 @@ def test_hit_expiry_and_snapshot(cache: CachedCredential, source: Source, clock:
     assert source.calls == 2
 
 
-def test_every_use_is_told_once_with_what_became_of_it(source: Source, clock: Clock) -> None:
+def test_every_use_is_counted_once_with_its_result(source: Source, clock: Clock) -> None:
     told: list[str] = []
     cache = CachedCredential(source, ttl_seconds=10, clock=clock, on_use=told.append)
     source.values = [OSError("no"), "secret"]
