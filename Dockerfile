@@ -21,7 +21,7 @@ COPY services services
 RUN chmod -R a+rX . \
     && python -m compileall -q holdfast services \
     && echo /app > "$(echo /opt/holdfast/lib/python3*/site-packages)/holdfast.pth" \
-    && printf '#!/opt/holdfast/bin/python\nfrom holdfast.cli.main import app\napp()\n' > /opt/holdfast/bin/holdfast \
+    && printf '#!/opt/holdfast/bin/python\nfrom holdfast.cli.main import main\nmain()\n' > /opt/holdfast/bin/holdfast \
     && printf '#!/opt/holdfast/bin/python\nfrom holdfast.cli.dbos_command import main\nmain()\n' > /opt/holdfast/bin/dbos \
     && chmod 755 /opt/holdfast/bin/holdfast /opt/holdfast/bin/dbos \
     && rm requirements.lock

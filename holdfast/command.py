@@ -12,7 +12,7 @@ def main() -> None:
         from holdfast.attached import run
 
         sys.exit(run.main(sys.argv[2:]))
-    import_module("holdfast.cli.main").app()
+    import_module("holdfast.cli.main").main()
 
 
 if __name__ == "__main__":

@@ -27,13 +27,13 @@ NameArgument = Annotated[
 def add(  # noqa: PLR0917 - typer's options
     name: NameArgument,
     compose: Annotated[
-        bool, typer.Option("--compose", help="write a Compose file that runs it beside the stack")
+        bool, typer.Option("--compose", metavar="", help="write a Compose file that runs it beside the stack")
     ] = False,
     file: Annotated[
         Path | None, typer.Option("--file", help="name of that file [default: compose.NAME.yaml]")
     ] = None,
     command: Annotated[str, typer.Option(help="the application's command in that file")] = "python main.py",
-    rotate: Annotated[bool, typer.Option("--rotate", help="make a new password")] = False,
+    rotate: Annotated[bool, typer.Option("--rotate", metavar="", help="make a new password")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Give an application a role and a place in the stack's database, and print its URL. Repeatable.
@@ -55,7 +55,7 @@ def add(  # noqa: PLR0917 - typer's options
 def remove(
     name: NameArgument,
     force: Annotated[
-        bool, typer.Option("--force", help="also with live executors or unfinished work")
+        bool, typer.Option("--force", metavar="", help="also with live executors or unfinished work")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -39,7 +39,7 @@ FileArgument = Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False)]
 
 def backup(
     file: FileArgument,
-    force: Annotated[bool, typer.Option("--force", help="replace FILE when it exists")] = False,
+    force: Annotated[bool, typer.Option("--force", metavar="", help="replace FILE when it exists")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write all workflows, their results and Holdfast's records into FILE, while everything runs.
@@ -60,9 +60,12 @@ def backup(
 def restore(
     file: FileArgument,
     replace: Annotated[
-        bool, typer.Option("--replace", help="delete the workflows that are there, instead of refusing")
+        bool,
+        typer.Option(
+            "--replace", metavar="", help="delete the workflows that are there, instead of refusing"
+        ),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="do not ask before that")] = False,
+    yes: Annotated[bool, typer.Option("--yes", metavar="", help="do not ask before that")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Put what FILE holds into a running Holdfast without work of its own; its unfinished work goes on.

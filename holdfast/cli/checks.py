@@ -47,7 +47,9 @@ def verify(
     journal: Annotated[
         Path | None, typer.Option(help="journal of a fault run, JSON lines; - is standard input")
     ] = None,
-    idle: Annotated[bool, typer.Option("--idle", help="all work is expected to have ended")] = False,
+    idle: Annotated[
+        bool, typer.Option("--idle", metavar="", help="all work is expected to have ended")
+    ] = False,
     settle: Annotated[float, typer.Option(help="seconds that a fault may take to heal")] = 20.0,
     logs: Annotated[
         list[Path] | None, typer.Option(help="log files or directories [default: those of the native stack]")
@@ -158,7 +160,9 @@ def adopt(
     application: Annotated[str, typer.Option(help="for example holdfast-worker")],
     from_version: Annotated[str, typer.Option(help="the version that no live executor runs any more")],
     to_version: Annotated[str, typer.Option(help="the version that is to continue its work")],
-    yes: Annotated[bool, typer.Option("--yes", help="do it; without it, only show what would move")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", metavar="", help="do it; without it, only show what would move")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Give stranded work to another version, under its own ids.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
+from holdfast import __version__
 from holdfast.attached import run as attached_run
 from holdfast.cli import applications, backup, checks, extensions, messages, migrate, retention, watch, work
 from holdfast.cli.shown import JsonOption, plain_errors, show
@@ -37,6 +39,24 @@ COMMANDS: list[Callable[..., None]] = [
 for command in COMMANDS:
     app.command()(command)
 app.add_typer(applications.app, name="app")
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"holdfast {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", metavar="", is_eager=True, callback=_print_version, help="print the version and end"
+        ),
+    ] = False,
+) -> None:
+    """Only options; each command has its own help."""
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -89,7 +109,7 @@ def _make(target: str, *, quiet: bool) -> None:
 
 def main() -> None:
     """The entry point of ``python -m holdfast.cli.main``."""
-    app()
+    app(prog_name="holdfast")
 
 
 if __name__ == "__main__":

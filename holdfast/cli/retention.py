@@ -40,7 +40,9 @@ def purge(
     older_than: Annotated[
         str | None, typer.Option(help="age of what goes: 7d, 12h; at least 3h [default: the setting]")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="count what would go, delete nothing")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", metavar="", help="count what would go, delete nothing")
+    ] = False,
     timeout: Annotated[float, typer.Option(help="longest wait, in seconds")] = 3600.0,
     url: UrlOption = None,
     as_json: JsonOption = False,

@@ -27,9 +27,13 @@ if TYPE_CHECKING:
 
 console = Console(highlight=False)
 
-JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON document and nothing else")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", metavar="", help="print one JSON document and nothing else")
+]
 KeyOption = Annotated[str | None, typer.Option(help="Idempotency-Key [default: a random one]")]
-WaitOption = Annotated[bool, typer.Option("--wait", help="wait for the end; exit code 1 unless SUCCESS")]
+WaitOption = Annotated[
+    bool, typer.Option("--wait", metavar="", help="wait for the end; exit code 1 unless SUCCESS")
+]
 TimeoutOption = Annotated[float, typer.Option(help="longest wait, in seconds")]
 UrlOption = Annotated[
     str | None,
@@ -68,6 +72,8 @@ class Api:
         import httpx
 
         self.address = (address or url()).rstrip("/")
+        if not self.address.startswith(("http://", "https://")):
+            raise NothingRunsError(f"{self.address} is no address: write http://{self.address}")
         # A kept connection may belong to a process that has ended.
         limits = httpx.Limits(max_keepalive_connections=0)
         self._client = httpx.Client(base_url=self.address, timeout=10.0, trust_env=False, limits=limits)
@@ -88,7 +94,7 @@ class Api:
         """
         deadline = time.monotonic() + seconds
         with (
-            _transport_errors(),
+            self._transport_errors(),
             self._client.stream("GET", path, params=query, timeout=_STREAM_TIMEOUT_SECONDS) as answer,
         ):
             if answer.status_code == 401 and self._learn_token():
@@ -115,11 +121,21 @@ class Api:
         return answer.text
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
-        with _transport_errors():
+        with self._transport_errors():
             answer = self._client.request(method, path, **options)
             if answer.status_code == 401 and self._learn_token():
                 answer = self._client.request(method, path, **options)
         return answer
+
+    @contextmanager
+    def _transport_errors(self) -> Iterator[None]:
+        """Raises `Unreachable` instead of the HTTP client's own errors of the connection."""
+        import httpx
+
+        try:
+            yield
+        except httpx.TransportError as error:
+            raise Unreachable(f"{self.address}: {error}") from error
 
     def _learn_token(self) -> bool:
         """Whether there is an admin token that was not sent yet. If so, later requests send it."""
@@ -142,23 +158,12 @@ class Api:
 
 
 @contextmanager
-def _transport_errors() -> Iterator[None]:
-    """Raises `Unreachable` instead of the HTTP client's own errors of the connection."""
-    import httpx
-
-    try:
-        yield
-    except httpx.TransportError as error:
-        raise Unreachable(str(error)) from error
-
-
-@contextmanager
 def plain_errors() -> Iterator[None]:
     """Turns errors that the user can fix into one line on standard error and exit code 1."""
     try:
         yield
     except Unreachable as error:
-        reason = f"the API does not answer ({error}); is it up? `holdfast up` starts it"
+        reason = f"the API does not answer at {error}; is it up? `holdfast up` starts it"
     except (Refused, NothingRunsError, NativeError, DatabaseNotPrepared) as error:
         reason = str(error)
     except ModuleNotFoundError as error:

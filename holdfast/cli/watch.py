@@ -34,7 +34,7 @@ _COLOURS = {"live": "green", "draining": "yellow", "drained": "yellow", "dead": 
 
 
 def watch(
-    once: Annotated[bool, typer.Option("--once", help="show it once and end")] = False,
+    once: Annotated[bool, typer.Option("--once", metavar="", help="show it once and end")] = False,
     every: Annotated[float, typer.Option(min=0.2, help="seconds between two polls")] = 1.0,
     url: UrlOption = None,
     as_json: JsonOption = False,
@@ -54,7 +54,7 @@ def watch(
                     live.update(picture(last))
                 except (Unreachable, Refused) as error:
                     # The last data stays visible, as on the page.
-                    notice = Text(f"waiting for {api.address}: {error}", style="bold red")
+                    notice = Text(f"waiting for {error}", style="bold red")
                     live.update(Group(notice, *([picture(last)] if last else [])))
                 time.sleep(every)
 

@@ -79,7 +79,9 @@ def _outcome_text(workflow: dict[str, Any]) -> str:
 
 
 def executors(
-    everyone: Annotated[bool, typer.Option("--all", help="also those that ended within the hour")] = False,
+    everyone: Annotated[
+        bool, typer.Option("--all", metavar="", help="also those that ended within the hour")
+    ] = False,
     application: Annotated[str | None, typer.Option(help="only those of this application")] = None,
     url: UrlOption = None,
     as_json: JsonOption = False,

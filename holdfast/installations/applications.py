@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.installations.application_names import ApplicationError, check_name, role_of
-from holdfast.installations.embedded import ROOT
-from holdfast.installations.native_installation import NativeTools, native_home
+from holdfast.installations.embedded import ROOT, native_home
+from holdfast.installations.native_installation import NativeTools
 from holdfast.installations.postgres_tools import PostgresTools
 from holdfast.installations.secrets import read_passfile, scram_verifier, write_whole
 from holdfast.postgres.statements import sql

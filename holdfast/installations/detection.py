@@ -10,13 +10,14 @@ from urllib.parse import urlsplit
 
 from holdfast.installations import compose_installation, native_installation
 from holdfast.installations.compose_installation import ComposeInstallation, published_url
+from holdfast.installations.embedded import native_home
 from holdfast.installations.installation import (
     Installation,
     Member,
     NothingRunsError,
     settings_of_environment,
 )
-from holdfast.installations.native_installation import NativeInstallation, native_home
+from holdfast.installations.native_installation import NativeInstallation
 from holdfast.installations.postgres_tools import PostgresTools
 from holdfast.origin import is_loopback
 from holdfast.settings import Settings

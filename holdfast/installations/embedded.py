@@ -33,6 +33,11 @@ _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
+def native_home() -> Path:
+    """Returns the native stack's directory: ``HOLDFAST_HOME``, else ``.holdfast`` of the checkout."""
+    return Path(os.environ.get("HOLDFAST_HOME") or ROOT / ".holdfast")
+
+
 def die_with_parent(signum: int) -> Callable[[], None]:
     """Returns a ``preexec_fn`` that makes the kernel send ``signum`` to the child when its parent dies."""
     parent = os.getpid()

@@ -22,7 +22,7 @@ from typing import Any
 from dotenv import dotenv_values
 from pydantic import ValidationError
 
-from holdfast.installations.embedded import ROOT, Cluster, last_line
+from holdfast.installations.embedded import ROOT, Cluster, last_line, native_home
 from holdfast.installations.native_error import NativeError
 from holdfast.installations.state_file import read_state
 from holdfast.installations.supervised import is_alive
@@ -135,7 +135,7 @@ def _end(pid: int, patience_seconds: float) -> None:
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m holdfast.installations.native", description=__doc__)
     parser.add_argument("command", choices=["up", "down", "clean"])
-    parser.add_argument("--data", type=Path, default=ROOT / ".holdfast", help="directory of everything")
+    parser.add_argument("--data", type=Path, default=None, help="directory of everything")
     parser.add_argument("--workers", type=int, default=None, help="number of workers (2)")
     parser.add_argument("--port", type=int, default=None, help="port of the API (8000)")
     parser.add_argument("--detach", action="store_true", help="return when all is ready")
@@ -146,11 +146,11 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """The entry point. An error that the user can fix results in a one-line message and exit code 1."""
     options = _arguments(arguments)
-    home: Path = options.data.resolve()
     # As in Compose, .env provides the variables that the shell does not set.
     for name, value in dotenv_values(ROOT / ".env").items():
         if name.startswith("HOLDFAST_") and value is not None:
             os.environ.setdefault(name, value)
+    home: Path = (options.data or native_home()).resolve()
 
     def chosen(option: Any, variable: str, default: int) -> int:
         if option is not None:

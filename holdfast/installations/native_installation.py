@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from holdfast.installations.embedded import ROOT, installed
+from holdfast.installations.embedded import installed, native_home
 from holdfast.installations.hold import hold
 from holdfast.installations.installation import Installation, Logged, Member, settings_of_environment
 from holdfast.installations.native import START_SECONDS
@@ -23,11 +23,6 @@ from holdfast.settings import Settings
 
 _STOP_SECONDS = 30.0
 """The time that an orderly stop may take in addition to its grace period."""
-
-
-def native_home() -> Path:
-    """Returns the native stack's directory: ``HOLDFAST_HOME``, else ``.holdfast`` of the checkout."""
-    return Path(os.environ.get("HOLDFAST_HOME") or ROOT / ".holdfast")
 
 
 def native_state() -> dict[str, Any]:

@@ -16,6 +16,11 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 # By the beginning of a command: the file that runs it, and words of it that stand there.
 ELSEWHERE = {
+    "make native": ("tests/integration/installations/test_native.py", ("up",)),
+    "kill -9": ("tests/acceptance/test_tour.py", ("_PID",)),
+    "cat .holdfast/logs": ("tests/acceptance/test_tour.py", (".holdfast/",)),
+    ".venv/bin/holdfast executors": ("tests/acceptance/test_tour.py", (".venv/bin/holdfast",)),
+    "curl -s --retry": ("tests/acceptance/test_tour.py", ("console",)),
     "make up": ("tests/integration/installations/test_native.py", ("native", "up")),
     "make test": (".ci/run", ("make test",)),
     "make venv": (".ci/run", ("make lint",)),
@@ -23,8 +28,6 @@ ELSEWHERE = {
     "pip install build/wheel": ("tests/acceptance/test_wheel.py", ("made.install(str(wheel))",)),
     "holdfast migrate": ("tests/foreign/ground.py", ('"migrate"', '"--database-url"')),
     "holdfast run": ("tests/foreign/ground.py", ('"run"',)),
-    "docker compose logs": ("tests/acceptance/test_scenes.py", ("check_logs",)),
-    "docker compose restart api": ("tests/container/test_scenes.py", ("api",)),
     "docker compose --profile observability up": (
         "tests/container/test_observability.py",
         ("observability",),

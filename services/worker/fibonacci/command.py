@@ -26,7 +26,9 @@ def submit(
     count: Annotated[int | None, typer.Option(help="how many numbers: 0, 1, 2, … [default: 50]")] = None,
     numbers: Annotated[str | None, typer.Option(help="the numbers themselves: 30,31,32")] = None,
     method: Annotated[str, typer.Option(help="recursive or doubling")] = "recursive",
-    sequential: Annotated[bool, typer.Option(help="each number after the former's result")] = False,
+    sequential: Annotated[
+        bool, typer.Option(metavar="", help="each number after the former's result")
+    ] = False,
     key: KeyOption = None,
     wait: WaitOption = False,
     timeout: TimeoutOption = 3600.0,

@@ -18,7 +18,13 @@ from typer.testing import CliRunner
 
 from holdfast.audit.findings import make_finding
 from holdfast.cli import archive, backup, checks, main, messages, retention, shown, watch
-from holdfast.installations import compose_installation, detection, native_installation, postgres_tools
+from holdfast.installations import (
+    compose_installation,
+    detection,
+    embedded,
+    native_installation,
+    postgres_tools,
+)
 from holdfast.installations.compose_installation import ComposeInstallation
 from holdfast.installations.detection import InsideContainer
 from holdfast.installations.installation import NothingRunsError
@@ -320,7 +326,7 @@ def test_the_address_that_compose_publishes(
 ) -> None:
     (tmp_path / ".env").write_text(said)
     monkeypatch.setattr(compose_installation, "ROOT", tmp_path)
-    monkeypatch.setattr(native_installation, "ROOT", tmp_path)
+    monkeypatch.setattr(embedded, "ROOT", tmp_path)
     for name in ("HOLDFAST_URL", "HOLDFAST_API_PORT", "HOLDFAST_PUBLISH_ADDRESS", "HOLDFAST_HOME"):
         monkeypatch.delenv(name, raising=False)
     assert detection.url() == expected
