@@ -26,7 +26,7 @@ from holdfast.dbos_adapter import launching
 from holdfast.dbos_adapter.launching import Configured
 from holdfast.dbos_adapter.registrations import publish_soon
 from holdfast.postgres.database import OpsPool
-from holdfast.postgres.outage import patiently
+from holdfast.postgres.outage import until_connected
 from holdfast.process.drain import wait_and_hand_over
 from holdfast.process.engine import AttachedEngine
 from holdfast.process.executor import Executor
@@ -87,7 +87,7 @@ class AttachedProcess(Executor):
         self.watchdog.start()
         seen = {"name": self.identity.application, "dbos_version": launching.dbos_version()}
         for call in (self.lease.start, partial(self.ops.run, "note_attached", **seen)):
-            patiently(call, seconds=self.settings.database_wait_seconds, log=log)
+            until_connected(call, seconds=self.settings.database_wait_seconds, log=log)
         launching.identify(
             application,
             executor_id=self.executor_id,

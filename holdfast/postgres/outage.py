@@ -118,7 +118,7 @@ def backed_off(seconds: float) -> float:
     return min(_LONGEST_RETRY_SECONDS, seconds * random.uniform(1.6, 2.4))  # noqa: S311
 
 
-def patiently(call: Callable[[], object], *, seconds: float, log: logging.Logger) -> None:
+def until_connected(call: Callable[[], object], *, seconds: float, log: logging.Logger) -> None:
     """Calls ``call`` until a connection is free, at most ``seconds`` long. Raises other errors immediately.
 
     Logs each wait. The pauses grow, because an attempt takes a connection that another process may need.

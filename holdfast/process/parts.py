@@ -26,7 +26,7 @@ from holdfast.dbos_adapter.schema import wait_until_prepared
 from holdfast.durable.resources import Resources, provide
 from holdfast.observability.database_metrics import DatabaseCollector
 from holdfast.postgres.database import Row
-from holdfast.postgres.outage import patiently
+from holdfast.postgres.outage import until_connected
 from holdfast.process.engine import Engine
 from holdfast.recovery.versions import settle_latest
 
@@ -144,7 +144,7 @@ def _database_now(process: Process) -> datetime:
 
 
 def _start_lease(process: Process) -> None:
-    patiently(process.lease.start, seconds=process.settings.database_wait_seconds, log=log)
+    until_connected(process.lease.start, seconds=process.settings.database_wait_seconds, log=log)
 
 
 def _install_trials(process: Process) -> None:
