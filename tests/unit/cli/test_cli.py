@@ -366,11 +366,6 @@ def test_watch_shows_what_was_known_last_while_the_database_is_away(api: Fake) -
     assert done.stdout.startswith("PostgreSQL has been away for 12 s; these are its last known figures.")
 
 
-def test_watch_says_when_the_database_is_away() -> None:
-    told = watch._sentence(snapshot(database={"up": False, "since": 988.0}))
-    assert told.plain.startswith("PostgreSQL has been away for 12 s")
-
-
 @pytest.mark.parametrize(("troubles", "code"), [([], 0), (["2 steps recorded twice"], 1)])
 def test_verify_ends_with_what_it_found(
     monkeypatch: pytest.MonkeyPatch, troubles: list[str], code: int

@@ -257,23 +257,6 @@ def test_cancel_kills_the_child_and_the_slot_comes_back(pool: CpuPool, tmp_path:
     asyncio.run(main())
 
 
-def test_a_cancelled_task_that_waited_never_runs(pool: CpuPool, tmp_path: Path) -> None:
-    async def main() -> None:
-        gate, never = tmp_path / "gate", tmp_path / "never"
-        busy = [asyncio.create_task(pool.run(hold, str(gate))) for _ in range(2)]
-        await until(lambda: pool.states()["busy"] == 2)
-        waiting = asyncio.create_task(pool.run(append, str(never), "x"))
-        await asyncio.sleep(0)
-        waiting.cancel()
-        gate.touch()
-        await asyncio.gather(*busy, waiting, return_exceptions=True)
-        await asyncio.gather(*(pool.run(pid_and, n) for n in range(4)))
-        assert not never.exists()
-        assert waiting.cancelled()
-
-    asyncio.run(main())
-
-
 def test_a_loop_that_is_dropped_kills_its_children(pool: CpuPool, tmp_path: Path) -> None:
     started = tmp_path / "started"
     coroutine = pool.run(note_and_spin, str(started))
