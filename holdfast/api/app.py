@@ -24,6 +24,7 @@ from holdfast.api.routes import (
     console,
     executors,
     messages,
+    reopening,
     retention,
     schedule,
     stranded,
@@ -80,7 +81,10 @@ def create_app(process: Process, features: Sequence[Feature] = ()) -> FastAPI:
         feature.prepare(app, process)
     ours = [
         each.router
-        for each in (workflows, user_workflows, stranded, messages, executors, schedule, retention, console)
+        for each in (
+            *(workflows, user_workflows, reopening, stranded, messages),
+            *(executors, schedule, retention, console),
+        )
     ]
     for router in (*(feature.router for feature in features), *ours, probes.router(process)):
         app.include_router(router)

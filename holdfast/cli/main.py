@@ -10,7 +10,18 @@ import typer
 
 from holdfast import __version__
 from holdfast.attached import run as attached_run
-from holdfast.cli import applications, backup, checks, extensions, messages, migrate, retention, watch, work
+from holdfast.cli import (
+    applications,
+    backup,
+    checks,
+    extensions,
+    messages,
+    migrate,
+    retention,
+    watch,
+    work,
+    workflows,
+)
 from holdfast.cli.shown import JsonOption, plain_errors, show
 from holdfast.installations.detection import admin_token, here, url
 from holdfast.installations.embedded import ROOT
@@ -32,6 +43,7 @@ app = typer.Typer(
 
 COMMANDS: list[Callable[..., None]] = [
     *(work.start, watch.watch, work.executors, work.drain, work.crash),
+    *(workflows.fork, workflows.reopen),
     *(messages.send, messages.events, messages.stream),
     *(checks.verify, checks.handovers, checks.stranded, checks.adopt, retention.purge),
     *(backup.backup, backup.restore, migrate.migrate),

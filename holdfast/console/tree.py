@@ -91,6 +91,9 @@ def _actions(row: Row, own_applications: Collection[str], *, stranded: bool) -> 
     return {
         "cancel": f"It has ended with {status}." if status in ENDED else None,
         "resume": unknown if resumable else f"It is {status}; only cancelled and parked ones can be resumed.",
+        "reopen": unknown
+        if status == "ERROR"
+        else f"It is {status}; only what ended with ERROR can be reopened.",
         "fork": unknown,
         "adopt": None if stranded else "Its version is run by a live executor, or it has ended.",
     }

@@ -295,6 +295,7 @@ class Fake:
                     "resume": None
                     if status == "CANCELLED"
                     else "Only cancelled or parked work can be resumed.",
+                    "reopen": None if status == "ERROR" else "Only what ended with ERROR can be reopened.",
                     "fork": None,
                     "adopt": "Its version is run by live executors.",
                 },

@@ -89,6 +89,12 @@ export class Actions {
     }));
   }
 
+  reopen(workflow) {
+    return this.request(`/workflows/${segment(workflow.workflow_id)}/reopen`, null, () => ({
+      text: "It waits in its queue again and goes on at the step that failed. Watch for a new bar.",
+    }));
+  }
+
   fork(workflow, startStep) {
     const path = `/workflows/${segment(workflow.workflow_id)}/fork`;
     return this.request(path, { start_step: startStep }, (answer) => ({

@@ -8,7 +8,7 @@ import { Waterfall } from "./waterfall.js";
 import { duration, epoch, OUTCOME, shortExecutor, STATUS } from "./words.js";
 
 const ENDED = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"];
-const OPERATIONS = ["cancel", "resume", "fork", "adopt"];
+const OPERATIONS = ["cancel", "resume", "reopen", "fork", "adopt"];
 const STEPS = 500;
 const POLL_SECONDS = 1.5;
 
@@ -132,6 +132,7 @@ export class WorkflowPage {
 const ALLOWED = {
   cancel: "Ends it and its children.",
   resume: "Puts it back into its queue; recorded steps are not done again.",
+  reopen: "Goes on at the failed step. A parent needs its child to have succeeded.",
   fork: "Runs a copy from this step on; the steps before keep their results.",
   adopt: "Lets this release go on with work of a version that no live executor runs.",
 };

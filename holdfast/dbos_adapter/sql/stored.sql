@@ -32,3 +32,28 @@ FROM dbos.workflow_status w LEFT JOIN LATERAL (
     FROM dbos.operation_outputs o WHERE o.workflow_uuid = w.workflow_uuid
     ORDER BY o.function_id LIMIT %(limit)s OFFSET %(offset)s) AS s ON true
 WHERE w.workflow_uuid = %(workflow_id)s ORDER BY s.step_id
+
+-- name: reopening
+-- Returns where a workflow that ended with ERROR would go on: at the first of the failed steps at its end, behind
+-- which there are only results of other workflows; else after its last step. `unmended` are the workflows whose
+-- results it would read and that have not succeeded. `acted_on` is the last failed result of another workflow
+-- that it went on after, with the step.
+WITH steps AS (
+    SELECT o.function_id AS step, o.child_workflow_id AS child, o.error IS NOT NULL AS has_failed,
+           o.function_name = 'DBOS.getResult' AS is_result
+    FROM dbos.operation_outputs o WHERE o.workflow_uuid = %(workflow_id)s),
+tail AS (
+    SELECT * FROM steps
+    WHERE step > coalesce((SELECT max(step) FROM steps WHERE NOT has_failed AND NOT is_result), -1))
+SELECT w.status, w.completed_at,
+       coalesce((SELECT min(step) FROM tail WHERE has_failed), (SELECT max(step) + 1 FROM steps), 1) AS first_step,
+       ARRAY(SELECT DISTINCT t.child || ' is ' || coalesce(c.status, 'deleted') FROM tail t
+             LEFT JOIN dbos.workflow_status c ON c.workflow_uuid = t.child
+             WHERE t.is_result AND t.has_failed AND c.status IS DISTINCT FROM 'SUCCESS' ORDER BY 1 LIMIT 10) AS unmended,
+       (SELECT s.child || ' (step ' || s.step || ')' FROM steps s
+        WHERE s.is_result AND s.has_failed AND NOT EXISTS (SELECT FROM tail WHERE has_failed)
+        ORDER BY s.step DESC LIMIT 1) AS acted_on
+FROM dbos.workflow_status w WHERE w.workflow_uuid = %(workflow_id)s
+
+-- name: reopen
+SELECT ops.reopen(%(workflow_id)s, %(ended_at)s, %(first_step)s, %(queue)s, %(version)s) AS is_reopened

@@ -16,7 +16,8 @@ BEGIN
     -- These functions run with their owner's privileges, for the worker, from triggers.
     REVOKE ALL ON FUNCTION ops.fold_totals(), ops.forget_deleted(), ops.end_sessions(text), ops.note_schedule(),
         ops.fire_tick(text, text, timestamptz, text, text, text, text, text, text),
-        ops.start_waiting_tick(text), ops.end_scheduled_run(), ops.resume_scheduled_run() FROM PUBLIC;
+        ops.start_waiting_tick(text), ops.end_scheduled_run(), ops.resume_scheduled_run(),
+        ops.reopen(text, bigint, integer, text, text) FROM PUBLIC;
 
     FOR may IN SELECT r.rolname, v.rights, v.place FROM (VALUES
         -- For a launched DBOS application, and for a client.
@@ -44,6 +45,8 @@ BEGIN
             ops.fire_tick(text, text, timestamptz, text, text, text, text, text, text)'),
         -- The function ends the sessions of a dead executor only.
         ('holdfast_api holdfast_worker', 'EXECUTE', 'FUNCTION ops.end_sessions(text)'),
+        -- The function deletes failed steps of failed workflows only.
+        ('holdfast_api', 'EXECUTE', 'FUNCTION ops.reopen(text, bigint, integer, text, text)'),
 
         -- For a purge. A trigger protects unfinished work, and effects are deleted only with their workflow.
         ('holdfast_worker', 'DELETE', 'dbos.workflow_status, dbos.workflow_input, dbos.workflow_output,

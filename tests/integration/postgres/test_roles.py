@@ -216,6 +216,7 @@ def test_the_functions_with_their_owners_rights_have_a_fixed_search_path(shared:
             "fold_totals",
             "forget_deleted",
             "note_schedule",
+            "reopen",
             "resume_scheduled_run",
         )
     ]

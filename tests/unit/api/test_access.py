@@ -27,6 +27,7 @@ CONTROL = [
     ("POST", "/executors/e/crash"),
     ("POST", "/workflows/w/cancel"),
     ("POST", "/workflows/w/resume"),
+    ("POST", "/workflows/w/reopen"),
     ("POST", "/workflows/w/fork"),
     ("POST", "/workflows/w/adopt"),
     ("POST", "/workflows/w/messages"),

@@ -1,0 +1,69 @@
+"""The control operation that lets a failed workflow go on, for example after its child was mended."""
+
+from __future__ import annotations
+
+import logging
+
+from fastapi import APIRouter, Depends, Request
+
+from holdfast.api.access import CONTROL, REFUSALS
+from holdfast.api.context import accepting, process_of
+from holdfast.api.models import Accepted, WorkflowId
+from holdfast.api.problems import documented
+from holdfast.api.routes.workflows import existing
+from holdfast.api.targets import home_queues, version_of
+from holdfast.errors import Conflict, UnknownWorkflow
+
+router = APIRouter(tags=["workflows"])
+log = logging.getLogger("holdfast.api")
+
+
+@router.post(
+    "/workflows/{workflow_id}/reopen",
+    status_code=202,
+    dependencies=[*CONTROL, Depends(accepting)],
+    responses=REFUSALS | documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
+)
+async def reopen(request: Request, workflow_id: WorkflowId) -> Accepted:
+    """Let a workflow that ended with ERROR go on at the step that failed, under its own id.
+
+    A parent that failed with its child reads the child's result again; until the child has succeeded, that is
+    refused. A step of its own is done again. The steps before keep their results.
+    """
+    process = process_of(request)
+    row = await existing(request, workflow_id)
+    queue = (await home_queues(process, [row]))[workflow_id]
+    version = await version_of(process, row)
+    plans = await process.gateway.ops("reopening", workflow_id=workflow_id)
+    if not plans:
+        raise UnknownWorkflow
+    [plan] = plans
+    if plan["status"] != "ERROR":
+        raise Conflict(f"This workflow is {plan['status']}. Only one that ended with ERROR can be reopened.")
+    if plan["unmended"]:
+        raise Conflict(
+            f"It would fail with its child again: {', '.join(plan['unmended'])}. "
+            "Resume or reopen the child, and repeat this when it has succeeded."
+        )
+    if plan["acted_on"]:
+        raise Conflict(
+            f"It went on after the failure of {plan['acted_on']}: the steps since are recorded and would be "
+            "done again. Fork it from that step if they may be."
+        )
+    await process.gateway.ops("forget_crashes", workflow_ids=[workflow_id], queues=[queue])
+    [done] = await process.gateway.ops(
+        "reopen",
+        workflow_id=workflow_id,
+        ended_at=plan["completed_at"],
+        first_step=plan["first_step"],
+        queue=queue,
+        version=version,
+    )
+    if not done["is_reopened"]:
+        raise Conflict("This workflow was reopened by another request, or has changed. GET it again.")
+    log.info(
+        "workflow reopened at step %d",
+        plan["first_step"],
+        extra={"action": "workflow.reopened", "workflow_id": workflow_id},
+    )
+    return Accepted(workflow_id=workflow_id, status="ENQUEUED")
