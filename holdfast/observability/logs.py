@@ -73,7 +73,8 @@ class _FailedStart(logging.Filter):
     """Drops the tracebacks of uvicorn and DBOS for a failed start: the process logs its cause itself."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not str(record.msg).startswith(("Traceback (most recent call last)", "DBOS failed to launch"))
+        begin = {"uvicorn.error": "Traceback (most recent call last)", "dbos": "DBOS failed to launch"}
+        return not (record.name in begin and str(record.msg).startswith(begin[record.name]))
 
 
 def configure(

@@ -86,6 +86,15 @@ def test_a_long_line_is_cut_and_bytes_that_are_no_text_are_kept() -> None:
     assert found[-1]["message"] == "\\xff"
 
 
+def test_of_a_failed_start_only_the_frameworks_tracebacks_are_dropped() -> None:
+    program = r"""
+for name in ("uvicorn.error", "orders"):
+    logging.getLogger(name).error("Traceback (most recent call last)\n  of %s", name)
+"""
+    (line,) = lines(program, logging=True)
+    assert line["logger"] == "orders", "a user's own line stays"
+
+
 @pytest.mark.parametrize("text", ["[1]", '{"half', "plain", '"text"'])
 def test_only_objects_pass(text: str) -> None:
     assert json.loads(as_json_line(text, logger="any"))["message"] == text
