@@ -147,6 +147,7 @@ class PollingThread(SessionThread):
         connect: Callable[[], Connection],
         poll: Callable[[Connection], object],
         log: logging.Logger,
+        action: str,
         pause: Callable[[], float],
     ) -> None:
         super().__init__(
@@ -155,7 +156,7 @@ class PollingThread(SessionThread):
             work=self._poll_and_pause,
             log=log,
             text=f"{name} failed",
-            action=f"{name}.failed",
+            action=action,
             pause=pause,
         )
         self._poll = poll

@@ -82,6 +82,7 @@ class AutomaticAdoption:
             connect=lambda: connect(settings, purpose=identity.purpose("adoption")),
             poll=self._adopt_stranded,
             log=log,
+            action="adoption.failed",
             pause=self._pause_seconds,
         )
 

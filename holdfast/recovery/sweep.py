@@ -78,6 +78,7 @@ class Sweep:
             connect=lambda: connect(settings, purpose=identity.purpose("sweep")),
             poll=self.round,
             log=log,
+            action="sweep.failed",
             pause=self._pause_seconds,
         )
 

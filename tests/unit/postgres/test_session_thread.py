@@ -158,6 +158,11 @@ def test_an_error_after_the_stop_is_not_logged(caplog: pytest.LogCaptureFixture)
     assert world.told == ["opened", "closing"]
 
 
+def polling(poll: Callable[[Any], None], pause: Callable[[], float]) -> PollingThread:
+    connect: Any = _Session
+    return PollingThread("part", connect=connect, poll=poll, log=log, action="part.failed", pause=pause)
+
+
 def test_polls_pause_between_each_other_until_the_stop() -> None:
     told: list[str] = []
     polls = iter(["poll", "poll", "fails", "poll", "end"])
@@ -173,13 +178,13 @@ def test_polls_pause_between_each_other_until_the_stop() -> None:
         told.append("pause")
         return 0.0
 
-    thread = PollingThread("part", connect=_Session, poll=poll, log=log, pause=pause)  # type: ignore[arg-type]
+    thread = polling(poll, pause)
     thread.start()
     assert thread.join(30)
     assert told == ["poll", "pause", "poll", "pause", "fails", "pause", "poll", "pause", "end", "pause"]
 
 
-def test_a_failed_poll_is_logged_once_by_the_name_of_its_thread(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failed_poll_is_logged_once_and_when_polls_work_again(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     polls = iter([True, True, False])
 
@@ -188,7 +193,7 @@ def test_a_failed_poll_is_logged_once_by_the_name_of_its_thread(caplog: pytest.L
             raise psycopg2.OperationalError("gone")
         thread.stopping.set()
 
-    thread = PollingThread("part", connect=_Session, poll=poll, log=log, pause=lambda: 0.0)  # type: ignore[arg-type]
+    thread = polling(poll, lambda: 0.0)
     thread.start()
     assert thread.join(30)
     assert [record.action for record in caplog.records] == ["part.failed", "part.failed.over"]  # type: ignore[attr-defined]

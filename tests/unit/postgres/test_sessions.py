@@ -62,10 +62,10 @@ def test_no_session_is_used_after_its_end_or_kept_after_the_pools(script: list[t
         for statement, idle in script:
             pool.statement = statement
             if statement in ("answers", "sees the pool close"):
-                assert pool.sessions.run("look_at_step") == [{"n": 1}]
+                assert pool.sessions.run("read_step") == [{"n": 1}]
             else:
                 with pytest.raises(sa.exc.DBAPIError) as raised:
-                    pool.sessions.run("look_at_step")
+                    pool.sessions.run("read_step")
                 is_lost = statement in ("ends", "only reads")
                 assert raised.value.connection_invalidated == is_lost, "whether another try makes sense"
             is_closed = is_closed or statement == "sees the pool close" or idle == "the pool closes"
@@ -76,4 +76,4 @@ def test_no_session_is_used_after_its_end_or_kept_after_the_pools(script: list[t
             for each in usable if idle == "it ends" else ():
                 each.is_ended = True
         pool.statement = "answers"
-        assert pool.sessions.run("look_at_step") == [{"n": 1}]
+        assert pool.sessions.run("read_step") == [{"n": 1}]
