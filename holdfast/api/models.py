@@ -226,35 +226,6 @@ class ExecutorOrder(BaseModel):
     desired_state: str
 
 
-class Stranded(BaseModel):
-    """Unfinished work of a version that no live executor runs."""
-
-    application: str | None
-    application_version: str
-    status: Status
-    workflows: int
-
-
-class StrandedList(BaseModel):
-    """Everything that is stranded."""
-
-    stranded: list[Stranded]
-
-
-class AdoptRequest(StrictRequest):
-    """Which stranded work the present version is to continue."""
-
-    application: ApplicationName
-    from_version: str = Field(pattern=NAME)
-
-
-class Adopted(BaseModel):
-    """How much work moved, and the version that continues it."""
-
-    adopted: int
-    to_version: str
-
-
 class PurgeRequest(StrictRequest):
     """What is to be deleted: what ended, or is old, for longer than `older_than_seconds`."""
 

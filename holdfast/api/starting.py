@@ -11,7 +11,7 @@ from holdfast.api.models import NAME
 from holdfast.api.models_start import StartRequest
 from holdfast.api.submit import Work
 from holdfast.api.targets import INTERNAL_QUEUE
-from holdfast.dbos_adapter.registrations import PICKLE
+from holdfast.dbos_adapter.registrations import PICKLE, why_unfit
 from holdfast.durable import registry
 from holdfast.durable.names import QUEUE_OF
 from holdfast.durable.workflows import Workflow
@@ -68,6 +68,8 @@ async def _registered_work(process: Process, body: StartRequest, found: dict[str
         _refuse("instance", f"{body.workflow} runs on a configured instance: {', '.join(instances)}.")
     if instances is None and body.instance is not None:
         _refuse("instance", f"{body.workflow} does not run on an instance.")
+    if reason := why_unfit(shape.get("takes"), body.positional, body.named):
+        _refuse("args", f"{body.workflow} does not take these arguments: {reason}.")
     queue = body.queue or (QUEUE_OF.get(body.workflow) if _is_own(process, found) else None)
     if body.queue is not None:
         await _check_queue(process, body, body.queue, found["application"])

@@ -108,6 +108,7 @@ class AttachedProcess(Executor):
         self.engine.attach_database()
         self.engine.count_starts()
         settle_latest(self.ops, self.identity, starting=True)
+        self.engine.claimable.on_change = lambda: publish_soon(self.ops, self.executor_id)
         publish_soon(self.ops, self.executor_id)
         self.sweep.start()
         if self.settings.adopt_after_seconds:

@@ -14,6 +14,7 @@ from holdfast.audit.audit import Audit
 from holdfast.audit.findings import Finding, list_counts, list_examples, make_finding
 from holdfast.audit.journal import Journal
 from holdfast.postgres.database import Row
+from holdfast.recovery.stranded import describe
 from holdfast.settings import STANDSTILL_SECONDS
 from holdfast.statuses import PARKED, UNFINISHED
 
@@ -117,10 +118,8 @@ def nothing_is_homeless(audit: Audit) -> Finding:
 
     details = audit.until(violations)
     for row in audit.rows("stranded", lease_seconds=audit.settings.lease_seconds):
-        where = f"version {row['application_version']} of {row['application']}"
-        details.append(
-            f"{row['workflows']} {row['status']} workflows are stranded in {where}: `holdfast stranded`"
-        )
+        what = f"{row['workflows']} {row['status']} workflows"
+        details.append(f"{what} are stranded in {describe(row)}: `holdfast stranded`")
     moves = {
         row["kind"]: {k: v for k, v in row.items() if k != "kind"} for row in audit.rows("audit_handovers")
     }

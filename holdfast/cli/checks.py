@@ -26,6 +26,7 @@ from holdfast.installations.detection import here
 from holdfast.installations.installation import NothingRunsError
 from holdfast.postgres.database import Connection, connect, query
 from holdfast.recovery.adoption import move
+from holdfast.recovery.stranded import WAY_OUT, describe
 from holdfast.settings import Settings
 
 _STATEMENT_SECONDS = 120.0
@@ -147,11 +148,12 @@ def recent_handovers(limit: int, from_executor: str | None = None, after: int = 
 
 
 def stranded(as_json: JsonOption = False) -> None:
-    """List unfinished work of versions that no live executor runs; exit code 1 if there is any."""
+    """List unfinished work that no live executor can run, with the reason; exit code 1 if there is any."""
     with plain_errors():
         _elsewhere("stranded", as_json=as_json)
         with database() as (settings, connection):
             rows = query(connection, "stranded", lease_seconds=settings.lease_seconds)
+            rows = [{**row, "way_out": WAY_OUT[row["reason"]]} for row in rows]
         show({"stranded": rows}, as_json=as_json, human=lambda: _stranded_table(rows))
         raise typer.Exit(1 if rows else 0)
 
@@ -179,7 +181,8 @@ def adopt(
                 rows = [
                     row
                     for row in query(connection, "stranded", lease_seconds=settings.lease_seconds)
-                    if (row["application"], row["application_version"]) == (application, from_version)
+                    if (row["application"], row["application_version"], row["reason"])
+                    == (application, from_version, "version")
                 ]
                 show({"stranded": rows}, as_json=as_json, human=lambda: _stranded_table(rows))
                 print("nothing was moved; --yes moves it", file=sys.stderr)
@@ -199,8 +202,8 @@ def adopt(
 
 
 def _stranded_table(rows: list[dict[str, Any]]) -> Any:
-    columns = ["application", "version", "status", "workflows"]
-    cells = [[r["application"], r["application_version"], r["status"], r["workflows"]] for r in rows]
+    columns = ["workflows", "status", "where and why", "way out"]
+    cells = [[r["workflows"], r["status"], describe(r), WAY_OUT[r["reason"]]] for r in rows]
     return table("stranded work" if rows else "nothing is stranded", columns, cells)
 
 

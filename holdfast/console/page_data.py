@@ -169,7 +169,7 @@ class PageData:
     # --- queues and counts -----------------------------------------------------------------
 
     async def _read_counts(self, now: float) -> None:
-        rows = await self._ask("console_unfinished", lease_seconds=self._lease_seconds)
+        rows = await self._ask("console_unfinished")
         other = (await self._ask("console_counts", lease_seconds=self._lease_seconds))[0]
         queues: dict[str, Item] = {}
         for row in rows:
@@ -189,7 +189,7 @@ class PageData:
             "running": sum(row["workflows"] for row in rows if row["status"] == "PENDING"),
             "queued": queued,
             "parked": other["parked"],
-            "stranded": sum(row["workflows"] for row in rows if row["stranded"]),
+            "stranded": other["stranded"],
             "orphaned": other["orphaned"],
         }
         point = [round(now, 3), queued, oldest]

@@ -10,6 +10,8 @@ from typing import Any
 
 import dbos._core
 
+from holdfast.dbos_adapter.claimable import Claimable
+from holdfast.dbos_adapter.claimable import attach as attach_claimable
 from holdfast.dbos_adapter.waiting import wait
 from holdfast.dbos_adapter.waiting.waits import Waits
 from holdfast.dbos_adapter.wake_ups import Waker
@@ -26,12 +28,13 @@ def attach_waker(application: Any, waker: Waker) -> None:
 
 
 def attach_database(
-    application: Any, waker: Waker, *, sessions: Sessions, waits: Waits, homes: object
+    application: Any, waker: Waker, *, sessions: Sessions, waits: Waits, homes: object, claimable: Claimable
 ) -> None:
     """Gives the system database of a launched application the objects that the replaced methods use."""
     database = application._sys_db
     database.sessions = sessions
     database.homes = homes
+    attach_claimable(database, claimable)
     waker.notices.attach(database)
     wait.attach(database, waits, waker.endings)
 

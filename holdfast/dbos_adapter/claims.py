@@ -44,12 +44,13 @@ class _Gated:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._db, name)
 
-    def _claim_gate(self, *_: Any) -> list[sa.ColumnElement[bool]]:
+    def _claim_gate(self, *args: Any) -> list[sa.ColumnElement[bool]]:
+        claimable: list[sa.ColumnElement[bool]] = self._db._claim_gate(*args)
         if not self._homes:
-            return []
+            return claimable
         workflow_id = self._db.tables.workflow_status.c.workflow_uuid
         mine = _crashes.c.workflow_id == workflow_id
-        return [~sa.exists().where(mine, _crashes.c.queue_name.in_(self._homes))]
+        return [*claimable, ~sa.exists().where(mine, _crashes.c.queue_name.in_(self._homes))]
 
 
 class _LockedClaim(_Gated):
@@ -93,6 +94,11 @@ class _LockedClaim(_Gated):
 
 class _LockedPartitionsClaim(_LockedClaim):
     """As `_LockedClaim`, for one claim from many partitions, each of which runs one workflow at a time."""
+
+    def _name_filter(self, *args: Any) -> sa.ColumnElement[bool]:
+        # The only condition of the claimed workflows that does not limit the count of running ones too.
+        theirs: sa.ColumnElement[bool] = self._db._name_filter(*args)
+        return sa.and_(theirs, *self._db._claim_gate(self._queue_name, None))
 
     def _scoped(self, table: Any) -> list[sa.ColumnElement[bool]]:
         if table is not self._db.tables.workflow_status:

@@ -120,11 +120,6 @@ PRIVATE_NAMES = (
             "._partition_worker_concurrency",
         )
     ),
-    PrivateName(
-        "._name_filter",
-        "which workflows belong to this application, in the count of a limited queue",
-        "test_contracts.py::test_the_transactions_that_claim",
-    ),
     # --- contexts ---
     PrivateName(
         "dbos._context.get_local_dbos_context",

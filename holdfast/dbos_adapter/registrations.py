@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import base64
+import inspect
 import json
 import logging
 import pickle
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from dbos._dbos import _get_dbos_instance, _get_or_create_dbos_registry
@@ -43,6 +44,8 @@ def registered_workflows(without: Collection[str] = ()) -> dict[str, dict[str, A
     for name in sorted(workflow_names() - set(without)):
         info = get_func_info(registry.workflow_info_map[name])
         found[name] = {}
+        if (takes := arguments_of(name)) is not None:
+            found[name]["takes"] = takes
         if info is None:
             continue
         if info.class_info is not None:
@@ -57,25 +60,101 @@ def registered_workflows(without: Collection[str] = ()) -> dict[str, dict[str, A
     return found
 
 
-def publish(run: Callable[..., Any], executor_id: str, without: Collection[str] = ()) -> None:
-    """Stores the workflows of this process, except ``without``. ``run`` runs a named ops statement.
+def arguments_of(name: str) -> dict[str, Any] | None:
+    """Returns which arguments a workflow of this process takes, or None where only a call shows that.
 
-    Call after the launch of DBOS and the registration of the executor. Raises ``psycopg2.Error``.
+    ``names`` are its parameters in their order, ``needs`` those without a default. ``any_position`` and
+    ``any_name`` say that it takes more (``*args``, ``**kwargs``), ``only_named`` are parameters without a
+    position. ``tick`` says that it takes the time of a tick without the context that DBOS passes after it.
+    Keys that do not apply are left out. ``ops.arguments_fit`` compares them with what is stored.
+    """
+    function = _get_or_create_dbos_registry().workflow_info_map[name]
+    if (declared := getattr(function, "takes", None)) is not None:
+        return dict(declared())
+    info = get_func_info(function)
+    # A validator may turn any arguments into the function's. DBOS's own workflows change with DBOS only.
+    if info is None or info.validate_args is not None or name.startswith(("<temp>.", "_dbos_")):
+        return None
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return None
+    # The object or class is no stored argument.
+    has_owner = info.class_info is not None and info.func_type.name in ("Instance", "Class")
+    return takes_of(parameters[1:] if has_owner else parameters)
+
+
+def takes_of(parameters: Iterable[inspect.Parameter]) -> dict[str, Any]:
+    """Returns the parameters in the form of `arguments_of`."""
+    kinds = inspect.Parameter
+    found: dict[str, list[str]] = {"names": [], "needs": [], "only_named": []}
+    takes: dict[str, Any] = {}
+    for each in parameters:
+        if each.kind is kinds.VAR_POSITIONAL:
+            takes["any_position"] = True
+        elif each.kind is kinds.VAR_KEYWORD:
+            takes["any_name"] = True
+        else:
+            found["only_named" if each.kind is kinds.KEYWORD_ONLY else "names"].append(each.name)
+            if each.default is kinds.empty:
+                found["needs"].append(each.name)
+    return {key: names for key, names in found.items() if names} | takes
+
+
+def why_unfit(
+    takes: dict[str, Any] | None, positional: Collection[Any], named: Collection[str]
+) -> str | None:
+    """Returns why a workflow that takes these arguments does not take the given ones, or None.
+
+    The counterpart of ``ops.arguments_fit``, for a client that can still correct them.
+    """
+    if takes is None:
+        return None
+    names, only_named = takes.get("names", []), takes.get("only_named", [])
+    by_position = names[: len(positional)]
+    if len(positional) > len(names) and "any_position" not in takes:
+        return f"it takes {len(names)} by position, {len(positional)} are given"
+    if twice := sorted(set(by_position) & set(named)):
+        return f"{twice[0]} is given by position and by name"
+    if "any_name" not in takes and (unknown := sorted(set(named) - {*names, *only_named})):
+        return f"it has no parameter {unknown[0]}"
+    missing = [name for name in takes.get("needs", []) if name not in by_position and name not in named]
+    return f"{missing[0]} is missing" if missing else None
+
+
+def publish(
+    run: Callable[..., Any],
+    executor_id: str,
+    without: Collection[str] = (),
+    schedules: Collection[str] | None = None,
+) -> None:
+    """Stores what this process has registered. ``run`` runs a named ops statement.
+
+    Stores its workflows except ``without``, the queues that it listens to unless it listens to all, and the
+    schedules that its code declares. Call after the launch of DBOS and the registration of the executor.
+    Raises ``psycopg2.Error``.
     """
     run(
         "publish_registrations",
         executor_id=executor_id,
         serializer=_get_dbos_instance()._serializer.name(),
         workflows=json.dumps(registered_workflows(without)),
+        queues=_get_dbos_instance()._listening_queues,
+        schedules=None if schedules is None else list(schedules),
     )
 
 
-def publish_soon(ops: OpsPool, executor_id: str) -> None:
+def publish_soon(
+    ops: OpsPool,
+    executor_id: str,
+    without: Collection[str] = (),
+    schedules: Collection[str] | None = None,
+) -> None:
     """As `publish`. In an outage it goes on in a thread until PostgreSQL is back. Other errors are logged."""
 
     def publish_with(run: Callable[..., Any]) -> None:
         try:
-            publish(run, executor_id)
+            publish(run, executor_id, without, schedules)
         except Exception as error:
             if run == ops.run and is_outage(error):
                 patiently = threading.Thread(

@@ -137,6 +137,7 @@ def start_queued_workflows(  # noqa: PLR0917 - as DBOS calls it
         owner_xid=options["owner_xid"],
         free_slots=free_slots,
         now_ms=int(time.time() * 1000),
+        **db.claimable.parameters(),
     )
     for row in rows:
         histories_of(db).forget(row["workflow_uuid"])

@@ -217,8 +217,11 @@ class Accounting:
     def account(self) -> None:
         """Makes one pass over the schedules of the application that have ticks to account for.
 
-        A schedule that fails does not block the others. (DBOS also creates one whose time never comes.)
+        Pauses those that no live code knows. One that fails does not block the others.
         """
+        for row in self._ops.run("pause_forgotten_schedules", application=self._application):
+            paused = {"action": "schedule.paused"}
+            log.warning("schedule %s is paused: no live code knows it", row["schedule_name"], extra=paused)
         for row in self._ops.run("due_schedules", application=self._application):
             name = row["schedule_name"]
             try:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 from dbos import DBOS, WorkflowHandle, WorkflowHandleAsync
 
 from holdfast.dbos_adapter.outcomes import raise_outcome
+from holdfast.dbos_adapter.registrations import takes_of
 from holdfast.dbos_adapter.serializer import keep_text
 from holdfast.durable.measure import measured
 from holdfast.durable.signature import Signature
@@ -102,6 +103,8 @@ class Workflow(Generic[P, R]):
         body: Callable[..., Any] = durable_async if self.signature.is_async else durable
         decorate = DBOS.workflow(name=name, max_recovery_attempts=None, validate_args=self._validated)
         self.durable = decorate(body)
+        # Which arguments a claim finds acceptable: see `registrations.arguments_of`.
+        self.durable.takes = self._takes  # type: ignore[attr-defined]
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.function(*args, **kwargs)
@@ -150,10 +153,16 @@ class Workflow(Generic[P, R]):
             )
         return self.queue, self.signature.stored(*args, **kwargs)
 
+    def _takes(self) -> dict[str, Any]:
+        takes = takes_of(inspect.signature(self.function).parameters.values())
+        return takes | ({"tick": True} if len(self.signature.names) == 1 else {})
+
     def _validated(self, args: Sequence[Any], _: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        # The scheduler passes a context after the time. It is always None here.
-        given = args[:-1] if self.scheduled and len(args) == 2 else args
-        if self.scheduled and given and isinstance(given[0], datetime):
+        # The scheduler passes a context after the time. It is always None here. In a rolling upgrade,
+        # code runs ticks of a schedule that it does not declare.
+        is_tick = len(args) == 2 and len(self.signature.names) == 1 and isinstance(args[0], datetime)
+        given = args[:-1] if is_tick or (self.scheduled and len(args) == 2) else args
+        if (is_tick or self.scheduled) and given and isinstance(given[0], datetime):
             # A parameter of any type can be parsed from text.
             given = (given[0].astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),)
         try:

@@ -215,13 +215,19 @@ def _work(rows: dict[str, Rows]) -> Iterable[Metric]:
         (),
         "workflows",
     )
-    yield _gauge(
-        "stranded_workflows",
-        "Unfinished work of versions that no live executor runs",
-        rows["stranded"],
-        ("application_version", "status"),
-        "workflows",
-    )
+    yield _stranded(rows["stranded"])
+
+
+def _stranded(rows: Rows) -> Metric:
+    labels = ("application_version", "status", "reason")
+    counts: dict[tuple[str, ...], int] = defaultdict(int)
+    for row in rows:
+        counts[tuple(str(row[label] or "") for label in labels)] += row["workflows"]
+    text = "Unfinished work that no live executor can run, by reason"
+    family = GaugeMetricFamily("holdfast_stranded_workflows", text, labels=labels)
+    for values, number in counts.items():
+        family.add_metric(values, number)
+    return family
 
 
 def _retention(rows: Rows) -> Iterable[Metric]:

@@ -42,6 +42,10 @@ class Application(Protocol):
     def foreign_workflows(self) -> set[str]:
         """Workflows that this process has imported, and that only processes of another role run."""
 
+    @property
+    def schedule_names(self) -> list[str]:
+        """The schedules that the modules of this role declare."""
+
     def load(self, settings: Settings) -> None:
         """Imports user-defined modules. The process calls it first. Raises ``ModuleWrong``."""
 

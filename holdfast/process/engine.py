@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dbos import DBOS, DBOSConfig
 
 from holdfast.dbos_adapter import application, patching
+from holdfast.dbos_adapter.claimable import Claimable
 from holdfast.dbos_adapter.schema import sqlalchemy_url
 from holdfast.dbos_adapter.serializer import json_serializer
 from holdfast.dbos_adapter.waiting import awaited
@@ -33,6 +34,8 @@ class AttachedEngine:
     Call `attach` before the launch, and `attach_database` after it.
     """
 
+    _claims_by_arguments = False
+
     def __init__(self, settings: ExecutorSettings, identity: Identity, waker: Waker) -> None:
         self._waker = waker
         self._dbos: Any = None
@@ -46,6 +49,7 @@ class AttachedEngine:
                 settings, identity, workflow_id, reason="waits", only_waiting=True
             ),
         )
+        self.claimable = Claimable(by_arguments=self._claims_by_arguments)
         self.homes = Homes(settings, identity, waker, self.sessions)
         waker.slots.admit = self.homes.admit
 
@@ -57,7 +61,12 @@ class AttachedEngine:
     def attach_database(self) -> None:
         """Attaches sessions and waits to the launched application's system database."""
         application.attach_database(
-            self._dbos, self._waker, sessions=self.sessions, waits=self.waits, homes=self.homes
+            self._dbos,
+            self._waker,
+            sessions=self.sessions,
+            waits=self.waits,
+            homes=self.homes,
+            claimable=self.claimable,
         )
         self.waits.start()
         self._is_attached = True
@@ -91,6 +100,8 @@ class AttachedEngine:
 
 class Engine(AttachedEngine):
     """One of Holdfast's own DBOS applications, constructed and launched here."""
+
+    _claims_by_arguments = True
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ from prometheus_client import REGISTRY
 
 from holdfast.compute.cpu_pool import CpuPool
 from holdfast.dbos_adapter.ledger import EffectLedger
-from holdfast.dbos_adapter.registrations import publish
+from holdfast.dbos_adapter.registrations import publish, publish_soon
 from holdfast.dbos_adapter.schedules import guard_schedule
 from holdfast.dbos_adapter.schema import wait_until_prepared
 from holdfast.durable.resources import Resources, provide
@@ -161,8 +161,12 @@ def _launch(process: Process) -> None:
 
 
 def _publish_workflows(process: Process) -> None:
-    without = process.application.foreign_workflows
-    publish(process.ops.run_patiently, process.executor_id, without=without)
+    assert process.engine is not None
+    without, schedules = process.application.foreign_workflows, process.application.schedule_names
+    process.engine.claimable.on_change = lambda: publish_soon(
+        process.ops, process.executor_id, without, schedules
+    )
+    publish(process.ops.run_patiently, process.executor_id, without, schedules)
 
 
 def _start_accounting(process: Process) -> None:

@@ -86,7 +86,11 @@ class RegisteredWork:
         if self.role == "worker":
             plain_modules.set_up()
             _register_schedules(registry.schedules_of(self.role), settings)
-            _pause_strangers(settings.application_name(self.role))
+
+    @property
+    def schedule_names(self) -> list[str]:
+        """The schedules that the modules of this role declare."""
+        return [each.name for each in registry.schedules_of(self.role)]
 
     @property
     def foreign_workflows(self) -> set[str]:
@@ -123,7 +127,7 @@ def _register_schedules(schedules: list[Schedule], settings: Settings) -> None:
         if each.enabled is not None:
             (DBOS.resume_schedule if each.enabled(settings) else DBOS.pause_schedule)(each.name)
         elif not registry.is_builtin(each.workflow):
-            # A process without the schedule's module may have paused it.
+            # Paused while no live code declared it: `Accounting` does that.
             DBOS.resume_schedule(each.name)
 
 
@@ -155,19 +159,3 @@ def _schedule(each: Schedule, settings: Settings) -> ScheduleInput:
         # DBOS's backfill has no bound. `Accounting` catches up by the rules of the schedule.
         "automatic_backfill": False,
     }
-
-
-def _pause_strangers(application: str) -> None:
-    """Pauses schedules whose workflow is not registered any more. DBOS would fire them forever, in vain.
-
-    Workers must not delete a schedule. It is resumed when a module registers it again.
-    """
-    for schedule in DBOS.list_schedules(application_name=application, status="ACTIVE"):
-        if workflow_function(schedule["workflow_name"]) is None:
-            DBOS.pause_schedule(schedule["schedule_name"])
-            log.warning(
-                "schedule %s is paused: no workflow is named %s here",
-                schedule["schedule_name"],
-                schedule["workflow_name"],
-                extra={"action": "schedule.paused"},
-            )

@@ -108,6 +108,58 @@ def test_a_new_queue_is_left_to_those_who_know_it(stack: NativeStack, made: Rele
         assert (done["executor_id"], done["attempts"]) == (newer.executor_id, 1)
 
 
+def test_old_and_new_code_share_a_version(stack: NativeStack, made: Releases) -> None:
+    """Each process claims what its code can run. None pauses a schedule that live code declares."""
+    old_code = made.write("M", releases.NAKED, returns=True, more=releases.OLD_CODE)
+    upgrade(stack, made, old_code)
+    made.publish(made.write("N", releases.NAKED, returns=True, more=releases.NEW_CODE))
+    roll(stack, stack.api())
+    roll(stack, stack.workers()[1])
+    # An old worker that starts beside the new one, and stops again later: nothing changes for the new code.
+    before = set(stack.executors())
+    stack.spawn("services.worker", PYTHONPATH=str(old_code))
+    (spawned,) = wait_for(lambda: set(stack.executors()) - before, 30, "one more old worker is live")
+
+    stamped, weighed = (
+        [stack.post("/workflows", {"workflow": name, "arguments": given})["workflow_id"] for _ in range(12)]
+        for name, given in (
+            ("parcels.stamp", {"parcel": "new"}),
+            ("parcels.weigh", {"parcel": "new", "unit": "kg"}),
+        )
+    )
+    for each in (*stamped, *weighed):
+        done = stack.finished(each, 20)
+        assert (done["output"], done["attempts"]) == ("N", 1)
+
+    def ticks(schedule: str, workflow: str) -> list[Any]:
+        found = stack.get(f"/workflows?name={workflow}&limit=200")["workflows"]
+        return [row for row in found if row["workflow_id"].startswith(f"sched-{schedule}-")]
+
+    def paused() -> dict[str, bool]:
+        rows = stack.get("/schedules")["schedules"]
+        return {row["name"]: row["paused"] for row in rows if row["name"].startswith("parcels-")}
+
+    def ran(schedule: str, workflow: str) -> int:
+        found = ticks(schedule, workflow)
+        assert {row["status"] for row in found} <= {"ENQUEUED", "PENDING", "SUCCESS"}
+        return sum(row["status"] == "SUCCESS" for row in found)
+
+    wait_for(lambda: ran("parcels-new", "parcels.sort") >= 4, 30, "the new schedule runs")
+    wait_for(lambda: ran("parcels-old", "parcels.count") >= 4, 30, "old code still declares the other one")
+    assert paused() == {"parcels-old": False, "parcels-new": False}
+
+    # The last old code goes: the removed schedule ends, and the new one goes on.
+    stack.post(f"/executors/{spawned}/drain", {})
+    roll(stack, stack.workers()[0])
+    roll(stack, stack.workers()[1])
+    wait_for(lambda: paused() == {"parcels-old": True, "parcels-new": False}, 40, "the removed one is paused")
+    so_far = ran("parcels-new", "parcels.sort")
+    wait_for(lambda: ran("parcels-new", "parcels.sort") > so_far, 30, "the new schedule goes on")
+    # Ticks that old code fired last are run by the new code, which no longer declares their schedule.
+    wait_for(lambda: not stack.get("/stranded")["stranded"], 20, "nothing is left")
+    assert {row["status"] for row in ticks("parcels-old", "parcels.count")} == {"SUCCESS"}
+
+
 def test_an_incompatible_change_keeps_versions_apart(stack: NativeStack, made: Releases) -> None:
     """Version 2 runs; version 3 comes beside it, and version 2 goes before its work is done."""
     upgrade(stack, made, made.write("H"))
@@ -156,7 +208,7 @@ def test_an_incompatible_change_keeps_versions_apart(stack: NativeStack, made: R
     stranded = wait_for(lambda: stack.get("/stranded")["stranded"], 20, "stranded work is listed")
     assert [(row["application_version"], row["workflows"]) for row in stranded] == [("worker-2", 3)]
     shown = stack.http.get(f"{url}/metrics").text
-    labels = 'application_version="worker-2",status="ENQUEUED"'
+    labels = 'application_version="worker-2",reason="version",status="ENQUEUED"'
     assert f"holdfast_stranded_workflows{{{labels}}} 3.0" in shown
 
     # Adopting says that the new code can continue it. It cannot, and fails where it differs.

@@ -373,7 +373,10 @@ class Fake:
 
     async def stranded(self, _: Request) -> Response:
         row = {"application": "holdfast-worker", "application_version": "0.0.9", "status": "ENQUEUED"}
-        return JSONResponse({"stranded": [{**row, "workflows": self.world.stranded}]})
+        version = {"reason": "version", "queue_name": None, "workflow_name": None, "way_out": "adopt it"}
+        queue = {"reason": "queue", "queue_name": "old", "workflow_name": "w", "way_out": "start it"}
+        found = [{**row, **reason, "workflows": self.world.stranded} for reason in (version, queue)]
+        return JSONResponse({"stranded": found})
 
     async def order(self, request: Request) -> Response:
         """Every POST."""

@@ -442,6 +442,9 @@ def test_stranded_work_is_adopted(new_page: NewPage, fake: Fake) -> None:
     fake.world.stranded = 3
     page.click("#stranded")
     expect(page.locator("#stranded-rows")).to_contain_text("3 workflows (ENQUEUED) of holdfast-worker")
+    why = "no live executor listens to the queue old of w. Way out: start it."
+    expect(page.locator("#stranded-rows")).to_contain_text(why)
+    expect(page.locator("#stranded-rows button")).to_have_count(1)
     page.click("#stranded-rows button")
     page.click("#confirm-yes")
     expect(page.locator("#notices")).to_contain_text("3 workflows adopted by version 0.1.0")

@@ -66,6 +66,55 @@ NAKED = "insure(), label()"
 """The steps of a release with one more step and no patch marker."""
 
 
+_BESIDE = """
+
+from holdfast.durable.registry import Schedule
+
+
+@workflow("parcels.count")
+def count(at: str) -> str:
+    return RELEASE
+
+
+@workflow("parcels.sort")
+def sort(at: str) -> str:
+    return RELEASE
+
+
+{added}
+
+
+register(
+    Queue("counts", [count, sort, {names}], at_once=8),
+    schedules=[Schedule("{schedule}", {scheduled}, "* * * * * *")],
+)
+"""
+
+OLD_CODE = _BESIDE.format(
+    added="""@workflow("parcels.weigh")
+def weigh(parcel: str) -> str:
+    return RELEASE""",
+    names="weigh",
+    schedule="parcels-old",
+    scheduled="count",
+)
+NEW_CODE = _BESIDE.format(
+    added="""@workflow("parcels.weigh")
+def weigh(parcel: str, unit: str) -> str:
+    return RELEASE
+
+
+@workflow("parcels.stamp")
+def stamp(parcel: str) -> str:
+    return RELEASE""",
+    names="weigh, stamp",
+    schedule="parcels-new",
+    scheduled="sort",
+)
+"""One version of the durable code before and after four changes: a new workflow on a queue, a new schedule of
+a workflow, a schedule removed, a parameter added without a default."""
+
+
 class Releases:
     """Directories of releases, and the link to the present one."""
 
@@ -78,12 +127,12 @@ class Releases:
         """Returns the settings with which a stack's processes import the present release."""
         return {"HOLDFAST_MODULES": "parcels", "PYTHONPATH": str(self.link)}
 
-    def write(self, release: str, steps: str = PLAIN, *, returns: bool = False) -> Path:
+    def write(self, release: str, steps: str = PLAIN, *, returns: bool = False, more: str = "") -> Path:
         """Writes a new release and returns its directory."""
         directory = self._here / f"release-{release}"
         directory.mkdir()
         head = _HEAD.format(release=release, here=str(self._here / "delivered"))
-        text = head + _SEND.format(steps=steps) + (_RETURN if returns else "")
+        text = head + _SEND.format(steps=steps) + (_RETURN if returns else "") + more
         (directory / "parcels.py").write_text(text, "utf-8")
         return directory
 

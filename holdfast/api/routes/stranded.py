@@ -9,12 +9,14 @@ from fastapi import APIRouter, Request
 
 from holdfast.api.access import CONTROL, REFUSALS
 from holdfast.api.context import process_of
-from holdfast.api.models import Adopted, AdoptRequest, Stranded, StrandedList, WorkflowId
+from holdfast.api.models import WorkflowId
+from holdfast.api.models_stranded import Adopted, AdoptRequest, Stranded, StrandedList
 from holdfast.api.problems import documented
 from holdfast.api.routes.workflows import existing
 from holdfast.api.targets import live_version
 from holdfast.errors import Conflict, NotFound
 from holdfast.recovery.adoption import adopt
+from holdfast.recovery.stranded import WAY_OUT
 from holdfast.settings import Role
 
 if TYPE_CHECKING:
@@ -40,10 +42,12 @@ async def adopt_one(request: Request, workflow_id: WorkflowId) -> Adopted:
 
 @router.get("/stranded", responses=documented(500, 503))
 async def list_stranded(request: Request) -> StrandedList:
-    """Unfinished work of versions that no live executor runs."""
+    """Unfinished work that no live executor can run, with the reason and the way out."""
     process = process_of(request)
     rows = await process.gateway.ops("stranded", lease_seconds=process.settings.lease_seconds)
-    return StrandedList(stranded=[Stranded.model_validate(row) for row in rows])
+    return StrandedList(
+        stranded=[Stranded.model_validate(row | {"way_out": WAY_OUT[row["reason"]]}) for row in rows]
+    )
 
 
 @router.post(

@@ -97,19 +97,11 @@ SELECT extract(epoch FROM scheduled_at)::float8 AS scheduled_at, status, latenes
 FROM ops.pulses WHERE scheduled_at > to_timestamp(%(since)s) ORDER BY scheduled_at DESC LIMIT 1000
 
 -- name: console_unfinished
--- Counts waiting and running work by queue. Work is stranded if no live executor has its version.
-WITH unfinished AS (
-    SELECT status, coalesce(queue_name, '') AS queue, application_name, application_version,
-           count(*) AS workflows, min(created_at) AS oldest
-    FROM dbos.workflow_status WHERE status IN ('ENQUEUED', 'PENDING') GROUP BY 1, 2, 3, 4)
-SELECT u.status, u.queue, coalesce(u.application_name, '') AS application, u.workflows,
-       (extract(epoch FROM clock_timestamp()) - u.oldest / 1000.0)::float8 AS oldest_age_seconds,
-       u.application_version IS NOT NULL
-       AND (u.application_name IS NULL OR u.application_name IN (SELECT name FROM ops.protected)) AND NOT EXISTS (
-           SELECT FROM ops.executors e WHERE e.application = u.application_name
-             AND e.application_version = u.application_version AND e.state IN ('live', 'draining')
-             AND e.heartbeat_at > statement_timestamp() - make_interval(secs => 2 * %(lease_seconds)s)) AS stranded
-FROM unfinished u
+-- Counts waiting and running work by queue.
+SELECT status, coalesce(queue_name, '') AS queue, coalesce(application_name, '') AS application,
+       count(*) AS workflows,
+       (extract(epoch FROM clock_timestamp()) - min(created_at) / 1000.0)::float8 AS oldest_age_seconds
+FROM dbos.workflow_status WHERE status IN ('ENQUEUED', 'PENDING') GROUP BY 1, 2, 3
 
 -- name: console_counts
 SELECT (SELECT count(*) FROM dbos.workflow_status WHERE status = 'MAX_RECOVERY_ATTEMPTS_EXCEEDED') AS parked,
@@ -117,7 +109,8 @@ SELECT (SELECT count(*) FROM dbos.workflow_status WHERE status = 'MAX_RECOVERY_A
           AND (w.application_name IS NULL OR w.application_name IN (SELECT name FROM ops.protected)) AND NOT EXISTS (
             SELECT FROM ops.executors e WHERE e.executor_id = w.executor_id AND e.state IN ('live', 'draining')
               AND e.heartbeat_at > statement_timestamp() - make_interval(secs => 2 * %(lease_seconds)s)))
-           AS orphaned
+           AS orphaned,
+       (SELECT coalesce(sum(workflows), 0)::bigint FROM ops.stranded_work(%(lease_seconds)s)) AS stranded
 
 -- name: console_root
 -- Returns the topmost ancestor of a workflow, at most 50 levels up.

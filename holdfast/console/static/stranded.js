@@ -1,7 +1,14 @@
-// Stranded work of versions without an executor: its amount, and its adoption by the present release.
+// Stranded work, which no live executor can run: its amount, the reason, and what ends it.
 
 import { $, make, say } from "./dom.js";
 import { count } from "./words.js";
+
+const WHY = {
+  version: () => "no live executor runs this version",
+  queue: (row) => `no live executor listens to the queue ${row.queue_name} of ${row.workflow_name}`,
+  workflow: (row) => `no live executor of the queue ${row.queue_name} has ${row.workflow_name}`,
+  arguments: (row) => `no live executor takes the stored arguments of ${row.workflow_name}`,
+};
 
 export function prepareStranded(api, actions) {
   const dialog = $("#stranded-dialog");
@@ -25,6 +32,9 @@ function item(row, dialog, actions) {
     dialog.close("");
     actions.adoptAll(row);
   };
-  const words = `${count(row.workflows, "workflow")} (${row.status}) of ${row.application}, version ${row.application_version}`;
-  return make("li", {}, make("button", { type: "button", onclick: adopt }, "Adopt…"), make("span", {}, words));
+  const version = row.application_version ? `, version ${row.application_version}` : "";
+  const what = `${count(row.workflows, "workflow")} (${row.status}) of ${row.application}${version}`;
+  const words = `${what}: ${WHY[row.reason](row)}. Way out: ${row.way_out}.`;
+  const button = make("button", { type: "button", onclick: adopt }, "Adopt…");
+  return make("li", {}, ...(row.reason === "version" ? [button] : []), make("span", {}, words));
 }

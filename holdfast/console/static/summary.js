@@ -81,7 +81,7 @@ export class Summary {
       this.orphanedSince = null;
     }
     if (counts.stranded) {
-      found.push(`${count(counts.stranded, "workflow")} wait for a version that no live executor runs: start that version, or adopt them.`);
+      found.push(`${count(counts.stranded, "workflow")} wait for what no live executor runs, listens to or knows: see Stranded work.`);
     }
     if (counts.parked) {
       found.push(`${count(counts.parked, "workflow")} crashed too many executors and are parked: look at them, then resume or cancel.`);

@@ -1,9 +1,10 @@
 -- The workflows that executors have registered (ops.registrations).
 
 -- name: publish_registrations
-INSERT INTO ops.registrations (executor_id, serializer, workflows)
-VALUES (%(executor_id)s, %(serializer)s, %(workflows)s::jsonb)
-ON CONFLICT (executor_id) DO UPDATE SET serializer = excluded.serializer, workflows = excluded.workflows
+INSERT INTO ops.registrations (executor_id, serializer, workflows, queues, schedules)
+VALUES (%(executor_id)s, %(serializer)s, %(workflows)s::jsonb, %(queues)s::text[], %(schedules)s::text[])
+ON CONFLICT (executor_id) DO UPDATE SET serializer = excluded.serializer, workflows = excluded.workflows,
+    queues = excluded.queues, schedules = excluded.schedules
 
 -- name: find_registered
 -- Returns each application of which a live executor has registered the workflow, with its newest such version.

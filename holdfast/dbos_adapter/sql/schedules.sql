@@ -6,10 +6,25 @@ SELECT ops.fire_tick(%(tick_id)s, %(schedule)s, %(scheduled_at)s, %(workflow_nam
 
 -- name: set_schedule_rules
 -- Stores the rules before DBOS knows the schedule, so that its first tick already follows them.
-INSERT INTO ops.schedules AS s (schedule_name, overlap, catch_up, catch_up_seconds)
-VALUES (%(schedule)s, %(overlap)s, %(catch_up)s, %(catch_up_seconds)s)
+INSERT INTO ops.schedules AS s (schedule_name, overlap, catch_up, catch_up_seconds, declared)
+VALUES (%(schedule)s, %(overlap)s, %(catch_up)s, %(catch_up_seconds)s, true)
 ON CONFLICT (schedule_name) DO UPDATE
-SET overlap = excluded.overlap, catch_up = excluded.catch_up, catch_up_seconds = excluded.catch_up_seconds
+SET declared = true, overlap = excluded.overlap, catch_up = excluded.catch_up, catch_up_seconds = excluded.catch_up_seconds
+
+-- name: pause_forgotten_schedules
+-- Pauses the schedules that no live code declares any more, and those of DBOS's own calls whose workflow no live code
+-- has: their ticks would wait for ever. An executor that has published no schedules (it starts, or is of an older
+-- release) may know all. Heartbeats do not count, because all are old after an outage.
+UPDATE dbos.workflow_schedules d SET status = 'PAUSED'
+FROM ops.schedules s
+WHERE d.status = 'ACTIVE' AND d.application_name = %(application)s AND s.schedule_name = d.schedule_name
+  AND EXISTS (SELECT FROM ops.executors e WHERE e.application = %(application)s AND e.state = 'live')
+  AND NOT EXISTS (
+    SELECT FROM ops.executors e LEFT JOIN ops.registrations r USING (executor_id)
+    WHERE e.application = %(application)s AND e.state IN ('live', 'draining')
+      AND (r.schedules IS NULL OR d.schedule_name = ANY (r.schedules)
+           OR NOT s.declared AND r.workflows ? d.workflow_name))
+RETURNING d.schedule_name
 
 -- name: due_schedules
 -- Returns the schedules that may have a tick to account for.

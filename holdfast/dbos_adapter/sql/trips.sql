@@ -4,15 +4,21 @@
 -- name: claim_queued
 -- Claims the next workflows of a queue for an executor and reads them, as start_queued_workflows and
 -- get_workflow_statuses do in two transactions. The array keeps the planner on the primary key, whatever it
--- estimates for the limit. Executors of the latest version claim rows without a version.
+-- estimates for the limit. Executors of the latest version claim rows without a version. The last three conditions
+-- leave what this process cannot run to others (holdfast/dbos_adapter/claimable.py).
 WITH waiting AS (
-    SELECT workflow_uuid FROM dbos.workflow_status
+    SELECT workflow_uuid FROM dbos.workflow_status w
     WHERE queue_name = %(queue_name)s AND status = 'ENQUEUED'
       AND (application_version = %(version)s OR application_version IS NULL AND coalesce((
           SELECT version_name = %(version)s FROM dbos.application_versions
           WHERE application_name = %(application)s OR application_name IS NULL
           ORDER BY version_timestamp DESC LIMIT 1), true))
       AND (application_name = %(application)s OR application_name IS NULL)
+      AND name = ANY (%(names)s::text[])
+      AND coalesce(class_name || coalesce('/' || config_name, ''), '') = ANY (%(classes)s::text[])
+      AND ops.arguments_fit(coalesce((
+          SELECT i.inputs FROM dbos.workflow_input i WHERE i.workflow_uuid = w.workflow_uuid), w.inputs),
+          %(takes)s::jsonb -> w.name)
     ORDER BY priority, created_at LIMIT %(free_slots)s FOR UPDATE SKIP LOCKED
 ), claimed AS (
     UPDATE dbos.workflow_status SET

@@ -17,7 +17,7 @@ BEGIN
     REVOKE ALL ON FUNCTION ops.fold_totals(), ops.forget_deleted(), ops.end_sessions(text), ops.note_schedule(),
         ops.fire_tick(text, text, timestamptz, text, text, text, text, text, text),
         ops.start_waiting_tick(text), ops.end_scheduled_run(), ops.resume_scheduled_run(),
-        ops.reopen(text, bigint, integer, text, text) FROM PUBLIC;
+        ops.reopen(text, bigint, integer, text, text), ops.stranded_work(double precision) FROM PUBLIC;
 
     FOR may IN SELECT r.rolname, v.rights, v.place FROM (VALUES
         -- For a launched DBOS application, and for a client.
@@ -47,6 +47,9 @@ BEGIN
         ('holdfast_api holdfast_worker', 'EXECUTE', 'FUNCTION ops.end_sessions(text)'),
         -- The function deletes failed steps of failed workflows only.
         ('holdfast_api', 'EXECUTE', 'FUNCTION ops.reopen(text, bigint, integer, text, text)'),
+
+        -- The function returns counts and names, and reads the arguments of waiting work for that.
+        ('holdfast_api holdfast_worker holdfast_metrics', 'EXECUTE', 'FUNCTION ops.stranded_work(double precision)'),
 
         -- For a purge. A trigger protects unfinished work, and effects are deleted only with their workflow.
         ('holdfast_worker', 'DELETE', 'dbos.workflow_status, dbos.workflow_input, dbos.workflow_output,

@@ -173,22 +173,12 @@ WHERE w.status = 'PENDING' AND w.executor_id = %(executor_id)s
   AND w.application_name = %(application)s AND w.application_version = %(version)s
 
 -- name: stranded
--- Counts unfinished work of versions without a live executor. Work without a version waits for the latest version. An
--- executor that is silent for two leases does not count as live here, even if it was not declared dead: it may be the
--- last one, see executors_by_state. Applications that were never attached are left out (ops.protected).
-SELECT w.application_name AS application, w.application_version, w.status, count(*) AS workflows
-FROM dbos.workflow_status w
-WHERE w.status IN ('ENQUEUED', 'PENDING') AND w.application_version IS NOT NULL
-  AND (w.application_name IS NULL OR w.application_name IN (SELECT name FROM ops.protected))
-  AND NOT EXISTS (SELECT FROM ops.executors e
-                  WHERE e.application = w.application_name AND e.application_version = w.application_version
-                    AND e.state IN ('live', 'draining')
-                    AND e.heartbeat_at > statement_timestamp() - make_interval(secs => 2 * %(lease_seconds)s))
-GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+-- Counts unfinished work that no live executor can run, with the reason (sql/migrations/018_stranded.sql).
+SELECT * FROM ops.stranded_work(%(lease_seconds)s)
 
 -- name: adopt
 -- Moves stranded work to another version of its application and keeps its id (a fork would change it). Moves only work
--- that no executor can run: all executors of its version were drained or declared dead. Silence alone, as above, is
+-- that no executor can run: all executors of its version were drained or declared dead. Silence alone is
 -- not enough, because a silent executor may come back. Any live executor of the application declares it dead.
 UPDATE dbos.workflow_status w
 SET status = 'ENQUEUED', application_version = %(to_version)s, owner_xid = NULL, started_at_epoch_ms = NULL,

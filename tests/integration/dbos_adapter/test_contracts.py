@@ -69,6 +69,11 @@ def _quick() -> int:
     return _step(1)
 
 
+@DBOS.workflow(name="contract.fails", max_recovery_attempts=None)
+def _fails() -> None:
+    raise ValueError("it fails")
+
+
 @DBOS.workflow(name="contract.held", max_recovery_attempts=None)
 def _held() -> str:
     _step(1)
@@ -771,7 +776,7 @@ def test_every_end_is_stamped(app: Launched) -> None:
     app.queue("contract-q")
     app.enqueue("contract.quick", queue="contract-q", workflow_id="success")
     app.wait("success")
-    app.enqueue("contract.quick", "an argument too many", queue="contract-q", workflow_id="error")
+    app.enqueue("contract.fails", queue="contract-q", workflow_id="error")
     app.wait("error", "ERROR")
     insert(app.database, ["cancelled"], status="ENQUEUED", queue_name="nobody's")
     app.client.cancel_workflow("cancelled")

@@ -41,8 +41,9 @@ def test_an_executor_publishes_what_it_can_run(database: Database) -> None:
         assert found["registrations.close"] == {
             "class": "RegistrationsTill",
             "instances": ["registrations-north"],
+            "takes": {},
         }
-        assert found["registrations.portable"] == {"portable": True}
+        assert found["registrations.portable"] == {"portable": True, "takes": {}}
         assert "registrations.total" not in found
         assert not [name for name in found if name.startswith(("<temp>.", "_dbos"))]
 
@@ -51,7 +52,9 @@ def test_an_executor_publishes_what_it_can_run(database: Database) -> None:
             return [(each["application"], each["version"], each["workflow"]) for each in rows]
 
         version = it.identity.version
-        assert registered("registrations.portable") == [("holdfast-worker", version, {"portable": True})]
+        assert registered("registrations.portable") == [
+            ("holdfast-worker", version, found["registrations.portable"])
+        ]
         assert registered("registrations.portable", "shop") == registered("nothing") == []
         names = [each["name"] for each in database.run("registered_names", application=None)]
         assert names, "of many workflows, the first ones"

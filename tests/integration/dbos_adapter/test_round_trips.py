@@ -107,7 +107,7 @@ def _waiting(database: Database, prefix: str, **columns: Any) -> None:
     )
     database.rows(
         "INSERT INTO dbos.workflow_input (workflow_uuid, inputs)"
-        " SELECT workflow_uuid, '{\"positionalArgs\": [1]}' FROM dbos.workflow_status"
+        ' SELECT workflow_uuid, \'{"positionalArgs": [1, "text"]}\' FROM dbos.workflow_status'
         " WHERE workflow_uuid LIKE %(some)s",
         some=f"{prefix}-%",
     )

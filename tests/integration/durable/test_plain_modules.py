@@ -104,7 +104,7 @@ def test_a_worker_runs_a_plain_module_beside_a_typed_one(api: Api) -> None:
     listed = api.http.get("/schedules").json()["schedules"]
     assert "p-tick" in {schedule["name"] for schedule in listed}
     answer = api.http.post("/workflows", json={"workflow": "p.gone"})
-    assert answer.status_code == 404
+    assert answer.status_code == 422
     assert "p.parent" in answer.json()["detail"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -409,3 +410,49 @@ def test_an_old_version_that_starts_beside_a_newer_one_changes_nothing(database:
     Peer.start(database, "canary", version="worker-2")
     with worker_process(database):
         assert latest(database) == "worker-2"
+
+
+# --- code that goes ------------------------------------------------------------------------------------
+
+
+def test_a_schedule_ends_with_the_last_live_code_that_knows_it(database: Database) -> None:
+    """An old worker and a new one run at once. Neither pauses what the other one declares."""
+    for name in ("t-old", "t-new"):
+        schedule(database, name, cron="0 0 1 1 *")
+    database.rows(  # of DBOS's own call, so only its workflow tells who knows it
+        "INSERT INTO dbos.workflow_schedules (schedule_id, schedule_name, workflow_name, schedule, context,"
+        " application_name)"
+        " VALUES (gen_random_uuid(), 't-plain', 't.plain', '0 0 1 1 *', 'null', 'holdfast-worker')"
+    )
+    sessions = OpsPool(database.settings(), purpose="test", size=1)
+    accounting = Accounting(sessions, "holdfast-worker")
+
+    def active() -> set[str]:
+        accounting.account()
+        rows = database.rows("SELECT schedule_name FROM dbos.workflow_schedules WHERE status = 'ACTIVE'")
+        return {row["schedule_name"] for row in rows}
+
+    def publish(peer: Peer, schedules: list[str] | None, *workflows: str) -> None:
+        database.run(
+            "publish_registrations",
+            executor_id=peer.id,
+            serializer="portable_json",
+            workflows=json.dumps({name: {} for name in workflows}),
+            queues=None,
+            schedules=schedules,
+        )
+
+    def stop(peer: Peer) -> None:
+        database.rows("UPDATE ops.executors SET state = 'drained' WHERE executor_id = %(id)s", id=peer.id)
+
+    assert active() == {"t-old", "t-new", "t-plain"}, "no live executor decides"
+    old, new, older_release = (Peer.start(database, name) for name in ("old", "new", "older-release"))
+    publish(old, ["t-old"], "t.plain")
+    publish(older_release, None)
+    assert active() == {"t-old", "t-new", "t-plain"}, "one has not published yet, one cannot"
+    publish(new, ["t-new"])
+    stop(old)
+    assert active() == {"t-old", "t-new", "t-plain"}
+    stop(older_release)
+    assert active() == {"t-new"}
+    sessions.close()

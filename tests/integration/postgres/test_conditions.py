@@ -36,7 +36,8 @@ ASKED: dict[str, Any] = {
     "effect_key": "e", "n": 1, "sha256": "", "status": "SUCCESS", "parent_id": "w", "inputs": ["{}"],
     "name": "n", "attributes": None, "owners": ["o"], "kinds": ["sleep"], "subjects": [None], "waited":
     [0.0], "schedule": "s", "until": "2026-02-01Z", "next_tick_at": None, "missed": 0, "accounted_until":
-    "2026-01-01Z", "tick_ids": ["w"], "missing_seconds": 1, "priorities": [0],
+    "2026-01-01Z", "tick_ids": ["w"], "missing_seconds": 1, "priorities": [0], "names": ["n"],
+    "classes": ["", "c", "c/i"], "takes": '{"n": {"names": ["a"]}}',
 }  # fmt: skip
 
 
@@ -64,6 +65,8 @@ OTHER_APPLICATION, OTHER_VERSION = of(W, "application_name = 'b'"), of(W, "appli
 DEAD, DRAINED, DRAINING = (of(X, f"state = '{state}'") for state in ("dead", "drained", "draining"))
 SILENT, LATE = (of(X, f"heartbeat_at = now() - interval '{seconds} s'") for seconds in (7, 4))
 LEFT_OVER = of(P, "owner_xid = ''")
+ONE_ARGUMENT, TWO_ARGUMENTS = (f"inputs = '{{\"positionalArgs\": [{each}]}}'" for each in ("1", "1, 2"))
+INSTANCE, OTHER_INSTANCE = (f"class_name = 'c', config_name = '{each}'" for each in "ij")
 
 # The statement, what still lets it act (one after the other), and what does not.
 CASES: dict[str, tuple[list[str], list[str]]] = {
@@ -93,8 +96,15 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "record_effect": ([], [RECLAIMED, of(W, "owner_xid = NULL")]),
     "end_workflow": ([], [RECLAIMED, ENDED, QUEUED]),
     "claim_queued": (
-        [QUEUED, f"{QUEUED}; {NO_APPLICATION}", f"{QUEUED}; {NO_VERSION}"],
-        ["", *(f"{QUEUED}; {each}" for each in (OTHER_APPLICATION, OTHER_VERSION, OTHER_QUEUE))],
+        [
+            QUEUED, f"{QUEUED}; {NO_APPLICATION}", f"{QUEUED}; {NO_VERSION}",
+            *(f"{QUEUED}; {of(W, each)}" for each in ("class_name = 'c'", INSTANCE, ONE_ARGUMENT)),
+        ],
+        [
+            "", *(f"{QUEUED}; {each}" for each in (OTHER_APPLICATION, OTHER_VERSION, OTHER_QUEUE)),
+            *(f"{QUEUED}; {of(W, each)}" for each in ("name = 'm'", "class_name = 'd'", OTHER_INSTANCE)),
+            f"{QUEUED}; {of(W, TWO_ARGUMENTS)}",
+        ],
     ),
     "stored_request": ([], [GONE, of("ops.requests", "key = 'l'")]),
     "home_queue": ([], [of("ops.crashes", "queue_name = NULL")]),

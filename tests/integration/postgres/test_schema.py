@@ -24,8 +24,9 @@ _FILES = sorted(
 # Statements that only one of them runs.
 _ONLY = {
     "record_effect": "worker",
-    **dict.fromkeys(("claim_request", "release_request"), "api"),
+    **dict.fromkeys(("claim_request", "release_request", "reopen"), "api"),
     **dict.fromkeys(("fire_tick", "set_schedule_rules", "account_ticks"), "worker"),
+    "pause_forgotten_schedules": "worker",
     **dict.fromkeys(("record_pulse", "purge_begin", "purge_end"), "worker"),
     **dict.fromkeys(("purge_pulses", "purge_keys", "purge_handovers", "purge_executors"), "worker"),
     **dict.fromkeys(("add_application", "add_known_applications", "note_attached"), "migrate"),

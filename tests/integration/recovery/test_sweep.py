@@ -160,7 +160,8 @@ def test_what_had_begun_goes_on_before_the_rest_of_its_batch(database: Database,
     def claimed(by: Peer) -> list[str]:
         claims = {"queue_name": names.FIBONACCI_QUEUE, "application": "holdfast-worker", "free_slots": 3}
         moment = {"version": "worker-1", "owner_xid": by.id, "now_ms": 2_000}
-        rows = database.run("claim_queued", executor_id=by.id, **claims, **moment)
+        code = {"names": [names.FIBONACCI_NUMBER], "classes": [""], "takes": "{}"}
+        rows = database.run("claim_queued", executor_id=by.id, **claims, **moment, **code)
         return [row["workflow_uuid"] for row in rows]
 
     begun = claimed(victim)
@@ -528,6 +529,9 @@ def test_wrong_version_stays_and_counts_as_stranded(database: Database, me: Peer
             "application": "holdfast-worker",
             "application_version": "worker-0",
             "status": "PENDING",
+            "reason": "version",
+            "queue_name": None,
+            "workflow_name": None,
             "workflows": 1,
         }
     ]

@@ -28,7 +28,16 @@ _ROWS: dict[str, list[dict[str, Any]]] = {
     ],
     "queue_ages": [{"queue_name": "q", "depth": 3, "oldest_age_seconds": 1.5}],
     "orphaned_count": [{"workflows": 0}],
-    "stranded": [{"application_version": "v", "status": "PENDING", "workflows": 2}],
+    "stranded": [
+        {
+            "application_version": "v",
+            "status": "PENDING",
+            "reason": "queue",
+            "queue_name": q,
+            "workflows": 1,
+        }
+        for q in ("q", "r")
+    ],
     "protected_applications": [],
     "executors_by_state": [{"application": "worker", "state": "live", "executors": 2}],
     "pulse_health": [{"last_tick_age_seconds": 2.5, "missed": 7}],
