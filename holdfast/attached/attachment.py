@@ -127,7 +127,7 @@ class Attachment:
         process.end("DBOS.destroy() was called", hurry=hurry)
         process.engine.detach()
         original()
-        outcomes.STOPPING.clear()
+        outcomes.STOPPING.is_requested = False
         if not process.release_threads() and not process.has_handed_over:
             self._left = process
         process.close()
@@ -137,7 +137,7 @@ class Attachment:
     def _signalled(self, name: str, again: bool) -> bool:
         if self.process is None:
             return False
-        outcomes.STOPPING.set()
+        outcomes.STOPPING.is_requested = True
         self.process.stop_soon(f"{name} received", again=again)
         return True
 

@@ -18,10 +18,12 @@ import time
 from functools import partial
 from typing import Any
 
+from holdfast.attached.admission import admission
 from holdfast.attached.forks import HasDescriptors, let_go
 from holdfast.attached.identity import new_identity
 from holdfast.attached.probes import Probes, show_metrics
 from holdfast.attached.settings import AttachedSettings
+from holdfast.attached.stop_orders import StopOrders
 from holdfast.dbos_adapter import launching
 from holdfast.dbos_adapter.launching import Configured
 from holdfast.dbos_adapter.registrations import publish_soon
@@ -69,8 +71,27 @@ class AttachedProcess(Executor):
         self._threads = (self.adoption, self.listener, self.sweep, self.lease)
         self.drained = threading.Event()
         self._lock = threading.Lock()
+        self._is_live = self.is_declared_dead = False
+        self._orders = StopOrders()
         self.has_handed_over = False
         self._is_closed = False
+        self.waker.slots.admit = admission(self)
+
+    @property
+    def state(self) -> str:  # type: ignore[override]
+        """Returns what this process does, in one or two words."""
+        if self.drained.is_set():
+            return "stopped"
+        if self._orders.are_given:
+            return "draining"
+        if self.is_declared_dead:
+            return "declared dead"
+        return "live" if self._is_live else "starting"
+
+    @property
+    def draining_seconds(self) -> float:
+        """Time since the drain began, or 0 if there is none."""
+        return self._orders.seconds
 
     def active(self) -> list[str]:
         """Returns the ids of the workflows that run here, without abandoned threads."""
@@ -84,6 +105,7 @@ class AttachedProcess(Executor):
 
     def before_launch(self, application: Any) -> None:
         """Registers the executor, then prepares DBOS. Raises ``psycopg2.Error`` and ``OSError``."""
+        threading.Thread(target=self._drain, name="holdfast-drain", daemon=True).start()
         self.watchdog.start()
         seen = {"name": self.identity.application, "dbos_version": launching.dbos_version()}
         for call in (self.lease.start, partial(self.ops.run, "note_attached", **seen)):
@@ -104,19 +126,22 @@ class AttachedProcess(Executor):
         self.listener.start()
 
     def after_launch(self) -> None:
-        """Begins to watch the peers."""
+        """Begins to watch the peers, unless a stop was requested during the launch."""
         self.engine.attach_database()
         self.engine.count_starts()
+        show_metrics(self)
+        if self.probes is not None:
+            self.probes.start()
+        self._orders.launched()
+        if self._orders.are_given:
+            return
         settle_latest(self.ops, self.identity, starting=True)
         self.engine.claimable.on_change = lambda: publish_soon(self.ops, self.executor_id)
         publish_soon(self.ops, self.executor_id)
         self.sweep.start()
         if self.settings.adopt_after_seconds:
             self.adoption.start()
-        show_metrics(self)
-        if self.probes is not None:
-            self.probes.start()
-        self.state = "live"
+        self._is_live = True
         log.info(
             "protected: executor %s of %s, version %s",
             self.executor_id,
@@ -134,23 +159,26 @@ class AttachedProcess(Executor):
 
     def launch_failed(self) -> None:
         """Signs off, because the application did not launch."""
-        self._begin_drain("the launch failed")
-        self.ends = True
-        self.wait_drained()
+        self.end("the launch failed")
         self.close()
 
     # --- stop ------------------------------------------------------------------------------
 
     def stop_soon(self, reason: str, *, again: bool) -> None:
-        """Begins the drain: takes no work any more, and hands over what waits. ``again`` hurries it."""
-        self.hurry = self.hurry or (again and self._drain_begun is not None)
-        self._begin_drain(reason)
+        """Begins the drain: takes no work any more, and hands over what waits. ``again`` hurries it.
+
+        Signal handlers call this, so it takes no lock.
+        """
+        self.hurry = self.hurry or (again and self._orders.are_given)
+        self.lease.state = "draining"
+        self._orders.stop(reason)
 
     def end(self, reason: str, *, hurry: bool = False) -> None:
         """Drains and signs off. Returns once the work is handed over."""
-        self._begin_drain(reason)
+        self.stop_soon(reason, again=False)
         self.ends = True
         self.hurry = self.hurry or hurry
+        self._orders.launcher_waits()
         self.wait_drained()
 
     def wait_drained(self) -> None:
@@ -174,16 +202,9 @@ class AttachedProcess(Executor):
             time.sleep(0.01)
         return not self.executing()
 
-    def _begin_drain(self, reason: str) -> None:
-        with self._lock:
-            if self._drain_begun is not None:
-                return
-            self._drain_begun = time.monotonic()
-        log.info("stopping: %s", reason, extra={"action": "executor.draining"})
-        self.state = self.lease.state = "draining"
-        threading.Thread(target=self._drain, name="holdfast-drain", daemon=True).start()
-
     def _drain(self) -> None:
+        if not self._orders.wait(self.settings.drain_seconds):
+            return
         try:
             handed, self.has_handed_over = asyncio.run(wait_and_hand_over(self))
             if not self.has_handed_over:
@@ -202,7 +223,6 @@ class AttachedProcess(Executor):
         except Exception:
             log.exception("the drain failed; peers take the work over", extra={"action": "drain.failed"})
         finally:
-            self.state = "stopped"
             self.drained.set()
 
     def close(self) -> None:
@@ -211,6 +231,7 @@ class AttachedProcess(Executor):
             if self._is_closed:
                 return
             self._is_closed = True
+        self._orders.close()
         self.engine.detach()
         self.watchdog.stop()
         if self.dbos_sessions is not None:
@@ -240,7 +261,7 @@ class AttachedProcess(Executor):
                 " (HOLDFAST_ON_FENCED=log)",
                 extra={"action": "executor.fenced"},
             )
-            self.state = "declared dead"
+            self.is_declared_dead = True
             self.engine.stop_dequeuing()
             return
         log.error(
@@ -253,8 +274,8 @@ class AttachedProcess(Executor):
 
     def _desired(self, state: str) -> None:
         if state == "draining":
-            if self._drain_begun is None:
-                self._begin_drain("an operator asked for it")
+            if not self._orders.are_given:
+                self.stop_soon("an operator asked for it", again=False)
                 os.kill(os.getpid(), signal.SIGTERM)  # the application's own way to end
         elif self.settings.chaos:
             log.critical("crashing at an operator's request", extra={"action": "executor.crash"})

@@ -12,6 +12,7 @@ thread hears of each signal through Python's wakeup descriptor, and interrupts t
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import logging
 import os
@@ -150,7 +151,8 @@ class StopSignals:
             _real_signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         else:
-            threading.Thread(target=self._die, args=[number], name="holdfast-end", daemon=True).start()
+            # A `threading.Thread` would need a lock of its module, which the main thread may hold here.
+            _thread.start_new_thread(self._die, (number,))
         return None
 
     def _die(self, number: int) -> None:

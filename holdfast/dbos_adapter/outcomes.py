@@ -58,8 +58,16 @@ def install() -> None:
     dbos._event_loop.asyncio = _Asyncio()  # type: ignore[attr-defined, assignment]  # the module imports it
 
 
-STOPPING = threading.Event()
-"""Set once a stop of this process is requested. Work that it interrupts here continues elsewhere."""
+class Stopping:
+    """Whether a stop of this process is requested. Work that it interrupts here continues elsewhere.
+
+    It is no ``threading.Event``, whose lock a signal handler must not take.
+    """
+
+    is_requested = False
+
+
+STOPPING = Stopping()
 
 
 def raise_outcome(error: BaseException) -> NoReturn:
@@ -221,12 +229,12 @@ def _asked_to_end() -> bool:
 def _is_of_stop(error: BaseException) -> bool:
     """Whether a signal handler raised it in a workflow that the main thread called, to end the process."""
     is_exit = isinstance(error, KeyboardInterrupt | SystemExit)
-    return is_exit and STOPPING.is_set() and threading.current_thread() is threading.main_thread()
+    return is_exit and STOPPING.is_requested and threading.current_thread() is threading.main_thread()
 
 
 def _loop_ends() -> bool:
     loop = asyncio.get_running_loop()
-    if STOPPING.is_set() and threading.current_thread() is threading.main_thread():
+    if STOPPING.is_requested and threading.current_thread() is threading.main_thread():
         return True  # ``asyncio.run`` cancels the main task first
     if isinstance(loop, SturdyLoop):
         return loop.ends

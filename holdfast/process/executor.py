@@ -23,6 +23,8 @@ class Executor(ABC):
     A subclass starts and stops them: `Process` in the stack, `AttachedProcess` in a user's application.
     """
 
+    state: str = "starting"
+
     def __init__(
         self,
         settings: ExecutorSettings,
@@ -35,7 +37,6 @@ class Executor(ABC):
         self.settings = settings
         self.identity = identity
         self.executor_id = identity.executor_id
-        self.state = "starting"
         self.ops = ops
         self.watchdog = watchdog
         self.waker = Waker()

@@ -6,6 +6,7 @@ arguments. ``PLAIN_LOG`` is a file that gets one line for each run of a step's b
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import sys
@@ -201,8 +202,22 @@ def serve() -> None:
         start(*json.loads(line))
 
 
+class TerminatesInLaunch(logging.Handler):
+    """Sends SIGTERM to this process while it launches. Its handler lets it go on."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith("Application version"):
+            signal.signal(signal.SIGTERM, lambda *_: note("handler"))
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 if __name__ == "__main__":
+    if "PLAIN_TERMINATED_IN_LAUNCH" in os.environ:
+        logging.getLogger("dbos").addHandler(TerminatesInLaunch())
     DBOS.launch()
+    if "PLAIN_MAIN_IS_DEAF" in os.environ:
+        # As when a signal comes just before the main thread enters a call that waits.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     for queue in ("packing", "shipping"):
         DBOS.register_queue(queue)
     main()

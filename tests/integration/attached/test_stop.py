@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 
 import pytest
 
-from tests.support.attached import APPS, AppProcess, AppRunner, post
+from tests.support.attached import APPS, AppProcess, AppRunner, get, post
 from tests.support.database import wait_until
 from tests.support.stack import free_ports
 
@@ -24,6 +25,31 @@ def test_sigterm_without_a_handler(apps: AppRunner) -> None:
     assert process.stop() == -signal.SIGTERM
     apps.assert_handed_over(process.pid)
     assert "drained" in process.output()
+
+
+def test_sigterm_that_the_main_thread_does_not_notice(apps: AppRunner) -> None:
+    """It waits in a call of C, and Python calls handlers in the main thread only, after that call."""
+    process = apps.app(PLAIN_MAIN_IS_DEAF="1")
+    _waiting(apps, process)
+    assert process.stop(seconds=15) in (-signal.SIGTERM, 128 + signal.SIGTERM)
+    apps.assert_handed_over(process.pid)
+
+
+def test_sigterm_during_the_launch(apps: AppRunner) -> None:
+    """The drain waits for the launch, which would start threads that take work. Nothing is live after it."""
+    port = free_ports(1)
+    process = apps.app(PLAIN_TERMINATED_IN_LAUNCH="1", HOLDFAST_PORT=str(port), HOLDFAST_DRAIN_SECONDS="1")
+    assert [note[2] for note in apps.notes()] == ["handler"]
+    wait_until(
+        lambda: apps.executor(process.pid)["state"] == "drained", "it drains: nothing runs", seconds=60
+    )
+    status, body = get(port, "/readyz")
+    assert (status, json.loads(body)["checks"]["state"]) == (503, "stopped")
+    process.start("packing:steps", "w", 1, 0)
+    wait_until(lambda: apps.status("w"), "it is in its queue", seconds=20)
+    peer = apps.app()
+    assert apps.wait_status("w")["executor_id"] == apps.executor(peer.pid)["executor_id"]
+    assert process.stop(signal.SIGINT) != 0
 
 
 def test_sigint_raises_keyboard_interrupt_as_ever(apps: AppRunner) -> None:

@@ -78,3 +78,33 @@ if child:
 signals.install()
 """
     assert run(code, _SIGNAL_SOON, "sys.stdin.read()") == ("noticed SIGTERM False\nchild: 7\n", 0)
+
+
+_PROCESS = """
+import logging
+from holdfast.attached.attachment import ATTACHMENT
+from holdfast.attached.process import AttachedProcess
+from holdfast.attached.settings import AttachedSettings
+from holdfast.dbos_adapter.launching import Configured
+
+configured = Configured("shop", "1", "local", "host=127.0.0.1 port=1", "dbos", True, False, False, False)
+process = ATTACHMENT.process = AttachedProcess(AttachedSettings(configured, {}), configured)
+process.end = lambda reason: time.sleep(60)
+held, taken = HELD, threading.Event()
+threading.Thread(target=lambda: (held.acquire(), taken.set(), time.sleep(60)), daemon=True).start()
+taken.wait()
+ATTACHMENT._signals._theirs = {signal.SIGTERM: signal.SIG_DFL}
+ATTACHMENT._signals._notice(signal.SIGTERM, None)
+ATTACHMENT._signals._notice(signal.SIGTERM, None)
+print(process.state, process.hurry, flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize(
+    "lock", ["process._lock", "process.drained._cond", "threading._active_limbo_lock", "logging._lock"]
+)
+def test_a_handler_takes_no_lock(lock: str) -> None:
+    """The main thread may hold it: Python calls a handler between any two of its instructions."""
+    output, code = run(_PROCESS.replace("HELD", lock))
+    assert (output, code) == ("draining True\n", 0)

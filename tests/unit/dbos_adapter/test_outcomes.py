@@ -57,9 +57,7 @@ def test_an_exit_is_no_outcome_only_where_a_stop_raised_it(
     monkeypatch: pytest.MonkeyPatch, error: BaseException, stopping: bool, in_main_thread: bool, kept: bool
 ) -> None:
     """In the main thread, by a signal handler. Any other exit is the workflow's own, also during a stop."""
-    monkeypatch.setattr(outcomes, "STOPPING", threading.Event())
-    if stopping:
-        outcomes.STOPPING.set()
+    monkeypatch.setattr(outcomes.STOPPING, "is_requested", stopping)
     with pytest.raises(type(error) if kept else PortableWorkflowError):
         if in_main_thread:
             outcomes.raise_outcome(error)
