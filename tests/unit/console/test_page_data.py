@@ -23,7 +23,7 @@ def test_a_heartbeat_alone_is_published_now_and_then(
     seconds: float, changed: dict[str, Any], published: bool
 ) -> None:
     async def ask(name: str, **_: Any) -> list[Any]:
-        return [] if name == "console_unfinished" else [{"parked": 0, "orphaned": 0}]
+        return [] if name == "console_unfinished" else [{"parked": 0, "orphaned": 0, "stranded": 0}]
 
     data = PageData(ask, window_seconds=900, lease_seconds=5, pulse=None)
     first = {"executor_id": "worker-a", "heartbeat_at": 1000.0, "in_flight": 1, "now": 1000.0}
