@@ -79,7 +79,7 @@ class WorkflowFilter(BaseModel):
     prefix: str | None = Field(default=None, pattern=f"^{ANY_ID}$", description="how the id begins")
     before: str | None = Field(
         default=None,
-        pattern=rf"^\d{{1,15}}~{ANY_ID}$",
+        pattern=rf"^-?\d{{1,19}}~{ANY_ID}$",
         description="next_before of the page before: cheaper than an offset, and steady while work is added",
     )
 
@@ -130,11 +130,15 @@ class Waiting(BaseModel):
 
 
 class Workflow(BaseModel):
-    """A stored workflow without its payloads. Times are ISO 8601 in UTC."""
+    """A stored workflow without its payloads. Times are ISO 8601 in UTC.
+
+    Any application may have stored it: a status that DBOS does not know is answered as it is, a missing name
+    or status is empty, and a time that is no date is null.
+    """
 
     workflow_id: str
     name: str
-    status: Status
+    status: Status | str
     class_name: str | None
     instance_name: str | None
     application: str | None

@@ -26,8 +26,11 @@ SAFE_INTEGER = 2**53 - 1
 
 
 def iso(milliseconds: int | None) -> str | None:
-    """Formats epoch milliseconds as ISO 8601 in UTC."""
-    return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat()
+    """Formats epoch milliseconds as ISO 8601 in UTC. Returns None beyond the years 1 to 9999."""
+    try:
+        return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat()
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def with_safe_integers(value: Any) -> Any:
@@ -154,7 +157,8 @@ def listed(row: Row) -> Workflow:
     kind = row.pop("wait_kind")
     wait = {"kind": kind, **{name: row.pop(f"wait_{name}") for name in ("subject", "since", "until")}}
     wait_state = waiting(row["status"], row["queue_name"], row["created_at"], row.pop("delay_until"), wait)
-    return Workflow(**{**row, **times, "waiting": wait_state})
+    missing = {name: row[name] or "" for name in ("name", "status")}
+    return Workflow(**{**row, **times, **missing, "waiting": wait_state})
 
 
 def waiting(

@@ -14,13 +14,13 @@ import re
 import secrets
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from holdfast.console.bars import BUCKET_SECONDS, Row
 from holdfast.console.history import History
 from holdfast.console.labels import needs_input
 from holdfast.console.page_data import EXECUTOR_LIMIT, PageData, Pulse
+from holdfast.console.shown_rows import Ask, with_shown_rows
 from holdfast.errors import DatabaseUnavailable
 
 log = logging.getLogger("holdfast.console")
@@ -39,9 +39,6 @@ RING_CHARACTERS = 4_000_000
 
 _EVENT_ID = re.compile(r"([0-9a-f]{8})-(\d{1,15})")
 
-Ask = Callable[..., Awaitable[list[Row]]]
-"""Runs a named statement; raises ``DatabaseUnavailable``."""
-
 
 class Reader:
     """Polls while it has listeners. `fixed` are members of the snapshot that never change."""
@@ -49,7 +46,7 @@ class Reader:
     def __init__(
         self, ask: Ask, fixed: dict[str, Any], *, lease_seconds: float, pulse: Pulse | None = None
     ) -> None:
-        self._ask = ask
+        self._ask = ask = with_shown_rows(ask)
         self._fixed = {**fixed, "pulse_seconds": pulse.seconds if pulse else None}
         self._tick = pulse.workflow if pulse else ""
         self.boot = secrets.token_hex(4)
@@ -260,4 +257,4 @@ class Reader:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
 from holdfast.console.bars import Row
 from holdfast.console.history import History, move
 from holdfast.console.labels import label
+from holdfast.console.shown_rows import Ask, with_shown_rows
 from holdfast.durable.names import why_unknown
 from holdfast.errors import UnknownWorkflow
 from holdfast.statuses import ENDED, RESUMABLE
@@ -16,12 +17,11 @@ NODE_LIMIT = 500
 _EVER = 1e12
 
 
-async def read_tree(
-    ask: Callable[..., Awaitable[list[Row]]], workflow_id: str, own_applications: Collection[str]
-) -> dict[str, Any]:
+async def read_tree(ask: Ask, workflow_id: str, own_applications: Collection[str]) -> dict[str, Any]:
     """Reads a workflow's page except its steps. `own_applications` run this release's workflows.
 
     Raises ``UnknownWorkflow``, ``DatabaseUnavailable``."""
+    ask = with_shown_rows(ask)
     roots = await ask("console_root", workflow_id=workflow_id)
     if not roots:
         raise UnknownWorkflow

@@ -136,6 +136,20 @@ def transaction(connection: Connection) -> Iterator[Connection]:
         cursor.execute("COMMIT")
 
 
+@contextmanager
+def savepoint(connection: Connection) -> Iterator[None]:
+    """Undoes the statements of its block alone if one of them fails. Only within a transaction."""
+    with connection.cursor() as cursor:
+        cursor.execute("SAVEPOINT holdfast")
+        try:
+            yield
+        except BaseException:
+            if not connection.closed:
+                cursor.execute("ROLLBACK TO SAVEPOINT holdfast; RELEASE SAVEPOINT holdfast")
+            raise
+        cursor.execute("RELEASE SAVEPOINT holdfast")
+
+
 class OutageLog:
     """Limits the log lines about an outage: the first failure, then one every 10 s, then the recovery.
 

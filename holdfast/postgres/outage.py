@@ -89,6 +89,14 @@ def is_outage(error: BaseException, *, users_statement: bool = False) -> bool:
     return state in _STATES or state.startswith(_CLASSES)
 
 
+def is_refusal_of_data(error: BaseException) -> bool:
+    """Whether PostgreSQL refused a value of a row: wrong, out of range, too long, or against a constraint.
+
+    Another row may be accepted by the same statement. ``P0`` is an error that a trigger raises.
+    """
+    return (sqlstate(error) or "").startswith(("22", "23", "54", "P0"))
+
+
 def _is_of_connection(error: BaseException) -> bool:
     """Whether the error's type is one that a driver raises for a connection that is lost or cannot be opened.
 

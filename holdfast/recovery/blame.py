@@ -48,7 +48,7 @@ class InFlight:
     """A workflow that a lost executor had claimed."""
 
     workflow_id: str
-    name: str
+    name: str | None
     queue_name: str | None
     home_queue: str | None
     """The queue of origin, if the workflow was moved to the queue of suspects or trials before."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psycopg2
@@ -41,6 +42,17 @@ _ORPHANS_EVERY_SECONDS = 2.0
 class _Missing:
     since: float
     together: bool
+
+
+@contextmanager
+def _kept(failures: list[psycopg2.Error], connection: Connection) -> Iterator[None]:
+    """Keeps an error for the end of the round: a row that is locked or refused must not delay other work."""
+    try:
+        yield
+    except psycopg2.Error as error:
+        if connection.closed:
+            raise
+        failures.append(error)
 
 
 class Sweep:
@@ -98,24 +110,21 @@ class Sweep:
     def round(self, connection: Connection) -> list[str]:
         """Polls all peers once. Returns the ids of the executors taken over. Raises ``psycopg2.Error``."""
         taken = []
-        failed: psycopg2.Error | None = None
+        failures: list[psycopg2.Error] = []
         for row, reason in self._suspected(query(connection, "poll_executors")):
-            try:
+            with _kept(failures, connection):
                 if self.take_over(connection, row["executor_id"], reason):
                     taken.append(row["executor_id"])
                     self._missing.pop(row["executor_id"], None)
-            except psycopg2.Error as error:
-                # A row that another session has locked must not delay the takeover of other executors.
-                if connection.closed:
-                    raise
-                failed = error
-        if failed is not None:
-            raise failed
         if self._clock() >= self._orphans_at:
             self._orphans_at = self._clock() + _ORPHANS_EVERY_SECONDS
-            self._orphans.release(connection)
+            with _kept(failures, connection):
+                self._orphans.release(connection)
             if self._strays is not None:
-                self._strays.release(connection)
+                with _kept(failures, connection):
+                    self._strays.release(connection)
+        if failures:
+            raise failures[-1]
         return taken
 
     def _suspected(self, rows: list[Row]) -> list[tuple[Row, str]]:

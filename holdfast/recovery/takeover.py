@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypedDict
 
 import psycopg2
 
 from holdfast.executor_settings import ExecutorSettings
 from holdfast.identity import Identity
-from holdfast.postgres.database import Connection, Row, connect, query, transaction
+from holdfast.postgres.database import Connection, Row, connect, query, savepoint, transaction
+from holdfast.postgres.outage import is_refusal_of_data, sqlstate
 from holdfast.recovery.blame import InFlight, Verdict, judge, separation_seconds
 from holdfast.recovery.parking import park_workflows
 
@@ -90,11 +91,78 @@ def release(
         trials_queue=lost.trials_queue,
         leaf_queues=lost.leaf_queues,
     )
-    if not verdicts:
+    how: _How = {
+        "executor_id": executor_id,
+        "by": identity,
+        "kind": kind,
+        "reason": reason,
+        "lost_at": lost_at,
+        "delay_seconds": delay_seconds,
+        "lease_seconds": lease_seconds,
+    }
+    return _move_all(connection, verdicts, how) if verdicts else []
+
+
+class _How(TypedDict):
+    """What all workflows of one release have in common."""
+
+    executor_id: str
+    by: Identity
+    kind: Kind
+    reason: str
+    lost_at: datetime | None
+    delay_seconds: float
+    lease_seconds: float
+
+
+def _move_all(connection: Connection, verdicts: list[Verdict], how: _How) -> list[Verdict]:
+    """Writes the verdicts. A row that PostgreSQL refuses costs only itself: then each is moved alone."""
+    try:
+        with savepoint(connection):
+            _move(connection, verdicts, how)
+    except psycopg2.Error as error:
+        if not is_refusal_of_data(error):
+            raise
+        if len(verdicts) == 1:
+            return _park_refused(connection, verdicts[0], how, error)
+        return [moved for each in verdicts for moved in _move_all(connection, [each], how)]
+    return verdicts
+
+
+def _park_refused(
+    connection: Connection, verdict: Verdict, how: _How, error: psycopg2.Error
+) -> list[Verdict]:
+    """Parks a workflow whose row cannot be moved. If that is refused too, the row stays as it is."""
+    workflow_id = verdict.work.workflow_id
+    log.error(
+        "cannot release %s (SQLSTATE %s): its row holds what cannot be stored again",
+        workflow_id,
+        sqlstate(error),
+        extra={"action": "workflow.refused", "workflow_ids": [workflow_id]},
+    )
+    try:
+        with savepoint(connection):
+            park_workflows(connection, [workflow_id], how["executor_id"])
+    except psycopg2.Error as second:
+        if not is_refusal_of_data(second):
+            raise
         return []
+    return [replace(verdict, action="park", counted=False)]
+
+
+def _move(connection: Connection, verdicts: list[Verdict], how: _How) -> None:
+    executor_id = how["executor_id"]
     _count_crashes(connection, [v for v in verdicts if v.counted])
-    _record(
-        connection, verdicts, executor_id=executor_id, by=identity, kind=kind, reason=reason, lost_at=lost_at
+    query(
+        connection,
+        "record_handovers",
+        workflow_ids=[v.work.workflow_id for v in verdicts],
+        workflow_names=[v.work.name for v in verdicts],
+        executor_id=executor_id,
+        by=how["by"].executor_id,
+        kind=how["kind"],
+        reason=how["reason"],
+        lost_at=how["lost_at"],
     )
     park_workflows(connection, [v.work.workflow_id for v in verdicts if v.action == "park"], executor_id)
     released = [v for v in verdicts if v.action != "park"]
@@ -108,8 +176,7 @@ def release(
         queues=[v.queue_name for v in released],
         waits=[v.work.waits for v in released],
     )
-    _delay(connection, [v for v in released if v.counted], delay_seconds, lease_seconds)
-    return verdicts
+    _delay(connection, [v for v in released if v.counted], how["delay_seconds"], how["lease_seconds"])
 
 
 def _delay(connection: Connection, again: list[Verdict], delay_seconds: float, lease_seconds: float) -> None:
@@ -133,20 +200,6 @@ def _count_crashes(connection: Connection, counted: list[Verdict]) -> None:
             queues=[v.work.home_queue or v.work.queue_name for v in counted],
             parked=[v.action == "park" for v in counted],
         )
-
-
-def _record(
-    connection: Connection, verdicts: list[Verdict], *, executor_id: str, by: Identity, **fields: Any
-) -> None:
-    query(
-        connection,
-        "record_handovers",
-        workflow_ids=[v.work.workflow_id for v in verdicts],
-        workflow_names=[v.work.name for v in verdicts],
-        executor_id=executor_id,
-        by=by.executor_id,
-        **fields,
-    )
 
 
 @dataclass(frozen=True)

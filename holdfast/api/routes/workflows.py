@@ -49,7 +49,7 @@ async def list_workflows(request: Request, wanted: Annotated[WorkflowFilter, Que
         queue=wanted.queue or None,
         executor_id=wanted.executor_id or None,
         prefix=wanted.prefix,
-        before_ms=int(before_ms) if before_ms else None,
+        before_ms=max(-(2**63), min(int(before_ms), 2**63 - 1)) if before_ms else None,
         before_id=before_id or None,
         # One more than asked for shows whether there is a next page.
         limit=wanted.limit + 1,
@@ -220,15 +220,18 @@ def _require(row: WorkflowStatus | None) -> WorkflowStatus:
 
 def _cancelled(client: DBOSClient, row: WorkflowStatus) -> list[list[WorkflowStatus]]:
     """Returns the workflow, then its cancelled children, then theirs, and so on."""
-    levels, level = [], [row]
+    levels, level, known = [], [row], {row.workflow_id}
     while level:
         levels.append(level)
-        level = client.list_workflows(
+        children = client.list_workflows(
             parent_workflow_id=[each.workflow_id for each in level],
             status=["CANCELLED"],
             load_input=False,
             load_output=False,
         )
+        # Whoever writes rows may have made a circle of parents.
+        level = [each for each in children if each.workflow_id not in known]
+        known |= {each.workflow_id for each in level}
     return levels
 
 

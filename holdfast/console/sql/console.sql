@@ -39,7 +39,7 @@ SELECT w.workflow_uuid AS workflow_id, w.name, w.class_name, w.config_name AS in
             END AS started_ms,
        w.completed_at AS ended_ms
 FROM chosen c JOIN dbos.workflow_status w USING (workflow_uuid)
-WHERE w.name <> %(tick)s
+WHERE w.name IS DISTINCT FROM %(tick)s
 
 -- name: console_attempts_of
 -- Returns the present state of these workflows.
@@ -57,7 +57,7 @@ SELECT executor_id, (started_at_epoch_ms / (1000 * %(bucket_seconds)s)) * %(buck
        count(*) AS workflows
 FROM (SELECT executor_id, started_at_epoch_ms FROM dbos.workflow_status
       WHERE started_at_epoch_ms > %(after_ms)s AND started_at_epoch_ms < %(before_ms)s
-        AND status <> 'PENDING' AND name <> %(tick)s
+        AND status <> 'PENDING' AND name IS DISTINCT FROM %(tick)s
       ORDER BY started_at_epoch_ms DESC LIMIT %(limit)s) AS counted
 WHERE executor_id IS NOT NULL GROUP BY 1, 2
 
@@ -124,13 +124,13 @@ SELECT workflow_uuid AS root_id, extract(epoch FROM clock_timestamp())::float8 A
 FROM up ORDER BY level DESC LIMIT 1
 
 -- name: console_tree
--- Returns a workflow and its descendants, level by level.
+-- Returns a workflow and its descendants, level by level. Parents in a circle come once each.
 WITH RECURSIVE down AS (
     SELECT w.workflow_uuid, 0 AS level FROM dbos.workflow_status w WHERE w.workflow_uuid = %(workflow_id)s
     UNION ALL
     SELECT w.workflow_uuid, down.level + 1
     FROM down JOIN dbos.workflow_status w ON w.parent_workflow_id = down.workflow_uuid WHERE down.level < 50),
-chosen AS (SELECT workflow_uuid, level FROM down LIMIT %(limit)s)
+chosen AS (SELECT workflow_uuid, min(level) AS level FROM (SELECT * FROM down LIMIT %(limit)s) AS bounded GROUP BY 1)
 SELECT w.workflow_uuid AS workflow_id, w.parent_workflow_id, w.name, w.class_name, w.config_name AS instance_name,
        w.status, w.executor_id, w.queue_name AS queue, w.application_name AS application,
        w.application_version AS version, w.recovery_attempts AS attempts, w.created_at AS created_ms,

@@ -97,13 +97,13 @@ FROM (SELECT CASE WHEN w.status = 'SUCCESS' AND pg_input_is_valid(o.output, 'jso
 
 -- name: unfinished_by_status
 -- Counts unfinished and parked work by name and queue. Each part uses one of DBOS's partial indexes.
-SELECT status, name AS workflow_name, coalesce(queue_name, '') AS queue_name, count(*) AS workflows
+SELECT status, coalesce(name, '') AS workflow_name, coalesce(queue_name, '') AS queue_name, count(*) AS workflows
 FROM dbos.workflow_status WHERE status IN ('ENQUEUED', 'PENDING') GROUP BY 1, 2, 3
 UNION ALL
-SELECT status, name, coalesce(queue_name, ''), count(*)
+SELECT status, coalesce(name, ''), coalesce(queue_name, ''), count(*)
 FROM dbos.workflow_status WHERE status = 'DELAYED' GROUP BY 1, 2, 3
 UNION ALL
-SELECT status, name, coalesce(queue_name, ''), count(*)
+SELECT status, coalesce(name, ''), coalesce(queue_name, ''), count(*)
 FROM dbos.workflow_status WHERE status = 'MAX_RECOVERY_ATTEMPTS_EXCEEDED' GROUP BY 1, 2, 3
 
 -- name: queue_ages
@@ -143,10 +143,11 @@ WHERE w.status = 'PENDING' AND (w.application_name IS NULL OR w.application_name
 -- `run` row. So the number never falls, and it rises even while no process schedules. The statement counts only
 -- rows that are younger than the last fold.
 WITH grid AS (
-    SELECT u.counted_until, least(u.first_tick, (SELECT min(scheduled_at) FROM ops.pulses)) AS first_tick,
+    SELECT u.counted_until, least(u.first_tick, (SELECT min(scheduled_at) FROM ops.pulses WHERE scheduled_at > '-infinity')) AS first_tick,
            date_bin('5 s', now() - make_interval(secs => %(late_seconds)s + 5), '2000-01-01Z') AS settled_until
     FROM ops.totals_until u)
-SELECT (SELECT extract(epoch FROM clock_timestamp() - max(scheduled_at))::float8 FROM ops.pulses)
+SELECT (SELECT extract(epoch FROM clock_timestamp() - max(scheduled_at))::float8 FROM ops.pulses
+        WHERE scheduled_at < 'infinity')
            AS last_tick_age_seconds,
        first_tick, settled_until,
        CASE WHEN settled_until >= first_tick THEN

@@ -32,9 +32,12 @@ WHERE executor_id = %(executor_id)s AND state IN ('live', 'draining')
 RETURNING desired_state, extract(epoch FROM clock_timestamp())::float8 AS database_time
 
 -- name: poll_executors
--- Returns every executor that should be alive, of all applications, with the state of its two liveness signals.
+-- Returns every executor that should be alive, of all applications, with the state of its two liveness signals. An
+-- infinite heartbeat is a row's mistake: it counts as now or as old, and must not stop the poll.
 SELECT e.executor_id, e.application, e.lock_key, l.pid AS lock_pid,
-       extract(epoch FROM clock_timestamp() - e.heartbeat_at)::float8 AS heartbeat_age_seconds,
+       extract(epoch FROM clock_timestamp()
+           - greatest(least(e.heartbeat_at, clock_timestamp() + interval '1 day'), '2000-01-01Z'))::float8
+           AS heartbeat_age_seconds,
        extract(epoch FROM clock_timestamp())::float8 AS database_time
 FROM ops.executors e
 LEFT JOIN pg_locks l ON l.locktype = 'advisory' AND l.classid = 7031 AND l.objid = e.lock_key::oid
@@ -57,7 +60,7 @@ SET state = 'dead', ended_at = clock_timestamp(), taken_over_by = %(by)s, taken_
               AND starts_with(a.application_name, 'holdfast/' || e.executor_id || '/'))
         THEN 'hung' ELSE %(reason)s END,
     lost_at = CASE WHEN %(reason)s = 'lock lost'
-        THEN clock_timestamp() - make_interval(secs => %(missing_seconds)s) ELSE e.heartbeat_at END
+        THEN clock_timestamp() - make_interval(secs => %(missing_seconds)s) ELSE greatest(e.heartbeat_at, '2000-01-01Z') END
 WHERE e.executor_id = %(executor_id)s AND e.state IN ('live', 'draining')
   AND CASE WHEN %(reason)s = 'lock lost'
       THEN NOT EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.classid = 7031
@@ -96,7 +99,9 @@ RETURNING executor_id
 -- Returns all live executors, then those that ended within the last hour. Live ones come first, so that many crashes
 -- do not push them out of the limit.
 SELECT executor_id, application, application_version, role, state, desired_state, hostname, pid, slots, in_flight,
-       extract(epoch FROM clock_timestamp() - heartbeat_at)::float8 AS heartbeat_age_seconds,
+       extract(epoch FROM clock_timestamp()
+           - greatest(least(heartbeat_at, clock_timestamp() + interval '1 day'), '2000-01-01Z'))::float8
+           AS heartbeat_age_seconds,
        started_at, ended_at, taken_over_by, taken_over_at, reason
 FROM ops.executors
 WHERE (state IN ('live', 'draining') OR ended_at > clock_timestamp() - make_interval(mins => 60))

@@ -56,7 +56,7 @@ SET status = 'ENQUEUED', owner_xid = NULL, started_at_epoch_ms = NULL,
     priority = CASE WHEN w.priority > 0 THEN w.priority ELSE -1 END,
     updated_at = (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
     queue_name = r.queue_name,
-    recovery_attempts = CASE WHEN r.waits THEN greatest(w.recovery_attempts - 1, 1) ELSE w.recovery_attempts END
+    recovery_attempts = CASE WHEN r.waits THEN greatest(w.recovery_attempts, 2) - 1 ELSE w.recovery_attempts END
 FROM unnest(%(workflow_ids)s::text[], %(queues)s::text[], %(waits)s::bool[]) AS r (workflow_id, queue_name, waits)
 WHERE w.workflow_uuid = r.workflow_id AND w.status = 'PENDING' AND w.executor_id = %(executor_id)s
 RETURNING w.workflow_uuid AS workflow_id
@@ -134,12 +134,14 @@ FROM unnest(%(workflow_ids)s::text[], %(queues)s::text[]) AS r (workflow_id, que
 WHERE c.workflow_id = r.workflow_id RETURNING c.queue_name
 
 -- name: record_handovers
--- Runs before the work is released, because the release deletes its start time.
+-- Runs before the work is released, because the release deletes its start time. A name may be missing, and a time may
+-- be no time: other applications write these columns too.
 INSERT INTO ops.handovers
     (workflow_id, workflow_name, kind, reason, from_executor, released_by, lost_at, started_at)
-SELECT r.workflow_id, r.workflow_name, %(kind)s, %(reason)s, %(executor_id)s, %(by)s,
+SELECT r.workflow_id, coalesce(r.workflow_name, ''), %(kind)s, %(reason)s, %(executor_id)s, %(by)s,
        coalesce(%(lost_at)s, clock_timestamp()),
-       CASE WHEN w.status = 'PENDING' THEN to_timestamp(coalesce(w.started_at_epoch_ms, w.created_at) / 1000.0) END
+       CASE WHEN w.status = 'PENDING' THEN to_timestamp(
+           least(greatest(coalesce(w.started_at_epoch_ms, w.created_at), 0), 253402300799000) / 1000.0) END
 FROM unnest(%(workflow_ids)s::text[], %(workflow_names)s::text[]) AS r (workflow_id, workflow_name)
 LEFT JOIN dbos.workflow_status w ON w.workflow_uuid = r.workflow_id
 
@@ -208,4 +210,4 @@ HAVING NOT EXISTS (SELECT FROM ops.executors e
                      AND e.state IN ('live', 'draining'))
    AND coalesce((SELECT max(coalesce(e.ended_at, e.heartbeat_at)) FROM ops.executors e
                  WHERE e.application = %(application)s AND e.application_version = w.application_version),
-                to_timestamp(max(w.updated_at) / 1000.0)) < clock_timestamp() - make_interval(secs => %(after_seconds)s)
+                to_timestamp(least(greatest(max(w.updated_at), 0), 253402300799000) / 1000.0)) < clock_timestamp() - make_interval(secs => %(after_seconds)s)
