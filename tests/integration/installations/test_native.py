@@ -205,7 +205,6 @@ def test_a_held_stack_goes_on_whatever_had_crashed_before(ready: Native) -> None
 
 
 def test_passwords_that_were_deleted_are_made_anew(ready: Native) -> None:
-    (ready.home / "kept").mkdir()
     ready.run("down")
     shutil.rmtree(ready.home / "secrets")
     done = ready.up()
