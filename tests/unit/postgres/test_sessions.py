@@ -47,6 +47,8 @@ class _Pool:
         self.sessions = Sessions(SimpleNamespace(database_url=""), purpose="test", size=2)  # type: ignore[arg-type]
         monkeypatch.setattr(psycopg, "connect", self.connect)
         monkeypatch.setattr(sessions_module, "server_options", lambda *_: "")
+        monkeypatch.setattr(sessions_module, "set_options", lambda *_: None)
+        monkeypatch.setattr(sessions_module, "sql", str)
         monkeypatch.setattr(sessions_module, "wait_readable", lambda connection, _: connection.is_ended)
 
     def connect(self, *_: Any, **__: Any) -> _Connection:
@@ -62,10 +64,10 @@ def test_no_session_is_used_after_its_end_or_kept_after_the_pools(script: list[t
         for statement, idle in script:
             pool.statement = statement
             if statement in ("answers", "sees the pool close"):
-                assert pool.sessions.run("read_step") == [{"n": 1}]
+                assert pool.sessions.run("a statement") == [{"n": 1}]
             else:
                 with pytest.raises(sa.exc.DBAPIError) as raised:
-                    pool.sessions.run("read_step")
+                    pool.sessions.run("a statement")
                 is_lost = statement in ("ends", "only reads")
                 assert raised.value.connection_invalidated == is_lost, "whether another try makes sense"
             is_closed = is_closed or statement == "sees the pool close" or idle == "the pool closes"
@@ -76,4 +78,4 @@ def test_no_session_is_used_after_its_end_or_kept_after_the_pools(script: list[t
             for each in usable if idle == "it ends" else ():
                 each.is_ended = True
         pool.statement = "answers"
-        assert pool.sessions.run("read_step") == [{"n": 1}]
+        assert pool.sessions.run("a statement") == [{"n": 1}]
