@@ -83,5 +83,5 @@ def test_classes_and_instances_are_reported(write: Write) -> None:
     )
     registry.load([module])
     found = registrations.registered_workflows()
-    assert found["t.close"] == {"class": "T-Till", "instances": ["t-north"]}
-    assert found["t.total"] == {"class": "T-Till"}
+    assert found["t.close"] == {"class": "T-Till", "instances": ["t-north"], "takes": {}}
+    assert found["t.total"] == {"class": "T-Till", "takes": {}}
