@@ -58,6 +58,10 @@ class UnknownExecutor(NotFound):
     """There is no executor with this id. GET /executors lists those that are known."""
 
 
+class UnknownOperation(NotFound):
+    """There is no operation with this id. GET /operations lists those that exist."""
+
+
 class Conflict(HoldfastError):
     """The present state does not allow this. Read the resource again, then decide."""
 

@@ -24,6 +24,7 @@ from holdfast.api.routes import (
     console,
     executors,
     messages,
+    operations,
     reopening,
     retention,
     schedule,
@@ -82,7 +83,7 @@ def create_app(process: Process, features: Sequence[Feature] = ()) -> FastAPI:
     ours = [
         each.router
         for each in (
-            *(workflows, user_workflows, reopening, stranded, messages),
+            *(workflows, user_workflows, reopening, stranded, operations, messages),
             *(executors, schedule, retention, console),
         )
     ]

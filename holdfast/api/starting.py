@@ -10,7 +10,7 @@ from dbos import EnqueueOptions
 from holdfast.api.models import NAME
 from holdfast.api.models_start import StartRequest
 from holdfast.api.submit import Work
-from holdfast.api.targets import INTERNAL_QUEUE
+from holdfast.control.kinds import INTERNAL_QUEUE
 from holdfast.dbos_adapter.registrations import PICKLE, why_unfit
 from holdfast.durable import registry
 from holdfast.durable.names import QUEUE_OF

@@ -11,33 +11,26 @@ from typing import TYPE_CHECKING
 
 from dbos import WorkflowStatus
 
-from holdfast.durable.names import QUEUE_OF, ROLE_OF, is_declared, why_unknown
-from holdfast.errors import Conflict
+from holdfast.control.kinds import INTERNAL_QUEUE
+from holdfast.durable.names import ROLE_OF, home_queue, is_declared
 from holdfast.settings import Role
 
 if TYPE_CHECKING:
     from holdfast.process.process import Process
 
-INTERNAL_QUEUE = "_dbos_internal_queue"
-"""DBOS's queue for workflows that were started directly."""
-
 
 async def home_queues(process: Process, rows: Sequence[WorkflowStatus]) -> dict[str, str]:
     """Returns the queue of each workflow by its id. Raises `Conflict` if one is unknown to this release."""
-    own = process.settings.application_names
-    for row in rows:
-        if reason := why_unknown(own, row.application_name, row.name):
-            raise Conflict(reason)
-    queues = {
-        row.workflow_id: QUEUE_OF[row.name]
-        for row in rows
-        if is_declared(own, row.application_name, row.name)
+    stored = {
+        found["workflow_id"]: found["queue_name"]
+        for found in await process.gateway.ops("home_queues", workflow_ids=[row.workflow_id for row in rows])
     }
-    others = [row.workflow_id for row in rows if row.workflow_id not in queues]
-    if others:
-        for found in await process.gateway.ops("home_queues", workflow_ids=others):
-            queues[found["workflow_id"]] = found["queue_name"] or INTERNAL_QUEUE
-    return queues
+    own = process.settings.application_names
+    return {
+        row.workflow_id: home_queue(own, row.application_name, row.name, stored.get(row.workflow_id))
+        or INTERNAL_QUEUE
+        for row in rows
+    }
 
 
 async def version_of(process: Process, row: WorkflowStatus) -> str | None:

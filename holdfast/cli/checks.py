@@ -21,11 +21,12 @@ from holdfast.audit.audit import Audit
 from holdfast.audit.findings import Finding
 from holdfast.audit.journal import Journal
 from holdfast.cli import extensions
+from holdfast.cli.operations import carry_out
 from holdfast.cli.shown import JsonOption, console, plain_errors, show, table
+from holdfast.control.operations import Requested
 from holdfast.installations.detection import here
 from holdfast.installations.installation import NothingRunsError
 from holdfast.postgres.database import Connection, connect, query
-from holdfast.recovery.adoption import move
 from holdfast.recovery.stranded import WAY_OUT, describe
 from holdfast.settings import Settings
 
@@ -195,10 +196,12 @@ def adopt(
             run = {(row["application"], row["application_version"]) for row in living}
             if (application, to_version) not in run:
                 raise NothingRunsError(f"no executor of {application} runs {to_version}: nothing was moved")
-            moved = move(connection, application, from_version, to_version)
-        data = {"adopted": [row["workflow_id"] for row in moved]}
-        show(data, as_json=as_json, human=lambda: f"{len(moved)} workflows go on in {to_version}")
-        raise typer.Exit(0 if moved else 1)
+            given = {"application": application, "from_version": from_version, "to_version": to_version}
+            requested = Requested("adopt", f"version {from_version} of {application}", given, "cli")
+            done = carry_out(connection, settings, requested, quiet=as_json)
+        data = {"operation_id": done["operation_id"], "adopted": done["completed"], "to_version": to_version}
+        show(data, as_json=as_json, human=lambda: f"{done['completed']} workflows go on in {to_version}")
+        raise typer.Exit(0 if done["completed"] and done["status"] == "SUCCESS" else 1)
 
 
 def _stranded_table(rows: list[dict[str, Any]]) -> Any:

@@ -24,6 +24,7 @@ _TABLES = {
     "idempotency_keys": "idempotency keys",
     "handovers": "handovers",
     "executors": "executors",
+    "operations": "control operations",
 }
 
 

@@ -16,7 +16,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from holdfast.errors import DatabaseNotPrepared
+from holdfast.errors import Conflict, DatabaseNotPrepared
 from holdfast.installations.detection import admin_token, url
 from holdfast.installations.installation import NothingRunsError
 from holdfast.installations.native_error import NativeError
@@ -164,7 +164,7 @@ def plain_errors() -> Iterator[None]:
         yield
     except Unreachable as error:
         reason = f"the API does not answer at {error}; is it up? `holdfast up` starts it"
-    except (Refused, NothingRunsError, NativeError, DatabaseNotPrepared) as error:
+    except (Refused, NothingRunsError, NativeError, DatabaseNotPrepared, Conflict) as error:
         reason = str(error)
     except ModuleNotFoundError as error:
         reason = (

@@ -25,6 +25,7 @@ CANCELLED_CHANNEL = "holdfast_cancelled"
 _READ_ALL_SECONDS = 10.0
 # A notification may arrive between the commit of a claim and the registration of its execution.
 _REMEMBER_SECONDS = 10.0
+_SETTLED_SECONDS = 1.1
 
 
 class Cancellation:
@@ -83,6 +84,10 @@ class Cancellations:
         self._doubtful: set[str] = set()
         self._noticed: dict[str, float] = {}
         self._all_read_at = 0.0
+        self._ended: set[tuple[str, str]] = set()
+        self._report_at = float("inf")
+        self.executor_id: str | None = None
+        """The executor whose executions these are, once an engine is attached."""
 
     @contextmanager
     def watch_current(self, workflow_id: str) -> Iterator[Cancellation]:
@@ -121,10 +126,39 @@ class Cancellations:
                 self._doubtful.add(workflow_id)
             self._noticed.pop(workflow_id, None)
             self._noticed[workflow_id] = now
+            self._report_at = min(self._report_at, now)
             for noticed, at in list(self._noticed.items()):
                 if now - at < _REMEMBER_SECONDS:
                     break
                 del self._noticed[noticed]
+
+    def ended(self, workflow_id: str, owner_xid: str | None) -> None:
+        """Records that the code of an execution has ended that had lost its workflow."""
+        if owner_xid is not None:
+            with self._lock:
+                self._ended.add((workflow_id, owner_xid))
+                self._report_at = 0.0
+
+    def report_ended(self, connection: Connection) -> None:
+        """Deletes the records of revoked executions that no longer run here: a resume waits for that.
+
+        Reads only after a notification or the end of such an execution. A claim that is not dispatched yet
+        is not known here, so what is not running counts as ended only a second after its cancel.
+        """
+        now = time.monotonic()
+        if self.executor_id is None or now < self._report_at:
+            return
+        rows = query(connection, "revoked_executions", executor_id=self.executor_id)
+        with self._lock:
+            runs = {(id_, one.owner_xid) for id_, watches in self._of.items() for one in watches}
+            ended, self._ended = self._ended, set()
+            young = [row for row in rows if not row["settled"]]
+            self._report_at = now + _SETTLED_SECONDS if young else float("inf")
+        pairs = {(row["workflow_id"], row["owner_xid"]): row["settled"] for row in rows}
+        over = [pair for pair, settled in pairs.items() if pair not in runs and (settled or pair in ended)]
+        if over:
+            workflow_ids, owner_xids = zip(*over, strict=True)
+            query(connection, "forget_revoked", workflow_ids=list(workflow_ids), owner_xids=list(owner_xids))
 
     def watched(self) -> list[Cancellation]:
         """Returns all watched executions."""
@@ -140,6 +174,7 @@ class Cancellations:
         now = now or at - self._all_read_at >= _READ_ALL_SECONDS
         if now:
             self._all_read_at = at
+            self._report_at = 0.0
         executions = self._doubtful_ones(all_of_them=now)
         if executions:
             rows = query(

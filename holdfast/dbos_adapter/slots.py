@@ -167,6 +167,8 @@ class Slots:
             left = len(self._abandoned)
             freed = self._free(execution)
         self._cancellations.forget(execution.watch)
+        if execution.lost:
+            self._cancellations.ended(execution.workflow_id, execution.watch.owner_xid)
         if freed:
             self._notify_free(execution)
         if abandoned_at is not None:

@@ -219,6 +219,7 @@ class Listener:
         self._waker.notices.check(connection)
         self._waker.cancellations.check(connection)
         self._waker.slots.free_lost()
+        self._waker.cancellations.report_ended(connection)
         # The answers of the checks may have brought notifications along: then the socket stays silent.
         if not connection.notifies:
             if not wait_readable(connection, 0.2):

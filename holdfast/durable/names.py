@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Iterable
 from typing import Final
 
-from holdfast.errors import ModuleWrong
+from holdfast.errors import Conflict, ModuleWrong
 from holdfast.settings import Role
 
 API_SUSPECTS_QUEUE: Final = "api-suspects"
@@ -59,6 +59,18 @@ def why_unknown(own_applications: Collection[str], application: str | None, name
     if name in PLAIN or (application is not None and application not in own_applications):
         return None
     return f"This release does not know workflows named {name}; it could not run this one."
+
+
+def home_queue(
+    own_applications: Collection[str], application: str | None, name: str, stored: str | None
+) -> str | None:
+    """Returns the queue to which a workflow returns: that of its declaration, or the stored one.
+
+    Raises `Conflict` if nothing can continue the workflow.
+    """
+    if reason := why_unknown(own_applications, application, name):
+        raise Conflict(reason)
+    return QUEUE_OF[name] if is_declared(own_applications, application, name) else stored
 
 
 _DURABLE_NAME = re.compile(r"^[A-Za-z0-9._-]{1,100}$")

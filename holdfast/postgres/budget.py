@@ -26,13 +26,14 @@ REQUESTS = 4
 METRICS = 1
 """Pool of /metrics, under its own role."""
 
+OPERATIONS = 1
+"""The connection of the thread that carries out control operations."""
+
 # DBOS's listener, which is outside its pool; our listener, lease and sweep; a drain's handover; a trial.
 _SINGLE = 6
-# Each adoption by an operator opens its own connection; at most two run concurrently.
-_ADOPTIONS = 2
 
 
 def max_connections(settings: Settings, role: Role) -> int:
     """Returns the maximum number of connections that a process holds under its role's own login."""
     shared = settings.database_pool_size + _SINGLE + STEPS + SESSIONS
-    return shared + (CLIENT + REQUESTS + _ADOPTIONS if role == "api" else EFFECTS + PURGE)
+    return shared + (CLIENT + REQUESTS + OPERATIONS if role == "api" else EFFECTS + PURGE)

@@ -220,11 +220,8 @@ class OpsPool:
 
     def run(self, name: str, /, **params: Any) -> list[Row]:
         """Runs a named statement and returns its rows. Raises ``psycopg2.Error``."""
-        if not self._permits.acquire(timeout=self._wait_seconds):
-            raise PoolExhausted("no free connection for ops statements")
-        try:
-            with self._lock:
-                idle = self._free.pop() if self._free else None
+        with self._permit():
+            idle = self._idle()
             if idle is not None:
                 try:
                     return self._use(idle, name, params)
@@ -233,15 +230,44 @@ class OpsPool:
                     # new one.
                     if not (idle.closed and is_outage(error)):
                         raise
-            fresh = connect(
-                self._settings,
-                purpose=self._purpose,
-                statement_timeout_seconds=self._settings.database_timeout_seconds,
-                user=self._user,
-            )
-            return self._use(fresh, name, params)
+            return self._use(self._fresh(), name, params)
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """Lends a connection, for transactions of several statements."""
+        with self._permit():
+            connection = self._idle() or self._fresh()
+            if wait_readable(connection, 0):  # the server ended it while it was idle
+                connection.close()
+                connection = self._fresh()
+            try:
+                yield connection
+            except psycopg2.Error as error:
+                self._discard(connection, error)
+                raise
+            finally:
+                self._return(connection)
+
+    @contextmanager
+    def _permit(self) -> Iterator[None]:
+        if not self._permits.acquire(timeout=self._wait_seconds):
+            raise PoolExhausted("no free connection for ops statements")
+        try:
+            yield
         finally:
             self._permits.release()
+
+    def _idle(self) -> Connection | None:
+        with self._lock:
+            return self._free.pop() if self._free else None
+
+    def _fresh(self) -> Connection:
+        return connect(
+            self._settings,
+            purpose=self._purpose,
+            statement_timeout_seconds=self._settings.database_timeout_seconds,
+            user=self._user,
+        )
 
     def run_all(self, statements: Mapping[str, dict[str, Any]]) -> dict[str, list[Row]]:
         """Runs several named statements, one after the other, and returns the rows of each."""
@@ -261,15 +287,21 @@ class OpsPool:
         try:
             return query(connection, name, **params)
         except psycopg2.Error as error:
-            # After a failover a read-only session never accepts writes again; a new one may reach the
-            # primary.
-            if is_read_only(error) or (is_outage(error) and sqlstate(error) is None):
-                connection.close()
+            self._discard(connection, error)
             raise
         finally:
-            if not connection.closed:
-                with self._lock:
-                    self._free.append(connection)
+            self._return(connection)
+
+    @staticmethod
+    def _discard(connection: Connection, error: psycopg2.Error) -> None:
+        # After a failover a read-only session never accepts writes again; a new one may reach the primary.
+        if is_read_only(error) or (is_outage(error) and sqlstate(error) is None):
+            connection.close()
+
+    def _return(self, connection: Connection) -> None:
+        if not connection.closed:
+            with self._lock:
+                self._free.append(connection)
 
     def descriptors(self) -> list[int]:
         """Returns the sockets of the free connections."""

@@ -52,6 +52,7 @@ class AttachedEngine:
         self.claimable = Claimable(by_arguments=self._claims_by_arguments)
         self.homes = Homes(settings, identity, waker, self.sessions)
         waker.slots.admit = self.homes.admit
+        waker.cancellations.executor_id = identity.executor_id
 
     def attach(self, dbos: Any) -> None:
         """Attaches the wake-ups and slots to a constructed application, before its launch."""

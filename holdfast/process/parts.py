@@ -174,6 +174,11 @@ def _start_accounting(process: Process) -> None:
         process.accounting.start()
 
 
+def _start_operations(process: Process) -> None:
+    if process.role == "api":
+        process.operations.start()
+
+
 def _start_database_metrics(process: Process) -> None:
     # The database's metrics are the same for all processes, so only the API reports them.
     if process.role != "api":
@@ -223,6 +228,7 @@ PARTS: tuple[Part, ...] = (
     Part("registrations", _publish_workflows),
     Part("accounting", _start_accounting, lambda p: p.accounting.stop(), stop_stage=2),
     Part("sweep", lambda p: p.sweep.start(), lambda p: p.sweep.stop(), stop_stage=2),
+    Part("control operations", _start_operations, lambda p: p.operations.stop(), stop_stage=2),
     Part("database metrics", _start_database_metrics, _stop_database_metrics, stop_stage=5),
 )
 """All parts, in the order of their start."""

@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager
 from prometheus_client import disable_created_metrics
 
 from holdfast.compute.cpu_pool import CpuPool
+from holdfast.control.runner import Operations
 from holdfast.dbos_adapter.gateway import Gateway
 from holdfast.dbos_adapter.schedules import Accounting
 from holdfast.errors import HoldfastError
@@ -63,6 +64,7 @@ class Process(Executor):
             database_up=lambda: self.lease.database_up,
             heartbeat_age_seconds=lambda: time.monotonic() - self.lease.last_heartbeat,
         )
+        self.operations: Operations = Operations(settings, identity, self.gateway.pool)
         self.accounting: Accounting = Accounting(
             self.ops,
             identity.application,

@@ -16,6 +16,21 @@ log = logging.getLogger("holdfast.adoption")
 
 _LONGEST_PAUSE_SECONDS = 30.0
 _PAUSES_PER_LIMIT = 4
+_SCAN = 10_000
+_BATCH = 500
+
+
+def stranded_ids(
+    connection: Connection,
+    application: str,
+    from_version: str,
+    *,
+    only: str | None = None,
+    limit: int = _SCAN,
+) -> list[str]:
+    """Returns ids of workflows that no live executor can run (``only``: this one), at most ``limit``."""
+    given = {"application": application, "from_version": from_version, "only": only, "limit": limit}
+    return [row["workflow_id"] for row in query(connection, "scan_stranded", **given)]
 
 
 def move(
@@ -23,49 +38,30 @@ def move(
     application: str,
     from_version: str,
     to_version: str,
+    workflow_ids: list[str],
     *,
-    only: str | None = None,
     by: str = "operator",
 ) -> list[Row]:
-    """Moves stranded workflows (``only``: one of them), and records each move, in one transaction.
+    """Moves those of these workflows that are stranded, and records each move.
 
-    Moves only workflows that no live executor can run. Raises ``psycopg2.Error``.
+    Call it in a transaction. Raises ``psycopg2.Error``.
     """
-    with transaction(connection):
-        versions = {"from_version": from_version, "to_version": to_version}
-        rows = query(connection, "adopt", application=application, only=only, **versions)
-        for executor_id in {row["executor_id"] for row in rows}:
-            executor_rows = [row for row in rows if row["executor_id"] == executor_id]
-            query(
-                connection,
-                "record_handovers",
-                workflow_ids=[row["workflow_id"] for row in executor_rows],
-                workflow_names=[row["workflow_name"] for row in executor_rows],
-                executor_id=executor_id,
-                by=by,
-                kind="adoption",
-                reason=f"{from_version} to {to_version}",
-                lost_at=None,
-            )
+    versions = {"from_version": from_version, "to_version": to_version}
+    rows = query(connection, "adopt", application=application, workflow_ids=workflow_ids, **versions)
+    for executor_id in {row["executor_id"] for row in rows}:
+        executor_rows = [row for row in rows if row["executor_id"] == executor_id]
+        query(
+            connection,
+            "record_handovers",
+            workflow_ids=[row["workflow_id"] for row in executor_rows],
+            workflow_names=[row["workflow_name"] for row in executor_rows],
+            executor_id=executor_id,
+            by=by,
+            kind="adoption",
+            reason=f"{from_version} to {to_version}",
+            lost_at=None,
+        )
     return rows
-
-
-def adopt(
-    settings: ExecutorSettings,
-    *,
-    purpose: str,
-    application: str,
-    from_version: str,
-    to_version: str,
-    only: str | None = None,
-) -> int:
-    """Calls `move` on a new connection. Returns how many workflows moved. Raises ``psycopg2.Error``."""
-    seconds = settings.database_timeout_seconds
-    connection = connect(settings, purpose=purpose, statement_timeout_seconds=seconds)
-    try:
-        return len(move(connection, application, from_version, to_version, only=only))
-    finally:
-        connection.close()
 
 
 class AutomaticAdoption:
@@ -102,11 +98,27 @@ class AutomaticAdoption:
             version=me.version,
             after_seconds=self._after_seconds,
         ):
-            moved = move(connection, me.application, row["version"], me.version, by=me.executor_id)
+            moved = self._adopt(connection, row["version"])
             log.warning(
                 "adopted %d workflows of version %s, which no executor has run for %g s",
-                len(moved),
+                moved,
                 row["version"],
                 self._after_seconds,
                 extra={"action": "adoption.completed"},
             )
+
+    def _adopt(self, connection: Connection, from_version: str) -> int:
+        """Moves all workflows of a version, batch by batch, and returns their number."""
+        me, moved = self._identity, 0
+        while ids := stranded_ids(connection, me.application, from_version):
+            before = moved
+            while ids and not self.session.stopping.is_set():
+                with transaction(connection):
+                    rows = move(
+                        connection, me.application, from_version, me.version, ids[:_BATCH], by=me.executor_id
+                    )
+                moved, ids = moved + len(rows), ids[_BATCH:]
+            # Other work holds the rows that are left: the next check finds them.
+            if moved == before or self.session.stopping.is_set():
+                break
+        return moved

@@ -43,7 +43,7 @@ _STATEMENT_SECONDS = 30.0
 _RETRY_SECONDS = 0.5
 _RESTRICT_VIOLATION = "23001"
 
-TIDY = ("purge_pulses", "purge_keys", "purge_handovers", "purge_executors")
+TIDY = ("purge_pulses", "purge_keys", "purge_handovers", "purge_executors", "purge_operations")
 """Statements that clean up our own tables, in this order, after the workflows."""
 
 

@@ -36,6 +36,7 @@ class Report(TypedDict):
     idempotency_keys: int
     handovers: int
     executors: int
+    operations: int
 
 
 _COUNTS = {
@@ -43,6 +44,7 @@ _COUNTS = {
     "purge_keys": "idempotency_keys",
     "purge_handovers": "handovers",
     "purge_executors": "executors",
+    "purge_operations": "operations",
 }
 
 
@@ -126,6 +128,7 @@ def _run(age_seconds: float | None, *, dry_run: bool, patient: bool) -> Report |
         idempotency_keys=0,
         handovers=0,
         executors=0,
+        operations=0,
     )
 
     def all_of(one_slice: Callable[[Any], Done]) -> bool:

@@ -15,12 +15,13 @@ import uvicorn
 from dbos import DBOSClient
 
 from holdfast.api.access import read_token
+from holdfast.control.runner import Operations
 from holdfast.dbos_adapter.gateway import Gateway
 from holdfast.process.serve import http_config
 from holdfast.settings import Settings
 from tests.support.app import create_app
 from tests.support.database import Database, wait_until
-from tests.support.executors import Peer
+from tests.support.executors import Peer, identity
 from tests.unit.api_fakes import FakeProcess
 
 
@@ -66,6 +67,9 @@ def serving(
         heartbeat_age_seconds=heartbeat_age_seconds,
     )
     process.gateway = gateway  # type: ignore[assignment]
+    operations = Operations(settings, identity("api-test", application="holdfast-api"), gateway.pool)
+    process.operations = operations  # type: ignore[assignment]
+    operations.start()
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
     server = uvicorn.Server(http_config(create_app(process)))  # type: ignore[arg-type]
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -82,5 +86,6 @@ def serving(
         finally:
             server.should_exit = server.force_exit = True
             thread.join(10)
+            operations.stop()
             gateway.close()
             assert not thread.is_alive()

@@ -18,6 +18,7 @@ from dbos import WorkflowStatus
 from dbos._context import take_assigned_workflow_id
 
 from holdfast.api.models import Workflow
+from holdfast.control.operations import Requested
 from holdfast.dbos_adapter import values
 from holdfast.dbos_adapter.serializer import error_data
 from holdfast.dbos_adapter.wake_ups import Waker
@@ -52,8 +53,6 @@ class FakeClient:
         self.rows: dict[str, WorkflowStatus] = {}
         self.steps: dict[str, list[dict[str, Any]]] = {}
         self.enqueued: list[dict[str, Any]] = []
-        self.resumed: list[tuple[str, str]] = []
-        self.cancelled: list[tuple[str, bool]] = []
         self.forked: list[dict[str, Any]] = []
         self.loads: list[tuple[bool, bool]] = []
         self.messages: dict[str, tuple[str, Any, str | None]] = {}
@@ -124,16 +123,6 @@ class FakeClient:
     ) -> list[dict[str, Any]]:
         return self.steps.get(workflow_id, [])[offset or 0 :][:limit]
 
-    def cancel_workflow(self, workflow_id: str, *, cancel_children: bool) -> None:
-        self.cancelled.append((workflow_id, cancel_children))
-        if self.rows[workflow_id].status not in ("SUCCESS", "ERROR"):
-            self.rows[workflow_id].status = "CANCELLED"
-
-    def resume_workflows(self, workflow_ids: list[str], *, queue_name: str) -> None:
-        for workflow_id in workflow_ids:
-            self.resumed.append((workflow_id, queue_name))
-            self.rows[workflow_id].status = "ENQUEUED"
-
     def send(self, destination_id: str, message: Any, topic: str | None, idempotency_key: str) -> None:
         name = f"{idempotency_key}::{destination_id}"
         self.messages.setdefault(name, (destination_id, message, topic))
@@ -163,7 +152,6 @@ class FakeGateway:
         self.requests: dict[str, dict[str, Any]] = {}
         self.executors: list[dict[str, Any]] = []
         self.pulses: list[dict[str, Any]] = []
-        self.forgotten: list[str] = []
         self.waits: dict[str, dict[str, Any]] = {}
         self.events: dict[str, str] = {}
         self.streams: dict[str, list[str]] = {}
@@ -173,6 +161,7 @@ class FakeGateway:
         self.registered: dict[str, tuple[str, dict[str, Any]]] = {}
         self.down = False
         self.broken: Exception | None = None
+        self.operations: dict[str, dict[str, Any]] = {}
 
     def enqueue(
         self,
@@ -316,13 +305,6 @@ class FakeGateway:
             for row in rows
         ]
 
-    def _remember_queues(self, *, workflow_id: str, named: list[str], own: list[str]) -> list[dict[str, Any]]:
-        row = self.client.rows[workflow_id]
-        is_declared = row.name in named and row.application_name in (None, *own)
-        if row.queue_name is not None and not is_declared:
-            self.queues[workflow_id] = row.queue_name
-        return []
-
     def _live_version(
         self, *, application: str, prefer: str | None, lease_seconds: float
     ) -> list[dict[str, Any]]:
@@ -374,11 +356,11 @@ class FakeGateway:
     def _listing_progress(self, *, workflow_id: str) -> list[dict[str, Any]]:
         return [{"pages": 4, "completed": 2, "keys": 20, "bytes": 200}]
 
-    def _forget_crashes(self, *, workflow_ids: list[str], queues: list[str]) -> list[dict[str, Any]]:
-        for workflow_id, _ in zip(workflow_ids, queues, strict=True):
-            assert self.client.rows[workflow_id].status != "ENQUEUED", "forget before it can run again"
-        self.forgotten += workflow_ids
-        return []
+    def _operation(self, *, operation_id: str) -> list[dict[str, Any]]:
+        return [self.operations[operation_id]] if operation_id in self.operations else []
+
+    def _operations(self, *, limit: int) -> list[dict[str, Any]]:
+        return list(self.operations.values())[:limit]
 
     def _recent_pulses(self, *, limit: int) -> list[dict[str, Any]]:
         return self.pulses[:limit]
@@ -419,6 +401,39 @@ def stored(text: str, limit: int, **columns: Any) -> dict[str, Any]:
     return {**columns, "bytes": len(text.encode()), "value": text[:limit], "serialization": kind}
 
 
+class FakeOperations:
+    """Carries out each operation on the one workflow that it names, or leaves it unfinished."""
+
+    def __init__(self, gateway: FakeGateway) -> None:
+        self._gateway = gateway
+        self.requested: list[Requested] = []
+        self.outcome: dict[str, Any] = {}
+
+    def request(self, requested: Requested) -> dict[str, Any]:
+        self.requested.append(requested)
+        now = datetime.now(UTC)
+        row = {
+            "operation_id": f"{requested.kind}-{'0' * 32}",
+            "kind": requested.kind,
+            "target": requested.target,
+            "arguments": requested.arguments,
+            "requested_by": requested.by,
+            "requested_at": now,
+            "status": "SUCCESS",
+            "completed": 1,
+            "total": 1,
+            "advanced_at": now,
+            "note": None,
+            "ended_at": now,
+            **self.outcome,
+        }
+        status = {"cancel": "CANCELLED", "resume": "ENQUEUED"}.get(requested.kind)
+        if status and row["completed"]:
+            self._gateway.client.rows[requested.arguments["workflow_id"]].status = status
+        self._gateway.operations[row["operation_id"]] = row
+        return row
+
+
 class FakeProcess:
     """A live API process; its life does nothing."""
 
@@ -434,6 +449,7 @@ class FakeProcess:
         self.state = "live"
         self.stops: list[str] = []
         self.waker = Waker()
+        self.operations = FakeOperations(self.gateway)
         self._stopping = asyncio.Event()
 
     @asynccontextmanager

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
+from starlette.responses import Response
 
 from holdfast.api.access import CONTROL, REFUSALS
 from holdfast.api.context import process_of
+from holdfast.api.control import answer, operate
 from holdfast.api.models import WorkflowId
+from holdfast.api.models_operations import Operation
 from holdfast.api.models_stranded import Adopted, AdoptRequest, Stranded, StrandedList
 from holdfast.api.problems import documented
 from holdfast.api.routes.workflows import existing
 from holdfast.api.targets import live_version
+from holdfast.control.kinds import target_of
 from holdfast.errors import Conflict, NotFound
-from holdfast.recovery.adoption import adopt
 from holdfast.recovery.stranded import WAY_OUT
 from holdfast.settings import Role
 
@@ -23,16 +25,21 @@ if TYPE_CHECKING:
     from holdfast.process.process import Process
 
 router = APIRouter(tags=["workflows"])
-log = logging.getLogger("holdfast.api")
+
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    202: {"model": Adopted | Operation, "description": "an operation if it continues; see Location"},
+    **REFUSALS,
+    **documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
+}
 
 
 @router.post(
     "/workflows/{workflow_id}/adopt",
     status_code=202,
     dependencies=CONTROL,
-    responses=REFUSALS | documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
+    responses=_ANSWERS,
 )
-async def adopt_one(request: Request, workflow_id: WorkflowId) -> Adopted:
+async def adopt_one(request: Request, workflow_id: WorkflowId) -> Response:
     """Let the present version continue a stranded workflow, under its own id."""
     row = await existing(request, workflow_id)
     if row.application_name is None or row.app_version is None:
@@ -54,9 +61,9 @@ async def list_stranded(request: Request) -> StrandedList:
     "/stranded/adopt",
     status_code=202,
     dependencies=CONTROL,
-    responses=REFUSALS | documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
+    responses=_ANSWERS,
 )
-async def adopt_stranded(request: Request, body: AdoptRequest) -> Adopted:
+async def adopt_stranded(request: Request, body: AdoptRequest) -> Response:
     """Let the present version continue all stranded work of one older version, under its own ids.
 
     You say with this that its code can: the same steps in the same order.
@@ -66,29 +73,14 @@ async def adopt_stranded(request: Request, body: AdoptRequest) -> Adopted:
 
 async def _adopt(
     request: Request, application: str, from_version: str, *, only: str | None = None
-) -> Adopted:
-    process = process_of(request)
-    settings = process.settings
-    to_version = await _present_version(process, application)
-    moved = await process.gateway.call(
-        adopt,
-        settings,
-        purpose=f"holdfast/{process.executor_id}/adopt",
-        application=application,
-        from_version=from_version,
-        to_version=to_version,
-        only=only,
-    )
-    if not moved:
+) -> Response:
+    to_version = await _present_version(process_of(request), application)
+    given = {"application": application, "from_version": from_version, "to_version": to_version, "only": only}
+    target = target_of(only) if only else f"version {from_version} of {application}"
+    row = await operate(request, "adopt", target, given)
+    if row["ended_at"] is not None and not row["completed"]:
         raise Conflict("Nothing was moved: it is not stranded. GET /stranded lists what is.")
-    log.info(
-        "adopted %d workflows of %s into %s",
-        moved,
-        from_version,
-        to_version,
-        extra={"action": "workflow.adopted"},
-    )
-    return Adopted(adopted=moved, to_version=to_version)
+    return answer(row, Adopted(adopted=row["completed"], to_version=to_version), 202)
 
 
 async def _present_version(process: Process, application: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import Annotated
 
 import sqlalchemy as sa
@@ -12,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from holdfast.api.access import CONTROL, REFUSALS
 from holdfast.api.context import accepting, process_of
+from holdfast.api.control import answer, operate
 from holdfast.api.models import (
     Accepted,
     ForkRequest,
@@ -24,14 +24,14 @@ from holdfast.api.models import (
     WorkflowId,
     WorkflowList,
 )
+from holdfast.api.models_operations import Operation
 from holdfast.api.problems import documented
 from holdfast.api.submit import claim, find, outcome, read_detail
 from holdfast.api.targets import home_queues, version_of
 from holdfast.api.views import JSON, SHOWN_BYTES, listed, step, workflow_detail
-from holdfast.durable.names import QUEUE_OF
+from holdfast.control.kinds import target_of
 from holdfast.errors import Conflict, UnknownWorkflow
 from holdfast.path_segment import workflow_path
-from holdfast.statuses import ENDED, RESUMABLE
 
 router = APIRouter(tags=["workflows"])
 
@@ -102,58 +102,44 @@ async def list_steps(request: Request, workflow_id: WorkflowId, page: Annotated[
 @router.post(
     "/workflows/{workflow_id}/cancel",
     dependencies=CONTROL,
-    responses=REFUSALS | documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
+    responses={
+        200: {"model": Accepted},
+        202: {"model": Operation, "description": "it continues; Location is the address of its progress"},
+        **REFUSALS,
+        **documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
+    },
 )
-async def cancel(request: Request, workflow_id: WorkflowId) -> Accepted:
-    """Cancel it and its children. A running Fibonacci step ends within 1.5 s; other steps finish first."""
-    process = process_of(request)
-    gateway = process.gateway
-    row = await existing(request, workflow_id)
-    if row.status in ENDED:
-        raise Conflict(f"This workflow has ended with {row.status}; there is nothing to cancel.")
-    # A cancel erases the queue, to which a resume returns the workflow.
-    await gateway.ops(
-        "remember_queues",
-        workflow_id=workflow_id,
-        named=list(QUEUE_OF),
-        own=sorted(process.settings.application_names),
-    )
+async def cancel(request: Request, workflow_id: WorkflowId) -> Response:
+    """Cancel it and its children. A running Fibonacci step ends within 1.5 s; other steps finish first.
 
-    def cancel_stored(client: DBOSClient) -> str:
-        client.cancel_workflow(workflow_id, cancel_children=True)
-        # It may have ended in between; what is stored now is the truth.
-        return _require(find(client, workflow_id)).status
-
-    status = await gateway.call(cancel_stored, gateway.client)
-    if status in ENDED and status != "CANCELLED":
-        raise Conflict(f"This workflow ended with {status} before it could be cancelled.")
-    return Accepted.model_validate({"workflow_id": workflow_id, "status": status})
+    Repeated, it cancels what is left below it.
+    """
+    await existing(request, workflow_id)
+    row = await operate(request, "cancel", target_of(workflow_id), {"workflow_id": workflow_id})
+    status = (await existing(request, workflow_id)).status
+    if row["ended_at"] is not None and not row["completed"]:
+        raise Conflict(f"This workflow has ended with {status}; there is nothing to cancel.")
+    return answer(row, Accepted.model_validate({"workflow_id": workflow_id, "status": status}), 200)
 
 
 @router.post(
     "/workflows/{workflow_id}/resume",
     status_code=202,
     dependencies=CONTROL,
-    responses=REFUSALS | documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
+    responses={
+        202: {"model": Accepted | Operation, "description": "an operation if it continues; see Location"},
+        **REFUSALS,
+        **documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
+    },
 )
-async def resume(request: Request, workflow_id: WorkflowId) -> Accepted:
+async def resume(request: Request, workflow_id: WorkflowId) -> Response:
     """Put a cancelled or parked workflow back into its queue; it goes on after its recorded steps.
 
     So do the workflows below it that were cancelled: it waits for what they return.
     """
-    process = process_of(request)
-    gateway = process.gateway
-    row = await existing(request, workflow_id)
-    if row.status not in RESUMABLE:
-        raise Conflict(
-            f"This workflow is {row.status}. Only those that are {' or '.join(RESUMABLE)} can be resumed."
-        )
-    levels = await gateway.call(_cancelled, gateway.client, row)
-    queues = await home_queues(process, [each for level in levels for each in level])
-    # Before they run again: a crash that follows immediately must count.
-    await gateway.ops("forget_crashes", workflow_ids=list(queues), queues=list(queues.values()))
-    await gateway.call(_resume, gateway.client, levels, queues)
-    return Accepted(workflow_id=workflow_id, status="ENQUEUED")
+    await existing(request, workflow_id)
+    row = await operate(request, "resume", target_of(workflow_id), {"workflow_id": workflow_id})
+    return answer(row, Accepted(workflow_id=workflow_id, status="ENQUEUED"), 202)
 
 
 @router.post(
@@ -216,33 +202,6 @@ def _require(row: WorkflowStatus | None) -> WorkflowStatus:
     if row is None:
         raise UnknownWorkflow
     return row
-
-
-def _cancelled(client: DBOSClient, row: WorkflowStatus) -> list[list[WorkflowStatus]]:
-    """Returns the workflow, then its cancelled children, then theirs, and so on."""
-    levels, level, known = [], [row], {row.workflow_id}
-    while level:
-        levels.append(level)
-        children = client.list_workflows(
-            parent_workflow_id=[each.workflow_id for each in level],
-            status=["CANCELLED"],
-            load_input=False,
-            load_output=False,
-        )
-        # Whoever writes rows may have made a circle of parents.
-        level = [each for each in children if each.workflow_id not in known]
-        known |= {each.workflow_id for each in level}
-    return levels
-
-
-def _resume(client: DBOSClient, levels: list[list[WorkflowStatus]], queues: dict[str, str]) -> None:
-    """From the lowest level up: who runs before its children are back finds them cancelled."""
-    for level in reversed(levels):
-        by_queue: dict[str, list[str]] = defaultdict(list)
-        for each in level:
-            by_queue[queues[each.workflow_id]].append(each.workflow_id)
-        for queue, ids in by_queue.items():
-            client.resume_workflows(ids, queue_name=queue)
 
 
 def _require_step(client: DBOSClient, workflow_id: str, start_step: int) -> None:

@@ -7,6 +7,10 @@ import { count, shortExecutor } from "./words.js";
 
 const page = (workflowId) => `/console/workflows/${segment(workflowId)}`;
 
+/** Says how far a control operation is that takes longer than a request. */
+const progress = (operation) => `It continues: ${count(operation.completed, "workflow")} done of ${operation.total ?? "many"}. `
+  + `\`holdfast operations ${operation.operation_id}\` shows its progress.`;
+
 export class Actions {
   constructor(api, store) {
     this.api = api;
@@ -21,7 +25,7 @@ export class Actions {
         notice("Nothing was done: this needs the admin token.", { bad: true });
         return null;
       }
-      const { text, link } = words(answer);
+      const { text, link } = answer.operation_id ? { text: progress(answer) } : words(answer);
       notice(text, { link });
       return answer;
     } catch (error) {

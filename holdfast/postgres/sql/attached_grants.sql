@@ -21,7 +21,8 @@ BEGIN
         EXECUTE format('GRANT %s ON %s TO %I', may.rights, may.name, grantee);
     END LOOP;
     EXECUTE format('GRANT SELECT ON ops.migrations, ops.registrations, ops.executors, ops.handovers, ops.crashes, ops.waits,
-        ops.applications TO %I', grantee);
+        ops.revoked, ops.applications TO %I', grantee);
+    EXECUTE format('GRANT DELETE ON ops.revoked TO %I', grantee);
     EXECUTE format('GRANT INSERT, UPDATE ON ops.executors, ops.registrations, ops.handovers TO %I', grantee);
     EXECUTE format('GRANT INSERT, UPDATE, DELETE ON ops.crashes, ops.waits TO %I', grantee);
     EXECUTE format('GRANT INSERT, UPDATE (attached_at, dbos_version) ON ops.applications TO %I', grantee);

@@ -14,7 +14,7 @@ BEGIN
         EXECUTE format('GRANT USAGE ON SCHEMA dbos, ops TO %I', may.rolname);
     END LOOP;
     -- These functions run with their owner's privileges, for the worker, from triggers.
-    REVOKE ALL ON FUNCTION ops.fold_totals(), ops.forget_deleted(), ops.end_sessions(text), ops.note_schedule(),
+    REVOKE ALL ON FUNCTION ops.fold_totals(), ops.forget_deleted(), ops.notify_cancelled(), ops.end_sessions(text), ops.note_schedule(),
         ops.fire_tick(text, text, timestamptz, text, text, text, text, text, text),
         ops.start_waiting_tick(text), ops.end_scheduled_run(), ops.resume_scheduled_run(),
         ops.reopen(text, bigint, integer, text, text), ops.stranded_work(double precision) FROM PUBLIC;
@@ -38,7 +38,8 @@ BEGIN
 
         ('holdfast_api holdfast_worker', 'INSERT, UPDATE', 'ops.executors, ops.handovers, ops.registrations'),
         ('holdfast_api holdfast_worker', 'INSERT, UPDATE, DELETE', 'ops.crashes, ops.waits'),
-        ('holdfast_api', 'INSERT, UPDATE', 'ops.requests'),
+        ('holdfast_api holdfast_worker', 'DELETE', 'ops.revoked'),
+        ('holdfast_api', 'INSERT, UPDATE', 'ops.requests, ops.operations'),
         ('holdfast_worker', 'INSERT', 'ops.pulses, ops.effects'),
         ('holdfast_worker', 'INSERT, UPDATE', 'ops.schedules'),
         ('holdfast_worker', 'EXECUTE', 'FUNCTION ops.fold_totals(),
@@ -53,7 +54,7 @@ BEGIN
 
         -- For a purge. A trigger protects unfinished work, and effects are deleted only with their workflow.
         ('holdfast_worker', 'DELETE', 'dbos.workflow_status, dbos.workflow_input, dbos.workflow_output,
-            dbos.operation_outputs, ops.pulses, ops.requests, ops.handovers, ops.executors'),
+            dbos.operation_outputs, ops.pulses, ops.requests, ops.handovers, ops.executors, ops.operations'),
         ('holdfast_worker', 'UPDATE', 'ops.retention'),
 
         -- For /metrics: no input and no result of any workflow.

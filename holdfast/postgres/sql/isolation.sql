@@ -63,6 +63,7 @@ BEGIN
             ('ops.handovers', 'ALL', format(of_free, 'handovers.workflow_id'), format(of_free, 'handovers.workflow_id')),
             ('ops.crashes', 'ALL', format(of_free, 'crashes.workflow_id'), format(of_free, 'crashes.workflow_id')),
             ('ops.waits', 'ALL', format(of_free, 'waits.workflow_id'), format(of_free, 'waits.workflow_id')),
+            ('ops.revoked', 'ALL', format(of_free, 'revoked.workflow_id'), format(of_free, 'revoked.workflow_id')),
             ('ops.registrations', 'ALL',
                 'EXISTS (SELECT FROM ops.executors own WHERE own.executor_id = registrations.executor_id)',
                 'EXISTS (SELECT FROM ops.executors own WHERE own.executor_id = registrations.executor_id)'),

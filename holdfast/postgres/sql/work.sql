@@ -81,6 +81,15 @@ FROM unnest(%(workflow_ids)s::text[], %(owner_xids)s::text[]) AS e (workflow_id,
 WHERE (SELECT w.status = 'PENDING' AND w.owner_xid IS NOT DISTINCT FROM coalesce(e.owner_xid, w.owner_xid)
        FROM dbos.workflow_status w WHERE w.workflow_uuid = e.workflow_id) IS NOT TRUE
 
+-- name: revoked_executions
+-- Returns the executions of an executor that were revoked, and which of them that was a second ago.
+SELECT workflow_id, owner_xid, revoked_at < clock_timestamp() - interval '1 s' AS settled
+FROM ops.revoked WHERE executor_id = %(executor_id)s
+
+-- name: forget_revoked
+DELETE FROM ops.revoked r USING unnest(%(workflow_ids)s::text[], %(owner_xids)s::text[]) AS e (workflow_id, owner_xid)
+WHERE r.workflow_id = e.workflow_id AND r.owner_xid = e.owner_xid
+
 -- name: children_state
 -- Counts the children of a workflow, and those that are unfinished.
 SELECT count(*) FILTER (WHERE status IN ('ENQUEUED', 'PENDING', 'DELAYED')) AS unfinished, count(*) AS children
@@ -194,7 +203,7 @@ FROM (VALUES ('SELECT', 'ops.executors'), ('INSERT', 'ops.executors'), ('UPDATE'
              ('SELECT', 'ops.handovers'), ('INSERT', 'ops.handovers'), ('UPDATE', 'ops.handovers'),
              ('SELECT', 'ops.crashes'), ('INSERT', 'ops.crashes'), ('UPDATE', 'ops.crashes'),
              ('DELETE', 'ops.crashes'), ('SELECT', 'ops.waits'), ('INSERT', 'ops.waits'),
-             ('UPDATE', 'ops.waits'), ('DELETE', 'ops.waits'), ('INSERT', 'ops.registrations'),
+             ('UPDATE', 'ops.waits'), ('DELETE', 'ops.waits'), ('SELECT', 'ops.revoked'), ('DELETE', 'ops.revoked'), ('INSERT', 'ops.registrations'),
              ('UPDATE', 'ops.registrations'), ('INSERT', 'ops.applications')) AS r (right_needed, table_name)
 WHERE NOT has_table_privilege(r.table_name, r.right_needed)
 UNION ALL

@@ -112,19 +112,6 @@ SELECT w.workflow_uuid AS workflow_id, coalesce(c.queue_name, w.queue_name) AS q
 FROM dbos.workflow_status w LEFT JOIN ops.crashes c ON c.workflow_id = w.workflow_uuid
 WHERE w.workflow_uuid = ANY (%(workflow_ids)s)
 
--- name: remember_queues
--- Stores the queues of a workflow and its unfinished descendants before a cancel, which erases them. A workflow of the
--- own applications that is named has its queue from its declaration.
-WITH RECURSIVE family AS (
-    SELECT workflow_uuid FROM dbos.workflow_status WHERE workflow_uuid = %(workflow_id)s
-    UNION
-    SELECT c.workflow_uuid FROM family f JOIN dbos.workflow_status c ON c.parent_workflow_id = f.workflow_uuid)
-INSERT INTO ops.crashes AS c (workflow_id, crashes, steps_recorded, queue_name)
-SELECT w.workflow_uuid, 0, 0, w.queue_name FROM family JOIN dbos.workflow_status w USING (workflow_uuid)
-WHERE w.status IN ('ENQUEUED', 'PENDING', 'DELAYED') AND w.queue_name IS NOT NULL
-  AND NOT (w.name = ANY (%(named)s::text[]) AND coalesce(w.application_name = ANY (%(own)s::text[]), true))
-ON CONFLICT (workflow_id) DO UPDATE SET queue_name = coalesce(c.queue_name, excluded.queue_name)
-
 -- name: forget_crashes
 -- Resets the counts of workflows that an operator resumes, and keeps their queues: this row is their only record until
 -- the resume is stored.
@@ -178,20 +165,35 @@ WHERE w.status = 'PENDING' AND w.executor_id = %(executor_id)s
 -- Counts unfinished work that no live executor can run, with the reason (sql/migrations/018_stranded.sql).
 SELECT * FROM ops.stranded_work(%(lease_seconds)s)
 
--- name: adopt
--- Moves stranded work to another version of its application and keeps its id (a fork would change it). Moves only work
--- that no executor can run: all executors of its version were drained or declared dead. Silence alone is
--- not enough, because a silent executor may come back. Any live executor of the application declares it dead.
-UPDATE dbos.workflow_status w
-SET status = 'ENQUEUED', application_version = %(to_version)s, owner_xid = NULL, started_at_epoch_ms = NULL,
-    updated_at = (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
-    queue_name = coalesce(w.queue_name, '_dbos_internal_queue')
+-- name: scan_stranded
+-- Returns stranded work that no executor can run: all executors of its version were drained or declared dead. Silence
+-- alone is not enough, because a silent executor may come back. Any live executor of the application declares
+-- it dead.
+SELECT w.workflow_uuid AS workflow_id FROM dbos.workflow_status w
 WHERE w.status IN ('ENQUEUED', 'PENDING') AND w.application_name = %(application)s
   AND w.application_version = %(from_version)s
   AND (%(only)s::text IS NULL OR w.workflow_uuid = %(only)s)
   AND NOT EXISTS (SELECT FROM ops.executors e
                   WHERE e.application = w.application_name AND e.application_version = w.application_version
                     AND e.state IN ('live', 'draining'))
+LIMIT %(limit)s
+
+-- name: adopt
+-- Moves those of these workflows that are stranded, as above, to another version of their application, and keeps their
+-- ids (a fork would change them). Rows that other work has locked stay.
+WITH mine AS (
+    SELECT w.workflow_uuid FROM dbos.workflow_status w
+    WHERE w.workflow_uuid = ANY (%(workflow_ids)s) AND w.status IN ('ENQUEUED', 'PENDING')
+      AND w.application_name = %(application)s AND w.application_version = %(from_version)s
+      AND NOT EXISTS (SELECT FROM ops.executors e
+                      WHERE e.application = %(application)s AND e.application_version = %(from_version)s
+                        AND e.state IN ('live', 'draining'))
+    ORDER BY w.workflow_uuid FOR NO KEY UPDATE OF w SKIP LOCKED)
+UPDATE dbos.workflow_status w
+SET status = 'ENQUEUED', application_version = %(to_version)s, owner_xid = NULL, started_at_epoch_ms = NULL,
+    updated_at = (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
+    queue_name = coalesce(w.queue_name, '_dbos_internal_queue')
+FROM mine m WHERE w.workflow_uuid = m.workflow_uuid
 RETURNING w.workflow_uuid AS workflow_id, w.name AS workflow_name, coalesce(w.executor_id, '') AS executor_id
 
 -- name: adoptable_versions

@@ -135,3 +135,18 @@ WITH page AS (
 SELECT count(*) FILTER (WHERE free) AS rows, count(*) = %(limit)s AS more,
        (SELECT ended_at || '|' || executor_id FROM page ORDER BY ended_at DESC, executor_id DESC LIMIT 1) AS after
 FROM page
+
+-- name: purge_operations
+-- Deletes control operations that ended long ago.
+WITH page AS (
+    SELECT o.operation_id, o.requested_at, coalesce(o.ended_at <= to_timestamp(%(cutoff_ms)s / 1000.0), false) AS old
+    FROM ops.operations o
+    WHERE o.requested_at <= to_timestamp(%(cutoff_ms)s / 1000.0)
+      AND (%(after)s::text IS NULL OR (o.requested_at, o.operation_id)
+           > (split_part(%(after)s, '|', 1)::timestamptz, split_part(%(after)s, '|', 2)))
+    ORDER BY o.requested_at, o.operation_id LIMIT %(limit)s
+), gone AS (
+    DELETE FROM ops.operations o USING page p WHERE p.old AND o.operation_id = p.operation_id AND NOT %(dry_run)s)
+SELECT count(*) FILTER (WHERE old) AS rows, count(*) = %(limit)s AS more,
+       (SELECT requested_at || '|' || operation_id FROM page ORDER BY requested_at DESC, operation_id DESC LIMIT 1) AS after
+FROM page

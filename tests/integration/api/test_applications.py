@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 from unittest.mock import Mock
 
+import psycopg2
 import pytest
 
 from holdfast.dbos_adapter.schema import sqlalchemy_url
-from holdfast.errors import DatabaseUnavailable
 from tests.support import names
 from tests.support.api_server import Api, serving
 from tests.support.database import Database, wait_until
@@ -129,7 +129,8 @@ def test_an_interrupted_resume_is_repeated_into_the_same_queue(
         " strays, stray_steps) VALUES ('w', 5, 2, 'carts', now(), 'x', 3, 2)"
     )
     with monkeypatch.context() as interrupted:
-        interrupted.setattr(api.client, "resume_workflows", Mock(side_effect=DatabaseUnavailable))
+        failing = Mock(side_effect=psycopg2.OperationalError)
+        interrupted.setattr("holdfast.control.kinds.Resume.begin", failing)
         assert api.http.post("/workflows/w/resume").status_code == 503
     assert api.http.post("/workflows/w/resume").status_code == 202
     assert workflow(database, "w")["queue_name"] == "carts"

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from dbos import DBOS, SetWorkflowID, WorkflowHandle
 
+from holdfast.dbos_adapter.wake_ups import Listener
 from holdfast.durable import names
 from tests.support.api_server import Api, serving
 from tests.support.database import Database, wait_until
@@ -85,7 +86,11 @@ def app(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Launche
     effects.clear()
     cured.clear()
     with launched(database, queues=[QUEUE]) as made:
+        # It hears of cancels, so that a resume need not wait long for the end of the old execution.
+        listener = Listener(database.settings(), made.waker, purpose="holdfast/worker-test/listener")
+        listener.start()
         yield made
+        listener.stop()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from holdfast.audit.audit import Audit
 from holdfast.audit.findings import Finding
 from holdfast.audit.journal import Journal
 from holdfast.postgres.database import query
-from holdfast.recovery.adoption import move
+from holdfast.recovery.adoption import move, stranded_ids
 from services.holdfast_commands import SUBJECTS
 from services.worker.fibonacci.rule import summary
 from tests.support import names
@@ -425,7 +425,8 @@ def test_adoption_keeps_the_ids_and_is_recorded(clean: Database) -> None:
     insert(clean, ["waiting"], application_version="worker-0")
     insert(clean, ["other"], application_version="worker-9")
     connection = clean.connect(role="api")
-    moved = move(connection, "holdfast-worker", "worker-0", "worker-1")
+    ids = stranded_ids(connection, "holdfast-worker", "worker-0")
+    moved = move(connection, "holdfast-worker", "worker-0", "worker-1", ids)
     assert {row["workflow_id"] for row in moved} == {"left", "waiting"}
     for workflow_id in ("left", "waiting"):
         row = workflow(clean, workflow_id)
@@ -436,12 +437,14 @@ def test_adoption_keeps_the_ids_and_is_recorded(clean: Database) -> None:
         ("left", "adoption", "gone"),
         ("waiting", "adoption", ""),
     }
-    assert move(connection, "holdfast-worker", "worker-0", "worker-1") == []
+    assert move(connection, "holdfast-worker", "worker-0", "worker-1", ids) == []
 
 
 def test_work_of_a_version_that_somebody_runs_is_not_adopted(clean: Database) -> None:
     insert(clean, ["waiting"])
-    assert move(clean.connect(role="api"), "holdfast-worker", "worker-1", "worker-2") == []
+    connection = clean.connect(role="api")
+    assert stranded_ids(connection, "holdfast-worker", "worker-1") == []
+    assert move(connection, "holdfast-worker", "worker-1", "worker-2", ["waiting"]) == []
 
 
 def test_a_hundred_thousand_workflows_are_checked_in_seconds(clean: Database) -> None:
@@ -523,7 +526,13 @@ def test_after_a_purge_everything_still_holds(clean: Database) -> None:
     result = purge(clean)
 
     assert result.deleted == 4 + 1 + 3 + 4
-    assert result.rows == {"purge_pulses": 4, "purge_keys": 0, "purge_handovers": 1, "purge_executors": 2}
+    assert result.rows == {
+        "purge_pulses": 4,
+        "purge_keys": 0,
+        "purge_handovers": 1,
+        "purge_executors": 2,
+        "purge_operations": 0,
+    }
     findings = check(clean, journal=accepted("recent", "poison"), idle=True)
     assert {n: finding["details"] for n, finding in findings.items() if finding["details"]} == {}
     assert findings[2]["figures"]["effects"] == findings[2]["figures"]["numbers"] == 1

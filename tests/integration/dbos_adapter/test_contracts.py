@@ -234,10 +234,30 @@ def test_adopt_is_reenqueue_with_another_version(app: Launched) -> None:
     _running(database, "ours", "theirs", application_version="worker-0")
     app.dbos._sys_db.reenqueue_for_recovery("theirs", ["worker-dead"], "_dbos_internal_queue")
     database.run(
-        "adopt", application="holdfast-worker", only=None, from_version="worker-0", to_version="worker-1"
+        "adopt",
+        application="holdfast-worker",
+        workflow_ids=["ours"],
+        from_version="worker-0",
+        to_version="worker-1",
     )
     ours, theirs = _rows(database, "ours", "theirs")
     assert ours == {**theirs, "application_version": "worker-1"}, f"adopt differs: {_LOOK_AT_SQL}"
+
+
+@pytest.mark.parametrize(
+    "status", ["ENQUEUED", "PENDING", "DELAYED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED", "SUCCESS"]
+)
+def test_cancel_work_and_resume_work_are_dbos_own(app: Launched, status: str) -> None:
+    database = app.database
+    _running(database, "ours", "theirs", status=status, workflow_deadline_epoch_ms=7, recovery_attempts=3)
+    app.client.cancel_workflow("theirs")
+    database.run("cancel_work", workflow_ids=["ours"], named=[], own=[])
+    ours, theirs = _rows(database, "ours", "theirs")
+    assert ours == theirs, f"cancel_work differs: {_LOOK_AT_SQL}"
+    app.client.resume_workflows(["theirs"], queue_name="elsewhere")
+    database.run("resume_work", workflow_ids=["ours"], queues=["elsewhere"], before_ms=2**53)
+    ours, theirs = _rows(database, "ours", "theirs")
+    assert ours == theirs, f"resume_work differs: {_LOOK_AT_SQL}"
 
 
 def test_released_work_is_claimed_and_finished_by_dbos_under_its_own_id(app: Launched) -> None:

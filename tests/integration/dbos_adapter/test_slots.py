@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from unittest.mock import Mock
 
@@ -17,13 +17,16 @@ import pytest
 from dbos import DBOS, SetWorkflowID, SetWorkflowTimeout
 from sqlalchemy.exc import DBAPIError
 
+from holdfast.control.kinds import kinds_of, target_of
+from holdfast.control.operations import Requested, Worker, run
 from holdfast.dbos_adapter import claims
 from holdfast.dbos_adapter.cancelling import Cancellations
 from holdfast.dbos_adapter.slots import GRACE_SECONDS, Execution, Slots, _current
 from holdfast.dbos_adapter.wake_ups import Listener
+from holdfast.durable import names
 from tests.support.database import Database, wait_until
 from tests.support.engines import Gates, Launched, launched, worker_process
-from tests.support.executors import insert
+from tests.support.executors import Peer, insert, workflow
 
 
 class Crowd:
@@ -367,6 +370,55 @@ def test_a_resume_after_the_cancel_runs_beside_the_old_code(app: Launched) -> No
     _crowd.gates.open_all()
     app.wait("w")
     nothing_held(app)
+
+
+@pytest.mark.parametrize("name", ["slots.stubborn", "slots.stubborn_async"])
+def test_an_operators_resume_waits_for_the_end_of_the_old_code(
+    app: Launched, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Red before: the old and the new body ran at the same time."""
+    monkeypatch.setitem(names.QUEUE_OF, name, "alone")
+    app.queue("alone", worker_concurrency=2)
+    app.enqueue(name, queue="alone", workflow_id="w")
+    wait_until(lambda: _crowd.inside == ["w"], "it runs")
+    kinds, connection = kinds_of(app.database.settings("api")), app.database.connect(role="api")
+    given = {"workflow_id": "w"}
+    run(
+        lambda: nullcontext(connection), kinds, Requested("cancel", target_of("w"), given, "test"), seconds=60
+    )
+    row = run(
+        lambda: nullcontext(connection),
+        kinds,
+        Requested("resume", target_of("w"), given, "test"),
+        seconds=0.5,
+    )
+    assert row["status"] == "RUNNING" and app.identity.executor_id in row["note"]
+    assert (app.status("w"), _crowd.inside) == ("CANCELLED", ["w"])
+    _crowd.gates["w"].set()
+    worker = Worker(kinds)
+    resumed = lambda: (worker.advance(connection, row["operation_id"]) or row)["ended_at"]  # noqa: E731
+    wait_until(resumed, "it is resumed when the old code has ended")
+    app.wait("w")
+    assert _crowd.most == 1, "two bodies ran at the same time"
+    nothing_held(app)
+
+
+@pytest.mark.parametrize("state", ["dead", "drained"])
+def test_a_resume_does_not_wait_for_an_executor_that_is_gone(database: Database, state: str) -> None:
+    peer = Peer.start(database, "worker-gone")
+    peer.runs("w")
+    kinds, connection = kinds_of(database.settings("api")), database.connect(role="api")
+    given = {"workflow_id": "w"}
+    run(
+        lambda: nullcontext(connection), kinds, Requested("cancel", target_of("w"), given, "test"), seconds=60
+    )
+    resume = Requested("resume", target_of("w"), given, "test")
+    row = run(lambda: nullcontext(connection), kinds, resume, seconds=0)
+    assert row["note"].startswith("worker-gone still runs")
+    database.rows(f"UPDATE ops.executors SET state = '{state}', ended_at = now()")
+    worker = Worker(kinds)
+    wait_until(lambda: (worker.advance(connection, row["operation_id"]) or row)["ended_at"], "it is resumed")
+    assert workflow(database, "w")["status"] == "ENQUEUED"
 
 
 def test_a_cancel_between_claim_and_start_is_not_missed(app: Launched) -> None:

@@ -295,13 +295,13 @@ def test_the_last_executors_hard_death_shows(database: Database) -> None:
     worker.silent(11)
     assert figures() == ({"holdfast-api": 1}, 1, 2, 1, 2)
     # It may still come back, so nothing moves on this account alone.
-    versions = {"from_version": "worker-1", "to_version": "worker-2"}
-    assert database.run("adopt", application="holdfast-worker", only=None, **versions) == []
+    versions = {"from_version": "worker-1", "to_version": "worker-2", "workflow_ids": ["running", "waiting"]}
+    assert database.run("adopt", application="holdfast-worker", **versions) == []
     assert worker.beat()
     assert figures() == alive
     # The next worker, of whatever version, declares it dead, and then it can be adopted.
     worker.silent(60)
     heir = Peer.start(database, "worker-heir", version="worker-2")
     assert heir.poll_twice() == ["worker-last"]
-    moved = database.run("adopt", application="holdfast-worker", only=None, **versions)
+    moved = database.run("adopt", application="holdfast-worker", **versions)
     assert {row["workflow_id"] for row in moved} == {"running", "waiting"}

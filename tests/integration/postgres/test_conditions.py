@@ -38,6 +38,7 @@ ASKED: dict[str, Any] = {
     [0.0], "schedule": "s", "until": "2026-02-01Z", "next_tick_at": None, "missed": 0, "accounted_until":
     "2026-01-01Z", "tick_ids": ["w"], "missing_seconds": 1, "priorities": [0], "names": ["n"],
     "classes": ["", "c", "c/i"], "takes": '{"n": {"names": ["a"]}}',
+    "before_ms": 9999999999990, "named": [], "own": [], "limit": 9,
 }  # fmt: skip
 
 
@@ -58,6 +59,13 @@ ENDED, ELSEWHERE, RECLAIMED = (
 )
 GONE = of(W, "workflow_uuid = 'v'")
 QUEUED = of(W, "status = 'ENQUEUED'")
+DELAYED, PARKED, FAILED, CANCELLED = (
+    of(W, f"status = '{status}'")
+    for status in ("DELAYED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED", "ERROR", "CANCELLED")
+)
+# The trigger does it, too, for a cancel of running work.
+REVOKED = "INSERT INTO ops.revoked (workflow_id, owner_xid, executor_id) VALUES ('w', 'p', 'x')"
+LATER = of(W, "updated_at = 9999999999999")
 ATTACHED = (
     "INSERT INTO ops.applications (name, kind, added_by, attached_at) VALUES ('b', 'user', 'attach', now())"
 )
@@ -83,6 +91,15 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "adopt": (
         [DEAD, of(X, "application = 'b'"), of(X, "application_version = '2'"), f"{QUEUED}; {DEAD}"],
         ["", DRAINING, SILENT, *(f"{DEAD}; {each}" for each in (ENDED, OTHER_APPLICATION, OTHER_VERSION))],
+    ),
+    "scan_stranded": (
+        [DEAD, of(X, "application = 'b'"), of(X, "application_version = '2'"), f"{QUEUED}; {DEAD}"],
+        ["", DRAINING, SILENT, *(f"{DEAD}; {each}" for each in (ENDED, OTHER_APPLICATION, OTHER_VERSION))],
+    ),
+    "cancel_work": ([QUEUED, DELAYED, PARKED], [ENDED, FAILED, CANCELLED, GONE]),
+    "resume_work": (
+        [f"{QUEUED}; {CANCELLED}", PARKED, f"{REVOKED}; {CANCELLED}; {DEAD}"],
+        ["", ENDED, QUEUED, CANCELLED, *(f"{PARKED}; {each}" for each in (LATER, REVOKED, GONE))],
     ),
     "own_work": ([], [ENDED, QUEUED, ELSEWHERE, OTHER_APPLICATION, OTHER_VERSION]),
     "unfinished_work": ([LEFT_OVER], [ENDED, QUEUED, ELSEWHERE, OTHER_APPLICATION, OTHER_VERSION]),
@@ -115,7 +132,16 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "account_ticks": ([], [of(S, "accounted_until = '2026-01-02Z'")]),
     "known_ticks": ([QUEUED, ENDED], [GONE]),
 }  # fmt: skip
-ALONE = {"orphaned_count", "stranded", "adopt", "delay_work", "lost_executions", "claim_queued"}
+ALONE = {
+    "orphaned_count",
+    "stranded",
+    "adopt",
+    "scan_stranded",
+    "resume_work",
+    "delay_work",
+    "lost_executions",
+    "claim_queued",
+}
 """Statements that do nothing in the world as it is."""
 
 
@@ -161,7 +187,8 @@ def test_of_an_executors_work_only_what_was_asked_for_is_released(world: Connect
     )
     for change, told in (("", True), (f"DELETE FROM {P}", False), (LEFT_OVER, False)):
         assert acts(world, "unfinished_work", change, only_waiting=True) is told
-    assert acts(world, "adopt", DEAD, only="w") and not acts(world, "adopt", DEAD, only="v")
+    assert acts(world, "scan_stranded", DEAD, only="w")
+    assert not acts(world, "scan_stranded", DEAD, only="v")
 
 
 @pytest.mark.parametrize(

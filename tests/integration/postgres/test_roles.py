@@ -198,7 +198,7 @@ def test_a_role_writes_nothing_beyond_its_list(shared: Database, role: str) -> N
     if role == METRICS_USER:
         assert written == set()
     if role == "holdfast_api":
-        assert deleted == {"ops.crashes", "ops.waits"}
+        assert deleted == {"ops.crashes", "ops.revoked", "ops.waits"}
     assert not written & {"ops.migrations", "ops.totals", "ops.totals_until", "ops.countable"}
     assert not written & {"dbos.dbos_migrations", "dbos.dbos_datasource_migrations"}
 
@@ -216,8 +216,10 @@ def test_the_functions_with_their_owners_rights_have_a_fixed_search_path(shared:
             "fold_totals",
             "forget_deleted",
             "note_schedule",
+            "notify_cancelled",
             "reopen",
             "resume_scheduled_run",
+            "stranded_work",
         )
     ]
 

@@ -12,6 +12,7 @@ import pytest
 from holdfast.dbos_adapter import schema
 from holdfast.dbos_adapter.schema import wait_until_prepared
 from holdfast.postgres.statements import sql
+from holdfast.retention.purger import TIDY
 from tests.support.database import Database
 
 _FILES = sorted(
@@ -28,7 +29,8 @@ _ONLY = {
     **dict.fromkeys(("fire_tick", "set_schedule_rules", "account_ticks"), "worker"),
     "pause_forgotten_schedules": "worker",
     **dict.fromkeys(("record_pulse", "purge_begin", "purge_end"), "worker"),
-    **dict.fromkeys(("purge_pulses", "purge_keys", "purge_handovers", "purge_executors"), "worker"),
+    **dict.fromkeys(TIDY, "worker"),
+    **dict.fromkeys(("begin_operation", "claim_operation", "advance_operation"), "api"),
     **dict.fromkeys(("add_application", "add_known_applications", "note_attached"), "migrate"),
     "remove_application": "migrate",
 }

@@ -544,7 +544,11 @@ def test_adopting_stranded_work_keeps_its_id(database: Database, me: Peer) -> No
            queue_name=None)  # fmt: skip
     insert(database, ["current"], application_version="worker-1")
     adopted = database.run(
-        "adopt", application="holdfast-worker", only=None, from_version="worker-0", to_version="worker-1"
+        "adopt",
+        application="holdfast-worker",
+        workflow_ids=["waiting", "running", "direct", "current"],
+        from_version="worker-0",
+        to_version="worker-1",
     )
     assert {row["workflow_id"] for row in adopted} == {"waiting", "running", "direct"}
     for workflow_id, queue in (("waiting", "fibonacci"), ("direct", "_dbos_internal_queue")):

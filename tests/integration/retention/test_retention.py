@@ -221,7 +221,13 @@ def test_every_table_is_cleaned_and_nothing_else_is_touched(database: Database) 
     assert all(found == {"old", "older", "young", "running"} for found in references(database).values())
     result = purge(database)
     assert result.deleted == 2
-    assert result.rows == {"purge_pulses": 2, "purge_keys": 2, "purge_handovers": 2, "purge_executors": 0}
+    assert result.rows == {
+        "purge_pulses": 2,
+        "purge_keys": 2,
+        "purge_handovers": 2,
+        "purge_executors": 0,
+        "purge_operations": 0,
+    }
     left = references(database)
     assert left.pop("ops.pulses") == {"young", "running"}
     assert all(found == {"young", "running"} for found in left.values()), left
@@ -385,7 +391,13 @@ def test_a_dry_run_counts_what_a_purge_deletes_and_changes_nothing(database: Dat
     assert dry.workflows == wet.workflows
     assert wet.workflows[names.FIBONACCI_NUMBER] == {"SUCCESS": BATCH + 9, "ERROR": 1}
     assert dry.rows == wet.rows
-    assert wet.rows == {"purge_pulses": 2, "purge_keys": 2, "purge_handovers": 1, "purge_executors": 1}
+    assert wet.rows == {
+        "purge_pulses": 2,
+        "purge_keys": 2,
+        "purge_handovers": 1,
+        "purge_executors": 1,
+        "purge_operations": 0,
+    }
     assert purge(database, dry_run=True).deleted == 0
 
 

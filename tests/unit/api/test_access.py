@@ -76,9 +76,7 @@ def send(client: TestClient, call: tuple[str, str], token: str | None) -> httpx.
 
 def untouched(process: FakeProcess) -> bool:
     client = process.gateway.client
-    return not (
-        process.stops or process.gateway.orders or client.cancelled or client.resumed or client.forked
-    )
+    return not (process.stops or process.gateway.orders or process.operations.requested or client.forked)
 
 
 @pytest.mark.parametrize("call", CONTROL, ids=" ".join)

@@ -65,7 +65,6 @@ def test_every_route_finds_any_workflow(client: TestClient, process: FakeProcess
 def every_route(client: TestClient, process: FakeProcess, workflow_id: str) -> None:
     dbos = process.gateway.client
     dbos.rows.clear()
-    dbos.resumed.clear()
     dbos.forked.clear()
     dbos.add(workflow_id, status="PENDING", name=names.NESTED_ROOT, created_at=2)
     dbos.add("older", status="PENDING", name=names.NESTED_ROOT, created_at=1)

@@ -214,94 +214,46 @@ def test_steps_page(client: TestClient, dbos: FakeClient) -> None:
     assert client.get("/workflows/w/steps?offset=2").json()["next_offset"] is None
 
 
-@pytest.mark.parametrize(
-    ("status", "answer"),
-    [
-        ("ENQUEUED", 200),
-        ("PENDING", 200),
-        ("MAX_RECOVERY_ATTEMPTS_EXCEEDED", 200),
-        ("SUCCESS", 409),
-        ("ERROR", 409),
-        ("CANCELLED", 409),
-    ],
-)
-def test_cancel(client: TestClient, dbos: FakeClient, status: str, answer: int) -> None:
-    dbos.add("w", status=status)
-    response = client.post("/workflows/w/cancel")
-    assert response.status_code == answer
-    if answer == 200:
-        assert response.json() == {"workflow_id": "w", "status": "CANCELLED"}
-        assert dbos.cancelled == [("w", True)], "children are cancelled too"
-    else:
-        assert status in response.json()["detail"]
-        assert dbos.cancelled == []
-
-
-def test_a_workflow_that_ends_during_its_cancel_is_not_called_cancelled(
-    client: TestClient, dbos: FakeClient, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("kind", "answers"), [("cancel", (200, "CANCELLED")), ("resume", (202, "ENQUEUED"))])
+def test_an_operation_on_a_workflow_answers_with_its_status_or_its_progress(
+    client: TestClient, process: FakeProcess, dbos: FakeClient, kind: str, answers: tuple[int, str]
 ) -> None:
-    row = dbos.add("w", status="PENDING")
-    monkeypatch.setattr(dbos, "cancel_workflow", lambda *_, **__: setattr(row, "status", "SUCCESS"))
-    assert client.post("/workflows/w/cancel").status_code == 409
+    code, status = answers
+    dbos.add("w", status="PENDING")
+    answer = client.post(f"/workflows/w/{kind}")
+    assert (answer.status_code, answer.json()) == (code, {"workflow_id": "w", "status": status})
+    [requested] = process.operations.requested
+    assert (requested.kind, requested.target, requested.arguments) == (
+        kind,
+        "workflow w",
+        {"workflow_id": "w"},
+    )
+    process.operations.outcome = {"status": "RUNNING", "ended_at": None, "total": 7, "note": "why"}
+    answer = client.post(f"/workflows/w/{kind}")
+    assert (answer.status_code, answer.json()["completed"], answer.json()["total"]) == (202, 1, 7)
+    assert client.get(answer.headers["location"]).json() == answer.json()
+    assert client.get("/operations").json() == {"operations": [answer.json()]}
+    process.operations.outcome = {"status": "ERROR", "note": "no right"}
+    assert "no right" in client.post(f"/workflows/w/{kind}").json()["detail"]
 
 
-@pytest.mark.parametrize(
-    ("status", "answer"),
-    [
-        ("CANCELLED", 202),
-        ("MAX_RECOVERY_ATTEMPTS_EXCEEDED", 202),
-        ("ENQUEUED", 409),
-        ("PENDING", 409),
-        ("SUCCESS", 409),
-        ("ERROR", 409),
-    ],
-)
-def test_resume_goes_to_the_workflows_own_queue(
-    client: TestClient, process: FakeProcess, dbos: FakeClient, status: str, answer: int
-) -> None:
-    dbos.add("w", status=status, name=names.FIBONACCI_NUMBER)
-    response = client.post("/workflows/w/resume")
-    assert response.status_code == answer
-    assert dbos.resumed == ([("w", names.FIBONACCI_QUEUE)] if answer == 202 else [])
-    assert process.gateway.forgotten == (["w"] if answer == 202 else [])
-
-
-def test_resume_takes_cancelled_descendants_along_from_the_lowest_up(
+def test_an_operation_that_finds_nothing_to_do_is_a_conflict(
     client: TestClient, process: FakeProcess, dbos: FakeClient
 ) -> None:
-    rows = (
-        ("root", None, "CANCELLED", names.NESTED_ROOT),
-        ("child", "root", "CANCELLED", names.NESTED_CHILD),
-        ("done", "root", "SUCCESS", names.NESTED_CHILD),
-        ("grandchild", "child", "CANCELLED", names.NESTED_GRANDCHILD),
-        ("other", None, "CANCELLED", names.NESTED_ROOT),
-    )
-    for workflow_id, parent, status, name in rows:
-        dbos.add(workflow_id, parent_workflow_id=parent, status=status, name=name)
-    assert client.post("/workflows/root/resume").status_code == 202
-    assert dbos.resumed == [
-        ("grandchild", names.NESTED_GRANDCHILD_QUEUE),
-        ("child", names.NESTED_CHILD_QUEUE),
-        ("root", names.NESTED_ROOT_QUEUE),
-    ]
-    assert sorted(process.gateway.forgotten) == ["child", "grandchild", "root"]
+    dbos.add("w", status="CANCELLED", app_version="1")
+    process.operations.outcome = {"completed": 0}
+    assert "nothing to cancel" in client.post("/workflows/w/cancel").json()["detail"]
+    assert "not stranded" in client.post("/workflows/w/adopt").json()["detail"]
+    assert client.get("/operations/cancel-" + "1" * 32).status_code == 404
+    assert client.get("/operations/nothing").status_code == 422
 
 
-def test_nothing_is_resumed_when_a_child_cannot_be(client: TestClient, dbos: FakeClient) -> None:
-    dbos.add("root", status="CANCELLED", name=names.NESTED_ROOT)
-    dbos.add("child", parent_workflow_id="root", status="CANCELLED", name="gone.workflow")
-    assert client.post("/workflows/root/resume").status_code == 409
-    assert dbos.resumed == []
-
-
-@pytest.mark.parametrize("order", ["resume", "fork"])
-def test_a_workflow_that_this_release_does_not_know_is_left_alone(
-    client: TestClient, dbos: FakeClient, order: str
+def test_a_workflow_that_this_release_does_not_know_is_not_forked(
+    client: TestClient, dbos: FakeClient
 ) -> None:
     dbos.add("w", status="CANCELLED", name="gone.workflow")
-    assert client.post(f"/workflows/w/{order}").status_code == 409
+    assert client.post("/workflows/w/fork").status_code == 409
     assert list(dbos.rows) == ["w"]
-    assert dbos.resumed == []
 
 
 def test_fork_runs_a_copy_from_a_recorded_step(client: TestClient, dbos: FakeClient) -> None:

@@ -335,20 +335,55 @@ def test_the_address_that_compose_publishes(
     assert detection.url().startswith("http://127.0.0.1:")
 
 
-@pytest.mark.parametrize(
-    ("moved", "to_version", "code"), [([{"workflow_id": "w"}], "2", 0), ([], "2", 1), ([], "typo", 1)]
-)
+@pytest.mark.parametrize(("moved", "to_version", "code"), [(1, "2", 0), (0, "2", 1), (0, "typo", 1)])
 def test_adopt_ends_with_whether_anything_moved(
-    monkeypatch: pytest.MonkeyPatch, moved: list[dict[str, str]], to_version: str, code: int
+    monkeypatch: pytest.MonkeyPatch, moved: int, to_version: str, code: int
 ) -> None:
     living = {"application": "a", "application_version": "2", "ended_at": None}
     dead = living | {"application_version": "typo", "ended_at": "then"}
+    done = {"operation_id": "adopt-1", "status": "SUCCESS", "completed": moved}
     monkeypatch.setattr(checks, "here", InsideContainer)
     monkeypatch.setattr(checks, "database", lambda: nullcontext((None, None)))
     monkeypatch.setattr(checks, "query", lambda *_, **__: [living, dead])
-    monkeypatch.setattr(checks, "move", lambda *_, **__: moved)
+    monkeypatch.setattr(checks, "carry_out", lambda *_, **__: done)
     words = ["--application", "a", "--from-version", "1", "--to-version", to_version, "--yes"]
     assert run("adopt", *words).exit_code == code
+
+
+def progress(status: str, completed: int, **members: Any) -> dict[str, Any]:
+    """An operation as the API answers with it."""
+    ended_at = None if status == "RUNNING" else "2026-01-01T00:00:00Z"
+    row = {"operation_id": "cancel-1", "kind": "cancel", "target": "workflow a/b", "requested_by": "api"}
+    return row | {
+        "status": status,
+        "completed": completed,
+        "total": 9,
+        "note": None,
+        "ended_at": ended_at,
+        **members,
+    }
+
+
+@pytest.mark.parametrize(("status", "code"), [("SUCCESS", 0), ("ERROR", 1)])
+def test_cancel_waits_for_the_end_of_its_operation(api: Fake, status: str, code: int) -> None:
+    api.answers["/workflows/a%2Fb/cancel"] = [(202, progress("RUNNING", 1))]
+    api.answers["/operations/cancel-1"] = [
+        (200, progress("RUNNING", 5)),
+        (200, progress(status, 9, note="why")),
+    ]
+    done = run("cancel", "a/b", url=api.url)
+    assert done.exit_code == code
+    assert f"cancel of workflow a/b: {status}, 9 workflows (why)" in done.stdout
+
+
+def test_a_resume_that_is_done_says_so_and_operations_are_listed(api: Fake) -> None:
+    api.answers["/workflows/w/resume"] = [(202, {"workflow_id": "w", "status": "ENQUEUED"})]
+    assert run("resume", "w", url=api.url).stdout == "w: ENQUEUED\n"
+    api.answers["/operations"] = [(200, {"operations": [progress("RUNNING", 3)]})]
+    assert "cancel-1" in run("operations", url=api.url).stdout
+    api.answers["/operations/cancel-1"] = [(200, progress("SUCCESS", 9))]
+    done = run("operations", "cancel-1", "--json", url=api.url)
+    assert (done.exit_code, json.loads(done.stdout)["completed"]) == (0, 9)
 
 
 def test_a_lane_shows_what_ran_and_where_it_ended() -> None:
@@ -432,6 +467,7 @@ def purged(deleted: int, *, complete: bool = True, dry_run: bool = False) -> dic
         "idempotency_keys": 0,
         "handovers": 0,
         "executors": 1,
+        "operations": 0,
     }
     return {"workflow_id": "p", "status": "SUCCESS", "output": report, "error": None}
 

@@ -25,7 +25,8 @@ def test_children_end_first_and_sessions_last() -> None:
     """Nothing that their end breaks is recorded: the work was handed over before."""
     stages = [{part.name for part in stage} for stage in parts.stop_stages()]
     assert stages[0] == {"child processes"}
-    assert stages[1] == {"accounting", "sweep", "lease", "listener", "DBOS"}, "they stop together"
+    together = {"accounting", "control operations", "sweep", "lease", "listener", "DBOS"}
+    assert stages[1] == together, "they stop together"
     assert stages[2] == {"watchdog"}, "it ends what is left of this process's children"
     assert stages[-2:] == [{"HTTP sessions"}, {"ops sessions"}]
 

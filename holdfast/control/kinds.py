@@ -1,0 +1,150 @@
+"""The kinds of control operations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from holdfast.control.operations import Kind, Operation
+from holdfast.durable import names
+from holdfast.errors import Conflict, UnknownWorkflow
+from holdfast.postgres.database import Connection, Row, query
+from holdfast.recovery import adoption
+from holdfast.settings import Settings
+from holdfast.statuses import RESUMABLE
+
+INTERNAL_QUEUE = "_dbos_internal_queue"
+"""DBOS's queue for workflows that were started directly."""
+
+
+_LOCKED = "other work holds the rows of the workflows that are left"
+
+
+def kinds_of(settings: Settings) -> dict[str, Kind]:
+    """Returns the kinds of operations by name."""
+    own = settings.application_names
+    return {"cancel": Cancel(own), "resume": Resume(own), "adopt": Adopt()}
+
+
+def target_of(workflow_id: str) -> str:
+    """Returns the target of the operations on a workflow and those below it."""
+    return f"workflow {workflow_id}"
+
+
+class Cancel:
+    """Cancels a workflow and all below it. Repeated, it cancels what the first time left."""
+
+    def __init__(self, own: Any) -> None:
+        self._own = sorted(own)
+
+    def begin(self, connection: Connection, operation: Operation) -> int:
+        """Cancels the workflow itself. Raises `Conflict` if it has ended otherwise."""
+        workflow_id = operation.arguments["workflow_id"]
+        status = _locked(connection, workflow_id)["status"]
+        if status in ("SUCCESS", "ERROR"):
+            raise Conflict(f"This workflow has ended with {status}; there is nothing to cancel.")
+        return self.act(connection, operation, [workflow_id])
+
+    def scan(self, connection: Connection, operation: Operation, limit: int) -> list[str]:
+        """Returns unfinished and parked workflows, parents first."""
+        return _ids(query(connection, "scan_cancel", limit=limit, **operation.arguments))
+
+    def act(self, connection: Connection, operation: Operation, ids: list[str]) -> int:  # noqa: ARG002
+        """Cancels workflows."""
+        return len(
+            query(
+                connection,
+                "cancel_work",
+                workflow_ids=ids,
+                named=list(names.QUEUE_OF),
+                own=self._own,
+            )
+        )
+
+    def waits_for(self, connection: Connection, operation: Operation) -> str:  # noqa: ARG002
+        """Returns what it waits for."""
+        return _LOCKED
+
+
+class Resume:
+    """Resumes a workflow, after the cancelled ones below it."""
+
+    def __init__(self, own: Any) -> None:
+        self._own = own
+
+    def begin(self, connection: Connection, operation: Operation) -> int:
+        """Checks that it is cancelled or parked, and that this release knows it and those below."""
+        row = _locked(connection, operation.arguments["workflow_id"])
+        if row["status"] not in RESUMABLE:
+            allowed = " or ".join(RESUMABLE)
+            raise Conflict(f"This workflow is {row['status']}. Only those that are {allowed} can be resumed.")
+        names.home_queue(self._own, row["application_name"], row["name"], None)
+        return 0
+
+    def scan(self, connection: Connection, operation: Operation, limit: int) -> list[str]:
+        """Returns the lowest level of what is cancelled."""
+        if not operation.completed:
+            for row in query(connection, "names_to_resume", **operation.arguments):
+                names.home_queue(self._own, row["application"], row["name"], None)
+        return _ids(query(connection, "scan_resume", limit=limit, **_resuming(operation)))
+
+    def act(self, connection: Connection, operation: Operation, ids: list[str]) -> int:
+        """Puts workflows back into their queues."""
+        rows = query(connection, "resumable", workflow_ids=ids)
+        queues = [
+            names.home_queue(self._own, row["application"], row["name"], row["queue_name"]) for row in rows
+        ]
+        return len(
+            query(
+                connection,
+                "resume_work",
+                workflow_ids=_ids(rows),
+                queues=[queue or INTERNAL_QUEUE for queue in queues],
+                before_ms=operation.requested_ms,
+            )
+        )
+
+    def waits_for(self, connection: Connection, operation: Operation) -> str:
+        """Returns what it waits for."""
+        for row in query(connection, "still_running", **operation.arguments):
+            return f"{row['executor_id']} still runs the cancelled execution of {row['workflow_id']}"
+        return _LOCKED
+
+
+def _resuming(operation: Operation) -> dict[str, Any]:
+    return {**operation.arguments, "before_ms": operation.requested_ms}
+
+
+class Adopt:
+    """Moves stranded workflows to another version of their application."""
+
+    def begin(self, connection: Connection, operation: Operation) -> int:  # noqa: ARG002
+        """Checks nothing: the first scan shows whether there is something to move."""
+        return 0
+
+    def scan(self, connection: Connection, operation: Operation, limit: int) -> list[str]:
+        """Returns stranded workflows."""
+        given = operation.arguments
+        return adoption.stranded_ids(
+            connection, given["application"], given["from_version"], only=given.get("only"), limit=limit
+        )
+
+    def act(self, connection: Connection, operation: Operation, ids: list[str]) -> int:
+        """Moves workflows, and records each move."""
+        given = operation.arguments
+        return len(
+            adoption.move(connection, given["application"], given["from_version"], given["to_version"], ids)
+        )
+
+    def waits_for(self, connection: Connection, operation: Operation) -> str:  # noqa: ARG002
+        """Returns what it waits for."""
+        return _LOCKED
+
+
+def _locked(connection: Connection, workflow_id: str) -> Row:
+    for row in query(connection, "lock_workflow", workflow_id=workflow_id):
+        return row
+    raise UnknownWorkflow
+
+
+def _ids(rows: list[Row]) -> list[str]:
+    return [row["workflow_id"] for row in rows]

@@ -1,0 +1,397 @@
+"""Control operations: interrupted anywhere and repeated they end alike; of several on one target one wins."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from holdfast.control.kinds import kinds_of, target_of
+from holdfast.control.operations import Operation, Requested, Worker, begin, operation, run
+from holdfast.errors import Conflict
+from holdfast.postgres.database import Connection, Row
+from tests.support import names
+from tests.support.api_server import Api, serving
+from tests.support.database import Database, Server, wait_until
+from tests.support.executors import Peer, insert, workflow
+
+OVER = {"SUCCESS", "ERROR", "CANCELLED"}
+_numbers = itertools.count()
+
+
+class _Dies(BaseException):
+    """Stands for the end of the process in the middle of a transaction."""
+
+
+class _Dying:
+    """A kind whose process ends after it acted and before the batch is counted."""
+
+    def __init__(self, kind: Any) -> None:
+        self._kind = kind
+        self.dies = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._kind, name)
+
+    def act(self, connection: Connection, operation: Operation, ids: list[str]) -> int:
+        done: int = self._kind.act(connection, operation, ids)
+        if self.dies:
+            connection.close()
+            raise _Dies
+        return done
+
+
+@pytest.fixture(scope="module")
+def shared(server: Server) -> Iterator[Database]:
+    with Database.lent(server) as made:
+        yield made
+
+
+@pytest.fixture
+def api(database: Database) -> Iterator[Api]:
+    with serving(database.settings("api")) as made:
+        yield made
+
+
+Family = list[tuple[int | None, str, int]]
+STATUSES = [
+    "ENQUEUED",
+    "PENDING",
+    "DELAYED",
+    "SUCCESS",
+    "ERROR",
+    "CANCELLED",
+    "MAX_RECOVERY_ATTEMPTS_EXCEEDED",
+]
+
+
+@st.composite
+def families(draw: st.DrawFn) -> Family:
+    """Workflows as (index of the parent, status, version); the first one is the root."""
+    size = draw(st.integers(1, 9))
+    return [
+        (
+            None if index == 0 else draw(st.sampled_from([None, *range(index)])),
+            draw(st.sampled_from(STATUSES)),
+            draw(st.integers(0, 1)),
+        )
+        for index in range(size)
+    ]
+
+
+def store(database: Database, family: Family) -> str:
+    """Stores the family under a prefix of its own and returns the prefix."""
+    prefix = f"f{next(_numbers)}-"
+    for index, (parent, status, version) in enumerate(family):
+        insert(
+            database,
+            [f"{prefix}{index}"],
+            status=status,
+            parent_workflow_id=None if parent is None else f"{prefix}{parent}",
+            application_version=f"worker-{prefix}{version}",
+            updated_at=1,
+            executor_id="gone" if status == "PENDING" else None,
+        )
+    return prefix
+
+
+def below(family: Family, through: set[str] | None = None) -> set[int]:
+    """The root and what is below it, through workflows of these statuses only."""
+    found = {0}
+    for index, (parent, status, _) in enumerate(family):
+        if parent in found and (through is None or status in through):
+            found.add(index)
+    return found
+
+
+def expected(family: Family, kind: str) -> tuple[list[tuple[str, int]], int]:
+    """Status and version of each workflow at the end, and how many the operation acted on."""
+    if kind == "cancel":
+        chosen = {index for index in below(family) if family[index][1] not in OVER}
+        ends = {index: ("CANCELLED", family[index][2]) for index in chosen}
+    elif kind == "resume":
+        chosen = below(family, {"CANCELLED"})
+        ends = {index: ("ENQUEUED", family[index][2]) for index in chosen}
+    else:
+        chosen = {
+            i for i, (_, status, version) in enumerate(family) if status in STATUSES[:2] and not version
+        }
+        ends = dict.fromkeys(chosen, ("ENQUEUED", 1))
+    return [ends.get(i, (status, version)) for i, (_, status, version) in enumerate(family)], len(chosen)
+
+
+def stored(database: Database, prefix: str) -> list[tuple[str, int]]:
+    rows = database.rows(
+        "SELECT status, application_version FROM dbos.workflow_status WHERE workflow_uuid LIKE %(prefix)s"
+        " ORDER BY workflow_uuid",
+        prefix=f"{prefix}%",
+    )
+    return [(row["status"], int(row["application_version"][-1])) for row in rows]
+
+
+def requested(kind: str, prefix: str) -> Requested:
+    if kind == "adopt":
+        versions = {"from_version": f"worker-{prefix}0", "to_version": f"worker-{prefix}1"}
+        return Requested(kind, prefix, {"application": "holdfast-worker", **versions}, "test")
+    return of_workflow(kind, f"{prefix}0")
+
+
+def of_workflow(kind: str, workflow_id: str) -> Requested:
+    return Requested(kind, target_of(workflow_id), {"workflow_id": workflow_id}, "test")
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)  # fmt: skip
+@given(
+    family=families(),
+    kind=st.sampled_from(["cancel", "resume", "adopt"]),
+    batch=st.integers(1, 4),
+    interruptions=st.lists(st.sampled_from(["", "ends", "dies", "repeated", "locked"]), max_size=12),
+)
+def test_an_operation_interrupted_anywhere_ends_as_if_it_was_not(
+    shared: Database, family: Family, kind: str, batch: int, interruptions: list[str]
+) -> None:
+    prefix = store(shared, family)
+    order = requested(kind, prefix)
+    dying = {name: _Dying(each) for name, each in kinds_of(shared.settings("api")).items()}
+    connection = shared.connect(role="api")
+    status = family[0][1]
+    if (kind == "cancel" and status in ("SUCCESS", "ERROR")) or (
+        kind == "resume" and status not in ("CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
+    ):
+        with pytest.raises(Conflict, match=status):
+            begin(connection, dying, order)
+        assert stored(shared, prefix) == [(status, version) for _, status, version in family]
+        connection.close()
+        return
+    ends, count = expected(family, kind)
+    operation_id = begin(connection, dying, order)
+    worker = Worker(dying, batch=batch)
+    row: Row | None = None
+    for what in itertools.chain(interruptions, itertools.repeat("")):
+        if what == "ends":
+            worker = Worker(dying, batch=batch)
+        elif what == "repeated":
+            with pytest.raises(Conflict, match=operation_id):
+                begin(connection, dying, order)
+        dying[kind].dies = what == "dies"
+        holder = shared.server.admin(shared.name) if what == "locked" else None
+        if holder is not None:
+            victim = f"SELECT FROM dbos.workflow_status WHERE workflow_uuid = '{prefix}{len(family) - 1}'"
+            holder.cursor().execute(f"BEGIN; {victim} FOR UPDATE")
+        try:
+            row = worker.advance(connection, operation_id)
+        except _Dies:
+            connection = shared.connect(role="api")
+            worker = Worker(dying, batch=batch)
+        finally:
+            if holder is not None:
+                holder.close()
+        if row is not None and row["ended_at"] is not None:
+            break
+    assert row is not None
+    assert (row["status"], row["completed"], stored(shared, prefix)) == ("SUCCESS", count, ends)
+    # Repeated, it does no more.
+    if kind == "resume":
+        with pytest.raises(Conflict, match="ENQUEUED"):
+            begin(connection, dying, order)
+    else:
+        assert run(lambda: nullcontext(connection), dying, order, seconds=60)["completed"] == 0
+    assert stored(shared, prefix) == ends
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "status"), [("cancel", 200, "ENQUEUED"), ("resume", 202, "CANCELLED")]
+)
+def test_of_many_at_the_same_time_one_is_accepted(
+    api: Api, database: Database, kind: str, code: int, status: str
+) -> None:
+    insert(database, ["w"], status=status)
+    insert(database, [f"w-{n}" for n in range(5)], status=status, parent_workflow_id="w")
+    barrier = threading.Barrier(12)
+
+    def send() -> int:
+        barrier.wait()
+        return api.http.post(f"/workflows/w/{kind}").status_code
+
+    with ThreadPoolExecutor(12) as threads:
+        answers = sorted(future.result() for future in [threads.submit(send) for _ in range(12)])
+    assert answers == sorted([code, *[409] * 11])
+    ended = {"cancel": "CANCELLED", "resume": "ENQUEUED"}[kind]
+    assert database.rows("SELECT DISTINCT status FROM dbos.workflow_status") == [{"status": ended}]
+
+
+def test_a_cancel_goes_on_where_a_row_is_locked_and_repeating_finishes_another_ones(
+    api: Api, database: Database
+) -> None:
+    insert(database, ["p"])
+    insert(database, ["a", "b", "c"], parent_workflow_id="p")
+    holder = database.admin()
+    holder.cursor().execute("BEGIN; SELECT FROM dbos.workflow_status WHERE workflow_uuid = 'b' FOR UPDATE")
+    answer = api.http.post("/workflows/p/cancel")
+    assert answer.status_code == 202
+    body = answer.json()
+    assert (body["status"], body["completed"], body["total"]) == ("RUNNING", 3, 4)
+    assert "other work holds" in body["note"]
+    again = api.http.post("/workflows/p/cancel")
+    assert again.status_code == 409 and body["operation_id"] in again.json()["detail"]
+    holder.cursor().execute("ROLLBACK")
+    location = answer.headers["location"]
+    wait_until(lambda: api.http.get(location).json()["status"] == "SUCCESS", "the thread finishes it")
+    assert {workflow(database, each)["status"] for each in "pabc"} == {"CANCELLED"}
+    assert api.http.post("/workflows/p/cancel").status_code == 409
+    # A cancel of an older release that was interrupted, or a child that was stored meanwhile.
+    insert(database, ["late"], parent_workflow_id="p")
+    assert api.http.post("/workflows/p/cancel").json() == {"workflow_id": "p", "status": "CANCELLED"}
+    assert workflow(database, "late")["status"] == "CANCELLED"
+
+
+def test_the_thread_finishes_what_another_process_left(database: Database) -> None:
+    insert(database, ["p"])
+    insert(database, ["a", "b"], parent_workflow_id="p")
+    kinds = kinds_of(database.settings("api"))
+    operation_id = begin(database.connect(role="api"), kinds, of_workflow("cancel", "p"))
+    with serving(database.settings("api")) as api:
+        path = f"/operations/{operation_id}"
+        wait_until(lambda: api.http.get(path).json()["status"] == "SUCCESS", "the next process finishes it")
+    assert {workflow(database, each)["status"] for each in "pab"} == {"CANCELLED"}
+
+
+def test_a_resume_takes_cancelled_descendants_along_from_the_lowest_up(
+    database: Database,
+) -> None:
+    rows = (
+        ("root", None, "CANCELLED", names.NESTED_ROOT),
+        ("child", "root", "CANCELLED", names.NESTED_CHILD),
+        ("done", "root", "SUCCESS", names.NESTED_CHILD),
+        ("grandchild", "child", "CANCELLED", names.NESTED_GRANDCHILD),
+        ("other", None, "CANCELLED", names.NESTED_ROOT),
+    )
+    for workflow_id, parent, status, name in rows:
+        insert(database, [workflow_id], parent_workflow_id=parent, status=status, name=name,
+               application_name="holdfast-api", queue_name=None)  # fmt: skip
+    connection = database.connect(role="api")
+    resumed: list[str] = []
+    kinds = kinds_of(database.settings("api"))
+    begin(connection, kinds, of_workflow("resume", "root"))
+    worker = Worker(kinds)
+    while (row := worker.advance(connection)) is not None and row["ended_at"] is None:
+        queued = database.rows(
+            "SELECT workflow_uuid AS id FROM dbos.workflow_status WHERE status = 'ENQUEUED'"
+        )
+        resumed += [each["id"] for each in queued if each["id"] not in resumed]
+    assert resumed == ["grandchild", "child", "root"]
+    assert workflow(database, "root")["queue_name"] == names.NESTED_ROOT_QUEUE
+    assert workflow(database, "grandchild")["queue_name"] == names.NESTED_GRANDCHILD_QUEUE
+
+
+def test_nothing_is_resumed_if_this_release_does_not_know_all_of_it(api: Api, database: Database) -> None:
+    insert(database, ["root"], status="CANCELLED")
+    insert(database, ["child"], status="CANCELLED", parent_workflow_id="root", name="gone.workflow")
+    for workflow_id in ("root", "child"):
+        answer = api.http.post(f"/workflows/{workflow_id}/resume")
+        assert answer.status_code == 409 and "gone.workflow" in answer.json()["detail"]
+    assert workflow(database, "root")["status"] == workflow(database, "child")["status"] == "CANCELLED"
+
+
+def test_what_was_cancelled_after_a_resume_began_stays_cancelled(database: Database) -> None:
+    insert(database, ["p"], status="CANCELLED", updated_at=1)
+    insert(database, ["a", "b"], status="CANCELLED", parent_workflow_id="p", updated_at=1)
+    kinds, connection = kinds_of(database.settings("api")), database.connect(role="api")
+    operation_id = begin(connection, kinds, of_workflow("resume", "p"))
+    assert (Worker(kinds, batch=1).advance(connection) or {})["completed"] == 1
+    (first,) = database.rows("SELECT workflow_uuid AS id FROM dbos.workflow_status WHERE status = 'ENQUEUED'")
+    later = "UPDATE dbos.workflow_status SET status = 'CANCELLED', updated_at = 9999999999999"
+    database.rows(f"{later} WHERE workflow_uuid = '{first['id']}'")
+    worker = Worker(kinds)
+    while (operation(connection, operation_id) or {})["ended_at"] is None:
+        worker.advance(connection)
+    assert workflow(database, first["id"])["status"] == "CANCELLED"
+    assert workflow(database, "p")["status"] == "ENQUEUED"
+
+
+def test_a_batch_that_takes_too_long_is_made_smaller_and_what_is_refused_ends_it(database: Database) -> None:
+    """Above two workflows the statement takes longer than its limit allows."""
+
+    class Slow:
+        left = ["a", "b", "c", "d", "e"]
+        sizes: list[int] = []
+
+        def begin(self, *_: Any) -> int:
+            return 0
+
+        def scan(self, *_: Any) -> list[str]:
+            return list(self.left)
+
+        def act(self, connection: Connection, _: Operation, ids: list[str]) -> int:
+            self.sizes.append(len(ids))
+            statement = "SELECT no_such_thing" if ids == ["e"] else "SELECT"
+            connection.cursor().execute("SELECT pg_sleep(60)" if len(ids) > 2 else statement)
+            self.left = self.left[len(ids) :]
+            return len(ids)
+
+        def waits_for(self, *_: Any) -> str:
+            return "nothing"
+
+    slow = Slow()
+    connection = database.connect(role="api")
+    connection.cursor().execute("SET statement_timeout = '150ms'")
+    operation_id = begin(connection, {"slow": slow}, Requested("slow", "t", {}, "test"))
+    worker = Worker({"slow": slow}, batch=8)
+    row = worker.advance(connection, operation_id)
+    assert row is not None and "took longer than its limit" in row["note"]
+    assert worker.advance(connection) is None, "it makes a pause"
+    while (row := worker.advance(connection, operation_id)) is not None and row["ended_at"] is None:
+        pass
+    assert slow.sizes == [5, 2, 2, 1]
+    assert row is not None and (row["status"], row["completed"]) == ("ERROR", 4)
+    assert "no_such_thing" in row["note"]
+
+
+def test_stranded_work_of_many_executors_moves_in_batches(api: Api, database: Database) -> None:
+    Peer.start(database, "worker-now")
+    database.rows(
+        "INSERT INTO dbos.workflow_status (workflow_uuid, status, name, queue_name, application_name,"
+        " application_version, executor_id, created_at, updated_at)"
+        " SELECT 's' || i, CASE i % 2 WHEN 0 THEN 'ENQUEUED' ELSE 'PENDING' END, 'fibonacci.number',"
+        " 'fibonacci', 'holdfast-worker', 'worker-0', 'gone-' || i % 3, 1, 1 FROM generate_series(1, 1200) i"
+    )
+    body = {"application": "holdfast-worker", "from_version": "worker-0"}
+    answer = api.http.post("/stranded/adopt", json=body)
+    assert answer.status_code == 202
+    if "operation_id" in answer.json():
+        location = answer.headers["location"]
+        wait_until(lambda: api.http.get(location).json()["status"] == "SUCCESS", "all are adopted")
+    moved = "SELECT count(*) FROM dbos.workflow_status WHERE application_version = 'worker-1'"
+    assert database.one(moved) == database.one("SELECT count(*) FROM ops.handovers") == 1200
+    [row] = database.rows("SELECT kind, completed, status, requested_by, arguments FROM ops.operations")
+    assert (row["kind"], row["completed"], row["status"]) == ("adopt", 1200, "SUCCESS")
+    assert row["requested_by"] == "api, 127.0.0.1" and row["arguments"]["from_version"] == "worker-0"
+
+
+def test_an_operation_after_an_outage_gets_a_new_connection(api: Api, database: Database) -> None:
+    insert(database, ["p", "q"])
+    assert api.http.post("/workflows/p/cancel").status_code == 200
+    database.rows(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'holdfast_api'"
+        " AND datname = current_database()"
+    )
+    wait_until(lambda: api.http.get("/stranded").status_code == 200, "PostgreSQL is there again")
+    assert api.http.post("/workflows/q/cancel").status_code == 200
+
+
+def test_a_circle_of_parents_ends(api: Api, database: Database) -> None:
+    insert(database, ["a"], parent_workflow_id="b")
+    insert(database, ["b"], parent_workflow_id="a")
+    for kind, status in (("cancel", "CANCELLED"), ("resume", "ENQUEUED")):
+        assert api.http.post(f"/workflows/a/{kind}").json() == {"workflow_id": "a", "status": status}
+        assert workflow(database, "b")["status"] == status
