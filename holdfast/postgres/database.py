@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import select
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol, cast
@@ -19,8 +17,6 @@ from holdfast.executor_settings import ExecutorSettings
 from holdfast.postgres.outage import REACH, is_outage, is_read_only, sqlstate
 from holdfast.postgres.pooler import refused_by_pooler, set_options
 from holdfast.postgres.statements import sql
-
-log = logging.getLogger("holdfast.database")
 
 Row = dict[str, Any]
 
@@ -148,46 +144,6 @@ def savepoint(connection: Connection) -> Iterator[None]:
                 cursor.execute("ROLLBACK TO SAVEPOINT holdfast; RELEASE SAVEPOINT holdfast")
             raise
         cursor.execute("RELEASE SAVEPOINT holdfast")
-
-
-class OutageLog:
-    """Limits the log lines about an outage: the first failure, then one every 10 s, then the recovery.
-
-    A lost session is retried ten times per second.
-    """
-
-    EVERY_SECONDS = 10.0
-
-    def __init__(self, logger: logging.Logger, text: str, *, action: str) -> None:
-        self._logger = logger
-        self._text = text
-        self._action = action
-        self._since: float | None = None
-        self._logged_at = 0.0
-        self.reason: str | None = None
-        """A short reason for the outage, if the last failure has one."""
-
-    def record_failure(self, error: BaseException) -> None:
-        """Records a failure, and logs it unless one was logged less than 10 s ago."""
-        self.reason = "read-only" if is_read_only(error) else None
-        now = time.monotonic()
-        if self._since is not None and now - self._logged_at < self.EVERY_SECONDS:
-            return
-        self._since = self._since or now
-        self._logged_at = now
-        self._logger.warning(
-            "%s, trying again: %s", self._text, str(error).strip(), extra={"action": self._action}
-        )
-
-    def record_success(self) -> None:
-        """Records a success. If an outage was going on, ends it and logs how long it lasted."""
-        self.reason = None
-        if self._since is not None:
-            seconds = time.monotonic() - self._since
-            self._since = None
-            self._logger.info(
-                "%s: over after %.1f s", self._text, seconds, extra={"action": f"{self._action}.over"}
-            )
 
 
 class PoolExhausted(psycopg2.OperationalError):

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import psycopg2
 
-from holdfast.postgres.database import Connection, OutageLog
+from holdfast.postgres.database import Connection
+from holdfast.postgres.outage_log import OutageLog
 
 
 def retry_pause_seconds() -> float:

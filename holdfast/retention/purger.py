@@ -21,8 +21,9 @@ from typing_extensions import TypedDict
 from holdfast.dbos_adapter.schema import sqlalchemy_url
 from holdfast.dbos_adapter.serializer import json_serializer
 from holdfast.postgres.budget import PURGE
-from holdfast.postgres.database import CONNECT_OPTIONS, OpsPool, OutageLog, Row
+from holdfast.postgres.database import CONNECT_OPTIONS, OpsPool, Row
 from holdfast.postgres.outage import is_outage
+from holdfast.postgres.outage_log import OutageLog
 from holdfast.postgres.statements import sql
 from holdfast.retention import tally
 from holdfast.settings import Settings

@@ -14,7 +14,8 @@ from dbos import error as dbos_error
 
 from holdfast.dbos_adapter.waiting.runs import CHANGING, HIDDEN, SHOWN, Key, Run, Runs
 from holdfast.dbos_adapter.waiting.wait import Wait, cancelled
-from holdfast.postgres.database import OutageLog, Row
+from holdfast.postgres.database import Row
+from holdfast.postgres.outage_log import OutageLog
 
 log = logging.getLogger("holdfast.waits")
 

@@ -7,14 +7,14 @@ import logging
 import psycopg2
 import pytest
 
-from holdfast.postgres.database import OutageLog
+from holdfast.postgres.outage_log import OutageLog
 
 
 def test_an_outage_logs_its_first_failure_one_line_per_interval_and_its_end(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr("holdfast.postgres.database.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("holdfast.postgres.outage_log.time.monotonic", lambda: now[0])
     caplog.set_level(logging.INFO)
     outage_log = OutageLog(logging.getLogger("test.outage"), "lease lost", action="lease.lost")
     outage_log.record_success()
