@@ -183,7 +183,12 @@ def register(database: Database) -> None:
     Peer.start(database, "shop-a", application="shop", version=version)
     workflows = {"shop.checkout": {}, "shop.total": {"class": "Till"}, "shop.parent": {}}
     database.run(
-        "publish_registrations", executor_id="shop-a", serializer="py_pickle", workflows=json.dumps(workflows)
+        "publish_registrations",
+        executor_id="shop-a",
+        serializer="py_pickle",
+        workflows=json.dumps(workflows),
+        queues=None,
+        schedules=[],
     )
 
 
