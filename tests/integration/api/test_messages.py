@@ -174,7 +174,10 @@ def _waits(
 
 def _deaf(app: Launched) -> None:
     """Ends both listeners' sessions, as an outage does; ours is back first."""
-    listeners = "FROM pg_stat_activity WHERE query LIKE 'LISTEN%%' AND datname = current_database()"
+    listeners = (
+        "FROM pg_stat_activity WHERE datname = current_database()"
+        " AND (query LIKE 'LISTEN%%' OR application_name LIKE '%%/listener')"
+    )
     wait_until(lambda: app.database.one(f"SELECT count(*) {listeners}") == 2, "DBOS's listener and ours")
     app.database.rows(f"SELECT pg_terminate_backend(pid) {listeners}")
 
