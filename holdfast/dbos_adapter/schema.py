@@ -139,8 +139,8 @@ def unknown_migrations(names: Iterable[str]) -> list[str]:
 def wait_until_prepared(settings: Settings, *, purpose: str, give_up: Callable[[], bool]) -> None:
     """Waits until the database is migrated for this code, at most ``database_wait_seconds``. Logs the wait.
 
-    Raises the last ``psycopg2.Error`` when the time is over or ``give_up`` returns True, and immediately
-    ``PoolerSharesSessions``.
+    Raises ``psycopg2.OperationalError`` with the last error's text when the time is over or ``give_up`` returns
+    True, and immediately ``PoolerSharesSessions``.
     """
     deadline = time.monotonic() + settings.database_wait_seconds
     pause_seconds = RETRY_SECONDS
@@ -157,13 +157,8 @@ def wait_until_prepared(settings: Settings, *, purpose: str, give_up: Callable[[
         except psycopg2.Error as error:
             text = first_line(error)
             if give_up() or time.monotonic() > deadline:
-                log.error(  # noqa: TRY400
-                    "PostgreSQL not usable after %g s: %s",
-                    settings.database_wait_seconds,
-                    text,
-                    extra={"action": "executor.no_database"},
-                )
-                raise
+                waited = f"PostgreSQL not usable after {settings.database_wait_seconds:g} s"
+                raise psycopg2.OperationalError(f"{waited}: {text}") from error
             log.warning("waiting for PostgreSQL: %s", text, extra={"action": "executor.waiting"})
             # Where others have taken all connections, attempts are connections that they lack, too.
             pause_seconds = backed_off(pause_seconds) if lacks_connections(error) else RETRY_SECONDS

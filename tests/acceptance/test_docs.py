@@ -59,6 +59,7 @@ ELSEWHERE = {
     "docker compose up --detach --wait": ("tests/support/compose_stack.py", ('"up", "--detach", "--wait"',)),
     "docker compose run --rm --no-deps migrate": ("tests/acceptance/test_dbos_upgrade.py", ("migrate",)),
     "HOLDFAST_MODULES=examples.orders make native": ("examples/test_orders_stack.py", ("HOLDFAST_MODULES",)),
+    "holdfast operations": ("tests/unit/cli/test_cli.py", ('"operations"',)),
     "holdfast start": ("examples/test_orders_stack.py", ("start",)),
     "curl -s -X POST localhost:8000/workflows": ("examples/test_orders_stack.py", ("/workflows",)),
     "docker compose -f compose.yaml -f examples/compose.yaml": ("tests/container/test_own.py", ("examples",)),
