@@ -65,13 +65,14 @@ class SessionThread:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread and its session. Waits at most a second.
+        """Ends the thread and its session, if it was started. Waits at most a second.
 
         The thread itself closes the session: psycopg2's `close` would block while the thread waits for the
         answer of a frozen PostgreSQL.
         """
         self.stopping.set()
-        self._thread.join(timeout=1)
+        if self.is_started:
+            self._thread.join(timeout=1)
 
     @property
     def is_started(self) -> bool:

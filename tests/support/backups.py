@@ -58,7 +58,7 @@ def _work(stack: Stack) -> dict[str, Any]:
     stack.finished_batch(done, 60)
     key = {"Idempotency-Key": f"backup-{time.time_ns()}"}
     keyed = stack.post("/fibonacci/batches", {"numbers": NUMBERS}, headers=key)["workflow_id"]
-    scope = stack.post("/scope/class", {"steps": STEPS, "step_seconds": 0.4})["workflow_id"]
+    scope = stack.post("/scope/class", {"steps": STEPS, "step_seconds": 0.8})["workflow_id"]
     wait_for(
         lambda: (
             (b := stack.batch(keyed))["completed"] >= 2

@@ -128,6 +128,13 @@ def test_a_session_whose_opening_fails_is_closed() -> None:
     assert len(world.sessions) == 2
 
 
+def test_what_never_started_can_be_stopped() -> None:
+    """A process stops all parts, also those that its role does not start."""
+    world = _World()
+    world.thread.stop()
+    assert world.sessions == []
+
+
 @pytest.mark.timing
 def test_a_stop_waits_a_second_for_work_that_hangs_and_leaves_its_session_alone() -> None:
     """As it does in a statement that a frozen server never answers, and psycopg2 could not close."""
