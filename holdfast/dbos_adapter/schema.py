@@ -139,8 +139,8 @@ def unknown_migrations(names: Iterable[str]) -> list[str]:
 def wait_until_prepared(settings: Settings, *, purpose: str, give_up: Callable[[], bool]) -> None:
     """Waits until the database is migrated for this code, at most ``database_wait_seconds``. Logs the wait.
 
-    Raises ``psycopg2.OperationalError`` with the last error's text when the time is over or ``give_up`` returns
-    True, and immediately ``PoolerSharesSessions``.
+    Raises ``psycopg2.OperationalError`` with the last error's text when the time is over or ``give_up``
+    returns True, and immediately ``PoolerSharesSessions``.
     """
     deadline = time.monotonic() + settings.database_wait_seconds
     pause_seconds = RETRY_SECONDS
