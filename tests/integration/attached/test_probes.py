@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import suppress
+from http.client import IncompleteRead
 from urllib.error import URLError
 
 from tests.support.attached import AppRunner, get
@@ -33,7 +34,7 @@ def test_liveness_readiness_and_metrics(apps: AppRunner) -> None:
     states: set[str] = set()
 
     def draining() -> bool:
-        with suppress(URLError, ConnectionError):
+        with suppress(URLError, ConnectionError, IncompleteRead):  # it may end in the middle of an answer
             status, body = get(port, "/readyz")
             states.add(f"{status} {json.loads(body)['checks']['state']}")
         return process.popen.poll() is not None

@@ -43,8 +43,12 @@ def test_sigterm_during_the_launch(apps: AppRunner) -> None:
     wait_until(
         lambda: apps.executor(process.pid)["state"] == "drained", "it drains: nothing runs", seconds=60
     )
-    status, body = get(port, "/readyz")
-    assert (status, json.loads(body)["checks"]["state"]) == (503, "stopped")
+
+    def answer() -> tuple[int, str]:
+        status, body = get(port, "/readyz")
+        return status, json.loads(body)["checks"]["state"]
+
+    wait_until(lambda: answer() == (503, "stopped"), "it says so", seconds=20)
     process.start("packing:steps", "w", 1, 0)
     wait_until(lambda: apps.status("w"), "it is in its queue", seconds=20)
     peer = apps.app()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -248,5 +249,7 @@ def test_a_wrong_module_ends_the_start_with_a_sentence() -> None:
         timeout=60,
     )
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("HOLDFAST_MODULES: there is no module no_such_module")
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert last["action"] == "executor.refused"
+    assert last["message"].startswith("does not start: HOLDFAST_MODULES: there is no module no_such_module")
     assert "Traceback" not in done.stdout + done.stderr
