@@ -180,7 +180,7 @@ def test_the_first_line_warns_in_words(new_page: NewPage, fake: Fake) -> None:
     expect(page.locator("#sentence")).to_contain_text("2 workers and 1 API live.")
     expect(page.locator("#warning")).to_be_hidden()
     fake.world.stranded = 3
-    expect(page.locator("#warning")).to_contain_text("3 workflows wait for a version that no live executor")
+    expect(page.locator("#warning")).to_contain_text("3 workflows wait for what no live executor runs")
     fake.world.stranded, fake.world.parked = 0, 1
     expect(page.locator("#warning")).to_contain_text("1 workflow crashed too many executors")
     fake.world.parked, fake.world.orphaned = 0, 2
