@@ -164,6 +164,11 @@ def test_a_large_family_goes_parents_first(database: Database, monkeypatch: pyte
 def everything(database: Database, workflow_id: str) -> None:
     """Rows of one workflow in every table that may hold some."""
     ago = "now() - interval '9 days'"
+    database.rows(
+        "INSERT INTO ops.executors (executor_id, application, application_version, role, hostname, pid, port,"
+        " slots, state) VALUES ('e', 'holdfast-worker', 'worker-1', 'worker', 'h', 1, 1, 1, 'live')"
+        " ON CONFLICT DO NOTHING"
+    )
     for table, columns, values in (
         ("dbos.workflow_input", "workflow_uuid, inputs, retention_timestamp", "%(id)s, '{}', 0"),
         ("dbos.workflow_output", "workflow_uuid, output, retention_timestamp", "%(id)s, '1', 0"),
@@ -176,6 +181,7 @@ def everything(database: Database, workflow_id: str) -> None:
         ("ops.effects", "workflow_id, effect_key, executor_id, n, sha256", "%(id)s, 'k', 'e', 1, 's'"),
         ("ops.crashes", "workflow_id, crashes, steps_recorded", "%(id)s, 1, 0"),
         ("ops.waits", "workflow_id, owner_xid, kind", "%(id)s, 'x', 'sleep'"),
+        ("ops.revoked", "workflow_id, owner_xid, executor_id", "%(id)s, 'x', 'e'"),
         (
             "ops.requests",
             "key, fingerprint, workflow_id, created_at",
@@ -217,7 +223,7 @@ def test_every_table_is_cleaned_and_nothing_else_is_touched(database: Database) 
     insert(database, ["running"], status="PENDING", executor_id="e")
     for workflow_id in ("old", "older", "running", "young"):
         everything(database, workflow_id)
-    assert len(references(database)) == 15, "a new table with workflow ids: does a purge clean it?"
+    assert len(references(database)) == 16, "a new table with workflow ids: does a purge clean it?"
     assert all(found == {"old", "older", "young", "running"} for found in references(database).values())
     result = purge(database)
     assert result.deleted == 2

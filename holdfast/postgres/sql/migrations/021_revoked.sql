@@ -21,3 +21,24 @@ BEGIN
     PERFORM pg_notify('holdfast_cancelled', NEW.workflow_uuid);
     RETURN NULL;
 END $$;
+
+-- As before (007_waits.sql), with the revoked executions of the deleted workflows.
+CREATE OR REPLACE FUNCTION ops.forget_deleted() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    ids text[];
+BEGIN
+    SELECT array_agg(g.workflow_uuid) INTO ids FROM gone g;
+    IF ids IS NULL THEN
+        RETURN NULL;
+    END IF;
+    DELETE FROM ops.effects e WHERE e.workflow_id = ANY (ids);
+    DELETE FROM ops.crashes c WHERE c.workflow_id = ANY (ids);
+    DELETE FROM ops.waits w WHERE w.workflow_id = ANY (ids);
+    DELETE FROM ops.revoked r WHERE r.workflow_id = ANY (ids);
+    DELETE FROM dbos.datasource_outputs d WHERE d.workflow_id = ANY (ids);
+    INSERT INTO ops.totals AS t (name, application, le, value)
+    SELECT 'purged', coalesce(g.application_name, ''), 'Infinity', count(*) FROM gone g GROUP BY 2
+    ON CONFLICT (name, application, le) DO UPDATE SET value = t.value + excluded.value;
+    RETURN NULL;
+END $$;
