@@ -52,14 +52,19 @@ class StopSignals:
         self._may_die = False
         self._main_has_ended = False
         self._wakeup: tuple[int, int] | None = None
+        self._pipe: list[int] = []
         self._their_wakeup_fd = -1
         self._interrupter: threading.Thread | None = None
 
     def install(self) -> None:
-        """Begins to notice the signals. Idempotent. Only the main thread can; others change nothing."""
-        if not self._theirs and threading.current_thread() is threading.main_thread():
+        """Begins to notice the signals, again where C code or a fork has replaced the handlers.
+
+        Only the main thread can; others change nothing.
+        """
+        if threading.current_thread() is threading.main_thread():
             self._replace_handlers()
-            self._open_wakeup()
+            if not self._has_wakeup():
+                self._open_wakeup()
         if self._wakeup is not None and self._interrupter is None:
             self._interrupter = threading.Thread(
                 target=self._interrupt_main, args=self._wakeup[:1], name="holdfast-signals", daemon=True
@@ -67,36 +72,48 @@ class StopSignals:
             self._interrupter.start()
 
     def forked(self) -> None:
-        """Leaves the parent's descriptor, in a forked child. `install` starts the child's own thread."""
+        """Leaves the parent's descriptors, and gives default actions back: `install` may never follow."""
+        for number, theirs in self._theirs.items():
+            if theirs == signal.SIG_DFL:
+                _real_signal(number, signal.SIG_DFL)
         if self._wakeup is not None:
-            for descriptor in self._wakeup:
-                os.close(descriptor)
-            self._open_wakeup()
-        self._interrupter = None
+            _real_set_wakeup_fd(self._their_wakeup_fd)
+            if self._has_wakeup():
+                for descriptor in self._wakeup:
+                    os.close(descriptor)
+        self._wakeup = self._interrupter = None
 
     def _replace_handlers(self) -> None:
         for number in SIGNALS:
             if number == signal.SIGINT and hasattr(sys, "ps1"):
                 continue  # an interactive interpreter interrupts a command with it
             theirs = _real_getsignal(number)
-            if theirs is None:
-                continue  # installed by C code: no Python code can call it
+            if theirs is None or theirs == self._notice:
+                continue  # installed by C code, so that no Python code can call it; or ours
             self._theirs[number] = theirs
             _real_signal(number, self._notice)
         signal.signal, signal.getsignal = self._signal, self._getsignal  # type: ignore[assignment]
         if _real_getsignal(signal.SIGURG) == signal.SIG_DFL:
             _real_signal(signal.SIGURG, lambda *_: None)
 
+    def _has_wakeup(self) -> bool:
+        """Whether the descriptors are still ours: a daemon closes all that it does not know."""
+        try:
+            return self._wakeup is not None and self._pipe == [os.fstat(each).st_ino for each in self._wakeup]
+        except OSError:
+            return False
+
     def _open_wakeup(self) -> None:
+        ours = self._wakeup or ()
         self._wakeup = os.pipe()
-        writer = self._wakeup[1]
-        os.set_blocking(writer, False)
-        theirs = _real_set_wakeup_fd(writer, warn_on_full_buffer=False)
-        if signal.set_wakeup_fd is _real_set_wakeup_fd:
-            self._their_wakeup_fd = theirs
-            signal.set_wakeup_fd = self._set_wakeup_fd
+        self._pipe = [os.fstat(each).st_ino for each in self._wakeup]
+        self._interrupter = None
+        os.set_blocking(self._wakeup[1], False)
+        theirs = _real_set_wakeup_fd(self._wakeup[1], warn_on_full_buffer=False)
+        self._their_wakeup_fd = -1 if theirs in ours else theirs
         if self._their_wakeup_fd != -1:
             _real_set_wakeup_fd(self._their_wakeup_fd)
+        signal.set_wakeup_fd = self._set_wakeup_fd
 
     def main_has_ended(self) -> None:
         """Records that the main thread has returned: the interpreter ends the process by itself."""

@@ -68,16 +68,38 @@ def test_an_event_loop_hears_of_signals_and_they_are_not_lost_after_it() -> None
     assert run(_LOOP, _SIGNAL_SOON, "sys.stdin.read()") == (2 * "noticed SIGTERM False\n", 7)
 
 
-def test_a_forked_child_notices_signals_too() -> None:
-    code = """
+_FORK = """
 os.register_at_fork(after_in_child=signals.forked)
 child = os.fork()
 if child:
     print("child:", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
     os._exit(0)
-signals.install()
 """
-    assert run(code, _SIGNAL_SOON, "sys.stdin.read()") == ("noticed SIGTERM False\nchild: 7\n", 0)
+
+
+@pytest.mark.parametrize("closes", ["", "os.closerange(3, 100)", "os.closerange(3, 100); taken = os.pipe()"])
+def test_a_forked_child_notices_signals_once_it_installs(closes: str) -> None:
+    """Also a daemon, which has closed all descriptors and may have others under their numbers."""
+    code = (_FORK, closes, "\nsignals.install()\n", _SIGNAL_SOON, "sys.stdin.read()")
+    assert run(*code) == ("noticed SIGTERM False\nchild: 7\n", 0)
+
+
+def test_a_forked_child_that_installs_nothing_ends_at_once() -> None:
+    """As a child of multiprocessing.Pool does, also in C code."""
+    code = "os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)"
+    assert run(_FORK, code) == ("child: -15\n", 0)
+
+
+def test_a_handler_that_is_set_behind_our_back_is_found_at_the_next_installation() -> None:
+    """uvloop calls the function that it has imported before it was replaced."""
+    code = """
+import holdfast.attached.stop_signals as module
+module._real_signal(signal.SIGTERM, lambda *_: os._exit(9))
+signals.install()
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(5)
+"""
+    assert run(code) == ("noticed SIGTERM False\n", 9)
 
 
 _PROCESS = """
