@@ -395,3 +395,12 @@ def test_a_circle_of_parents_ends(api: Api, database: Database) -> None:
     for kind, status in (("cancel", "CANCELLED"), ("resume", "ENQUEUED")):
         assert api.http.post(f"/workflows/a/{kind}").json() == {"workflow_id": "a", "status": status}
         assert workflow(database, "b")["status"] == status
+
+
+def test_a_cancel_of_a_workflow_whose_id_is_too_long_for_a_notice(database: Database) -> None:
+    peer, long = Peer.start(database), "x" * 9000
+    peer.runs(long)
+    connection, kinds = database.connect(role="api"), kinds_of(database.settings("api"))
+    begin(connection, kinds, of_workflow("cancel", long))
+    assert workflow(database, long)["status"] == "CANCELLED"
+    assert database.one("SELECT executor_id FROM ops.revoked") == peer.id

@@ -9,7 +9,7 @@ CREATE TABLE ops.revoked (
 );
 CREATE INDEX revoked_executor ON ops.revoked (executor_id);
 
--- As before (005_cancelled.sql), and records the execution if its process can report its end. Whoever cancels has no
+-- As before (019_long_names.sql), and records the execution if its process can report its end. Whoever cancels has no
 -- right to write that table.
 CREATE OR REPLACE FUNCTION ops.notify_cancelled() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp AS $$
@@ -18,7 +18,9 @@ BEGIN
     SELECT OLD.workflow_uuid, to_jsonb(OLD) ->> 'owner_xid', e.executor_id FROM ops.executors e
     WHERE e.executor_id = OLD.executor_id AND e.state IN ('live', 'draining') AND to_jsonb(OLD) ->> 'owner_xid' IS NOT NULL
     ON CONFLICT DO NOTHING;
-    PERFORM pg_notify('holdfast_cancelled', NEW.workflow_uuid);
+    IF octet_length(NEW.workflow_uuid) < 7900 THEN
+        PERFORM pg_notify('holdfast_cancelled', NEW.workflow_uuid);
+    END IF;
     RETURN NULL;
 END $$;
 
