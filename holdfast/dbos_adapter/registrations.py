@@ -65,8 +65,9 @@ def arguments_of(name: str) -> dict[str, Any] | None:
 
     ``names`` are its parameters in their order, ``needs`` those without a default. ``any_position`` and
     ``any_name`` say that it takes more (``*args``, ``**kwargs``), ``only_named`` are parameters without a
-    position. ``tick`` says that it takes the time of a tick without the context that DBOS passes after it.
-    Keys that do not apply are left out. ``ops.arguments_fit`` compares them with what is stored.
+    position, ``only_position`` those of ``names`` that cannot be named. ``tick`` says that it takes the time
+    of a tick without the context that DBOS passes after it. Keys that do not apply are left out.
+    ``ops.arguments_fit`` compares them with what is stored.
     """
     function = _get_or_create_dbos_registry().workflow_info_map[name]
     if (declared := getattr(function, "takes", None)) is not None:
@@ -76,18 +77,22 @@ def arguments_of(name: str) -> dict[str, Any] | None:
     if info is None or info.validate_args is not None or name.startswith(("<temp>.", "_dbos_")):
         return None
     try:
-        parameters = list(inspect.signature(function).parameters.values())
+        # What DBOS calls. A decorator below DBOS's may take other arguments than the function that it wraps.
+        called = inspect.signature(getattr(function, "__orig_func", function), follow_wrapped=False)
     except (TypeError, ValueError):
         return None
-    # The object or class is no stored argument.
+    parameters = list(called.parameters.values())
+    # The object or class is no stored argument. A decorator's *args takes it with the others.
     has_owner = info.class_info is not None and info.func_type.name in ("Instance", "Class")
-    return takes_of(parameters[1:] if has_owner else parameters)
+    if has_owner and parameters and parameters[0].kind is not inspect.Parameter.VAR_POSITIONAL:
+        del parameters[0]
+    return takes_of(parameters)
 
 
 def takes_of(parameters: Iterable[inspect.Parameter]) -> dict[str, Any]:
     """Returns the parameters in the form of `arguments_of`."""
     kinds = inspect.Parameter
-    found: dict[str, list[str]] = {"names": [], "needs": [], "only_named": []}
+    found: dict[str, list[str]] = {"names": [], "needs": [], "only_named": [], "only_position": []}
     takes: dict[str, Any] = {}
     for each in parameters:
         if each.kind is kinds.VAR_POSITIONAL:
@@ -96,6 +101,8 @@ def takes_of(parameters: Iterable[inspect.Parameter]) -> dict[str, Any]:
             takes["any_name"] = True
         else:
             found["only_named" if each.kind is kinds.KEYWORD_ONLY else "names"].append(each.name)
+            if each.kind is kinds.POSITIONAL_ONLY:
+                found["only_position"].append(each.name)
             if each.default is kinds.empty:
                 found["needs"].append(each.name)
     return {key: names for key, names in found.items() if names} | takes
@@ -112,13 +119,16 @@ def why_unfit(
         return None
     names, only_named = takes.get("names", []), takes.get("only_named", [])
     by_position = names[: len(positional)]
+    by_name = set(named) - set(takes.get("only_position", []))
     if len(positional) > len(names) and "any_position" not in takes:
         return f"it takes {len(names)} by position, {len(positional)} are given"
-    if twice := sorted(set(by_position) & set(named)):
+    if twice := sorted(by_name.intersection(by_position)):
         return f"{twice[0]} is given by position and by name"
-    if "any_name" not in takes and (unknown := sorted(set(named) - {*names, *only_named})):
+    if "any_name" not in takes and (
+        unknown := sorted(set(named) - by_name.intersection([*names, *only_named]))
+    ):
         return f"it has no parameter {unknown[0]}"
-    missing = [name for name in takes.get("needs", []) if name not in by_position and name not in named]
+    missing = [name for name in takes.get("needs", []) if name not in by_position and name not in by_name]
     return f"{missing[0]} is missing" if missing else None
 
 

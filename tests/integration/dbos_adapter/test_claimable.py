@@ -36,6 +36,12 @@ def _add(first: int, second: int = 1, *, third: int = 0) -> int:
     return first + second + third
 
 
+@DBOS.workflow(name="claimable.position")
+def _position(first: int, /, **more: int) -> int:
+    """The name of its first parameter may be the name of another argument."""
+    return first + len(more)
+
+
 @DBOS.workflow(name="claimable.any")
 def _any(*args: Any, **kwargs: Any) -> int:
     """Takes everything."""
@@ -89,6 +95,7 @@ LEFT = {
     "fewer": ("claimable.add", arguments(), {}),
     "other-name": ("claimable.add", arguments(1, fourth=1), {}),
     "twice": ("claimable.add", arguments(1, first=1), {}),
+    "no-position": ("claimable.position", arguments(first=1), {}),
 }
 RUN = {
     "instance": (
@@ -99,6 +106,7 @@ RUN = {
     "one": ("claimable.add", arguments(1), {}),
     "named": ("claimable.add", arguments(second=1, first=2), {}),
     "only-named": ("claimable.add", arguments(1, 2, third=3), {}),
+    "position": ("claimable.position", arguments(1, first=1, second=2), {}),
     "any": ("claimable.any", arguments(1, 2, 3, more="4"), {}),
     "null": ("claimable.any", arguments("\0", "\ud800"), {}),
 }

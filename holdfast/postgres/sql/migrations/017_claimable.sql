@@ -9,6 +9,7 @@ DECLARE
     positional json;
     positions integer := 0;
     named text[] := '{}';
+    by_name text[];
     names text[];
 BEGIN
     IF takes IS NULL OR inputs IS NULL OR left(inputs, 1) <> '{' THEN
@@ -28,11 +29,15 @@ BEGIN
     IF json_typeof(coalesce(stored -> 'namedArgs', stored -> 'kwargs')) = 'object' THEN
         named := ARRAY(SELECT json_object_keys(coalesce(stored -> 'namedArgs', stored -> 'kwargs')));
     END IF;
+    -- A name of a parameter that takes only a position is that of another argument (**kwargs).
+    by_name := ARRAY(SELECT n FROM unnest(named) AS n
+                     WHERE n NOT IN (SELECT jsonb_array_elements_text(takes -> 'only_position')));
     names := ARRAY(SELECT jsonb_array_elements_text(takes -> 'names'));
     RETURN (positions <= cardinality(names) OR takes ? 'any_position')
-        AND NOT names[:positions] && named
-        AND (takes ? 'any_name' OR names || ARRAY(SELECT jsonb_array_elements_text(takes -> 'only_named')) @> named)
-        AND names[:positions] || named @> ARRAY(SELECT jsonb_array_elements_text(takes -> 'needs'));
+        AND NOT names[:positions] && by_name
+        AND (takes ? 'any_name' OR cardinality(by_name) = cardinality(named)
+             AND names || ARRAY(SELECT jsonb_array_elements_text(takes -> 'only_named')) @> named)
+        AND names[:positions] || by_name @> ARRAY(SELECT jsonb_array_elements_text(takes -> 'needs'));
 EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
     RETURN true;
 END $$;
