@@ -75,6 +75,11 @@ async def _adopt(
     request: Request, application: str, from_version: str, *, only: str | None = None
 ) -> Response:
     to_version = await _present_version(process_of(request), application)
+    if from_version == to_version:
+        raise Conflict(
+            f"{to_version} is the present version of {application}, so no other one can adopt its work."
+            " If none runs, start a worker of it."
+        )
     given = {"application": application, "from_version": from_version, "to_version": to_version, "only": only}
     target = target_of(only) if only else f"version {from_version} of {application}"
     row = await operate(request, "adopt", target, given)

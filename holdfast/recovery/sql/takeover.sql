@@ -185,6 +185,7 @@ WITH mine AS (
     SELECT w.workflow_uuid FROM dbos.workflow_status w
     WHERE w.workflow_uuid = ANY (%(workflow_ids)s) AND w.status IN ('ENQUEUED', 'PENDING')
       AND w.application_name = %(application)s AND w.application_version = %(from_version)s
+      AND %(from_version)s <> %(to_version)s
       AND NOT EXISTS (SELECT FROM ops.executors e
                       WHERE e.application = %(application)s AND e.application_version = %(from_version)s
                         AND e.state IN ('live', 'draining'))

@@ -17,6 +17,7 @@ from holdfast.control.kinds import kinds_of, target_of
 from holdfast.control.operations import Operation, Requested, Worker, begin, operation, run
 from holdfast.errors import Conflict
 from holdfast.postgres.database import Connection, Row
+from holdfast.recovery.adoption import move
 from tests.support import names
 from tests.support.api_server import Api, serving
 from tests.support.database import Database, Server, wait_until
@@ -404,3 +405,14 @@ def test_a_cancel_of_a_workflow_whose_id_is_too_long_for_a_notice(database: Data
     begin(connection, kinds, of_workflow("cancel", long))
     assert workflow(database, long)["status"] == "CANCELLED"
     assert database.one("SELECT executor_id FROM ops.revoked") == peer.id
+
+
+def test_the_present_version_does_not_adopt_its_own_work(api: Api, database: Database) -> None:
+    insert(database, ["w"])
+    order = {"application": "holdfast-worker", "from_version": "worker-1"}
+    for path, body in (("/stranded/adopt", order), ("/workflows/w/adopt", None)):
+        answer = api.http.post(path, json=body)
+        assert answer.status_code == 409 and "start a worker of it" in answer.json()["detail"]
+    assert database.one("SELECT count(*) FROM ops.operations") == 0
+    with database.connect(role="api") as connection:
+        assert move(connection, "holdfast-worker", "worker-1", "worker-1", ["w"]) == []
