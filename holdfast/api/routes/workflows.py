@@ -139,6 +139,8 @@ async def resume(request: Request, workflow_id: WorkflowId) -> Response:
     """
     await existing(request, workflow_id)
     row = await operate(request, "resume", target_of(workflow_id), {"workflow_id": workflow_id})
+    if row["ended_at"] is not None and not row["completed"]:
+        raise Conflict("Nothing was resumed: this workflow changed meanwhile. Read it again, then decide.")
     return answer(row, Accepted(workflow_id=workflow_id, status="ENQUEUED"), 202)
 
 

@@ -244,6 +244,7 @@ def test_an_operation_that_finds_nothing_to_do_is_a_conflict(
     process.operations.outcome = {"completed": 0}
     assert "nothing to cancel" in client.post("/workflows/w/cancel").json()["detail"]
     assert "not stranded" in client.post("/workflows/w/adopt").json()["detail"]
+    assert "Nothing was resumed" in client.post("/workflows/w/resume").json()["detail"]
     assert client.get("/operations/cancel-" + "1" * 32).status_code == 404
     assert client.get("/operations/nothing").status_code == 422
 
