@@ -10,6 +10,7 @@ import array
 import fcntl
 import logging
 import os
+import signal
 import subprocess
 import sys
 import termios
@@ -27,6 +28,7 @@ _PROGRAM = Path(json_lines.__file__)
 _MARK = "HOLDFAST_PROCESS"
 """The mark of a process and its programs, which all end with the process (`recovery.watchdog_child`)."""
 _WRITTEN_SECONDS = 0.5
+_PARENTS_DECISION = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
 
 
 def capture_output() -> TextIO:
@@ -39,24 +41,49 @@ def capture_output() -> TextIO:
     original = os.dup(1)
     out_reader, out_writer = os.pipe()
     error_reader, error_writer = os.pipe()
-    # A session of its own: what ends with this process, or by a key of its terminal, does not include it.
-    subprocess.Popen(
-        [sys.executable, "-I", "-S", str(_PROGRAM), str(error_reader)],
-        stdin=out_reader,
-        stdout=original,
-        stderr=original,
-        env={name: value for name, value in os.environ.items() if name != _MARK},
-        cwd="/",
-        pass_fds=[error_reader],
-        start_new_session=True,
-    )
+    program = _start_program(out_reader, error_reader, original)
     for reader in (out_reader, error_reader):
         os.close(reader)
     for writer, descriptor in ((out_writer, 1), (error_writer, 2)):
         os.dup2(writer, descriptor)
         os.close(writer)
     _log_uncaught()
-    return os.fdopen(original, "w", encoding="utf-8", errors="backslashreplace", buffering=1)
+    stream = os.fdopen(original, "w", encoding="utf-8", errors="backslashreplace", buffering=1)
+    threading.Thread(
+        target=_replace_program, args=(program, stream), name="captured-output", daemon=True
+    ).start()
+    return stream
+
+
+def _start_program(out_reader: int, error_reader: int, original: int) -> subprocess.Popen[bytes]:
+    # It inherits the blocked signals: it ends with the pipes, not by a signal.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENTS_DECISION)
+    try:
+        # A session of its own: what ends with this process, or by a key of its terminal, does not include it.
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_PROGRAM), str(error_reader)],
+            stdin=out_reader,
+            stdout=original,
+            stderr=original,
+            env={name: value for name, value in os.environ.items() if name != _MARK},
+            cwd="/",
+            pass_fds=[error_reader],
+            start_new_session=True,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _replace_program(program: subprocess.Popen[bytes], stream: TextIO) -> None:
+    """Waits for the end of `json_lines`. Without it, each print would fail, so plain text is better."""
+    status = program.wait()
+    for descriptor in (1, 2):
+        os.dup2(stream.fileno(), descriptor)
+    log.warning(
+        "the program that makes JSON lines of plain text has ended (status %d): such text stays plain now",
+        status,
+        extra={"action": "output.plain"},
+    )
 
 
 def wait_until_written() -> None:

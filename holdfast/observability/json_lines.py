@@ -22,12 +22,8 @@ def as_json_line(text: str, *, logger: str, level: str = "INFO") -> str:
     """Returns the line itself if it is a JSON object, or else a log line with the text as its message."""
     import json  # half a megabyte, beside a process that may never need it
 
-    if text.startswith("{"):
-        try:
-            if isinstance(json.loads(text), dict):
-                return text
-        except ValueError:
-            pass
+    if text.startswith("{") and _is_object(text):
+        return text
     if text.lstrip().startswith(_QUOTES_VALUES):
         text = text.partition(":")[0] + ": …"
     now = time.time()
@@ -39,6 +35,15 @@ def as_json_line(text: str, *, logger: str, level: str = "INFO") -> str:
         "action": "log",
     }
     return json.dumps(line, ensure_ascii=False)
+
+
+def _is_object(text: str) -> bool:
+    import json
+
+    try:
+        return isinstance(json.loads(text), dict)
+    except Exception:  # no JSON, or nested too deeply: no line may end this program
+        return False
 
 
 class _Source:

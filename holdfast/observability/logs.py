@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from contextlib import suppress
 from typing import Any, TextIO
 
 from dbos import DBOS
@@ -120,9 +121,8 @@ def configure(
 
 
 def flush() -> None:
-    """Flushes all buffers. Needed before a process exits without Python's own shutdown."""
-    for handler in logging.getLogger().handlers:
-        handler.flush()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    """Flushes all buffers, as far as possible. Needed before an exit without Python's own shutdown."""
+    for buffered in (*logging.getLogger().handlers, sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # a broken pipe or a closed file must not prevent the exit
+            buffered.flush()
     wait_until_written()

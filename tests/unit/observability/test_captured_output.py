@@ -86,6 +86,50 @@ def test_a_long_line_is_cut_and_bytes_that_are_no_text_are_kept() -> None:
     assert found[-1]["message"] == "\\xff"
 
 
+_READER = """
+import pathlib, signal, time
+(reader,) = pathlib.Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+"""
+
+
+def test_signals_do_not_end_the_reader() -> None:
+    program = r"""
+time.sleep(0.3)
+for number in (signal.SIGTERM, signal.SIGINT):
+    os.kill(int(reader), number)
+time.sleep(0.2)
+print("still read")
+"""
+    assert lines(_READER + program, logging=True)[-1]["message"] == "still read"
+
+
+def test_without_its_reader_a_process_prints_plain_text_and_ends() -> None:
+    program = r"""
+os.kill(int(reader), signal.SIGKILL)
+deadline = time.monotonic() + 10
+while os.fstat(1).st_ino != os.fstat(stream.fileno()).st_ino and time.monotonic() < deadline:
+    time.sleep(0.01)
+time.sleep(0.1)
+print('{"time": "t", "level": "INFO", "message": "a print"}')
+logs.flush()
+os._exit(0)
+"""
+    found = {line["message"]: line for line in lines(_READER + program, logging=True)}
+    assert "a print" in found
+    assert [line["level"] for line in found.values() if line.get("action") == "output.plain"] == ["WARNING"]
+
+
+def test_a_flush_that_fails_does_not_prevent_the_exit() -> None:
+    program = r"""
+sys.stdout.close()
+os.close(2)
+stream.close()
+logs.flush()
+os._exit(7)
+"""
+    assert lines(program, code=7, logging=True) == []
+
+
 def test_of_a_failed_start_only_the_frameworks_tracebacks_are_dropped() -> None:
     program = r"""
 for name in ("uvicorn.error", "orders"):
@@ -95,6 +139,6 @@ for name in ("uvicorn.error", "orders"):
     assert line["logger"] == "orders", "a user's own line stays"
 
 
-@pytest.mark.parametrize("text", ["[1]", '{"half', "plain", '"text"'])
+@pytest.mark.parametrize("text", ["[1]", '{"half', "plain", '"text"', '{"a":' * 100_000])
 def test_only_objects_pass(text: str) -> None:
     assert json.loads(as_json_line(text, logger="any"))["message"] == text
