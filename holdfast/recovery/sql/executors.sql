@@ -4,9 +4,9 @@
 -- Run in one transaction with take_lock, so that no session sees the row without its lock.
 INSERT INTO ops.executors
     (executor_id, application, application_version, role, hostname, pid, port, slots,
-     suspects_queue, trials_queue, leaf_queues)
+     suspects_queue, trials_queue, leaf_queues, reports_ends)
 VALUES (%(executor_id)s, %(application)s, %(version)s, %(role)s, %(hostname)s, %(pid)s, %(port)s, %(slots)s,
-        %(suspects_queue)s, %(trials_queue)s, %(leaf_queues)s)
+        %(suspects_queue)s, %(trials_queue)s, %(leaf_queues)s, true)
 RETURNING lock_key
 
 -- name: take_lock

@@ -403,6 +403,17 @@ def test_an_operators_resume_waits_for_the_end_of_the_old_code(
     nothing_held(app)
 
 
+def test_a_resume_does_not_wait_for_a_process_of_a_release_that_reports_no_end(database: Database) -> None:
+    peer = Peer.start(database, "worker-older")
+    database.rows("UPDATE ops.executors SET reports_ends = DEFAULT")
+    peer.runs("w")
+    kinds, connection = kinds_of(database.settings("api")), database.connect(role="api")
+    for kind, status in (("cancel", "CANCELLED"), ("resume", "ENQUEUED")):
+        asked = Requested(kind, target_of("w"), {"workflow_id": "w"}, "test")
+        assert run(lambda: nullcontext(connection), kinds, asked, seconds=60)["completed"] == 1
+        assert workflow(database, "w")["status"] == status
+
+
 @pytest.mark.parametrize("state", ["dead", "drained"])
 def test_a_resume_does_not_wait_for_an_executor_that_is_gone(database: Database, state: str) -> None:
     peer = Peer.start(database, "worker-gone")

@@ -8,6 +8,8 @@ CREATE TABLE ops.revoked (
     PRIMARY KEY (workflow_id, owner_xid)
 );
 CREATE INDEX revoked_executor ON ops.revoked (executor_id);
+-- Whether its process deletes those rows. One of an older release does not: nothing may wait for that.
+ALTER TABLE ops.executors ADD COLUMN reports_ends boolean NOT NULL DEFAULT false;
 
 -- As before (019_long_names.sql), and records the execution if its process can report its end. Whoever cancels has no
 -- right to write that table.
@@ -16,7 +18,8 @@ SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO ops.revoked (workflow_id, owner_xid, executor_id)
     SELECT OLD.workflow_uuid, to_jsonb(OLD) ->> 'owner_xid', e.executor_id FROM ops.executors e
-    WHERE e.executor_id = OLD.executor_id AND e.state IN ('live', 'draining') AND to_jsonb(OLD) ->> 'owner_xid' IS NOT NULL
+    WHERE e.executor_id = OLD.executor_id AND e.state IN ('live', 'draining') AND e.reports_ends
+      AND to_jsonb(OLD) ->> 'owner_xid' IS NOT NULL
     ON CONFLICT DO NOTHING;
     IF octet_length(NEW.workflow_uuid) < 7900 THEN
         PERFORM pg_notify('holdfast_cancelled', NEW.workflow_uuid);
