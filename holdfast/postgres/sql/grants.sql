@@ -49,6 +49,9 @@ BEGIN
         -- The function deletes failed steps of failed workflows only.
         ('holdfast_api', 'EXECUTE', 'FUNCTION ops.reopen(text, bigint, integer, text, text)'),
 
+        -- For the condition of a claim.
+        ('holdfast_api holdfast_worker', 'EXECUTE', 'FUNCTION ops.arguments_fit(text, jsonb)'),
+
         -- The function returns counts and names, and reads the arguments of waiting work for that.
         ('holdfast_api holdfast_worker holdfast_metrics', 'EXECUTE', 'FUNCTION ops.stranded_work(double precision)'),
 

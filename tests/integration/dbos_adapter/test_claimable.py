@@ -178,7 +178,17 @@ def test_a_client_is_refused_what_no_process_would_claim(it: Launched) -> None:
 
 
 @pytest.mark.parametrize(
-    "inputs", ["gASVCg==", "{", "{}", "[]", '{"positionalArgs": null, "namedArgs": null}', None]
+    "inputs",
+    [
+        "gASVCg==",
+        "{",
+        "{}",
+        "[]",
+        '{"positionalArgs": null, "namedArgs": null}',
+        None,
+        json.dumps({"positionalArgs": [1, "x" * 100_000], "namedArgs": {}}),
+    ],
+    ids=["pickle", "broken", "empty", "list", "nulls", "none", "large"],
 )
 def test_what_cannot_be_read_is_claimed(database: Database, inputs: str | None) -> None:
     fits = 'SELECT ops.arguments_fit(%(inputs)s, \'{"names": ["a"]}\')'
