@@ -28,6 +28,7 @@ _PROGRAM = Path(json_lines.__file__)
 _MARK = "HOLDFAST_PROCESS"
 """The mark of a process and its programs, which all end with the process (`recovery.watchdog_child`)."""
 _WRITTEN_SECONDS = 0.5
+_stream: TextIO | None = None
 _PARENTS_DECISION = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
 
 
@@ -48,11 +49,17 @@ def capture_output() -> TextIO:
         os.dup2(writer, descriptor)
         os.close(writer)
     _log_uncaught()
-    stream = os.fdopen(original, "w", encoding="utf-8", errors="backslashreplace", buffering=1)
+    global _stream  # noqa: PLW0603
+    _stream = stream = os.fdopen(original, "w", encoding="utf-8", errors="backslashreplace", buffering=1)
     threading.Thread(
         target=_replace_program, args=(program, stream), name="captured-output", daemon=True
     ).start()
     return stream
+
+
+def original_output() -> int | None:
+    """Returns the original standard output, for a program that writes JSON lines. None if not captured."""
+    return None if _stream is None else _stream.fileno()
 
 
 def _start_program(out_reader: int, error_reader: int, original: int) -> subprocess.Popen[bytes]:

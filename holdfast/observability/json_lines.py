@@ -2,11 +2,13 @@
 
 `captured_output` starts it as a file with a bare interpreter: libpq, faulthandler, the interpreter itself and
 programs of a step write plain text, often when no Python code of their process can run any more. It ends when
-all processes that hold one of the pipes have ended, so it also writes the last words of a process that dies.
+all processes that hold one of the pipes have ended, so it also writes the last words of a process that dies,
+unless it is ended too: a container ends with its main process.
 """
 
 from __future__ import annotations
 
+import json  # not at the first line: in a container, a process that dies leaves no time for it
 import os
 import select
 import sys
@@ -20,8 +22,6 @@ _QUOTES_VALUES = ("DETAIL:", "CONTEXT:", "QUERY:", "STATEMENT:", "LINE ")
 
 def as_json_line(text: str, *, logger: str, level: str = "INFO") -> str:
     """Returns the line itself if it is a JSON object, or else a log line with the text as its message."""
-    import json  # half a megabyte, beside a process that may never need it
-
     if text.startswith("{") and _is_object(text):
         return text
     if text.lstrip().startswith(_QUOTES_VALUES):
@@ -38,8 +38,6 @@ def as_json_line(text: str, *, logger: str, level: str = "INFO") -> str:
 
 
 def _is_object(text: str) -> bool:
-    import json
-
     try:
         return isinstance(json.loads(text), dict)
     except Exception:  # no JSON, or nested too deeply: no line may end this program

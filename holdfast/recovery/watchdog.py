@@ -19,6 +19,7 @@ from pathlib import Path
 
 from holdfast.executor_settings import ExecutorSettings
 from holdfast.identity import Identity
+from holdfast.observability.captured_output import original_output
 from holdfast.recovery import watchdog_child
 
 log = logging.getLogger("holdfast.watchdog")
@@ -150,7 +151,7 @@ class Watchdog:
         ours.setblocking(False)
         own = (str(theirs.fileno()), str(os.getpid()))
         # -I and -S: only the standard library. The child's stdout is our log, so tracebacks (stderr) are
-        # dropped.
+        # dropped. Its lines need no other process, so they are complete when it kills us.
         command = [sys.executable, "-I", "-S", "-c", _PROGRAM, _FOLDER, *own, *self._arguments]
         # The child inherits the blocked signals: only the parent handles a signal to the group, and the child
         # ends after it.
@@ -163,6 +164,7 @@ class Watchdog:
                 child = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
+                    stdout=original_output(),
                     stderr=subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(),),
                     env=environment,

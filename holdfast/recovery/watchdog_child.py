@@ -196,11 +196,12 @@ class Guard:
                 self._close_session()
                 self._log("WARNING", "interpreter.blocked", silence.seconds(now))
             elif act == "kill" and os.getppid() == self._parent:
-                os.kill(self._parent, _SIGKILL)
-                # A parent that is PID 1 of its container survives this.
+                # First the log: the end of a container's main process ends this one too. A parent that is
+                # PID 1 of its container survives the signal.
                 if not self._has_killed:
                     self._has_killed = True
                     self._log("CRITICAL", "interpreter.killed", silence.seconds(now))
+                os.kill(self._parent, _SIGKILL)
         self._drop_session()
         return True
 

@@ -119,6 +119,20 @@ os._exit(0)
     assert [line["level"] for line in found.values() if line.get("action") == "output.plain"] == ["WARNING"]
 
 
+def test_the_watchdog_needs_no_reader() -> None:
+    program = r"""
+from holdfast.recovery.watchdog import Watchdog
+from holdfast.settings import Settings
+from tests.support.executors import identity
+watchdog = Watchdog(Settings(), identity("worker-1"))
+watchdog.start()
+same = os.path.samestat(os.stat(f"/proc/{watchdog._child.pid}/fd/1"), os.fstat(stream.fileno()))
+logging.getLogger("any").info("the same: %s", same)
+watchdog.stop()
+"""
+    assert [line["message"] for line in lines(program, logging=True)] == ["the same: True"]
+
+
 def test_a_flush_that_fails_does_not_prevent_the_exit() -> None:
     program = r"""
 sys.stdout.close()
