@@ -89,16 +89,21 @@ class Kind(Protocol):
 def begin(connection: Connection, kinds: Mapping[str, Kind], requested: Requested) -> str:
     """Stores an operation and returns its id. Raises `Conflict`; then nothing is stored.
 
-    Of two that begin at the same time on one target, the second waits for the first one's transaction.
+    Of two that begin at the same time on one target, the second waits for the first one's transaction. A
+    cancel replaces a resume, and its arguments name it.
     """
     with transaction(connection):
+        arguments = requested.arguments
+        if requested.kind == "cancel":
+            for row in query(connection, "replace_resume", target=requested.target):
+                arguments = {**arguments, "replaced": row["operation_id"]}
         rows = query(
             connection,
             "begin_operation",
             operation_id=f"{requested.kind}-{uuid.uuid4().hex}",
             kind=requested.kind,
             target=requested.target,
-            arguments=json.dumps(requested.arguments),
+            arguments=json.dumps(arguments),
             requested_by=requested.by,
         )
         if not rows:

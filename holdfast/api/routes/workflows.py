@@ -112,12 +112,12 @@ async def list_steps(request: Request, workflow_id: WorkflowId, page: Annotated[
 async def cancel(request: Request, workflow_id: WorkflowId) -> Response:
     """Cancel it and its children. A running Fibonacci step ends within 1.5 s; other steps finish first.
 
-    Repeated, it cancels what is left below it.
+    Repeated, it cancels what is left below it. It replaces a resume that is under way.
     """
     await existing(request, workflow_id)
     row = await operate(request, "cancel", target_of(workflow_id), {"workflow_id": workflow_id})
     status = (await existing(request, workflow_id)).status
-    if row["ended_at"] is not None and not row["completed"]:
+    if row["ended_at"] is not None and not row["completed"] and "replaced" not in row["arguments"]:
         raise Conflict(f"This workflow has ended with {status}; there is nothing to cancel.")
     return answer(row, Accepted.model_validate({"workflow_id": workflow_id, "status": status}), 200)
 

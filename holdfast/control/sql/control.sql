@@ -10,6 +10,11 @@ VALUES (%(operation_id)s, %(kind)s, %(target)s, %(arguments)s::jsonb, %(requeste
 ON CONFLICT (target) WHERE ended_at IS NULL DO NOTHING
 RETURNING operation_id, kind, target, arguments, (extract(epoch FROM requested_at) * 1000)::bigint AS requested_ms
 
+-- name: replace_resume
+-- Ends a resume that a cancel replaces. Waits for the batch that it is at.
+UPDATE ops.operations SET status = 'ERROR', note = 'A cancel replaced it.', ended_at = clock_timestamp()
+WHERE target = %(target)s AND kind = 'resume' AND ended_at IS NULL RETURNING operation_id
+
 -- name: operation_on
 SELECT operation_id, kind FROM ops.operations WHERE target = %(target)s AND ended_at IS NULL
 

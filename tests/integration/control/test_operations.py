@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -416,3 +417,28 @@ def test_the_present_version_does_not_adopt_its_own_work(api: Api, database: Dat
     assert database.one("SELECT count(*) FROM ops.operations") == 0
     with database.connect(role="api") as connection:
         assert move(connection, "holdfast-worker", "worker-1", "worker-1", ["w"]) == []
+
+
+def test_a_cancel_replaces_a_resume_that_waits(api: Api, database: Database) -> None:
+    peer = Peer.start(database)
+    peer.runs("w")
+    assert api.http.post("/workflows/w/cancel").status_code == 200
+    resume = api.http.post("/workflows/w/resume").json()
+    assert peer.id in resume["note"]
+    assert api.http.post("/workflows/w/cancel").json() == {"workflow_id": "w", "status": "CANCELLED"}
+    replaced = api.http.get(f"/operations/{resume['operation_id']}").json()
+    assert (replaced["status"], replaced["note"]) == ("ERROR", "A cancel replaced it.")
+    database.rows("DELETE FROM ops.revoked")
+    time.sleep(0.5)
+    assert workflow(database, "w")["status"] == "CANCELLED"
+    assert api.http.post("/workflows/w/cancel").status_code == 409
+
+
+def test_a_cancel_that_cannot_begin_replaces_nothing(database: Database) -> None:
+    insert(database, ["p"], status="CANCELLED", updated_at=1)
+    kinds, connection = kinds_of(database.settings("api")), database.connect(role="api")
+    operation_id = begin(connection, kinds, of_workflow("resume", "p"))
+    database.rows("UPDATE dbos.workflow_status SET status = 'SUCCESS'")
+    with pytest.raises(Conflict, match="SUCCESS"):
+        begin(connection, kinds, of_workflow("cancel", "p"))
+    assert (operation(connection, operation_id) or {})["status"] == "RUNNING"
