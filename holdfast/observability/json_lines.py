@@ -16,6 +16,8 @@ import time
 
 _LONGEST_BYTES = 3000
 """A longer line is written in parts: the kernel keeps at most 4,096 bytes of a pipe's writers together."""
+_LONGEST_OBJECT_BYTES = 1 << 20
+"""A line from this size on is plain text, also if it begins as a JSON object: it must fit into memory."""
 _QUOTES_VALUES = ("DETAIL:", "CONTEXT:", "QUERY:", "STATEMENT:", "LINE ")
 """Beginnings of the lines in which PostgreSQL quotes rows and statements (`redaction`)."""
 
@@ -45,25 +47,47 @@ def _is_object(text: str) -> bool:
 
 
 class _Source:
-    """One pipe, and the bytes of its unfinished line."""
+    """One pipe, and the pieces of its unfinished line."""
 
     def __init__(self, logger: str, level: str) -> None:
         self._logger = logger
         self._level = level
-        self._rest = b""
+        self._pieces: list[bytes] = []
+        self._size = 0
 
     def lines(self, data: bytes) -> list[str]:
         """Returns the log lines that `data` completes. Empty data is the end of the pipe."""
-        *whole, self._rest = (self._rest + data).split(b"\n")
-        if not data or (len(self._rest) > _LONGEST_BYTES and not self._rest.startswith(b"{")):
-            whole, self._rest = [*whole, self._rest], b""
+        first, *others = data.split(b"\n")
+        self._add(first)
+        whole = []
+        for piece in others:
+            whole.append(self._take())
+            self._add(piece)
+        if not data or self._is_too_long():
+            whole.append(self._take())
         return [line for text in whole if text.strip() for line in self._written(text)]
+
+    def _add(self, piece: bytes) -> None:
+        if piece:
+            self._pieces.append(piece)
+            self._size += len(piece)
+
+    def _take(self) -> bytes:
+        text = b"".join(self._pieces)
+        self._pieces, self._size = [], 0
+        return text
+
+    def _is_too_long(self) -> bool:
+        may_be_object = self._size < _LONGEST_OBJECT_BYTES and self._pieces and self._pieces[0][:1] == b"{"
+        return self._size > _LONGEST_BYTES and not may_be_object
 
     def _written(self, text: bytes) -> list[str]:
         decoded = text.decode("utf-8", "backslashreplace").rstrip()
-        if decoded.startswith("{") or len(text) <= _LONGEST_BYTES:
-            return [as_json_line(decoded, logger=self._logger, level=self._level)]
-        step = _LONGEST_BYTES // 4  # a character has four bytes at most
+        if decoded.startswith("{") and len(text) < _LONGEST_OBJECT_BYTES and _is_object(decoded):
+            return [decoded]
+        step = len(decoded)
+        if len(text) > _LONGEST_BYTES:
+            step = _LONGEST_BYTES // 4  # a character has four bytes at most
         parts = [decoded[at : at + step] for at in range(0, len(decoded), step)]
         return [as_json_line(part, logger=self._logger, level=self._level) for part in parts]
 

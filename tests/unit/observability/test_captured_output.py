@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
 
-from holdfast.observability.json_lines import as_json_line
+from holdfast.observability.json_lines import _LONGEST_OBJECT_BYTES, _Source, as_json_line
 
 _BEGIN = """
 import ctypes, faulthandler, logging, os, sys, threading, warnings
@@ -142,6 +143,33 @@ logs.flush()
 os._exit(7)
 """
     assert lines(program, code=7, logging=True) == []
+
+
+def _from_pieces(text: bytes) -> list[dict[str, Any]]:
+    source = _Source("stdout", "INFO")
+    pieces = [text[at : at + 4096] for at in range(0, len(text), 4096)]
+    return [json.loads(line) for piece in [*pieces, b""] for line in source.lines(piece)]
+
+
+@pytest.mark.parametrize("excess", [-1, 0, 1, 70_000])
+def test_a_large_object_passes_and_a_larger_one_is_cut(excess: int) -> None:
+    head, tail = b'{"message": "', b'"}'
+    text = head + b"x" * (_LONGEST_OBJECT_BYTES + excess - len(head + tail)) + tail
+    found = _from_pieces(text + b"\nnext\n")
+    assert found[-1]["message"] == "next"
+    if excess < 0:
+        assert found[:-1] == [json.loads(text)]
+    else:
+        assert "".join(line["message"] for line in found[:-1]).encode() == text
+        assert all(len(json.dumps(line)) < 4096 for line in found)
+
+
+def test_what_only_begins_as_an_object_is_cut_and_read_in_linear_time() -> None:
+    begun = time.monotonic()
+    found = _from_pieces(b"{" * 5_000 + b"\n" + b"{" + b"y" * 20_000_000)
+    assert all(len(json.dumps(line)) < 4096 for line in found)
+    assert sum(line["message"].count("y") for line in found) == 20_000_000
+    assert time.monotonic() - begun < 10
 
 
 def test_of_a_failed_start_only_the_frameworks_tracebacks_are_dropped() -> None:
