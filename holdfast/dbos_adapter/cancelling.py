@@ -88,6 +88,8 @@ class Cancellations:
         self._report_at = float("inf")
         self.executor_id: str | None = None
         """The executor whose executions these are, once an engine is attached."""
+        self.also_running: list[Callable[[], Iterable[tuple[str, str]]]] = []
+        """Each returns executions of this process that are not watched, or claims that may become one."""
 
     @contextmanager
     def watch_current(self, workflow_id: str) -> Iterator[Cancellation]:
@@ -149,12 +151,15 @@ class Cancellations:
         if self.executor_id is None or now < self._report_at:
             return
         rows = query(connection, "revoked_executions", executor_id=self.executor_id)
+        # Read before the watched ones: a held claim that starts is watched before it is no longer held.
+        unwatched = {execution for each in self.also_running for execution in each()}
         with self._lock:
-            runs = {(id_, one.owner_xid) for id_, watches in self._of.items() for one in watches}
+            runs = {(id_, one.owner_xid) for id_, watches in self._of.items() for one in watches} | unwatched
             ended, self._ended = self._ended, set()
-            young = [row for row in rows if not row["settled"]]
-            self._report_at = now + _SETTLED_SECONDS if young else float("inf")
-        pairs = {(row["workflow_id"], row["owner_xid"]): row["settled"] for row in rows}
+            pairs = {(row["workflow_id"], row["owner_xid"]): row["settled"] for row in rows}
+            # Nothing reports the end of what is not watched.
+            again = not all(pairs.values()) or not unwatched.isdisjoint(pairs)
+            self._report_at = now + _SETTLED_SECONDS if again else float("inf")
         over = [pair for pair, settled in pairs.items() if pair not in runs and (settled or pair in ended)]
         if over:
             workflow_ids, owner_xids = zip(*over, strict=True)

@@ -53,6 +53,7 @@ class AttachedEngine:
         self.homes = Homes(settings, identity, waker, self.sessions)
         waker.slots.admit = self.homes.admit
         waker.cancellations.executor_id = identity.executor_id
+        waker.cancellations.also_running.append(self.waits.direct.executions)
 
     def attach(self, dbos: Any) -> None:
         """Attaches the wake-ups and slots to a constructed application, before its launch."""

@@ -57,6 +57,7 @@ class Executor(ABC):
             executing=self.executing,
             on_postponed=on_trial_postponed,
         )
+        self.waker.cancellations.also_running.append(self.trials.held_executions)
         self.sweep: Sweep = Sweep(
             settings,
             identity,

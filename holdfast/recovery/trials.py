@@ -56,15 +56,21 @@ class Trials:
         self._wait_seconds = self._first_wait_seconds
         self.held: tuple[str, ...] = ()
         """The id of the workflow that is claimed here and has not started yet."""
+        self._held_token = ""
 
     def install(self) -> None:
         """Makes DBOS start claims of the trials queue through this object. Call once, before its launch."""
         self._waker.slots.starters[self._identity.trials_queue] = self._hold
 
+    def held_executions(self) -> list[tuple[str, str]]:
+        """Returns the workflow that is held, with the token of its claim."""
+        return [(workflow_id, self._held_token) for workflow_id in self.held]
+
     def _hold(self, claim: Claim) -> None:
         """Runs one trial in the thread of the trials queue, which claims nothing else meanwhile."""
         workflow_id, owner_xid = claim.workflow_id, claim.owner_xid
         fields = {"workflow_id": workflow_id}
+        self._held_token = owner_xid
         self.held = (workflow_id,)
         try:
             # Ask before the other queues are paused: the home queue may be busy elsewhere for hours.

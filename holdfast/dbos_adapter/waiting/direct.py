@@ -25,5 +25,10 @@ class DirectRuns:
 
     def ids(self) -> list[str]:
         """Returns the ids of the directly called workflows that run here."""
+        return [workflow_id for workflow_id, _ in self.executions()]
+
+    def executions(self) -> list[tuple[str, str]]:
+        """Returns the ids of the directly called workflows that run here, each with its execution's token."""
         with self._lock:
-            return [ctx.workflow_id for ctx in self._contexts.values() if ctx.owner_xid is not None]
+            found = [(ctx.workflow_id, ctx.owner_xid) for ctx in self._contexts.values()]
+        return [execution for execution in found if execution[1] is not None]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from dbos import DBOS, SetWorkflowID
 
+from holdfast.dbos_adapter.wake_ups import Listener
 from holdfast.process.process import Process
 from holdfast.recovery.strays import Strays
 from services.composition import Worker
@@ -134,6 +135,24 @@ def test_it_is_no_stray(app: Launched, how: str) -> None:
     _gate.set()
     app.wait(child)
     wait_until(lambda: child not in app.engine.active(), "it counts until its end")
+
+
+def test_a_resume_waits_for_the_end_of_its_code(app: Launched) -> None:
+    """Red before: a second after its cancel it counted as ended."""
+    child = _called(app, "parent")
+    listener = Listener(app.database.settings(), app.waker, purpose="holdfast/worker-test/listener")
+    listener.start()
+    try:
+        app.client.cancel_workflow(child)
+        revoked = "SELECT workflow_id FROM ops.revoked"
+        until = time.monotonic() + 2.5
+        while time.monotonic() < until:
+            assert app.database.rows(revoked) == [{"workflow_id": child}]
+            time.sleep(0.1)
+        _gate.set()
+        wait_until(lambda: app.database.rows(revoked) == [], "its end is reported", seconds=5)
+    finally:
+        listener.stop()
 
 
 def test_what_only_waits_for_it_elsewhere_does_not_count(app: Launched) -> None:

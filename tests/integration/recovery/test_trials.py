@@ -220,6 +220,9 @@ def test_a_stop_starts_no_trial(worker: _Worker) -> None:
 
 def test_what_is_held_is_no_stray(database: Database) -> None:
     with worker_process(database) as process:
-        process.trials.held = ("trial",)
+        process.trials.held, process.trials._held_token = ("trial",), "token"
+        assert ("trial", "token") in [
+            each for found in process.waker.cancellations.also_running for each in found()
+        ]
         assert process.sweep._strays is not None
         assert "trial" in process.sweep._strays._running()
