@@ -54,6 +54,7 @@ def test_each_reason_is_counted_until_an_executor_can_run_the_work(database: Dat
     stored(database, "south", class_name="Till", config_name="south", name="t.close")
     stored(database, "north", class_name="Till", config_name="north", name="t.close")
     stored(database, "internal", name="_dbos_debouncer", queue_name="_dbos_internal_queue")
+    stored(database, "internal-2", name="_dbos_debouncer", queue_name="_dbos_other_queue")
     stored(database, "suspect", 1, queue_name=old.identity.suspects_queue)
     stored(database, "runs", 1, 2, 3, name="t.gone", status="PENDING", executor_id=old.id)
     assert stranded(database) == [], "an executor that has published nothing may know everything"
@@ -78,7 +79,7 @@ def test_each_reason_is_counted_until_an_executor_can_run_the_work(database: Dat
     new.silent(11)
     assert stranded(database) == expected, "silent for two leases"
     database.rows("UPDATE ops.executors SET state = 'drained' WHERE application_version = 'worker-1'")
-    assert stranded(database) == [("version", None, None, 8), ("version", None, None, 1)]
+    assert stranded(database) == [("version", None, None, 9), ("version", None, None, 1)]
 
 
 @pytest.mark.parametrize(("owner", "reasons"), [("shop", []), (None, []), ("other", ["queue"])])

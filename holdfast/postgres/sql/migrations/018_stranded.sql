@@ -20,9 +20,8 @@ RETURNS TABLE (application text, application_version text, status text, reason t
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 WITH alive AS MATERIALIZED (
     SELECT e.application, e.application_version, r.executor_id IS NULL AS is_unknown, r.workflows,
-           CASE WHEN r.queues IS NOT NULL
-                THEN r.queues || ARRAY['_dbos_internal_queue', e.suspects_queue, e.trials_queue] END AS queues,
-           ARRAY['_dbos_internal_queue', e.suspects_queue, e.trials_queue] AS own_queues
+           CASE WHEN r.queues IS NOT NULL THEN r.queues || ARRAY[e.suspects_queue, e.trials_queue] END AS queues,
+           ARRAY[e.suspects_queue, e.trials_queue] AS own_queues
     FROM ops.executors e LEFT JOIN ops.registrations r USING (executor_id)
     WHERE e.state IN ('live', 'draining')
       AND e.heartbeat_at > statement_timestamp() - make_interval(secs => 2 * lease_seconds)
@@ -45,6 +44,7 @@ WITH alive AS MATERIALIZED (
         SELECT bool_or(true) AS runs, bool_or(a.listens) AS listens, bool_or(a.listens AND a.knows) AS knows
         FROM (
             SELECT l.is_unknown OR u.queue_name = ANY (l.queues) OR u.queue_name IS NULL
+                   OR starts_with(u.queue_name, '_dbos_')
                    OR l.queues IS NULL AND (u.queue_name = ANY (l.own_queues) OR EXISTS (
                        SELECT FROM dbos.queues q WHERE q.name = u.queue_name
                          AND (q.application_name = l.application OR q.application_name IS NULL))) AS listens,
@@ -59,7 +59,8 @@ WITH alive AS MATERIALIZED (
     SELECT w.workflow_uuid, w.application_name, w.application_version, w.status, w.queue_name, w.name, w.class_name,
            w.config_name, w.inputs
     FROM dbos.workflow_status w WHERE w.status = 'ENQUEUED'
-    ORDER BY w.created_at LIMIT 500
+    -- "+ 0": otherwise the plan may walk the index of created_at, through all finished work, for the few that wait.
+    ORDER BY w.created_at + 0 LIMIT 500
 ), unfit AS (
     SELECT o.application_name, o.application_version, o.status, 'arguments' AS reason, o.queue_name, o.name
     FROM oldest o
