@@ -32,9 +32,10 @@ def attach_database(
 ) -> None:
     """Gives the system database of a launched application the objects that the replaced methods use."""
     database = application._sys_db
-    database.sessions = sessions
-    database.homes = homes
+    # Before the sessions: a claim that finds those asks for this condition too.
     attach_claimable(database, claimable)
+    database.homes = homes
+    database.sessions = sessions
     waker.notices.attach(database)
     wait.attach(database, waits, waker.endings)
 

@@ -55,7 +55,7 @@ class Claimable:
         maps = registry.workflow_info_map, registry.class_info_map, registry.instance_info_map
         size = tuple(len(each) for each in maps)
         if size != self._size:
-            is_first, self._size = not self._size, size
+            is_first = not self._size
             names = sorted(registry.workflow_info_map)
             taken = {
                 name: takes
@@ -63,7 +63,9 @@ class Claimable:
                 if (takes := arguments_of(name)) is not None
             }
             classes = ["", *registry.class_info_map, *registry.instance_info_map]
+            # In this order: the thread of another queue takes what is there for a size that it knows.
             self._runnable = Runnable(names, classes, json.dumps(taken))
+            self._size = size
             if not is_first:
                 self.on_change()
         return self._runnable

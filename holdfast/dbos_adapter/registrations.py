@@ -69,6 +69,15 @@ def arguments_of(name: str) -> dict[str, Any] | None:
     of a tick without the context that DBOS passes after it. Keys that do not apply are left out.
     ``ops.arguments_fit`` compares them with what is stored.
     """
+    try:
+        return _arguments_of(name)
+    except Exception as error:
+        # Of one workflow, whose decorators may do anything: the others are claimed and published.
+        log.debug("the arguments of %s are not known: %s", name, error)
+        return None
+
+
+def _arguments_of(name: str) -> dict[str, Any] | None:
     function = _get_or_create_dbos_registry().workflow_info_map[name]
     if (declared := getattr(function, "takes", None)) is not None:
         return dict(declared())
@@ -76,11 +85,8 @@ def arguments_of(name: str) -> dict[str, Any] | None:
     # A validator may turn any arguments into the function's. DBOS's own workflows change with DBOS only.
     if info is None or info.validate_args is not None or name.startswith(("<temp>.", "_dbos_")):
         return None
-    try:
-        # What DBOS calls. A decorator below DBOS's may take other arguments than the function that it wraps.
-        called = inspect.signature(getattr(function, "__orig_func", function), follow_wrapped=False)
-    except (TypeError, ValueError):
-        return None
+    # What DBOS calls. A decorator below DBOS's may take other arguments than the function that it wraps.
+    called = inspect.signature(getattr(function, "__orig_func", function), follow_wrapped=False)
     parameters = list(called.parameters.values())
     # The object or class is no stored argument. A decorator's *args takes it with the others.
     has_owner = info.class_info is not None and info.func_type.name in ("Instance", "Class")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from dbos import DBOS, DBOSConfiguredInstance
 from dbos._dbos import _get_or_create_dbos_registry
 
+from holdfast.dbos_adapter import claimable
 from holdfast.dbos_adapter.registrations import arguments_of, takes_of, why_unfit
 
 
@@ -83,6 +85,37 @@ def test_the_name_of_a_parameter_with_a_position_only_is_free_for_others() -> No
     assert why_unfit(takes, [1, 2], {"second"}) == "second is given by position and by name"
     assert why_unfit(takes, [], {"first"}) == "first is missing"
     assert why_unfit(takes_of(_parameters(strict)), [1], {"first"}) == "it has no parameter first"
+
+
+def test_a_workflow_whose_signature_cannot_be_read_costs_no_other() -> None:
+    @DBOS.workflow(name="arguments.odd")
+    def _odd() -> None: ...
+
+    @DBOS.workflow(name="arguments.even")
+    def _even(day: str) -> None: ...
+
+    def fails() -> Any:
+        raise ZeroDivisionError
+
+    _odd.takes = fails  # type: ignore[attr-defined]
+    assert arguments_of("arguments.odd") is None
+    runnable = claimable.Claimable(by_arguments=True).runnable()
+    assert {"arguments.odd", "arguments.even"} <= set(runnable.names)
+    assert set(json.loads(runnable.takes)) >= {"arguments.even"}
+
+
+def test_no_thread_sees_the_lists_of_before_a_registration(monkeypatch: pytest.MonkeyPatch) -> None:
+    DBOS.workflow(name="arguments.seen")(lambda: None)
+    asked = claimable.Claimable(by_arguments=True)
+    seen: list[list[str]] = []
+
+    def meanwhile(name: str) -> None:
+        monkeypatch.setattr(claimable, "arguments_of", lambda name: None)
+        seen.append(asked.runnable().names)
+
+    monkeypatch.setattr(claimable, "arguments_of", meanwhile)
+    asked.runnable()
+    assert "arguments.seen" in seen[0]
 
 
 def _parameters(function: Callable[..., Any]) -> Any:
