@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from types import SimpleNamespace
 from typing import Any
 
@@ -54,6 +56,9 @@ class Kernel:
         self.aborted = False
         self.timers: list[tuple[float, Any]] = []
 
+    def get_extra_info(self, _: str) -> None:
+        """There is no socket."""
+
     def get_write_buffer_size(self) -> int:
         return self.buffered
 
@@ -91,6 +96,7 @@ def test_a_client_that_reads_enough_is_kept_and_one_that_stops_is_not() -> None:
     for _ in range(3):
         kernel.read(READ_BYTES)
         kernel.wait(READ_SECONDS)
+        assert transport.unread_since == kernel.now, "not the longest waiting one in a crowd"
     assert not kernel.aborted
     kernel.wait(2 * READ_SECONDS)
     assert kernel.aborted
@@ -123,3 +129,33 @@ def test_a_client_that_has_read_everything_starts_anew() -> None:
     transport.stop_watch()
     kernel.wait(READ_SECONDS * 2)
     assert not kernel.aborted, "the connection has ended"
+
+
+def test_a_real_client_that_reads_slowly_is_kept_and_one_that_does_not_read_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The kernel's send queue takes megabytes, and more only when a third of it is free."""
+    monkeypatch.setattr("holdfast.process.watched_transport.READ_SECONDS", 0.2)
+
+    async def run() -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 * 1024)  # announces small steps
+        client.connect(listener.getsockname())
+        served, _ = listener.accept()
+        loop = asyncio.get_running_loop()
+        real, _ = await loop.create_connection(asyncio.Protocol, sock=served)
+        transport = WatchedTransport(real, loop)
+        with listener, client:
+            transport.write(b"x" * 20_000_000)
+            for _ in range(8):
+                read = 0
+                while read < 2 * READ_BYTES:
+                    read += len(client.recv(READ_BYTES))
+                await asyncio.sleep(0.2)
+                assert not real.is_closing()
+            await asyncio.sleep(0.5)
+            assert real.is_closing()
+            assert transport._read() >= 0, "its socket is closed"
+
+    asyncio.run(run())
