@@ -116,35 +116,48 @@ class _How(TypedDict):
 
 
 def _move_all(connection: Connection, verdicts: list[Verdict], how: _How) -> list[Verdict]:
-    """Writes the verdicts. A row that PostgreSQL refuses costs only itself: then each is moved alone."""
+    """Writes the verdicts. A row that PostgreSQL refuses costs only itself: then each is moved alone.
+
+    A refused row is parked only if another row went back to a queue. Otherwise all of them may share the
+    cause, such as a trigger or a missing partition: they stay, and are released again as orphans. Nor is
+    one parked while its executor lives, which hands work over.
+    """
+    if _refusal(connection, verdicts, how) is None:
+        return verdicts
+    moved: list[Verdict] = []
+    refused: list[Verdict] = []
+    for verdict in verdicts:
+        if (error := _refusal(connection, [verdict], how)) is None:
+            moved.append(verdict)
+            continue
+        refused.append(verdict)
+        extra = {"action": "workflow.refused", "workflow_ids": [verdict.work.workflow_id]}
+        text = "cannot release %s (SQLSTATE %s): PostgreSQL refuses to change its row"
+        log.error(text, verdict.work.workflow_id, sqlstate(error), extra=extra)
+    if how["kind"] == "handover" or all(v.action == "park" for v in moved):
+        return moved
+    return moved + [v for each in refused for v in _park_refused(connection, each, how)]
+
+
+def _refusal(connection: Connection, verdicts: list[Verdict], how: _How) -> psycopg2.Error | None:
+    """Writes these verdicts, or none of them if PostgreSQL refuses one. Returns the refusal."""
     try:
         with savepoint(connection):
             _move(connection, verdicts, how)
     except psycopg2.Error as error:
         if not is_refusal_of_data(error):
             raise
-        if len(verdicts) == 1:
-            return _park_refused(connection, verdicts[0], how, error)
-        return [moved for each in verdicts for moved in _move_all(connection, [each], how)]
-    return verdicts
+        return error
+    return None
 
 
-def _park_refused(
-    connection: Connection, verdict: Verdict, how: _How, error: psycopg2.Error
-) -> list[Verdict]:
+def _park_refused(connection: Connection, verdict: Verdict, how: _How) -> list[Verdict]:
     """Parks a workflow whose row cannot be moved. If that is refused too, the row stays as it is."""
-    workflow_id = verdict.work.workflow_id
-    log.error(
-        "cannot release %s (SQLSTATE %s): its row holds what cannot be stored again",
-        workflow_id,
-        sqlstate(error),
-        extra={"action": "workflow.refused", "workflow_ids": [workflow_id]},
-    )
     try:
         with savepoint(connection):
-            park_workflows(connection, [workflow_id], how["executor_id"])
-    except psycopg2.Error as second:
-        if not is_refusal_of_data(second):
+            park_workflows(connection, [verdict.work.workflow_id], how["executor_id"])
+    except psycopg2.Error as error:
+        if not is_refusal_of_data(error):
             raise
         return []
     return [replace(verdict, action="park", counted=False)]

@@ -147,9 +147,7 @@ def test_an_error_costs_its_row_alone(database: Database, caplog: pytest.LogCapt
     """Whatever the database refuses: here a constraint of the installation's own."""
     me, peer = (Peer.start(database, f"worker-{name}") for name in ("me", "peer"))
     peer.runs("good-1", "good-2", "refused")
-    database.rows(
-        "ALTER TABLE dbos.workflow_status ADD CHECK (workflow_uuid <> 'refused' OR status <> 'ENQUEUED')"
-    )
+    refuse(database, "workflow_uuid = 'refused'")
     peer.die()
     assert me.poll_twice() == [peer.id]
     moved(database, [])
@@ -159,6 +157,58 @@ def test_an_error_costs_its_row_alone(database: Database, caplog: pytest.LogCapt
     assert [r.workflow_ids for r in caplog.records if getattr(r, "action", "") == "workflow.parked"] == [
         ["refused"]
     ]  # type: ignore[attr-defined]
+
+
+def refuse(database: Database, condition: str) -> None:
+    """A constraint of the installation's own: no row with this condition goes back to a queue."""
+    database.rows(
+        "ALTER TABLE dbos.workflow_status ADD CONSTRAINT own"
+        f" CHECK (NOT ({condition}) OR status <> 'ENQUEUED')"
+    )
+
+
+def refused(caplog: pytest.LogCaptureFixture) -> set[str]:
+    return {
+        workflow_id
+        for record in caplog.records
+        if getattr(record, "action", "") == "workflow.refused"
+        for workflow_id in record.workflow_ids  # type: ignore[attr-defined]
+    }
+
+
+@pytest.mark.parametrize("ids", [["only"], ["first", "second"]], ids=["one row", "all rows"])
+def test_an_error_that_all_rows_share_parks_none(
+    database: Database, caplog: pytest.LogCaptureFixture, ids: list[str]
+) -> None:
+    """They keep their queue, nothing else stops, and they go on when the error is gone."""
+    me, peer, other = (Peer.start(database, f"worker-{name}") for name in ("me", "peer", "other"))
+    peer.runs(*ids)
+    other.runs("good-1", "good-2")
+    refuse(database, f"workflow_uuid = ANY ('{{{','.join(ids)}}}')")
+    for lost in (peer, other):
+        lost.die()
+        assert me.poll_twice() == [lost.id]
+    moved(database, [])
+    assert refused(caplog) == set(ids)
+    rows = [workflow(database, workflow_id) for workflow_id in ids]
+    assert {(row["status"], row["queue_name"]) for row in rows} == {("PENDING", "fibonacci")}
+    database.rows("ALTER TABLE dbos.workflow_status DROP CONSTRAINT own")
+    me.clock.move(ALONE_SECONDS)
+    me.round()
+    moved(database, ids)
+    assert {workflow(database, workflow_id)["status"] for workflow_id in ids} == {"ENQUEUED"}
+
+
+def test_a_drain_parks_nothing(database: Database, caplog: pytest.LogCaptureFixture) -> None:
+    peer = Peer.start(database, "worker-peer")
+    peer.runs("good-1", "good-2", "refused")
+    refuse(database, "workflow_uuid = 'refused'")
+    result = takeover.hand_over(peer.settings, peer.identity, only_waiting=False)
+    assert result is not None and result.left == {"refused"}
+    assert refused(caplog) == {"refused"}
+    moved(database, [])
+    row = workflow(database, "refused")
+    assert (row["status"], row["queue_name"]) == ("PENDING", "fibonacci")
 
 
 def test_an_error_with_one_executor_delays_no_orphans(database: Database) -> None:
