@@ -13,8 +13,9 @@ from tests.support.database import Database, Server
 
 # One live executor runs one workflow, which waits; and what a statement may be asked with.
 WORLD = """
-INSERT INTO ops.executors (executor_id, application, application_version, role, hostname, pid, port, slots)
-    VALUES ('x', 'a', '1', 'worker', 'h', 1, 1, 1);
+INSERT INTO ops.executors (executor_id, application, application_version, role, hostname, pid, port, slots,
+    reports_ends)
+    VALUES ('x', 'a', '1', 'worker', 'h', 1, 1, 1, true);
 INSERT INTO dbos.workflow_status
     (workflow_uuid, status, name, queue_name, application_name, application_version, executor_id, owner_xid)
     VALUES ('w', 'PENDING', 'n', 'q', 'a', '1', 'x', 'o');

@@ -30,7 +30,7 @@ _ONLY = {
     "pause_forgotten_schedules": "worker",
     **dict.fromkeys(("record_pulse", "purge_begin", "purge_end"), "worker"),
     **dict.fromkeys(TIDY, "worker"),
-    **dict.fromkeys(("begin_operation", "claim_operation", "advance_operation"), "api"),
+    **dict.fromkeys(("begin_operation", "replace_resume", "claim_operation", "advance_operation"), "api"),
     **dict.fromkeys(("add_application", "add_known_applications", "note_attached"), "migrate"),
     "remove_application": "migrate",
 }
