@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from urllib.parse import quote
 
 import httpx
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from holdfast.path_segment import decode_segment, encode_segment, workflow_path
 from tests.support import names
 from tests.support.app import create_app
-from tests.unit.api_fakes import ADMIN, FakeProcess
+from tests.unit.api_fakes import FakeProcess
 
 ODD = [
     *("a/b", "/", "//", "a/steps", "a/cancel", "a/../b", "..", ".", "~.", "~..", "~~.", "...", "~"),
@@ -28,17 +27,6 @@ PARTS = st.lists(
     min_size=1,
     max_size=6,
 ).map("".join)
-
-
-@pytest.fixture
-def process() -> FakeProcess:
-    return FakeProcess()
-
-
-@pytest.fixture
-def client(process: FakeProcess) -> Iterator[TestClient]:
-    with TestClient(create_app(process), raise_server_exceptions=False, headers=ADMIN) as client:  # type: ignore[arg-type]
-        yield client
 
 
 @given(PARTS | IDS)

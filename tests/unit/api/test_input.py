@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -21,12 +21,6 @@ BATCHES = "/fibonacci/batches"
 @pytest.fixture
 def process() -> FakeProcess:
     return FakeProcess(max_body_bytes=4096)
-
-
-@pytest.fixture
-def client(process: FakeProcess) -> Iterator[TestClient]:
-    with TestClient(create_app(process), raise_server_exceptions=False, headers=ADMIN) as client:  # type: ignore[arg-type]
-        yield client
 
 
 def is_problem(response: httpx.Response, status: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,8 +15,7 @@ from holdfast.api import streams
 from holdfast.api.streams import CLOSED, LAST_OFFSET, Reader, position, values
 from holdfast.dbos_adapter.waiting.notices import stream_name
 from holdfast.errors import DatabaseUnavailable
-from tests.support.app import create_app
-from tests.unit.api_fakes import ADMIN, FakeProcess
+from tests.unit.api_fakes import FakeProcess
 from tests.unit.services.test_batch_events import parse
 
 
@@ -31,12 +30,6 @@ def process() -> FakeProcess:
     process = FakeProcess()
     process.gateway.client.add("w", status="PENDING")
     return process
-
-
-@pytest.fixture
-def client(process: FakeProcess) -> Iterator[TestClient]:
-    with TestClient(create_app(process), raise_server_exceptions=False, headers=ADMIN) as client:  # type: ignore[arg-type]
-        yield client
 
 
 # --- messages -----------------------------------------------------------------------------------------

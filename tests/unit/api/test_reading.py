@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,24 +10,12 @@ from fastapi.testclient import TestClient
 
 from services.worker.pulse.routes import find_gaps
 from tests.support import names
-from tests.support.app import create_app
-from tests.unit.api_fakes import ADMIN, API, FakeClient, FakeProcess, computed, executor
-
-
-@pytest.fixture
-def process() -> FakeProcess:
-    return FakeProcess()
+from tests.unit.api_fakes import API, FakeClient, FakeProcess, computed, executor
 
 
 @pytest.fixture
 def dbos(process: FakeProcess) -> FakeClient:
     return process.gateway.client
-
-
-@pytest.fixture
-def client(process: FakeProcess) -> Iterator[TestClient]:
-    with TestClient(create_app(process), raise_server_exceptions=False, headers=ADMIN) as client:  # type: ignore[arg-type]
-        yield client
 
 
 def add_batch(dbos: FakeClient, numbers: list[int], **columns: Any) -> str:

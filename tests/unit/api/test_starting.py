@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
 from tests.support import names
-from tests.support.app import create_app
-from tests.unit.api_fakes import ADMIN, WORKER, FakeProcess
+from tests.unit.api_fakes import WORKER, FakeProcess
 
 SHOP: dict[str, Any] = {
     "checkout": {},
@@ -29,12 +27,6 @@ def process() -> FakeProcess:
         WORKER: ("portable_json", {"plain": {}, names.BUCKET_LISTING: {}}),
     }
     return made
-
-
-@pytest.fixture
-def client(process: FakeProcess) -> Iterator[TestClient]:
-    with TestClient(create_app(process), raise_server_exceptions=False, headers=ADMIN) as client:  # type: ignore[arg-type]
-        yield client
 
 
 def started(client: TestClient, process: FakeProcess, **body: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
@@ -31,18 +31,6 @@ STARTS: list[tuple[str, dict[str, Any]]] = [
     ("/fibonacci/batches", {}),
     ("/buckets/some-bucket/listing", {}),
 ]
-
-
-@pytest.fixture
-def process() -> FakeProcess:
-    return FakeProcess()
-
-
-@pytest.fixture
-def client(process: FakeProcess) -> Iterator[TestClient]:
-    with TestClient(create_app(process), raise_server_exceptions=False, headers=ADMIN) as client:  # type: ignore[arg-type]
-        yield client
-        assert client.app.state.waiters.in_use == 0, "however a wait ends, its place is free again"  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
