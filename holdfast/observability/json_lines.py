@@ -26,7 +26,7 @@ def as_json_line(text: str, *, logger: str, level: str = "INFO") -> str:
     """Returns the line itself if it is a JSON object, or else a log line with the text as its message."""
     if text.startswith("{") and _is_object(text):
         return text
-    if text.lstrip().startswith(_QUOTES_VALUES):
+    if _quotes_values(text):
         text = text.partition(":")[0] + ": …"
     now = time.time()
     line = {
@@ -37,6 +37,10 @@ def as_json_line(text: str, *, logger: str, level: str = "INFO") -> str:
         "action": "log",
     }
     return json.dumps(line, ensure_ascii=False)
+
+
+def _quotes_values(text: str) -> bool:
+    return text.lstrip().startswith(_QUOTES_VALUES)
 
 
 def _is_object(text: str) -> bool:
@@ -54,41 +58,44 @@ class _Source:
         self._level = level
         self._pieces: list[bytes] = []
         self._size = 0
+        self._is_quoting = False
+        """Whether the unfinished line has begun as one that quotes values. Its rest is not written."""
 
     def lines(self, data: bytes) -> list[str]:
         """Returns the log lines that `data` completes. Empty data is the end of the pipe."""
         first, *others = data.split(b"\n")
         self._add(first)
-        whole = []
+        found = []
         for piece in others:
-            whole.append(self._take())
+            found += self._take(ends=True)
             self._add(piece)
         if not data or self._is_too_long():
-            whole.append(self._take())
-        return [line for text in whole if text.strip() for line in self._written(text)]
+            found += self._take(ends=not data)
+        return found
 
     def _add(self, piece: bytes) -> None:
         if piece:
             self._pieces.append(piece)
             self._size += len(piece)
 
-    def _take(self) -> bytes:
-        text = b"".join(self._pieces)
+    def _take(self, *, ends: bool) -> list[str]:
+        text = b"".join(self._pieces).decode("utf-8", "backslashreplace").rstrip()
+        size, is_rest = self._size, self._is_quoting
         self._pieces, self._size = [], 0
-        return text
+        self._is_quoting = not ends and (is_rest or _quotes_values(text))
+        return [] if is_rest or not text else self._written(text, size)
 
     def _is_too_long(self) -> bool:
         may_be_object = self._size < _LONGEST_OBJECT_BYTES and self._pieces and self._pieces[0][:1] == b"{"
         return self._size > _LONGEST_BYTES and not may_be_object
 
-    def _written(self, text: bytes) -> list[str]:
-        decoded = text.decode("utf-8", "backslashreplace").rstrip()
-        if decoded.startswith("{") and len(text) < _LONGEST_OBJECT_BYTES and _is_object(decoded):
-            return [decoded]
-        step = len(decoded)
-        if len(text) > _LONGEST_BYTES:
+    def _written(self, text: str, size: int) -> list[str]:
+        if text.startswith("{") and size < _LONGEST_OBJECT_BYTES and _is_object(text):
+            return [text]
+        step = len(text)
+        if size > _LONGEST_BYTES and not _quotes_values(text):
             step = _LONGEST_BYTES // 4  # a character has four bytes at most
-        parts = [decoded[at : at + step] for at in range(0, len(decoded), step)]
+        parts = [text[at : at + step] for at in range(0, len(text), step)]
         return [as_json_line(part, logger=self._logger, level=self._level) for part in parts]
 
 

@@ -184,3 +184,13 @@ for name in ("uvicorn.error", "orders"):
 @pytest.mark.parametrize("text", ["[1]", '{"half', "plain", '"text"', '{"a":' * 100_000])
 def test_only_objects_pass(text: str) -> None:
     assert json.loads(as_json_line(text, logger="any"))["message"] == text
+
+
+@pytest.mark.parametrize("pieces", [1, 40])
+def test_a_long_line_that_quotes_values_is_withheld_to_its_end(pieces: int) -> None:
+    """It is cut, or comes in pieces: none of them is a line of its own."""
+    source = _Source("stderr", "WARNING")
+    data = b"DETAIL:  Failing row contains (" + b"secret, " * 4000 + b").\nafter\n"
+    step = -(-len(data) // pieces)
+    found = [line for at in range(0, len(data), step) for line in source.lines(data[at : at + step])]
+    assert [json.loads(line)["message"] for line in found] == ["DETAIL: …", "after"]
