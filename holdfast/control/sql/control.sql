@@ -1,6 +1,6 @@
 -- Control operations (holdfast/control/operations.py) and what their kinds do to workflows. A statement that acts takes
 -- the ids of one batch and checks each row again under its lock, so that a batch that is repeated changes nothing. Rows
--- that other work has locked are skipped; the next scan finds them again. Whoever writes rows may have made a circle of
+-- that other work has locked are skipped; the next scan finds them again. Stored rows may form a circle of
 -- parents, in which a recursion must end.
 
 -- name: begin_operation

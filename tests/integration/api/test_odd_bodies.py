@@ -297,7 +297,7 @@ def crowd(api: Api, number: int, start: bytes) -> Iterator[list[socket.socket]]:
         connections = []
         for _ in range(number):
             connection = opened.enter_context(socket.socket())
-            # Small, so that an answer that nobody reads waits in the server.
+            # Small, so that an unread answer stays in the server.
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
             connection.settimeout(20)
             connection.connect(api.address)

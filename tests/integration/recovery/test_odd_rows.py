@@ -91,7 +91,7 @@ def planted(database: Database, peer: Peer, seed: int = 1) -> list[str]:
         values = {column: chance.choice(ODD[kinds[column]]) for column in some}
         if plant(database, f"odd-many-{n}", **{**running, **values}):
             ids.append(f"odd-many-{n}")
-    # These are nobody's work: only those who read may stumble.
+    # No executor owns these rows: only statements that read them may fail.
     for column in ("status", "executor_id", "application_name", "application_version"):
         for n, value in enumerate(ODD["text"]):
             plant(database, f"strange-{column}-{n}", **{**running, column: value})

@@ -64,7 +64,7 @@ def test_a_check_ends_whoever_lost_its_workflow_by_a_cancel(
         elif action == "listen" and watched:
             watch, ends = watched[-1]
             ends["listens"] += 1
-            watch.add(lambda ends=ends: ends.update(["told"]))
+            watch.add(lambda ends=ends: ends.update(["calls"]))
         elif action == "end" and watched:
             cancellations.forget(watched.pop(0)[0])
         elif action == "cancel" and workflow_id in database.owners:
@@ -80,5 +80,5 @@ def test_a_check_ends_whoever_lost_its_workflow_by_a_cancel(
                 assert lost or not watch.is_set
                 if action == "check all" or watch.owner_xid not in moved:
                     assert watch.is_set == lost, script
-                assert ends["told"] == (ends["listens"] if lost and watch.is_set else 0), "each is told once"
+                assert ends["calls"] == (ends["listens"] if lost and watch.is_set else 0), "each runs once"
     assert {each.workflow_id for each in cancellations.watched()} == {each.workflow_id for each, _ in watched}

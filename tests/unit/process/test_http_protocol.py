@@ -44,7 +44,7 @@ def test_only_a_connection_that_waits_for_its_client_makes_room(state: Any, clos
     assert _waiting_since(connection) is None
 
 
-# --- answers that nobody reads -------------------------------------------------------------
+# --- answers that are not read --------------------------------------------------------------
 
 
 class Kernel:

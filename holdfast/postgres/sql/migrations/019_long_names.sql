@@ -1,4 +1,4 @@
--- A name that is too long for a notice must not stop the change of its row: whoever waits for it polls.
+-- A name that is too long for a notice must not stop the change of its row: those that wait for the notice also poll.
 CREATE OR REPLACE FUNCTION ops.notify_queue() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF octet_length(NEW.queue_name) < 7900 THEN

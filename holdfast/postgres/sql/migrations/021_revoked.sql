@@ -11,8 +11,8 @@ CREATE INDEX revoked_executor ON ops.revoked (executor_id);
 -- Whether its process deletes those rows. One of an older release does not: nothing may wait for that.
 ALTER TABLE ops.executors ADD COLUMN reports_ends boolean NOT NULL DEFAULT false;
 
--- As before (019_long_names.sql), and records the execution if its process can report its end. Whoever cancels has no
--- right to write that table.
+-- As before (019_long_names.sql), and records the execution if its process can report its end. The role that cancels has
+-- no right to write that table.
 CREATE OR REPLACE FUNCTION ops.notify_cancelled() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
