@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
@@ -12,13 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from holdfast.cli.shown import Api, JsonOption, TimeoutOption, UrlOption, console, plain_errors, show, table
 from holdfast.cli.waiting import poll_until
 from holdfast.control.kinds import kinds_of
-from holdfast.control.operations import Requested, Worker, begin, operation
+from holdfast.control.operations import Requested, begin
+from holdfast.control.worker import Worker, batches
 from holdfast.path_segment import encode_segment, workflow_path
 from holdfast.postgres.database import Connection
 from holdfast.settings import Settings
 
 _SCAN_SECONDS = 120.0
-_PAUSE_SECONDS = 0.1
 
 WorkflowArgument = Annotated[str, typer.Argument(help="id of the workflow")]
 
@@ -100,18 +100,7 @@ def carry_out(
     kinds = kinds_of(settings)
     operation_id = begin(connection, kinds, requested)
     worker = Worker(kinds, scan_seconds=_SCAN_SECONDS)
-
-    def rows() -> Iterator[dict[str, Any]]:
-        while (
-            row := worker.advance(connection, operation_id) or operation(connection, operation_id)
-        ) is not None:
-            yield row
-            if row["ended_at"] is not None:
-                return
-            if row["note"]:
-                time.sleep(_PAUSE_SECONDS)
-
-    return _follow(rows(), quiet=quiet)
+    return _follow(batches(lambda: nullcontext(connection), worker, operation_id), quiet=quiet)
 
 
 def _follow(rows: Iterator[dict[str, Any]], *, quiet: bool) -> dict[str, Any]:

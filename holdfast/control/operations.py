@@ -11,29 +11,13 @@ the operation's row, in one transaction that also holds that row's lock. Therefo
 from __future__ import annotations
 
 import json
-import logging
-import time
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import psycopg2
-
-from holdfast.errors import Conflict, DatabaseBusy, HoldfastError, StatementTimeout
+from holdfast.errors import Conflict, HoldfastError
 from holdfast.postgres.database import Connection, Row, query, transaction
-from holdfast.postgres.outage import is_outage, unavailable
-
-log = logging.getLogger("holdfast.control")
-
-BATCH = 500
-"""Workflows per transaction: about 50 ms of work, for which their rows are locked."""
-SCAN = 100_000
-"""Ids that one scan keeps in memory: about 10 MB."""
-_PAUSE_SECONDS = 0.1
-_BUSY_SECONDS = 1.0
-_POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -57,14 +41,6 @@ class Requested:
     target: str
     arguments: dict[str, Any]
     by: str
-
-
-@dataclass
-class _Worklist:
-    """What a scan returned and is still to be done, and how much was done since."""
-
-    ids: list[str]
-    done: int = 0
 
 
 class Kind(Protocol):
@@ -115,134 +91,8 @@ def begin(connection: Connection, kinds: Mapping[str, Kind], requested: Requeste
             raise Conflict("Another operation was under way here. Read the resource again, then decide.")
         operation = Operation(**rows[0], completed=0)
         done = kinds[requested.kind].begin(connection, operation)
-        _advance(connection, operation, done=done)
+        store_progress(connection, operation, done=done)
         return operation.operation_id
-
-
-class Worker:
-    """Carries out operations, one batch per transaction. For one thread.
-
-    ``scan_seconds`` is the time limit of a scan, None for the connection's limit of statements.
-    """
-
-    def __init__(
-        self, kinds: Mapping[str, Kind], *, batch: int = BATCH, scan_seconds: float | None = None
-    ) -> None:
-        self._kinds = kinds
-        self._batch_size = batch
-        self._scan_seconds = scan_seconds
-        # By operation. Only saves scans.
-        self._worklists: dict[str, _Worklist] = {}
-        self._sizes: dict[str, int] = {}
-
-    def advance(self, connection: Connection, only: str | None = None) -> Row | None:
-        """Carries out one batch of one operation (``only``: of this one) and returns the operation's row.
-
-        Returns None if none is due, or another process is at it. Raises ``psycopg2.Error`` in an outage.
-        """
-        operation: Operation | None = None
-        try:
-            with transaction(connection):
-                claimed = query(connection, "claim_operation", only=only)
-                if not claimed:
-                    return None
-                operation = Operation(**claimed[0])
-                row = self._act(connection, operation)
-        except psycopg2.Error as error:
-            if operation is None or connection.closed:
-                raise
-            row = self._refused(connection, operation, error)
-        except HoldfastError as error:
-            assert operation is not None
-            row = _end(connection, operation, error.message)
-        except Exception as error:
-            log.exception("operation failed", extra={"action": "operation.failed"})
-            if operation is None:
-                raise
-            row = _end(connection, operation, f"{type(error).__name__}: {error}")
-        if row["ended_at"] is not None:
-            self._worklists.pop(operation.operation_id, None)
-            self._sizes.pop(operation.operation_id, None)
-            _report(row)
-        return row
-
-    def _act(self, connection: Connection, operation: Operation) -> Row:
-        kind = self._kinds.get(operation.kind)
-        if kind is None:
-            raise HoldfastError(f"This release does not know operations of the kind {operation.kind}.")
-        begun = time.monotonic()
-        # Removed until the batch is counted: after an error the next batch scans again.
-        worklist = self._worklists.pop(operation.operation_id, None) or _Worklist(
-            self._scan(connection, kind, operation)
-        )
-        if not worklist.ids:
-            return _advance(connection, operation, status="SUCCESS")
-        size = self._sizes.get(operation.operation_id, self._batch_size)
-        done = kind.act(connection, operation, worklist.ids[:size])
-        left = _Worklist(worklist.ids[size:], worklist.done + done)
-        # A batch skips locked rows, and the next scan finds them. A pause, if nothing else is left to do.
-        waits = not left.ids and not left.done
-        row = _advance(
-            connection,
-            operation,
-            done=done,
-            left=len(worklist.ids) - done,
-            pause_seconds=max(_PAUSE_SECONDS, 2 * (time.monotonic() - begun)) if waits else 0.0,
-            note=kind.waits_for(connection, operation) if waits else None,
-        )
-        if left.ids:
-            self._worklists[operation.operation_id] = left
-        return row
-
-    def _scan(self, connection: Connection, kind: Kind, operation: Operation) -> list[str]:
-        if self._scan_seconds is None:
-            return kind.scan(connection, operation, SCAN)
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT set_config('statement_timeout', %s, true)", [f"{self._scan_seconds:g}s"])
-            found = kind.scan(connection, operation, SCAN)
-            cursor.execute("RESET statement_timeout")
-        return found
-
-    def _refused(self, connection: Connection, operation: Operation, error: psycopg2.Error) -> Row:
-        """Makes a pause if the batch took too long, and smaller batches from then on; otherwise ends it."""
-        if not is_outage(error):
-            return _end(connection, operation, str(error).strip())
-        why = unavailable(error)
-        if not isinstance(why, StatementTimeout | DatabaseBusy):
-            raise error
-        size = self._sizes.get(operation.operation_id, self._batch_size)
-        self._sizes[operation.operation_id] = max(1, size // 4)
-        return _advance(connection, operation, pause_seconds=_BUSY_SECONDS, note=why.message)
-
-
-def run(
-    session: Callable[[], AbstractContextManager[Connection]],
-    kinds: Mapping[str, Kind],
-    requested: Requested,
-    *,
-    seconds: float,
-) -> Row:
-    """Begins an operation and carries it out for a time. Returns its row, which says whether it has ended.
-
-    ``session`` lends a connection. It is returned during pauses. Raises `Conflict` if the operation could not
-    begin, or failed before it acted on anything.
-    """
-    with session() as connection:
-        operation_id = begin(connection, kinds, requested)
-    deadline = time.monotonic() + seconds
-    worker = Worker(kinds)
-    while True:
-        with session() as connection:
-            row = worker.advance(connection, operation_id) or operation(connection, operation_id)
-        if row is None or row["ended_at"] is not None or time.monotonic() >= deadline:
-            break
-        if row["note"]:
-            time.sleep(_POLL_SECONDS)
-    if row is None:
-        raise Conflict("The record of this operation was deleted meanwhile.")
-    if row["status"] == "ERROR" and not row["completed"]:
-        raise Conflict(row["note"])
-    return row
 
 
 def operation(connection: Connection, operation_id: str) -> Row | None:
@@ -250,7 +100,7 @@ def operation(connection: Connection, operation_id: str) -> Row | None:
     return next(iter(query(connection, "operation", operation_id=operation_id)), None)
 
 
-def _advance(
+def store_progress(
     connection: Connection,
     operation: Operation,
     *,
@@ -260,6 +110,7 @@ def _advance(
     note: str | None = None,
     status: str = "RUNNING",
 ) -> Row:
+    """Stores what a batch did, within its transaction. Returns the operation's row."""
     rows = query(
         connection,
         "advance_operation",
@@ -280,18 +131,6 @@ def _gone(connection: Connection, operation_: Operation) -> Row:
     return row
 
 
-def _end(connection: Connection, operation: Operation, reason: str) -> Row:
-    return _advance(connection, operation, status="ERROR", note=reason)
-
-
-def _report(row: Row) -> None:
-    log.log(
-        logging.INFO if row["status"] == "SUCCESS" else logging.ERROR,
-        "%s of %s: %s, %d workflows%s",
-        row["kind"],
-        row["target"],
-        row["status"],
-        row["completed"],
-        f" ({row['note']})" if row["note"] else "",
-        extra={"action": "operation.ended"},
-    )
+def store_end(connection: Connection, operation: Operation, reason: str) -> Row:
+    """Ends an operation as failed. Returns its row."""
+    return store_progress(connection, operation, status="ERROR", note=reason)

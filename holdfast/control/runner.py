@@ -6,7 +6,8 @@ import logging
 import threading
 
 from holdfast.control.kinds import kinds_of
-from holdfast.control.operations import Requested, Worker, run
+from holdfast.control.operations import Requested
+from holdfast.control.worker import Worker, run
 from holdfast.identity import Identity
 from holdfast.postgres.database import Connection, OpsPool, Row, connect
 from holdfast.postgres.session_thread import SessionThread

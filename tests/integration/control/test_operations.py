@@ -8,14 +8,17 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from holdfast.control import worker as worker_module
 from holdfast.control.kinds import kinds_of, target_of
-from holdfast.control.operations import Operation, Requested, Worker, begin, operation, run
+from holdfast.control.operations import Operation, Requested, begin, operation
+from holdfast.control.worker import Worker, batches, run
 from holdfast.errors import Conflict
 from holdfast.postgres.database import Connection, Row
 from holdfast.recovery.adoption import move
@@ -319,6 +322,40 @@ def test_what_was_cancelled_after_a_resume_began_stays_cancelled(database: Datab
         worker.advance(connection)
     assert workflow(database, first["id"])["status"] == "CANCELLED"
     assert workflow(database, "p")["status"] == "ENQUEUED"
+
+
+def test_a_worker_keeps_no_list_of_what_another_one_ended(database: Database) -> None:
+    insert(database, ["p"])
+    insert(database, ["a", "b", "c"], parent_workflow_id="p")
+    kinds, connection = kinds_of(database.settings("api")), database.connect(role="api")
+    operation_id = begin(connection, kinds, of_workflow("cancel", "p"))
+    worker = Worker(kinds, batch=1)
+    worker.advance(connection, operation_id)
+    assert any(each.ids for each in worker._progress.values())
+    *_, last = batches(lambda: nullcontext(connection), Worker(kinds), operation_id)
+    assert last["status"] == "SUCCESS"
+    assert worker.advance(connection) is None
+    assert not any(each.ids for each in worker._progress.values())
+
+
+def test_a_worker_pauses_while_another_one_has_the_operation(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    insert(database, ["p"])
+    kinds, connection = kinds_of(database.settings("api")), database.connect(role="api")
+    operation_id = begin(connection, kinds, of_workflow("cancel", "p"))
+    other = database.admin()
+    pauses = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        other.cursor().execute("ROLLBACK")
+
+    monkeypatch.setattr(worker_module, "time", SimpleNamespace(sleep=pause, monotonic=time.monotonic))
+    other.cursor().execute("BEGIN; SELECT FROM ops.operations FOR UPDATE")
+    rows = batches(lambda: nullcontext(connection), Worker(kinds), operation_id)
+    first, *_, last = itertools.islice(rows, 50)
+    assert (first["ended_at"], last["status"], len(pauses)) == (None, "SUCCESS", 1)
 
 
 def test_a_batch_that_takes_too_long_is_made_smaller_and_what_is_refused_ends_it(database: Database) -> None:

@@ -18,7 +18,8 @@ from dbos import DBOS, SetWorkflowID, SetWorkflowTimeout
 from sqlalchemy.exc import DBAPIError
 
 from holdfast.control.kinds import kinds_of, target_of
-from holdfast.control.operations import Requested, Worker, run
+from holdfast.control.operations import Requested
+from holdfast.control.worker import Worker, run
 from holdfast.dbos_adapter import claims
 from holdfast.dbos_adapter.cancelling import Cancellations
 from holdfast.dbos_adapter.slots import GRACE_SECONDS, Execution, Slots, _current
