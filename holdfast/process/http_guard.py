@@ -9,7 +9,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from holdfast.origin import is_foreign, is_known_host
+from holdfast.origin import host_name, is_foreign, is_known_host
+from holdfast.probe_paths import PROBE_PATHS
 
 UNKNOWN_HOST = (
     "This server does not go by the name in the Host header. Use its address, or add the name to "
@@ -17,7 +18,8 @@ UNKNOWN_HOST = (
 )
 FOREIGN = "A page of another origin sent this, and such requests are not served. Open Holdfast's own page."
 
-# Names of the Compose services. Prometheus uses them as host names.
+# Names of the Compose services, for Prometheus, which asks for nothing else. Any network may resolve a name without
+# dots, so a page may come from such a name (DNS rebinding).
 SERVICE_NAMES = frozenset({"api", "worker"})
 
 HEADERS = {
@@ -40,7 +42,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, names: frozenset[str], refuse: Refuse | None = None) -> None:
         self.app = app
-        self.names = names | SERVICE_NAMES
+        self.names = names
         self.refuse = refuse or plain_refusal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,7 +64,8 @@ class Guard:
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if not is_known_host(host, self.names):
+        is_probe = scope["method"] == "GET" and scope["path"] in PROBE_PATHS
+        if not is_known_host(host, self.names) and not (is_probe and host_name(host) in SERVICE_NAMES):
             return self.refuse(scope, 421, "unknown-host", UNKNOWN_HOST)
         fetched = (headers.get(f"sec-fetch-{part}") for part in ("site", "mode", "dest"))
         if is_foreign(scope["method"], host, headers.get("origin"), *fetched):

@@ -57,8 +57,9 @@ def test_with_it_everything_works_for_those_who_have_it(stack: ComposeStack) -> 
     started = anyone.post("/fibonacci/batches", json={"count": 5}, headers=admin)
     assert started.status_code == 202
     assert anyone.get(f"/fibonacci/batches/{started.json()['workflow_id']}", headers=admin).status_code == 200
-    for host, status in (("evil.example", 421), ("api:8000", 200), ("localhost", 200)):
-        assert anyone.get("/readyz", headers={"Host": host}).status_code == status, host
+    for host, probe, page in (("evil.example", 421, 421), ("api:8000", 200, 421), ("localhost", 200, 200)):
+        for path, status in (("/readyz", probe), ("/", page)):
+            assert anyone.get(path, headers={"Host": host}).status_code == status, host
 
 
 def test_the_command_line_inside_has_it(stack: ComposeStack) -> None:

@@ -10,6 +10,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from holdfast.probe_paths import PROBE_PATHS
 from holdfast.process.worker_app import create_app as create_worker
 from tests.support.app import create_app
 from tests.unit.api_fakes import ADMIN, FakeProcess
@@ -65,10 +66,29 @@ def test_a_rebound_name_starts_nothing(client: TestClient, process: FakeProcess,
 
 
 @pytest.mark.parametrize(
-    "host", ["localhost:8000", "127.0.0.1", "[::1]:8000", "192.168.1.5:8000", "api:8000", "holdfast.example"]
+    "host", ["localhost:8000", "127.0.0.1", "[::1]:8000", "192.168.1.5:8000", "holdfast.example"]
 )
 def test_our_names_are_served(client: TestClient, host: str) -> None:
     assert client.get("/livez", headers={"Host": host}).status_code == 200
+    assert client.get("/workflows", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("service", ["api", "worker"])
+def test_a_name_of_a_service_is_for_prometheus_alone(process: FakeProcess, service: str) -> None:
+    host = {"Host": f"{service}:8000"}
+    # Same-origin to the browser: any network may resolve a name without dots.
+    page = host | {"Origin": f"http://{service}:8000", "Sec-Fetch-Site": "same-origin"}
+    with TestClient(create_app(process), raise_server_exceptions=False) as client:  # type: ignore[arg-type]
+        for path in {*PATHS, *READING, "/livez/", "/metrics/x"} - set(PROBE_PATHS):
+            is_problem(client.get(path, headers=page), 421, "unknown-host")
+        for path in (*CHANGING, *PROBE_PATHS):
+            is_problem(client.post(path, headers=page | ADMIN), 421, "unknown-host")
+        assert nothing_happened(process)
+        for path in PROBE_PATHS:
+            assert client.get(path, headers=host).status_code == 200
+    named: Any = FakeProcess(allowed_hosts=service)
+    with TestClient(create_app(named)) as client:
+        assert client.get("/workflows", headers=host).status_code == 200, "named by the operator"
 
 
 @pytest.mark.parametrize("path", CHANGING)
@@ -154,7 +174,8 @@ def test_the_worker_refuses_them_too() -> None:
     app: FastAPI = create_worker(process)
     with TestClient(app) as client:
         assert client.get("/livez").status_code == 200
-        assert client.get("/livez", headers={"Host": "172.18.0.5:8001"}).status_code == 200
+        for host in ("172.18.0.5:8001", "worker:8001"):
+            assert client.get("/livez", headers={"Host": host}).status_code == 200
         for headers, status in (({"Host": "evil.example"}, 421), (FOREIGN, 403)):
             answer = client.get("/metrics", headers=headers)
             assert answer.status_code == status
