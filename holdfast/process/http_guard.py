@@ -18,8 +18,8 @@ UNKNOWN_HOST = (
 )
 FOREIGN = "A page of another origin sent this, and such requests are not served. Open Holdfast's own page."
 
-# Names of the Compose services, for Prometheus, which asks for nothing else. Any network may resolve a name without
-# dots, so a page may come from such a name (DNS rebinding).
+# Names of the Compose services: Prometheus uses them, for these paths only. Any network may resolve a name
+# without dots, so a page may be loaded from such a name (DNS rebinding).
 SERVICE_NAMES = frozenset({"api", "worker"})
 
 HEADERS = {

@@ -122,6 +122,14 @@ def test_it_scrapes_what_runs(prometheus: Prometheus) -> None:
     assert jobs
 
 
+def test_no_page_of_another_origin_reads_prometheus(stack: ComposeStack, prometheus: Prometheus) -> None:
+    url = f"http://127.0.0.1:{stack.settings['HOLDFAST_PROMETHEUS_PORT']}/api/v1/query?query=up"
+    for origin in ("http://evil.example", "null"):
+        answer = httpx.get(url, headers={"Origin": origin}, trust_env=False)
+        assert answer.json()["status"] == "success"
+        assert "access-control-allow-origin" not in answer.headers
+
+
 def test_every_rule_is_evaluated(prometheus: Prometheus) -> None:
     written = [g for path in RULES for g in yaml.safe_load(path.read_text("utf-8"))["groups"]]
     names = {rule.get("alert") or rule["record"] for group in written for rule in group["rules"]}
@@ -208,6 +216,8 @@ def test_grafana_shows_every_dashboard_and_lets_nobody_change_one(stack: Compose
         answer = anyone.post("/api/ds/query", json={**query, "from": "now-5m", "to": "now"})
         assert answer.json()["results"]["A"]["frames"]
         assert anyone.get("/api/admin/settings").status_code in (401, 403)
+        rebound = anyone.get("/api/search", headers={"Host": "evil.example"})
+        assert (rebound.status_code, rebound.headers["location"]) == (301, f"{url}/api/search")
         password = stack.compose(
             "exec", "-T", "grafana", "cat", "/run/secrets/holdfast/admin_password"
         ).strip()

@@ -44,6 +44,7 @@ COMPOSE_ONLY = {
     "POSTGRES_IMAGE",
     "HOLDFAST_OBSERVABILITY_ADDRESS",
     "HOLDFAST_PROMETHEUS_PORT",
+    "HOLDFAST_GRAFANA_HOST",
     "HOLDFAST_GRAFANA_PORT",
     "PROMETHEUS_IMAGE",
     "GRAFANA_IMAGE",
@@ -190,6 +191,18 @@ def test_grafana_shows_to_anyone_and_is_changed_with_a_password_of_its_own() -> 
     assert f"secrets-grafana:{place}:ro" in SERVICES["grafana"]["volumes"]
     assert f"grafana/{name}" in secrets.FOREIGN
     assert SERVICES["grafana"]["depends_on"] == {"secrets": {"condition": "service_completed_successfully"}}
+
+
+def test_observability_answers_no_page_of_another_origin() -> None:
+    [origin] = [one for one in SERVICES["prometheus"]["command"] if one.startswith("--web.cors.origin=")]
+    pattern = re.compile(f"^(?:{origin.partition('=')[2]})$")  # as Prometheus compiles it
+    # A browser sends `null` or scheme://host.
+    assert not [o for o in ("null", "http://evil.example", "http://none", "file://", "") if pattern.match(o)]
+    environment = SERVICES["grafana"]["environment"]
+    assert environment["GF_SERVER_ENFORCE_DOMAIN"] == "true"
+    domain = interpolated(environment["GF_SERVER_DOMAIN"])
+    assert domain == interpolated(SERVICES["grafana"]["ports"][0]).partition(":")[0]
+    assert interpolated(environment["GF_SERVER_ROOT_URL"]) == f"http://{domain}:3000/"
 
 
 def test_observability_keeps_its_data_in_volumes_of_its_own() -> None:
