@@ -1,6 +1,7 @@
 #!/bin/sh
 # Before `make up` and `make down`: does the Compose project of this name belong to another checkout?
-#   deploy/check-project.sh up     exits with 1, after saying what to do, if it does; names a native stack with data
+#   deploy/check-project.sh up     exits with 1, after saying what to do, if it does; names a native stack with data,
+#                                  and an engine that opens the published ports to the network
 #   deploy/check-project.sh down   the same for containers of another checkout, which stay
 #   deploy/check-project.sh note   records that this checkout made the project
 # Every checkout's project is called "holdfast" unless COMPOSE_PROJECT_NAME (shell or .env) says otherwise.
@@ -44,3 +45,16 @@ fi
 if [ -d .holdfast/postgres ] || [ -e .holdfast/postgres-place ]; then
     echo "A native stack with data is in $here/.holdfast (make native). Compose has a database of its own beside it."
 fi
+
+# Podman and others have no component of this name, and publish ports in another way.
+version='{{range .Server.Components}}{{if eq .Name "Engine"}}{{.Version}}{{end}}{{end}}'
+engine=$(docker version --format "$version" 2>/dev/null || true)
+case "${engine%%.*}" in
+'' | *[!0-9]*) ;;
+*)
+    if [ "${engine%%.*}" -lt 28 ]; then
+        echo "Docker Engine $engine is older than 28: machines in the same network can reach ports that are published" \
+            "on 127.0.0.1 (docs/operate/security.md)." >&2
+    fi
+    ;;
+esac

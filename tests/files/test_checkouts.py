@@ -18,6 +18,7 @@ case "$*" in
     "ps --all"*) echo "$DOCKER_FOLDER" | sed '/^$/d' ;;
     "volume inspect"*) [ -n "$DOCKER_VOLUME" ] ;;
     "compose port"*) echo 127.0.0.1:8000 ;;
+    "version "*) [ "$DOCKER_ENGINE" != fails ] || exit 1; echo "$DOCKER_ENGINE" ;;
 esac
 """
 
@@ -41,7 +42,8 @@ class Checkout:
     def make(self, target: str, *, runs_from: str = "", volume: bool = False, **more: str) -> str:
         """Runs a target and returns what it prints."""
         self._asked.write_text("")
-        variables = {"DOCKER_ASKED": str(self._asked), "DOCKER_FOLDER": runs_from, **more}
+        variables = {"DOCKER_ASKED": str(self._asked), "DOCKER_FOLDER": runs_from, "DOCKER_ENGINE": "28.5.2"}
+        variables |= more
         variables["DOCKER_VOLUME"] = "yes" if volume else ""
         done = subprocess.run(
             ["make", "--no-print-directory", target],
@@ -92,3 +94,17 @@ def test_a_native_stack_with_data_is_named(checkout: Checkout) -> None:
     (checkout.folder / ".holdfast" / "postgres").mkdir(parents=True)
     said = checkout.make("up")
     assert "A native stack with data is in" in said and "ready" in said
+
+
+@pytest.mark.parametrize("engine", ["27.5.1", "25.0.0-rc.1", "9.0"])
+def test_an_engine_that_opens_published_ports_to_neighbours_is_named(checkout: Checkout, engine: str) -> None:
+    said = checkout.make("up", DOCKER_ENGINE=engine)
+    [warning] = [line for line in said.splitlines() if engine in line]
+    assert "older than 28" in warning and "127.0.0.1" in warning
+    assert "ready at" in said
+
+
+@pytest.mark.parametrize("engine", ["28.0.0", "28.5.2+dfsg4", "100.1", "", "dev", "fails"])
+def test_a_newer_or_unknown_engine_is_not(checkout: Checkout, engine: str) -> None:
+    said = checkout.make("up", DOCKER_ENGINE=engine)
+    assert "older than 28" not in said and "ready at" in said
