@@ -16,14 +16,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from holdfast.api.problems import failure, problem
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 BODY_TIMEOUT_SECONDS = 30.0
 # The server continues to read a refused body for a moment. Otherwise a client that is still sending gets a
 # connection reset in place of the answer.
 DRAIN_BYTES = 16 * 1024 * 1024
 DRAIN_SECONDS = 2.0
 BODIES_BYTES = 64 * 1024 * 1024
-"""Limit for all incomplete bodies together: each connection may send a part of one and then wait."""
+"""Limit for all bodies of requests whose answer has not begun: each connection may send one and then wait."""
+SMALL_BYTES = 4096
+"""Up to this size a body is accepted beyond that limit. So no crowd of large ones keeps small requests out."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -84,16 +86,26 @@ class RequestBody:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request. Passes everything except HTTP through."""
         headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
-        declared = headers.get("content-length", "0")
-        if scope["type"] != "http" or (declared == "0" and "transfer-encoding" not in headers):
+        no_body = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+        if scope["type"] != "http" or no_body:
             await self.app(scope, receive, send)
             return
+        held = _Held(self)
         try:
-            body = await self._read(declared, receive)
-            if body and scope["method"] in WITH_BODY:
+            await self._serve(scope, receive, send, held)
+        finally:
+            held.release()
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, held: _Held) -> None:
+        headers = Headers(scope=scope)
+        try:
+            body = await self._read(scope["method"], headers.get("content-length", "0"), receive, held)
+            if body:
                 _require_json(headers.get("content-type", ""))
                 _require_object(body)
         except _RefusedError as refused:
+            refused.__traceback__ = None  # its frames keep what was read
+            held.release()
             await self._drain(refused, receive)
             response = problem(
                 scope,
@@ -106,16 +118,23 @@ class RequestBody:
             return
         if body is None:
             return
-        await self.app(scope, _replay(body, receive), send)
 
-    async def _read(self, declared: str, receive: Receive) -> bytes | None:
+        async def answer(message: Message) -> None:
+            held.release()
+            await send(message)
+
+        replayed = _replay(body, receive)
+        del body  # an answer may last for hours
+        await self.app(scope, replayed, answer)
+
+    async def _read(self, method: str, declared: str, receive: Receive, held: _Held) -> bytes | None:
         """Reads the whole body. Returns None if the client disconnects before its end."""
         if not declared.isdecimal():
             raise _RefusedError(400, "bad-request", "Content-Length must be a number of bytes.", unread=True)
-        if len(declared) > 18 or int(declared) > self.max_body_bytes:
-            raise self._too_large()
+        limit = self.max_body_bytes if method in WITH_BODY else 0
+        if len(declared) > 18 or int(declared) > limit:
+            raise _too_large(limit)
         chunks: list[bytes] = []
-        size = 0
         # The bound leaves room for at least one body of the permitted size.
         bound = max(BODIES_BYTES, self.max_body_bytes)
         try:
@@ -126,23 +145,16 @@ class RequestBody:
                     if message["type"] == "http.disconnect":
                         return None
                     chunks.append(message.get("body", b""))
-                    size += len(chunks[-1])
-                    self.held_bytes += len(chunks[-1])
-                    if size > self.max_body_bytes:
-                        raise self._too_large()
-                    if self.held_bytes > bound:
-                        detail = "Too many request bodies are being received. Send this one again shortly."
+                    held.add(len(chunks[-1]))
+                    if held.size > limit:
+                        raise _too_large(limit)
+                    if self.held_bytes > bound and held.size > SMALL_BYTES:
+                        detail = "Too many request bodies are being processed. Send this one again shortly."
                         raise _RefusedError(503, "busy", detail, unread=True)
                     more = message.get("more_body", False)
         except TimeoutError:
             raise _RefusedError(408, "request-timeout", None) from None
-        finally:
-            self.held_bytes -= size
         return b"".join(chunks)
-
-    def _too_large(self) -> _RefusedError:
-        detail = f"The body may have at most {self.max_body_bytes} bytes. Send a smaller one."
-        return _RefusedError(413, "body-too-large", detail, unread=True)
 
     async def _drain(self, refused: _RefusedError, receive: Receive) -> None:
         if not refused.unread:
@@ -159,6 +171,22 @@ class RequestBody:
             return
 
 
+class _Held:
+    """The share of one request in the bytes that its reader holds."""
+
+    def __init__(self, reader: RequestBody) -> None:
+        self._reader = reader
+        self.size = 0
+
+    def add(self, size: int) -> None:
+        self.size += size
+        self._reader.held_bytes += size
+
+    def release(self) -> None:
+        self._reader.held_bytes -= self.size
+        self.size = 0
+
+
 class _RefusedError(Exception):
     def __init__(self, status: int, kind: str, detail: str | None, *, unread: bool = False) -> None:
         super().__init__(detail)
@@ -172,6 +200,14 @@ class _RefusedError(Exception):
         """Returns the headers of the answer."""
         close = {"Connection": "close"} if self.unread else {}
         return close | ({"Retry-After": "1"} if self.status == 503 else {})
+
+
+def _too_large(limit: int) -> _RefusedError:
+    if limit:
+        detail = f"The body may have at most {limit} bytes. Send a smaller one."
+    else:
+        detail = "This method takes no body. Send the request without one."
+    return _RefusedError(413, "body-too-large", detail, unread=True)
 
 
 def _require_json(content_type: str) -> None:
@@ -216,13 +252,12 @@ def _no_constant(name: str) -> NoReturn:
 
 def _replay(body: bytes, receive: Receive) -> Receive:
     """Returns a receive function that returns the body once, then the real messages (a disconnect)."""
-    given = False
+    left: list[bytes] = [body]
+    del body
 
     async def replayed() -> Message:
-        nonlocal given
-        if given:
+        if not left:
             return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
+        return {"type": "http.request", "body": left.pop(), "more_body": False}
 
     return replayed

@@ -15,6 +15,54 @@ from typing import Any
 READ_SECONDS = 10.0
 """Time in which a client must read all that waits for it, or `READ_BYTES` of it."""
 READ_BYTES = 64 * 1024
+UNREAD_BYTES = 64 * 1024 * 1024
+"""Limit for all answers in this process that their clients have not read yet."""
+
+
+class UnreadAnswers:
+    """Bounds what all connections together keep for their clients: above the limit, the slowest are aborted.
+
+    uvicorn writes the next part of an answer only when less than 64 KiB wait. But one part may be a whole answer
+    of more than a megabyte, and there may be 2,000 connections.
+    """
+
+    def __init__(self, limit: int = UNREAD_BYTES) -> None:
+        self.bytes = 0
+        self._limit = limit
+        self._sizes: dict[WatchedTransport, int] = {}
+
+    def note(self, transport: WatchedTransport) -> None:
+        """Counts what waits in one transport, and makes room if all together are above the limit."""
+        size = transport.get_write_buffer_size()
+        if size or transport in self._sizes:
+            self._count(transport, size)
+            if self.bytes > self._limit:
+                self._make_room()
+
+    def forget(self, transport: WatchedTransport) -> None:
+        """Counts an ended connection no longer."""
+        self.bytes -= self._sizes.pop(transport, 0)
+
+    def _count(self, transport: WatchedTransport, size: int) -> None:
+        self.forget(transport)
+        if size:
+            self._sizes[transport] = size
+            self.bytes += size
+
+    def _make_room(self) -> None:
+        # What was read since the last write is noticed only here. A quarter stays free, so that a crowd does not
+        # cost one scan per write.
+        for transport in list(self._sizes):
+            self._count(transport, transport.get_write_buffer_size())
+        waiting = sorted(self._sizes, key=lambda each: each.unread_since or 0.0)
+        for transport in waiting:
+            if self.bytes <= self._limit * 3 // 4:
+                return
+            transport.abort()
+            self.forget(transport)
+
+
+_unread_answers = UnreadAnswers()
 
 
 class WatchedTransport:
@@ -27,7 +75,13 @@ class WatchedTransport:
     So a client that reads little more than `READ_BYTES` can still be aborted.
     """
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        loop: asyncio.AbstractEventLoop,
+        unread: UnreadAnswers = _unread_answers,
+    ) -> None:
+        self._unread = unread
         self._transport = transport
         self._loop = loop
         self._written = 0
@@ -52,9 +106,11 @@ class WatchedTransport:
         self._transport.write(data)
         if self._check is None and self._transport.get_write_buffer_size():
             self._mark()
+        self._unread.note(self)
 
     def stop_watch(self) -> None:
         """Stops the time limit."""
+        self._unread.forget(self)
         if self._check is not None:
             self._check.cancel()
             self._check = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -254,46 +255,80 @@ def test_a_thousand_errors_make_a_short_answer(client: TestClient) -> None:
     assert len(is_problem(response, 422)["errors"]) == 20
 
 
-def test_all_bodies_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each connection may send a whole body but for its last byte, and then wait."""
-    monkeypatch.setattr(middleware, "BODIES_BYTES", 10_000)
-    reader = middleware.RequestBody(_echo, max_body_bytes=4096)
-    statuses: list[int] = []
-    go_on = asyncio.Event()
+class Bodies:
+    """Requests with bodies of 4,001 bytes for one reader, whose application answers when it is allowed to."""
 
-    async def send_body() -> None:
-        parts = iter([b"x" * 4000, b"x"])
+    def __init__(self) -> None:
+        self.reader = middleware.RequestBody(self._app, max_body_bytes=4096)
+        self.statuses: list[int] = []
+        self.arrived, self.go_on = asyncio.Event(), asyncio.Event()
+        self.references: list[int] = []
+
+    async def post(self, body: bytes = b"{" + b" " * 3999 + b"}") -> None:
+        """Sends a body whose last byte comes when `arrived` is set."""
+        parts = iter([body[:-1], body[-1:]])
 
         async def receive() -> Any:
             part = next(parts, None)
-            if part == b"x":
-                await go_on.wait()
-            return {
-                "type": "http.request",
-                "body": part or b"",
-                "more_body": part != b"x" and part is not None,
-            }
+            if part == body[-1:]:
+                await self.arrived.wait()
+            return {"type": "http.request", "body": part or b"", "more_body": part == body[:-1]}
 
         async def send(message: Any) -> None:
             if message["type"] == "http.response.start":
-                statuses.append(message["status"])
+                self.statuses.append(message["status"])
                 if message["status"] == 503:
                     assert (b"retry-after", b"1") in message["headers"]
 
-        headers = [(b"content-length", b"4001"), (b"content-type", b"application/json")]
-        await reader({"type": "http", "method": "POST", "path": "/", "headers": headers}, receive, send)
+        headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
+        await self.reader({"type": "http", "method": "POST", "path": "/", "headers": headers}, receive, send)
 
-    async def main() -> None:
-        tasks = [asyncio.create_task(send_body()) for _ in range(5)]
-        await asyncio.sleep(0.05)
-        assert statuses == [], "those that are refused are read to their end first"
-        go_on.set()
-        await asyncio.gather(*tasks)
-
-    asyncio.run(main())
-    assert sorted(statuses) == [400, 400, 503, 503, 503]
-    assert reader.held_bytes == 0
+    async def _app(self, _scope: Any, receive: Any, send: Any) -> None:
+        body = (await receive()).pop("body")
+        unshared = bytes(bytearray(body))
+        self.references.append(sys.getrefcount(body) - sys.getrefcount(unshared))
+        await self.go_on.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        self.held_by_the_answered = self.reader.held_bytes
+        await asyncio.sleep(0)
 
 
-async def _echo(_scope: Any, _receive: Any, _send: Any) -> None:
-    raise AssertionError("it is no JSON")
+def test_all_bodies_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each connection may send a whole body but for its last byte, or all of it, and then wait."""
+    monkeypatch.setattr(middleware, "BODIES_BYTES", 10_000)
+    monkeypatch.setattr(middleware, "SMALL_BYTES", 100)
+
+    async def main() -> Bodies:
+        bodies = Bodies()
+        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+            for _ in range(5):
+                group.create_task(bodies.post())
+            await asyncio.sleep(0.01)
+            assert bodies.statuses == [], "those that are refused are read to their end first"
+            bodies.arrived.set()
+            while len(bodies.references) < 2:
+                await asyncio.sleep(0)
+            assert bodies.reader.held_bytes == 2 * 4001, "whole ones count until their answer begins"
+            await bodies.post()
+            group.create_task(bodies.post(b"{}"))
+            while len(bodies.references) < 3:  # small ones are served beside them
+                await asyncio.sleep(0)
+            bodies.go_on.set()
+        return bodies
+
+    bodies = asyncio.run(main())
+    assert sorted(bodies.statuses) == [200, 200, 200, 503, 503, 503, 503]
+    assert bodies.reader.held_bytes == 0
+    assert bodies.held_by_the_answered == 0, "an answer that lasts holds nothing"
+    assert bodies.references == [0, 0, 0], "nothing else keeps a body that the application has received"
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "OPTIONS", "BREW"])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_request_that_takes_no_body_may_send_none(client: TestClient, method: str, chunked: bool) -> None:
+    content: Any = iter([b"{", b"}"]) if chunked else b"{}"
+    response = client.request(method, "/executors", content=content)
+    assert response.status_code == 413
+    assert response.headers["connection"] == "close"
+    if method != "HEAD":
+        assert "takes no body" in is_problem(response, 413)["detail"]

@@ -13,7 +13,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from holdfast.process import http_protocol
 from holdfast.process.http_protocol import HttpProtocol, _waiting_since
-from holdfast.process.watched_transport import READ_BYTES, READ_SECONDS, WatchedTransport
+from holdfast.process.watched_transport import READ_BYTES, READ_SECONDS, UnreadAnswers, WatchedTransport
 
 
 @pytest.mark.parametrize(("others", "crowded"), [(3, False), (4, True)])
@@ -67,6 +67,7 @@ class Kernel:
 
     def abort(self) -> None:
         self.aborted = True
+        self.buffered = 0
 
     def time(self) -> float:
         return self.now
@@ -129,6 +130,35 @@ def test_a_client_that_has_read_everything_starts_anew() -> None:
     transport.stop_watch()
     kernel.wait(READ_SECONDS * 2)
     assert not kernel.aborted, "the connection has ended"
+
+
+def test_all_unread_answers_together_are_bounded() -> None:
+    """Those that have not read for longest are aborted. What clients have read meanwhile does not count."""
+    unread = UnreadAnswers(limit=1_000_000)
+    kernels: list[Any] = []
+    for number in range(30):
+        kernel: Any = Kernel()
+        kernel.now = float(number)
+        kernels.append(kernel)
+        WatchedTransport(kernel, kernel, unread).write(b"x" * 100_000)
+        kernels[0].read(kernels[0].buffered)  # the first one reads everything, late
+        assert sum(each.buffered for each in kernels) <= 1_000_000
+    assert not kernels[0].aborted
+    aborted = [number for number, each in enumerate(kernels) if each.aborted]
+    assert aborted == list(range(1, aborted[-1] + 1)), "in the order in which they stopped reading"
+    assert 19 <= len(aborted) <= 22
+
+
+def test_a_connection_that_has_ended_holds_no_answer() -> None:
+    unread = UnreadAnswers(limit=1_000_000)
+    for _ in range(20):
+        kernel: Any = Kernel()
+        transport = WatchedTransport(kernel, kernel, unread)
+        transport.write(b"x" * 900_000)
+        kernel.buffered = 0
+        transport.stop_watch()
+        assert not kernel.aborted
+    assert unread.bytes == 0
 
 
 def test_a_real_client_that_reads_slowly_is_kept_and_one_that_does_not_read_is_not(
