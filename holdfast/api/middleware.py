@@ -25,7 +25,7 @@ DRAIN_SECONDS = 2.0
 BODIES_BYTES = 64 * 1024 * 1024
 """Limit for all bodies of requests whose answer has not begun: each connection may send one and then wait."""
 SMALL_BYTES = 4096
-"""Up to this size a body is accepted beyond that limit. So no crowd of large ones keeps small requests out."""
+"""Up to this size a body is accepted beyond that limit, so that large bodies keep no small request out."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 

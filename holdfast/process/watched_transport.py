@@ -22,8 +22,8 @@ UNREAD_BYTES = 64 * 1024 * 1024
 class UnreadAnswers:
     """Bounds what all connections together keep for their clients: above the limit, the slowest are aborted.
 
-    uvicorn writes the next part of an answer only when less than 64 KiB wait. But one part may be a whole answer
-    of more than a megabyte, and there may be 2,000 connections.
+    uvicorn writes the next part of an answer only when less than 64 KiB wait. But one part may be a whole
+    answer of more than a megabyte, and there may be 2,000 connections.
     """
 
     def __init__(self, limit: int = UNREAD_BYTES) -> None:
@@ -50,8 +50,8 @@ class UnreadAnswers:
             self.bytes += size
 
     def _make_room(self) -> None:
-        # What was read since the last write is noticed only here. A quarter stays free, so that a crowd does not
-        # cost one scan per write.
+        # What was read since the last write is noticed only here. A quarter stays free, so that a crowd does
+        # not cost one scan per write.
         for transport in list(self._sizes):
             self._count(transport, transport.get_write_buffer_size())
         waiting = sorted(self._sizes, key=lambda each: each.unread_since or 0.0)

@@ -262,7 +262,7 @@ class Bodies:
         self.reader = middleware.RequestBody(self._app, max_body_bytes=4096)
         self.statuses: list[int] = []
         self.arrived, self.go_on = asyncio.Event(), asyncio.Event()
-        self.references: list[int] = []
+        self.references: asyncio.Queue[int] = asyncio.Queue()
 
     async def post(self, body: bytes = b"{" + b" " * 3999 + b"}") -> None:
         """Sends a body whose last byte comes when `arrived` is set."""
@@ -286,7 +286,7 @@ class Bodies:
     async def _app(self, _scope: Any, receive: Any, send: Any) -> None:
         body = (await receive()).pop("body")
         unshared = bytes(bytearray(body))
-        self.references.append(sys.getrefcount(body) - sys.getrefcount(unshared))
+        self.references.put_nowait(sys.getrefcount(body) - sys.getrefcount(unshared))
         await self.go_on.wait()
         await send({"type": "http.response.start", "status": 200, "headers": []})
         self.held_by_the_answered = self.reader.held_bytes
@@ -306,13 +306,12 @@ def test_all_bodies_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
             await asyncio.sleep(0.01)
             assert bodies.statuses == [], "those that are refused are read to their end first"
             bodies.arrived.set()
-            while len(bodies.references) < 2:
-                await asyncio.sleep(0)
+            references = [await bodies.references.get() for _ in range(2)]
             assert bodies.reader.held_bytes == 2 * 4001, "whole ones count until their answer begins"
             await bodies.post()
             group.create_task(bodies.post(b"{}"))
-            while len(bodies.references) < 3:  # small ones are served beside them
-                await asyncio.sleep(0)
+            references.append(await bodies.references.get())  # small ones are served beside them
+            assert references == [0, 0, 0], "nothing else keeps a body that the application has received"
             bodies.go_on.set()
         return bodies
 
@@ -320,7 +319,6 @@ def test_all_bodies_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     assert sorted(bodies.statuses) == [200, 200, 200, 503, 503, 503, 503]
     assert bodies.reader.held_bytes == 0
     assert bodies.held_by_the_answered == 0, "an answer that lasts holds nothing"
-    assert bodies.references == [0, 0, 0], "nothing else keeps a body that the application has received"
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "OPTIONS", "BREW"])
