@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 from collections.abc import Iterable, Iterator
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +14,25 @@ from holdfast import probe_paths
 from holdfast.audit.audit import Audit
 from holdfast.audit.findings import Finding, list_counts, list_examples, make_finding
 from holdfast.audit.journal import Journal
+from holdfast.audit.scraping import scrape
 
 _TRIES = 5
 ANSWER_SECONDS = 2.0
 """The longest time of a 503 answer during an outage of the database."""
 _SHORTEST_SECRET = 8
-
-
-def scrape(row: dict[str, Any]) -> str | None:
-    """Returns ``/metrics`` of a registered executor; None if it is not reachable from this host."""
-    host = "127.0.0.1" if row["hostname"] == socket.gethostname() else row["hostname"]
-    connection = HTTPConnection(host, row["port"], timeout=3.0)
-    try:
-        connection.request("GET", probe_paths.METRICS)
-        answer = connection.getresponse()
-        text = answer.read().decode()
-    except (OSError, HTTPException):
-        return None
-    finally:
-        connection.close()
-    return text if answer.status == 200 else None
+_COUNT_LIMIT = 2**63
 
 
 def samples(text: str, name: str) -> dict[tuple[str, ...], float]:
-    """Returns the values of one metric by the values of its labels, in the labels' alphabetical order."""
+    """Returns the values of one metric by the values of its labels, in the labels' alphabetical order.
+
+    Values that cannot be counts are left out: they are of no process of ours.
+    """
     return {
         tuple(sample.labels[label] for label in sorted(sample.labels)): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
-        if sample.name == name
+        if sample.name == name and 0 <= sample.value < _COUNT_LIMIT
     }
 
 
@@ -56,7 +44,8 @@ def no_server_error(audit: Audit, journal: Journal | None) -> Finding:
         if row["role"] != "api" or (text := scrape(row)) is None:
             continue
         reached += 1
-        for (_, route, status), value in samples(text, "holdfast_http_requests_total").items():
+        for labels, value in samples(text, "holdfast_http_requests_total").items():
+            _, route, status = labels if len(labels) == 3 else ("", "", "")
             requests += value
             if status.startswith("5") and status != "503" and value:
                 errors[f"{route} {status}"] = errors.get(f"{route} {status}", 0) + int(value)
@@ -126,7 +115,7 @@ def _counted(audit: Audit, row: dict[str, Any], text: str) -> Iterator[tuple[str
         # Labels are in alphabetical order: status comes before workflow_name, and after step_name.
         labelled = samples(text, name).items()
         return {
-            next(label for label in labels if label != "SUCCESS"): value
+            next((label for label in labels if label != "SUCCESS"), ""): value
             for labels, value in labelled
             if not success or "SUCCESS" in labels
         }
