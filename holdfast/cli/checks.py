@@ -118,22 +118,28 @@ def handovers(
     after: Annotated[int, typer.Option(hidden=True)] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """List work that left an executor unfinished, newest first, and how long it had no owner."""
+    """List work that left an executor unfinished, newest first, and how long it had no owner.
+
+    "After" is the time from the executor's last sign of life to the takeover, the same for all of its work;
+    "slot wait" is how long a workflow then waited for a free slot.
+    """
     with plain_errors():
         data = {"handovers": recent_handovers(limit, from_executor, after)}
-        columns = ["workflow", "kind", "reason", "from", "to", "seconds"]
+        show(data, as_json=as_json, human=lambda: _handovers_table(data["handovers"]))
 
-        def rows() -> Any:
-            cells = []
-            for h in data["handovers"]:
-                seconds = h["seconds_from_loss_to_claim"]
-                gap = None if seconds is None else f"{seconds:.2f}"
-                cells.append(
-                    [h["workflow_id"], h["kind"], h["reason"], h["from_executor"], h["to_executor"], gap]
-                )
-            return table(f"{len(cells)} moves", columns, cells)
 
-        show(data, as_json=as_json, human=rows)
+def _handovers_table(rows: list[dict[str, Any]]) -> Any:
+    columns = ["workflow", "kind", "reason", "from", "to", "after", "slot wait"]
+    keys = ["workflow_id", "kind", "reason", "from_executor", "to_executor"]
+    cells = [
+        [
+            *(row[key] for key in keys),
+            f"{row['takeover_seconds']:.2f} s" if row["kind"] == "takeover" else None,
+            None if row["slot_wait_seconds"] is None else f"{row['slot_wait_seconds']:.2f} s",
+        ]
+        for row in rows
+    ]
+    return table(f"{len(cells)} moves", columns, cells, droppable=["kind", "reason"])
 
 
 def recent_handovers(limit: int, from_executor: str | None = None, after: int = 0) -> list[dict[str, Any]]:

@@ -123,4 +123,5 @@ def _sentence(row: dict[str, Any]) -> str:
 def _table(rows: list[dict[str, Any]]) -> Any:
     columns = ["operation", "kind", "target", "status", "completed", "total", "requested by", "note"]
     keys = ["operation_id", "kind", "target", "status", "completed", "total", "requested_by", "note"]
-    return table(f"{len(rows)} operations", columns, [[row[key] for key in keys] for row in rows])
+    cells = [[row[key] for key in keys] for row in rows]
+    return table(f"{len(rows)} operations", columns, cells, droppable=["requested by"])

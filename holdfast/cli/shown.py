@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import psycopg2
 import typer
 from pydantic import ValidationError
-from rich.console import Console, Group
-from rich.table import Table
-from rich.text import Text
+from rich.console import Console
 
+from holdfast.cli.tables import FittedTable
 from holdfast.errors import Conflict, DatabaseNotPrepared
 from holdfast.installations.detection import admin_token, url
 from holdfast.installations.installation import NothingRunsError
@@ -195,18 +194,11 @@ def show(data: Any, *, as_json: bool, human: Callable[[], Any]) -> None:
         console.print(shown, markup=False)
 
 
-def table(title: str, columns: list[str], rows: list[list[Any]]) -> Group:
-    """Builds a plain table. None becomes a dash."""
-    made = Table(box=None, pad_edge=False, header_style="bold", show_header=bool(rows))
-    # What a row is about stays in one piece on a narrow screen, where the others are folded.
-    longest = max((len(str(row[0])) for row in rows), default=0)
-    for number, column in enumerate(columns):
-        made.add_column(column, overflow="fold", min_width=0 if number else min(longest, 30))
-    for row in rows:
-        cells = (cell if isinstance(cell, Text) else Text("–" if cell is None else str(cell)) for cell in row)  # noqa: RUF001
-        made.add_row(*cells)
-    # rich's own table title would wrap at the width of a short table.
-    return Group(Text(title, style="italic"), made)
+def table(
+    title: str, columns: list[str], rows: list[list[Any]], droppable: Sequence[str] = ()
+) -> FittedTable:
+    """Builds a table that fits the terminal. None becomes a dash. ``droppable`` columns are dropped first."""
+    return FittedTable(title, columns, rows, droppable)
 
 
 def age(seconds: float | None) -> str | None:

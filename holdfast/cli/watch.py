@@ -26,7 +26,10 @@ from holdfast.cli.shown import (
 
 WINDOW_SECONDS = 60.0
 WIDTH = 60
+NARROW_WIDTH = 30
+NARROW_TERMINAL = 120
 MOVES = 6
+SLOW_CLAIM_SECONDS = 0.5
 
 _LEVELS = " ▁▂▃▄▅▆▇█"
 _SHAPES = {"live": "●", "draining": "◐", "drained": "○", "dead": "✖"}
@@ -80,17 +83,18 @@ def picture(data: dict[str, Any]) -> Group:
     parts: list[Any] = [_sentence(data), "", _lanes(data), ""]
     moves = [
         [
+            m["workflow_id"],
             f"{data['now'] - m['released_at']:.0f} s ago",
             m["kind"],
             m["reason"],
-            m["workflow_id"],
             m["from"],
             m["to"],
         ]
         for m in sorted(data["moves"], key=lambda move: -move["released_at"])[:MOVES]
     ]
     if moves:
-        parts += [table("latest moves", ["when", "kind", "reason", "workflow", "from", "to"], moves), ""]
+        columns = ["workflow", "when", "kind", "reason", "from", "to"]
+        parts += [table("latest moves", columns, moves, droppable=["kind", "reason"]), ""]
     queues = [[q["queue"], q["depth"], age(q["oldest_age_seconds"])] for q in data["queues"] if q["depth"]]
     parts += [table("waiting" if queues else "nothing waits", ["queue", "workflows", "oldest"], queues), ""]
     return Group(*parts, *(each.draw(data[each.name]) for each in watch_tables()))
@@ -107,7 +111,9 @@ def _sentence(data: dict[str, Any]) -> Text:
     text = f"Workers live: {workers}. Workflows running: {counts['running']}, waiting: {counts['queued']}."
     if last:
         ago = data["now"] - last["at"]
-        text += f" Last takeover {ago:.0f} s ago: {last['workflows']} in {last['seconds']:.2f} s."
+        waited = last.get("slot_wait_seconds") or 0.0
+        slow = f", then waited up to {waited:.1f} s for a free slot" if waited >= SLOW_CLAIM_SECONDS else ""
+        text += f" Last takeover {ago:.0f} s ago: {last['workflows']} in {last['seconds']:.2f} s{slow}."
     for name in ("orphaned", "stranded", "parked"):
         if counts[name]:
             text += f" {counts[name]} {name}."
@@ -117,6 +123,7 @@ def _sentence(data: dict[str, Any]) -> Text:
 
 def _lanes(data: dict[str, Any]) -> Any:
     rows: list[list[Any]] = []
+    width = WIDTH if console.width >= NARROW_TERMINAL else NARROW_WIDTH
     for executor in sorted(data["executors"], key=lambda e: (e["role"] != "worker", e["started_at"])):
         state, ended = executor["state"], executor["ended_at"]
         mine = [bar for bar in data["bars"] if bar["executor_id"] == executor["executor_id"]]
@@ -134,23 +141,28 @@ def _lanes(data: dict[str, Any]) -> Any:
                 f"{executor['in_flight']} / {executor['slots']}"
                 if executor["slots"]
                 else executor["in_flight"],
-                lane(mine, data["now"], mark=_SHAPES[state] if ended else None, ended_at=ended),
+                lane(mine, data["now"], mark=_SHAPES[state] if ended else None, ended_at=ended, width=width),
                 fate,
             ]
         )
     title = f"{len(rows)} executors"
     rows += [[each.name, None, None, None, each.draw(data), None] for each in watch_lanes()]
     columns = ["executor", "state", "beat", "in flight", f"last {WINDOW_SECONDS:.0f} s", "reason"]
-    return table(title, columns, rows)
+    return table(title, columns, rows, droppable=["reason", "beat"])
 
 
 def lane(
-    bars: list[dict[str, Any]], now: float, *, mark: str | None = None, ended_at: float | None = None
+    bars: list[dict[str, Any]],
+    now: float,
+    *,
+    mark: str | None = None,
+    ended_at: float | None = None,
+    width: int = WIDTH,
 ) -> str:
-    """Draws concurrency as one character per second (at most eight levels), and ``mark`` at the end."""
-    step = WINDOW_SECONDS / WIDTH
+    """Draws concurrency as ``width`` characters (at most eight levels), and ``mark`` at the end."""
+    step = WINDOW_SECONDS / width
     text = []
-    for place in range(WIDTH):
+    for place in range(width):
         begin = now - WINDOW_SECONDS + place * step
         if mark and ended_at is not None and begin <= ended_at < begin + step:
             text.append(mark)

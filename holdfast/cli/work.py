@@ -96,32 +96,23 @@ def executors(
 
 def _executors_table(rows: list[dict[str, Any]]) -> Any:
     columns = [
-        "executor",
-        "application",
-        "state",
-        "heartbeat",
-        "in flight",
-        "slots",
-        "reason",
+        *("executor", "application", "state", "heartbeat", "in flight", "slots", "reason"),
         "taken over by",
     ]
-    return table(
-        f"{len(rows)} executors",
-        columns,
+    cells = [
         [
-            [
-                row["executor_id"],
-                row["application"],
-                row["state"],
-                age(row["heartbeat_age_seconds"]),
-                row["in_flight"],
-                row["slots"] or None,
-                row["reason"],
-                row["taken_over_by"],
-            ]
-            for row in rows
-        ],
-    )
+            row["executor_id"],
+            row["application"],
+            row["state"],
+            age(row["heartbeat_age_seconds"]),
+            row["in_flight"],
+            row["slots"] or None,
+            row["reason"],
+            row["taken_over_by"],
+        ]
+        for row in rows
+    ]
+    return table(f"{len(rows)} executors", columns, cells, droppable=["slots", "heartbeat"])
 
 
 def drain(executor_id: str, url: UrlOption = None, as_json: JsonOption = False) -> None:

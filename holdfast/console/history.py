@@ -144,19 +144,23 @@ class History:
     # --- out -------------------------------------------------------------------------------
 
     def last_takeover(self) -> Item | None:
-        """Returns the newest takeover within the window; None if there was none."""
+        """Returns the newest takeover within the window; None if there was none.
+
+        ``seconds`` is its one duration, as the log has it. Work may then wait for a free slot: at most
+        ``slot_wait_seconds``, of what runs again by now.
+        """
         taken = [item for item in self.moves.items.values() if item["kind"] == "takeover"]
         if not taken:
             return None
         last = max(taken, key=lambda item: (item["released_at"], int(item["id"])))
         group = [item for item in taken if item["from"] == last["from"]]
-        claimers = [item["to"] for item in group if item["to"] is not None]
-        done_at = max(
-            item["released_at"] if item["claimed_at"] is None else item["claimed_at"] for item in group
-        )
+        claimed = [item for item in group if item["claimed_at"] is not None]
+        claimers = [item["to"] for item in claimed]
+        waits = [item["claimed_at"] - item["released_at"] for item in claimed]
         return {
-            "at": done_at,
-            "seconds": _round(done_at - min(item["lost_at"] for item in group)),
+            "at": last["released_at"],
+            "seconds": last["takeover_seconds"],
+            "slot_wait_seconds": _round(max(waits, default=None)),
             "workflows": len({item["workflow_id"] for item in group}),
             "from": last["from"],
             "by": max(set(claimers), key=claimers.count) if claimers else last["released_by"],
@@ -179,6 +183,7 @@ def move(row: Row) -> Item:
         "lost_at": _round(row["lost_at"]),
         "released_at": _round(row["released_at"]),
         "claimed_at": _round(row["claimed_at"]),
+        "takeover_seconds": row["takeover_seconds"],
     }
 
 

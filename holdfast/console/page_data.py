@@ -110,7 +110,10 @@ class PageData:
             if row["executor_id"] is None:
                 continue
             item = {
-                name: round(value, 3) if isinstance(value, float) else value
+                # A duration is not rounded twice: the log shows it with two digits, too.
+                name: round(value, 6 if name.endswith("_seconds") else 3)
+                if isinstance(value, float)
+                else value
                 for name, value in row.items()
                 if name != "now"
             }

@@ -233,7 +233,7 @@ class Sweep:
                 # nor for an end during an outage, which may be an orderly stop that could not be recorded.
                 died=dead["reason"] in _COUNTED and not dead["draining"] and not dead["never_came_back"],
             )
-        reason, seconds = dead["reason"], dead["seconds_since_loss"]
+        reason, seconds = dead["reason"], dead["takeover_seconds"]
         log.warning(
             "took over %d workflows of %s (%s) after %.2f s",
             len(verdicts),

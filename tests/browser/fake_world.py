@@ -304,6 +304,7 @@ class World:
                     "lost_at": lost_at,
                     "released_at": self.at,
                     "claimed_at": None,
+                    "takeover_seconds": self.at - lost_at,
                 }
             )
             again = {k: bar[k] for k in ("workflow_id", "name", "label", "queue")}
@@ -322,11 +323,14 @@ class World:
             return
         by = peers[0]
         running = self._release(dead, "lost", "takeover", "lock lost", lost_at)
-        dead.update(taken_over_by=by["executor_id"], taken_over_at=self.at)
+        dead.update(
+            taken_over_by=by["executor_id"], taken_over_at=self.at, takeover_seconds=self.at - lost_at
+        )
         self.touch(dead)
         self.last_takeover = {
             "at": self.at,
-            "seconds": round(self.at - lost_at, 3),
+            "seconds": self.at - lost_at,
+            "slot_wait_seconds": None,
             "workflows": len(running),
             "from": dead["executor_id"],
             "by": by["executor_id"],

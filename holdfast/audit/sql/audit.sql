@@ -274,8 +274,11 @@ WHERE released_by = %(executor_id)s AND kind IN ('takeover', 'orphan') GROUP BY 
 
 -- name: recent_handovers
 -- Returns moves of work away from executors that did not finish it, newest first.
-SELECT workflow_id, workflow_name, kind, reason, from_executor, released_by, to_executor, lost_at, released_at,
-       claimed_at, extract(epoch FROM claimed_at - lost_at)::float8 AS seconds_from_loss_to_claim
-FROM ops.handovers
-WHERE handover_id > %(after)s AND (%(from_executor)s::text IS NULL OR from_executor = %(from_executor)s)
-ORDER BY handover_id DESC LIMIT %(limit)s
+SELECT h.workflow_id, h.workflow_name, h.kind, h.reason, h.from_executor, h.released_by, h.to_executor, h.lost_at,
+       h.released_at, h.claimed_at, extract(epoch FROM h.claimed_at - h.lost_at)::float8 AS seconds_from_loss_to_claim,
+       extract(epoch FROM coalesce(e.taken_over_at, h.released_at) - h.lost_at)::float8 AS takeover_seconds,
+       extract(epoch FROM h.claimed_at - h.released_at)::float8 AS slot_wait_seconds
+FROM ops.handovers h
+LEFT JOIN ops.executors e ON e.executor_id = h.from_executor AND h.kind = 'takeover'
+WHERE h.handover_id > %(after)s AND (%(from_executor)s::text IS NULL OR h.from_executor = %(from_executor)s)
+ORDER BY h.handover_id DESC LIMIT %(limit)s

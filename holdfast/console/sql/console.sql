@@ -8,7 +8,8 @@ SELECT extract(epoch FROM t.now)::float8 AS now, e.executor_id, e.application, e
        extract(epoch FROM e.heartbeat_at)::float8 AS heartbeat_at,
        extract(epoch FROM e.started_at)::float8 AS started_at, extract(epoch FROM e.ended_at)::float8 AS ended_at,
        extract(epoch FROM e.lost_at)::float8 AS lost_at, e.taken_over_by,
-       extract(epoch FROM e.taken_over_at)::float8 AS taken_over_at, e.reason
+       extract(epoch FROM e.taken_over_at)::float8 AS taken_over_at,
+       extract(epoch FROM e.taken_over_at - e.lost_at)::float8 AS takeover_seconds, e.reason
 FROM (SELECT clock_timestamp() AS now) AS t
 LEFT JOIN LATERAL (
     (SELECT * FROM ops.executors WHERE state IN ('live', 'draining') ORDER BY started_at LIMIT %(limit)s)
@@ -72,6 +73,7 @@ SELECT h.handover_id, h.workflow_id, h.workflow_name AS name, h.kind, h.reason, 
        h.to_executor, round(extract(epoch FROM h.started_at) * 1000)::bigint AS started_ms,
        extract(epoch FROM h.lost_at)::float8 AS lost_at, extract(epoch FROM h.released_at)::float8 AS released_at,
        extract(epoch FROM h.claimed_at)::float8 AS claimed_at,
+       extract(epoch FROM coalesce(e.taken_over_at, h.released_at) - h.lost_at)::float8 AS takeover_seconds,
        1 + (SELECT count(*) FROM ops.handovers earlier WHERE earlier.workflow_id = h.workflow_id
             AND earlier.handover_id < h.handover_id AND earlier.started_at IS NOT NULL) AS attempt,
        (SELECT w.status FROM dbos.workflow_status w WHERE w.workflow_uuid = h.workflow_id) AS status
@@ -79,6 +81,7 @@ FROM ((SELECT * FROM ops.handovers WHERE released_at > to_timestamp(%(since)s)
        ORDER BY released_at DESC LIMIT %(limit)s)
       UNION
       (SELECT * FROM ops.handovers WHERE handover_id = ANY (%(open_ids)s::bigint[]))) AS h
+LEFT JOIN ops.executors e ON e.executor_id = h.from_executor AND h.kind = 'takeover'
 ORDER BY h.handover_id
 
 -- name: console_moves_of
@@ -87,9 +90,12 @@ SELECT h.handover_id, h.workflow_id, h.workflow_name AS name, h.kind, h.reason, 
        h.to_executor, round(extract(epoch FROM h.started_at) * 1000)::bigint AS started_ms,
        extract(epoch FROM h.lost_at)::float8 AS lost_at, extract(epoch FROM h.released_at)::float8 AS released_at,
        extract(epoch FROM h.claimed_at)::float8 AS claimed_at,
+       extract(epoch FROM coalesce(e.taken_over_at, h.released_at) - h.lost_at)::float8 AS takeover_seconds,
        count(h.started_at) OVER (ORDER BY h.handover_id) AS attempt,
        (SELECT w.status FROM dbos.workflow_status w WHERE w.workflow_uuid = h.workflow_id) AS status
-FROM ops.handovers h WHERE h.workflow_id = %(workflow_id)s ORDER BY h.handover_id LIMIT 200
+FROM ops.handovers h
+LEFT JOIN ops.executors e ON e.executor_id = h.from_executor AND h.kind = 'takeover'
+WHERE h.workflow_id = %(workflow_id)s ORDER BY h.handover_id LIMIT 200
 
 -- name: console_pulses
 SELECT extract(epoch FROM scheduled_at)::float8 AS scheduled_at, status, lateness_seconds, executor_id,

@@ -1,7 +1,7 @@
 // The first line: a sentence that can be read aloud, and a warning in words if something is wrong.
 
 import { $, say } from "./dom.js";
-import { clock, count, duration, list } from "./words.js";
+import { clock, count, duration, list, slotWait } from "./words.js";
 
 const QUIET_SECONDS = 5; // while the database is available, a message arrives every 2 s
 const ORPHANED_AFTER_SECONDS = 1.5; // a takeover in its usual time is not an alarm
@@ -132,7 +132,7 @@ export function calm(store) {
   ];
   if (last && store.chosen(store.executors.get(last.from))) {
     sentences.push(
-      `Last takeover ${duration(store.now() - last.at)} ago: ${count(last.workflows, "workflow")}, running again within ${duration(last.seconds)}.`,
+      `Last takeover ${duration(store.now() - last.at)} ago: ${count(last.workflows, "workflow")} in ${duration(last.seconds)}${slotWait(last.slot_wait_seconds)}.`,
     );
   }
   return sentences.join(" ");

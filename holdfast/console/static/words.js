@@ -92,6 +92,11 @@ export function epoch(text) {
   return text ? Date.parse(text) / 1000 : null;
 }
 
+/** Returns how long released work waited until an executor had a free slot for it; "" if that was not long. */
+export function slotWait(seconds) {
+  return seconds >= 0.5 ? `, then waited up to ${duration(seconds)} for a free slot` : "";
+}
+
 /** Returns the text beside the end of an executor, given the number of workflows that moved. */
 export function endOf(executor, moved, by = executor.taken_over_by) {
   if (executor.state === "drained") {
@@ -99,6 +104,5 @@ export function endOf(executor, moved, by = executor.taken_over_by) {
   }
   const reason = executor.reason || "silent";
   if (!by) return `${reason}, waiting for a peer to take over`;
-  const seconds = executor.taken_over_at - (executor.lost_at ?? executor.ended_at);
-  return `${reason}, taken over in ${duration(seconds)} by ${shortExecutor(by)} (${moved})`;
+  return `${reason}, taken over in ${duration(executor.takeover_seconds)} by ${shortExecutor(by)} (${moved})`;
 }

@@ -5,7 +5,7 @@ import { $, badge, make, say } from "./dom.js";
 import { Messages, waitingFor } from "./messages.js";
 import { Tree } from "./tree.js";
 import { Waterfall } from "./waterfall.js";
-import { duration, epoch, OUTCOME, shortExecutor, STATUS } from "./words.js";
+import { duration, epoch, OUTCOME, shortExecutor, slotWait, STATUS } from "./words.js";
 
 const ENDED = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"];
 const OPERATIONS = ["cancel", "resume", "reopen", "fork", "adopt"];
@@ -115,14 +115,13 @@ export class WorkflowPage {
     $("#attempts").replaceChildren(
       ...attempts.map((bar) => {
         const move = moves.find((other) => other.from === bar.executor_id && Math.abs(other.lost_at - (bar.ended_at ?? 0)) < 1);
-        const gap = move?.claimed_at ? `, claimed again ${duration(move.claimed_at - move.lost_at)} later` : "";
         return make(
           "li",
           {},
           make("span", { class: "number" }, `${bar.attempt}`),
           make("span", { title: bar.executor_id }, `${shortExecutor(bar.executor_id)} (${executors[bar.executor_id] ?? "forgotten"})`),
           badge(OUTCOME[bar.outcome] ?? { shape: "?", word: bar.outcome }),
-          make("span", { class: "quiet" }, `${duration((bar.ended_at ?? this.store.now()) - bar.started_at)}${move ? `, ${move.reason}${gap}` : ""}`),
+          make("span", { class: "quiet" }, `${duration((bar.ended_at ?? this.store.now()) - bar.started_at)}${move ? `, ${moved(move)}` : ""}`),
         );
       }),
     );
@@ -136,6 +135,11 @@ const ALLOWED = {
   fork: "Runs a copy from this step on; the steps before keep their results.",
   adopt: "Lets this release go on with work of a version that no live executor runs.",
 };
+
+function moved(move) {
+  const taken = move.kind === "takeover" ? `, taken over in ${duration(move.takeover_seconds)}` : "";
+  return `${move.reason}${taken}${slotWait(move.claimed_at && move.claimed_at - move.released_at)}`;
+}
 
 function about(workflow, tree) {
   const parts = [workflow.name, workflow.application_version && `version ${workflow.application_version}`];

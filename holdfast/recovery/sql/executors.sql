@@ -71,7 +71,7 @@ WHERE e.executor_id = %(executor_id)s AND e.state IN ('live', 'draining')
             AND starts_with(a.application_name, 'holdfast/' || e.executor_id || '/')))
       ELSE e.heartbeat_at < clock_timestamp() - make_interval(secs => %(lease_seconds)s) END
 RETURNING executor_id, application, application_version AS version, suspects_queue, trials_queue, leaf_queues,
-          reason, lost_at, extract(epoch FROM clock_timestamp() - lost_at)::float8 AS seconds_since_loss,
+          reason, lost_at, extract(epoch FROM taken_over_at - lost_at)::float8 AS takeover_seconds,
           (SELECT before.state = 'draining' FROM ops.executors before WHERE before.executor_id = e.executor_id) AS draining,
           -- whether its last heartbeat was before the database's start, see database_uptime
           e.heartbeat_at < (SELECT greatest(pg_postmaster_start_time(), b.stats_reset) FROM pg_stat_bgwriter b)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from holdfast.postgres.database import query
 from holdfast.postgres.statements import sql
 from tests.support import names
 from tests.support.api_server import Api, serving
@@ -81,7 +83,9 @@ def now_ms() -> int:
 
 
 @pytest.mark.timing
-def test_a_takeover_is_seen_within_a_second(api: Api, database: Database) -> None:
+def test_a_takeover_is_seen_within_a_second(
+    api: Api, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
     dying, heir = Peer.start(database, "worker-a"), Peer.start(database, "worker-b")
     dying.runs("w", started_at_epoch_ms=now_ms())
     database.rows(
@@ -105,6 +109,7 @@ def test_a_takeover_is_seen_within_a_second(api: Api, database: Database) -> Non
         page.wait(
             lambda e: (e[2].get("last_takeover") or {}).get("by") == "worker-b", "the first line says so"
         )
+    _assert_one_duration(api, database, caplog)
     # Who comes later reads the same from the database.
     with serving(database.settings("api")) as other:
         bars = other.http.get("/console/snapshot").json()["bars"]
@@ -115,6 +120,21 @@ def test_a_takeover_is_seen_within_a_second(api: Api, database: Database) -> Non
     tree = api.http.get("/console/workflows/w/tree").json()
     assert [bar["outcome"] for bar in tree["attempts"]] == ["lost", "running"]
     assert [node["label"] for node in tree["nodes"]] == ["fib(34)"]
+
+
+def _assert_one_duration(api: Api, database: Database, caplog: pytest.LogCaptureFixture) -> None:
+    """The log, the page's first line, its executor, its workflow and the command show the same duration."""
+    logged = next(re.findall(r"after (\d+\.\d\d) s", line) for line in caplog.messages if "took over" in line)
+    snapshot = api.http.get("/console/snapshot").json()
+    dead = next(row for row in snapshot["executors"] if row["executor_id"] == "worker-a")
+    (moved,) = api.http.get("/console/workflows/w/tree").json()["moves"]
+    (handover,) = query(database.connect(), "recent_handovers", limit=10, from_executor="worker-a", after=0)
+    seconds = [snapshot["last_takeover"]["seconds"]]
+    seconds += [each["takeover_seconds"] for each in (dead, moved, handover)]
+    assert [f"{each:.2f}" for each in seconds] == logged * 4
+    waited = moved["claimed_at"] - moved["released_at"]
+    assert snapshot["last_takeover"]["slot_wait_seconds"] == pytest.approx(waited, abs=0.002)
+    assert handover["slot_wait_seconds"] == pytest.approx(waited, abs=0.002)
 
 
 def test_a_reconnect_goes_on_where_it_was(api: Api, database: Database) -> None:

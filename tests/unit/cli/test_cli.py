@@ -261,7 +261,7 @@ def snapshot(**changed: Any) -> dict[str, Any]:
         "pulses": [{"scheduled_at": 990.0, "status": "run"}, {"scheduled_at": 995.0, "status": "missed"}],
         "queues": [{"queue": "fibonacci", "depth": 3, "oldest_age_seconds": 2.0}],
         "counts": {"running": 1, "queued": 3, "parked": 0, "stranded": 0, "orphaned": 0},
-        "last_takeover": {"at": 980.5, "seconds": 0.34, "workflows": 5},
+        "last_takeover": {"at": 980.5, "seconds": 0.34, "slot_wait_seconds": 4.2, "workflows": 5},
     } | changed
 
 
@@ -278,7 +278,11 @@ def test_watch_once(api: Fake, flag: str) -> None:
         assert data["batches"] == [{"workflow_id": "b", "status": "PENDING", "completed": 1, "total": 2}]
         assert [e["executor_id"] for e in data["executors"]] == ["worker-a", "worker-b"], "long gone"
     else:
-        assert "Workers live: 1. Workflows running: 1, waiting: 3. Last takeover 20 s ago" in done.stdout
+        first = " ".join(done.stdout.split())  # wrapped at the terminal's width
+        assert (
+            "Workers live: 1. Workflows running: 1, waiting: 3. Last takeover 20 s ago: 5 in 0.34 s" in first
+        )
+        assert "in 0.34 s, then waited up to 4.2 s for a free slot." in first
         assert "|·" in done.stdout, "one pulse ran, one was missed"
 
 

@@ -44,6 +44,7 @@ def moved(workflow_id: str, number: int = 1, **columns: Any) -> Any:
         "lost_at": NOW - 5,
         "released_at": NOW - 4.7,
         "claimed_at": None,
+        "takeover_seconds": 0.2949,
         "attempt": 1,
         "status": "ENQUEUED",
         **columns,
@@ -108,8 +109,9 @@ def test_a_takeover_breaks_one_bar_and_continues_in_another(history: History, se
     assert second["next"] is None
     assert history.open_moves() == []
     assert history.last_takeover() == {
-        "at": NOW - 4.6,
-        "seconds": 0.4,
+        "at": NOW - 4.7,
+        "seconds": 0.2949,
+        "slot_wait_seconds": 0.1,
         "workflows": 1,
         "from": "worker-a",
         "by": "worker-b",
