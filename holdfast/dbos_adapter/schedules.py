@@ -181,12 +181,23 @@ class Accounting:
     """
 
     def __init__(
-        self, ops: OpsPool, application: str, *, is_allowed: Callable[[], bool] = lambda: True
+        self,
+        ops: OpsPool,
+        application: str,
+        *,
+        is_allowed: Callable[[], bool] = lambda: True,
+        apply_definitions: Callable[[], None] = lambda: None,
+        has_schedules: bool = True,
     ) -> None:
-        """`is_allowed` returns whether this process may fire ticks now."""
+        """`is_allowed` returns whether this process may fire ticks now. `apply_definitions` begins each pass.
+
+        A process whose role has no schedules does nothing else, and may not read them.
+        """
         self._ops = ops
         self._application = application
         self._is_allowed = is_allowed
+        self._apply_definitions = apply_definitions
+        self._has_schedules = has_schedules
         self._last_errors: dict[str, str] = {}
         """The last logged error of each schedule that could not be accounted for."""
         self._stopping = threading.Event()
@@ -217,11 +228,19 @@ class Accounting:
     def account(self) -> None:
         """Makes one pass over the schedules of the application that have ticks to account for.
 
-        Pauses those that no live code knows. One that fails does not block the others.
+        Pauses those that no live code knows, until live code does. One that fails does not block the others.
         """
-        for row in self._ops.run("pause_forgotten_schedules", application=self._application):
-            paused = {"action": "schedule.paused"}
-            log.warning("schedule %s is paused: no live code knows it", row["schedule_name"], extra=paused)
+        self._apply_definitions()
+        if not self._has_schedules:
+            return
+        for row in self._ops.run("settle_forgotten_schedules", application=self._application):
+            name, is_active = row["schedule_name"], row["is_active"]
+            log.warning(
+                "schedule %s is %s live code knows it",
+                name,
+                "resumed:" if is_active else "paused: no",
+                extra={"action": "schedule.resumed" if is_active else "schedule.paused"},
+            )
         for row in self._ops.run("due_schedules", application=self._application):
             name = row["schedule_name"]
             try:

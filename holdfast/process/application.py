@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from holdfast.dbos_adapter.definitions import Definitions
 from holdfast.settings import Role, Settings
 
 
@@ -42,18 +43,20 @@ class Application(Protocol):
     def foreign_workflows(self) -> set[str]:
         """Workflows that this process has imported, and that only processes of another role run."""
 
-    @property
-    def schedule_names(self) -> list[str]:
-        """The schedules that the modules of this role declare."""
-
     def load(self, settings: Settings) -> None:
         """Imports user-defined modules. The process calls it first. Raises ``ModuleWrong``."""
 
     def prepare(self, settings: Settings) -> None:
         """Imports workflows and builds configured instances, after DBOS is created and before its launch."""
 
+    def definitions(self, settings: Settings) -> Definitions:
+        """Returns the queues and schedules that the modules of this role declare."""
+
     def register(self, settings: Settings) -> None:
         """Registers queues and schedules, after the launch of DBOS."""
+
+    def apply_definitions(self, settings: Settings) -> None:
+        """Applies what `register` left to newer live code that has gone meanwhile."""
 
     def close(self) -> None:
         """Clears process-wide state at the end."""

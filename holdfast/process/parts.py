@@ -162,16 +162,12 @@ def _launch(process: Process) -> None:
 
 def _publish_workflows(process: Process) -> None:
     assert process.engine is not None
-    without, schedules = process.application.foreign_workflows, process.application.schedule_names
+    without = process.application.foreign_workflows
+    definitions = process.application.definitions(process.settings)
     process.engine.claimable.on_change = lambda: publish_soon(
-        process.ops, process.executor_id, without, schedules
+        process.ops, process.executor_id, without, definitions
     )
-    publish(process.ops.run_patiently, process.executor_id, without, schedules)
-
-
-def _start_accounting(process: Process) -> None:
-    if process.role == "worker":
-        process.accounting.start()
+    publish(process.ops.run_patiently, process.executor_id, without, definitions)
 
 
 def _start_operations(process: Process) -> None:
@@ -226,7 +222,7 @@ PARTS: tuple[Part, ...] = (
     Part("launch", _launch),
     Part("queues and schedules", lambda p: p.application.register(p.settings)),
     Part("registrations", _publish_workflows),
-    Part("accounting", _start_accounting, lambda p: p.accounting.stop(), stop_stage=2),
+    Part("accounting", lambda p: p.accounting.start(), lambda p: p.accounting.stop(), stop_stage=2),
     Part("sweep", lambda p: p.sweep.start(), lambda p: p.sweep.stop(), stop_stage=2),
     Part("control operations", _start_operations, lambda p: p.operations.stop(), stop_stage=2),
     Part("database metrics", _start_database_metrics, _stop_database_metrics, stop_stage=5),

@@ -69,6 +69,8 @@ class Process(Executor):
             self.ops,
             identity.application,
             is_allowed=lambda: self.state in ("starting", "live") and self.clock_is_right(),
+            apply_definitions=lambda: application.apply_definitions(settings),
+            has_schedules=self.role == "worker",
         )
         self.pool: CpuPool | None = None
         self.engine: Engine | None = None

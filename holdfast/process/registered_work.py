@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import import_module
@@ -11,6 +12,7 @@ from typing import Any
 
 from dbos import DBOS, ScheduleInput
 
+from holdfast.dbos_adapter.definitions import Definitions, apply_newest
 from holdfast.dbos_adapter.schedules import workflow_function
 from holdfast.durable import names, plain_modules, registry
 from holdfast.durable.declarations import Schedule
@@ -74,23 +76,38 @@ class RegisteredWork:
             if start := getattr(module, "start", None):
                 start(settings)
 
-    def register(self, settings: Settings) -> None:
-        """Registers the queues and, in workers, the schedules."""
+    def definitions(self, settings: Settings) -> Definitions:
+        """Returns the limits of the role's queues and the times and rules of its schedules, by name."""
         limits = {queue.name: queue.limits(settings) for queue in registry.queues_of(self.role)}
         # A process runs one suspect at a time.
         limits |= {name: {"worker_concurrency": 1} for name in (self.suspects_queue, self.trials_queue)}
-        for name, its_limits in limits.items():
-            DBOS.register_queue(
-                name, **its_limits, polling_interval_sec=_POLL_SECONDS, on_conflict="always_update"
-            )
+        schedules = {each.name: _definition(each, settings) for each in registry.schedules_of(self.role)}
+        return {"queue": limits, "schedule": schedules}
+
+    def register(self, settings: Settings) -> None:
+        """Registers the queues and, in workers, the schedules, where no newer live code declares them."""
+        self._apply_definitions(settings, starting=True)
         if self.role == "worker":
             plain_modules.set_up()
-            _register_schedules(registry.schedules_of(self.role), settings)
 
-    @property
-    def schedule_names(self) -> list[str]:
-        """The schedules that the modules of this role declare."""
-        return [each.name for each in registry.schedules_of(self.role)]
+    def apply_definitions(self, settings: Settings) -> None:
+        """Applies what `register` left to newer live code that has gone meanwhile."""
+        self._apply_definitions(settings, starting=False)
+
+    def _apply_definitions(self, settings: Settings, *, starting: bool) -> None:
+        own = self.definitions(settings)
+        schedules = {each.name: each for each in registry.schedules_of(self.role)}
+
+        def apply(kind: str, name: str) -> None:
+            definition = own[kind][name]
+            if kind == "schedule":
+                _apply_schedule(schedules[name], definition)
+                return
+            DBOS.register_queue(
+                name, **definition, polling_interval_sec=_POLL_SECONDS, on_conflict="always_update"
+            )
+
+        apply_newest(resources().ops, settings.application_name(self.role), own, apply, starting=starting)
 
     @property
     def foreign_workflows(self) -> set[str]:
@@ -121,41 +138,47 @@ def _queue_names(role: Role) -> list[str]:
     return sorted(mine | {names.SUSPECTS_QUEUE[role], names.TRIALS_QUEUE[role]})
 
 
-def _register_schedules(schedules: list[Schedule], settings: Settings) -> None:
-    DBOS.apply_schedules([_schedule(each, settings) for each in schedules])
-    for each in schedules:
-        if each.enabled is not None:
-            (DBOS.resume_schedule if each.enabled(settings) else DBOS.pause_schedule)(each.name)
-        elif not registry.is_builtin(each.workflow):
-            # Paused while no live code declared it: `Accounting` does that.
-            DBOS.resume_schedule(each.name)
-
-
-def _schedule(each: Schedule, settings: Settings) -> ScheduleInput:
-    """Stores the rules of a schedule, and returns the schedule as DBOS's input."""
-    function: Any = each.workflow
-    queue = each.queue
-    if isinstance(function, DbosWorkflow):
-        queue = names.QUEUE_OF[function.name]
-        function = workflow_function(function.name)
-    elif isinstance(function, Workflow):
-        queue, function = names.QUEUE_OF[function.name], function.durable
+def _definition(each: Schedule, settings: Settings) -> dict[str, Any]:
     catch_up = each.caught_up(settings)
     window = catch_up.total_seconds() if isinstance(catch_up, timedelta) else None
-    resources().ops.run(
-        "set_schedule_rules",
-        schedule=each.name,
-        overlap=each.overlap,
-        catch_up="none" if catch_up is None else "all" if window else "once",
-        catch_up_seconds=window,
-    )
     return {
+        "workflow": getattr(each.workflow, "name", None) or getattr(each.workflow, "__qualname__", ""),
+        "cron": each.cron,
+        "queue": _queue(each),
+        "time_zone": None if each.time_zone == "UTC" else each.time_zone,
+        "overlap": each.overlap,
+        "catch_up": "none" if catch_up is None else "all" if window else "once",
+        "catch_up_seconds": window,
+        "enabled": None if each.enabled is None else each.enabled(settings),
+    }
+
+
+def _apply_schedule(each: Schedule, definition: Mapping[str, Any]) -> None:
+    rules = {key: definition[key] for key in ("overlap", "catch_up", "catch_up_seconds")}
+    resources().ops.run("set_schedule_rules", schedule=each.name, **rules)
+    schedule: ScheduleInput = {
         "schedule_name": each.name,
-        "workflow_fn": function,
-        "schedule": each.cron,
+        "workflow_fn": _function(each),
+        "schedule": definition["cron"],
         "context": None,
-        "queue_name": queue,
-        "cron_timezone": None if each.time_zone == "UTC" else each.time_zone,
+        "queue_name": definition["queue"],
+        "cron_timezone": definition["time_zone"],
         # DBOS's backfill has no bound. `Accounting` catches up by the rules of the schedule.
         "automatic_backfill": False,
     }
+    DBOS.apply_schedules([schedule])
+    if definition["enabled"] is not None:
+        (DBOS.resume_schedule if definition["enabled"] else DBOS.pause_schedule)(each.name)
+
+
+def _queue(each: Schedule) -> str | None:
+    if isinstance(each.workflow, DbosWorkflow | Workflow):
+        return names.QUEUE_OF[each.workflow.name]
+    return each.queue
+
+
+def _function(each: Schedule) -> Any:
+    """Returns the function that DBOS starts at each tick."""
+    if isinstance(each.workflow, DbosWorkflow):
+        return workflow_function(each.workflow.name)
+    return each.workflow.durable if isinstance(each.workflow, Workflow) else each.workflow

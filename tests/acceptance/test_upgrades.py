@@ -113,12 +113,20 @@ def test_old_and_new_code_share_a_version(stack: NativeStack, made: Releases) ->
     old_code = made.write("M", releases.NAKED, returns=True, more=releases.OLD_CODE)
     upgrade(stack, made, old_code)
     made.publish(made.write("N", releases.NAKED, returns=True, more=releases.NEW_CODE))
+
+    def declared() -> tuple[str, int]:
+        (limit,) = stack.query("SELECT worker_concurrency FROM dbos.queues WHERE name = 'counts'")
+        (yearly,) = (row for row in stack.get("/schedules")["schedules"] if row["name"] == "yearly-parcels")
+        return yearly["cron"], limit["worker_concurrency"]
+
+    assert declared() == ("0 0 3 1 1 *", 8)
     roll(stack, stack.api())
     roll(stack, stack.workers()[1])
     # An old worker that starts beside the new one, and stops again later: nothing changes for the new code.
     before = set(stack.executors())
     stack.spawn("services.worker", PYTHONPATH=str(old_code))
     (spawned,) = wait_for(lambda: set(stack.executors()) - before, 30, "one more old worker is live")
+    assert declared() == ("0 0 4 1 1 *", 9), "the newer code's definitions apply"
 
     stamped, weighed = (
         [stack.post("/workflows", {"workflow": name, "arguments": given})["workflow_id"] for _ in range(12)]

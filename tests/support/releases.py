@@ -85,8 +85,11 @@ def sort(at: str) -> str:
 
 
 register(
-    Queue("counts", [count, sort, {names}], at_once=8),
-    schedules=[Schedule("{schedule}", {scheduled}, "* * * * * *")],
+    Queue("counts", [count, sort, {names}], at_once={at_once}),
+    schedules=[
+        Schedule("{schedule}", {scheduled}, "* * * * * *"),
+        Schedule("yearly-parcels", count, "0 0 {hour} 1 1 *"),
+    ],
 )
 """
 
@@ -97,6 +100,8 @@ def weigh(parcel: str) -> str:
     names="weigh",
     schedule="parcels-old",
     scheduled="count",
+    at_once=8,
+    hour=3,
 )
 NEW_CODE = _BESIDE.format(
     added="""@workflow("parcels.weigh")
@@ -110,9 +115,11 @@ def stamp(parcel: str) -> str:
     names="weigh, stamp",
     schedule="parcels-new",
     scheduled="sort",
+    at_once=9,
+    hour=4,
 )
-"""One version of the durable code before and after four changes: a new workflow on a queue, a new schedule of
-a workflow, a schedule removed, a parameter added without a default."""
+"""One version of the durable code before and after six changes: a new workflow on a queue, a new schedule of
+a workflow, a schedule removed, a parameter added without a default, another limit, other times."""
 
 
 class Releases:

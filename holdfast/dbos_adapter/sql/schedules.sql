@@ -11,20 +11,30 @@ VALUES (%(schedule)s, %(overlap)s, %(catch_up)s, %(catch_up_seconds)s, true)
 ON CONFLICT (schedule_name) DO UPDATE
 SET declared = true, overlap = excluded.overlap, catch_up = excluded.catch_up, catch_up_seconds = excluded.catch_up_seconds
 
--- name: pause_forgotten_schedules
+-- name: settle_forgotten_schedules
 -- Pauses the schedules that no live code declares any more, and those of DBOS's own calls whose workflow no live code
--- has: their ticks would wait for ever. An executor that has published no schedules (it starts, or is of an older
--- release) may know all. Heartbeats do not count, because all are old after an outage.
-UPDATE dbos.workflow_schedules d SET status = 'PAUSED'
-FROM ops.schedules s
-WHERE d.status = 'ACTIVE' AND d.application_name = %(application)s AND s.schedule_name = d.schedule_name
-  AND EXISTS (SELECT FROM ops.executors e WHERE e.application = %(application)s AND e.state = 'live')
-  AND NOT EXISTS (
-    SELECT FROM ops.executors e LEFT JOIN ops.registrations r USING (executor_id)
-    WHERE e.application = %(application)s AND e.state IN ('live', 'draining')
-      AND (r.schedules IS NULL OR d.schedule_name = ANY (r.schedules)
-           OR NOT s.declared AND r.workflows ? d.workflow_name))
-RETURNING d.schedule_name
+-- has: their ticks would wait for ever. Resumes them when live code does again, but not what somebody else paused. An
+-- executor that has published no schedules (it starts, or is of an older release) may know all. Heartbeats do not
+-- count, because all are old after an outage.
+WITH known AS (
+    SELECT d.schedule_name, d.status, s.forgotten, count(e.*) > 0 AS may_be_known, count(r.schedules) > 0 AS is_known
+    FROM dbos.workflow_schedules d JOIN ops.schedules s USING (schedule_name)
+    LEFT JOIN (ops.executors e LEFT JOIN ops.registrations r USING (executor_id))
+        ON e.application = %(application)s AND e.state IN ('live', 'draining')
+        AND (r.schedules IS NULL OR d.schedule_name = ANY (r.schedules) OR NOT s.declared AND r.workflows ? d.workflow_name)
+    WHERE d.application_name = %(application)s AND (d.status = 'ACTIVE' OR s.forgotten)
+      AND EXISTS (SELECT FROM ops.executors l WHERE l.application = %(application)s AND l.state = 'live')
+    GROUP BY 1, 2, 3
+), changed AS MATERIALIZED (
+    SELECT k.schedule_name, k.status = 'ACTIVE' AS was_active,
+           CASE k.status WHEN 'ACTIVE' THEN k.may_be_known ELSE k.is_known END AS is_active
+    FROM known k
+    WHERE CASE k.status WHEN 'ACTIVE' THEN k.forgotten OR NOT k.may_be_known ELSE k.is_known END
+), noted AS (
+    UPDATE ops.schedules s SET forgotten = NOT c.is_active FROM changed c WHERE s.schedule_name = c.schedule_name)
+UPDATE dbos.workflow_schedules d SET status = CASE WHEN c.is_active THEN 'ACTIVE' ELSE 'PAUSED' END
+FROM changed c WHERE d.schedule_name = c.schedule_name AND c.is_active <> c.was_active
+RETURNING d.schedule_name, c.is_active
 
 -- name: due_schedules
 -- Returns the schedules that may have a tick to account for.

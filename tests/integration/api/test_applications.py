@@ -189,6 +189,7 @@ def register(database: Database) -> None:
         workflows=json.dumps(workflows),
         queues=None,
         schedules=[],
+        definitions=None,
     )
 
 

@@ -27,7 +27,7 @@ _ONLY = {
     "record_effect": "worker",
     **dict.fromkeys(("claim_request", "release_request", "reopen"), "api"),
     **dict.fromkeys(("fire_tick", "set_schedule_rules", "account_ticks"), "worker"),
-    "pause_forgotten_schedules": "worker",
+    "settle_forgotten_schedules": "worker",
     **dict.fromkeys(("record_pulse", "purge_begin", "purge_end"), "worker"),
     **dict.fromkeys(TIDY, "worker"),
     **dict.fromkeys(("begin_operation", "replace_resume", "claim_operation", "advance_operation"), "api"),

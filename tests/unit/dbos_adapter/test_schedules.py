@@ -147,7 +147,7 @@ class Tables:
             return self._rows
         if name == "known_ticks":
             return [{"tick_id": each} for each in params["tick_ids"] if each in self.fired]
-        if name == "pause_forgotten_schedules":
+        if name == "settle_forgotten_schedules":
             return []
         self.moved[params["schedule"]] = params
         return [{"schedule_name": params["schedule"]}]

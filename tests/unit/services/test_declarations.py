@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from dbos import DBOS
 
 from holdfast.console.labels import label, needs_input
+from holdfast.dbos_adapter import definitions
 from holdfast.process import registered_work
 from services.api.scope import workflows as scope
 from services.composition import Api, Worker
@@ -138,7 +141,11 @@ class Registered:
         monkeypatch.setattr(DBOS, "list_schedules", lambda **_: [])
         monkeypatch.setattr(DBOS, "pause_schedule", lambda name: self.states.update({name: "paused"}))
         monkeypatch.setattr(DBOS, "resume_schedule", lambda name: self.states.update({name: "active"}))
-        ops = SimpleNamespace(run=self._rules)
+        ops = SimpleNamespace(run=self._run, run_patiently=self._run, connection=lambda: nullcontext(None))
+        monkeypatch.setattr(definitions, "transaction", nullcontext)
+        monkeypatch.setattr(
+            definitions, "query", lambda _, statement, /, **params: self._run(statement, **params)
+        )
         monkeypatch.setattr(registered_work, "resources", lambda: SimpleNamespace(ops=ops))
 
     def _queue(self, name: str, *, polling_interval_sec: float, on_conflict: str, **limits: Any) -> None:
@@ -153,8 +160,18 @@ class Registered:
             columns = (function, each["schedule"], each["queue_name"], each["cron_timezone"])
             self.schedules[each["schedule_name"]] = columns
 
-    def _rules(self, _: str, schedule: str, **rules: Any) -> None:
-        self.rules[schedule] = (rules["overlap"], rules["catch_up"], rules["catch_up_seconds"])
+    def _run(self, statement: str, /, **params: Any) -> list[dict[str, Any]]:
+        if statement == "set_schedule_rules":
+            rules = (params["overlap"], params["catch_up"], params["catch_up_seconds"])
+            self.rules[params["schedule"]] = rules
+        if statement != "definitions_to_apply":
+            return []
+        own = json.loads(params["definitions"])
+        return [
+            {"kind": kind, "name": name, "definition": json.dumps(definition)}
+            for kind, named in own.items()
+            for name, definition in named.items()
+        ]
 
 
 @pytest.mark.parametrize("retention", [0.0, 86_400.0])
