@@ -88,6 +88,7 @@ def create_app(process: Process, features: Sequence[Feature] = ()) -> FastAPI:
         )
     ]
     for router in (*(feature.router for feature in features), *ours, probes.router(process)):
+        openapi.take_titles(router)
         app.include_router(router)
         _announce(router)
     return app

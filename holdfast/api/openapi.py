@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 
 from holdfast.api.feature import Feature
 from holdfast.api.problems import MEDIA_TYPE, FieldError, Problem, documented
@@ -24,6 +25,16 @@ def install(app: FastAPI, features: Sequence[Feature]) -> None:
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def take_titles(router: APIRouter) -> None:
+    """Makes the first sentence of each docstring the title of its call, instead of the function's name."""
+    for route in router.routes:
+        if isinstance(route, APIRoute) and route.summary is None and route.description:
+            title, _, rest = route.description.partition("\n\n")
+            first, stop, more = " ".join(title.split()).partition(". ")
+            route.summary = first.rstrip(".")
+            route.description = "\n\n".join(filter(None, [more if stop else "", rest]))
 
 
 def _document(app: FastAPI, features: Sequence[Feature]) -> dict[str, Any]:

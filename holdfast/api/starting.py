@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from dbos import EnqueueOptions
@@ -19,6 +20,13 @@ from holdfast.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from holdfast.process.process import Process
+
+_LISTED = 50
+_CLOSEST = 3
+_SIMILARITY = 0.5
+"""The share of a name that must agree; `batch` is that close to `fibonacci.batch`."""
+_COMPARED = 100
+"""How much of a name is compared: the time for it grows with the square."""
 
 _QUEUE_FIELDS = ("priority", "deduplication_id", "partition_key")
 
@@ -127,8 +135,18 @@ async def _refuse_unknown(process: Process, body: StartRequest) -> NoReturn:
         {*(row["name"] for row in rows), *(registry.startable() if body.application is None else ())}
     )
     whose = "live executor" if body.application is None else f"live executor of {body.application}"
-    known = f" Registered: {', '.join(names)}." if names else ""
-    _refuse("workflow", f"no {whose} has registered a workflow of this name.{known}")
+    _refuse("workflow", f"no {whose} has registered a workflow of this name.{_known(body.workflow, names)}")
+
+
+def _known(name: str, names: list[str]) -> str:
+    """Returns what can be started instead: the names closest to `name`, and the first of all."""
+    if not names:
+        return ""
+    by_lower_case = {each.lower(): each for each in names}
+    close = get_close_matches(name.lower()[:_COMPARED], by_lower_case, n=_CLOSEST, cutoff=_SIMILARITY)
+    meant = f" Did you mean {' or '.join(by_lower_case[each] for each in close)}?" if close else ""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"{meant} Registered: {', '.join(names[:_LISTED])}{more}."
 
 
 def _refuse(field: str, reason: str) -> NoReturn:

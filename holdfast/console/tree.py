@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -14,6 +15,7 @@ from holdfast.errors import UnknownWorkflow
 from holdfast.statuses import ENDED, RESUMABLE
 
 NODE_LIMIT = 500
+_DIGITS = re.compile(r"([0-9]+)")
 _EVER = 1e12
 
 
@@ -28,7 +30,7 @@ async def read_tree(ask: Ask, workflow_id: str, own_applications: Collection[str
     root_id, now = roots[0]["root_id"], roots[0]["now"]
     rows = await ask("console_tree", workflow_id=root_id, limit=NODE_LIMIT + 1)
     truncated = len(rows) > NODE_LIMIT
-    nodes = rows[:NODE_LIMIT]
+    nodes = sorted(rows[:NODE_LIMIT], key=_order)
     own_rows = [row for row in rows if row["workflow_id"] == workflow_id]
     if not own_rows:  # below the limit of a large family
         own_rows = (await ask("console_tree", workflow_id=workflow_id, limit=1))[:1]
@@ -55,6 +57,15 @@ async def read_tree(ask: Ask, workflow_id: str, own_applications: Collection[str
         "executors": known,
         "actions": _actions(own_rows[0], own_applications, stranded=stranded),
     }
+
+
+def _order(row: Row) -> tuple[Any, ...]:
+    """Orders a family by level, creation and the numbers in its ids: a batch is stored at one moment."""
+    parts = _DIGITS.split(row["workflow_id"])
+    numbers = parts[1::2]
+    natural = [(text, 0, "") for text in parts]
+    natural[1::2] = [("", len(number.lstrip("0")), number.lstrip("0")) for number in numbers]
+    return row["level"], row["created_ms"], natural
 
 
 def _executors(nodes: list[Row], moves: list[Row]) -> list[str]:

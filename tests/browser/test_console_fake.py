@@ -348,6 +348,7 @@ def test_a_page_says_what_is_waited_for_and_sends_it(new_page: NewPage, fake: Fa
         re.compile(r"Waiting for message 'approval' until \d\d:\d\d:\d\d")
     )
     expect(page.locator("#workflow-status")).to_contain_text("waiting")
+    expect(page.locator("#output")).to_have_text("not yet")
     expect(page.locator("#events")).to_contain_text('{"percent":50}')
     expect(page.locator("#events")).to_contain_text("<i>text</i>")
     expect(page.locator("#streams summary")).to_contain_text("30 values, open")
@@ -368,8 +369,11 @@ def test_a_page_says_what_is_waited_for_and_sends_it(new_page: NewPage, fake: Fa
     path = f"/workflows/{running}/messages"
     body = {"message": {"approved": True}, "topic": "approval"}
     assert fake.calls == [("POST", path, body), ("POST", path, {"message": "just text"})]
-    fake.world.cancel(running)
+    fake.waiting = None
     expect(page.locator("#workflow-waiting")).to_be_hidden()
+    expect(page.locator("#workflow-about")).to_have_text(re.compile(r" · step \d+ for \d"))
+    fake.world.cancel(running)
+    expect(page.locator("#output")).to_have_text("none")
     expect(page.locator("#do-message")).to_be_disabled()
 
 

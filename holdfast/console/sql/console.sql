@@ -137,8 +137,8 @@ WITH RECURSIVE down AS (
     SELECT w.workflow_uuid, down.level + 1
     FROM down JOIN dbos.workflow_status w ON w.parent_workflow_id = down.workflow_uuid WHERE down.level < 50),
 chosen AS (SELECT workflow_uuid, min(level) AS level FROM (SELECT * FROM down LIMIT %(limit)s) AS bounded GROUP BY 1)
-SELECT w.workflow_uuid AS workflow_id, w.parent_workflow_id, w.name, w.class_name, w.config_name AS instance_name,
-       w.status, w.executor_id, w.queue_name AS queue, w.application_name AS application,
+SELECT w.workflow_uuid AS workflow_id, c.level, w.parent_workflow_id, w.name, w.class_name,
+       w.config_name AS instance_name, w.status, w.executor_id, w.queue_name AS queue, w.application_name AS application,
        w.application_version AS version, w.recovery_attempts AS attempts, w.created_at AS created_ms,
        CASE WHEN w.started_at_epoch_ms IS NOT NULL THEN w.started_at_epoch_ms
             WHEN w.queue_name IS NULL AND w.status IN ('PENDING', 'SUCCESS', 'ERROR') THEN w.created_at

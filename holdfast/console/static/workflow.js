@@ -93,14 +93,15 @@ export class WorkflowPage {
     say($("#workflow-title"), node?.label ?? workflow.name);
     const status = workflow.waiting ? STATUS.ENQUEUED : STATUS[workflow.status];
     $("#workflow-status").replaceChildren(badge(status ?? { shape: "?", word: workflow.status }));
-    say($("#workflow-about"), about(workflow, tree));
+    say($("#workflow-about"), about(workflow, tree, more === null ? steps : null));
     say($("#workflow-waiting"), waitingFor(workflow, tree.now) ?? "");
     this.tree.show(tree, workflow.workflow_id);
     this.waterfall.show(steps, tree, workflow, more !== null);
     this.attempts(tree);
     payload("input", workflow.input, workflow.input_shortened && "4 kB");
+    const nothing = ENDED.includes(workflow.status) ? "none" : "not yet";
     const cut = workflow.error ? workflow.error_shortened && "1,000 characters" : workflow.output_shortened && "4 kB";
-    payload("output", workflow.error ?? workflow.output, cut);
+    payload("output", workflow.error ?? workflow.output, cut, nothing);
     say($("#output-title"), workflow.error ? "Error" : "Output");
     for (const operation of OPERATIONS) {
       const why = tree.actions[operation];
@@ -141,7 +142,15 @@ function moved(move) {
   return `${move.reason}${taken}${slotWait(move.claimed_at && move.claimed_at - move.released_at)}`;
 }
 
-function about(workflow, tree) {
+/** Returns the step after the last recorded one, and since when it runs; null unless the workflow runs a step. */
+function currentStep(workflow, tree, steps) {
+  if (workflow.status !== "PENDING" || workflow.waiting || steps === null) return null;
+  const last = steps.at(-1);
+  const since = Math.max(epoch(workflow.started_at) ?? epoch(workflow.created_at), epoch(last?.completed_at) ?? 0);
+  return `step ${(last?.step_id ?? 0) + 1} for ${duration(tree.now - since)}`;
+}
+
+function about(workflow, tree, steps) {
   const parts = [workflow.name, workflow.application_version && `version ${workflow.application_version}`];
   if (workflow.queue_name) parts.push(`queue ${workflow.queue_name}`);
   const started = epoch(workflow.started_at);
@@ -149,11 +158,12 @@ function about(workflow, tree) {
   if (started === null) parts.push(`waits for ${duration(tree.now - epoch(workflow.created_at))}`);
   else if (ended === null) parts.push(`runs for ${duration(tree.now - started)} on ${shortExecutor(workflow.executor_id)}`);
   else parts.push(`took ${duration(ended - started)}, on ${shortExecutor(workflow.executor_id)} at last`);
+  parts.push(currentStep(workflow, tree, steps));
   if (workflow.forked_from) parts.push(`a copy of ${workflow.forked_from}`);
   return parts.filter(Boolean).join(" · ");
 }
 
-function payload(name, value, cut) {
-  const text = value === null || value === undefined ? "none" : typeof value === "string" ? value : JSON.stringify(value, null, 2);
+function payload(name, value, cut, nothing = "none") {
+  const text = value === null || value === undefined ? nothing : typeof value === "string" ? value : JSON.stringify(value, null, 2);
   say($(`#${name}`), cut ? `${text} …\n(the first ${cut})` : text);
 }

@@ -53,7 +53,7 @@ ORDER BY e.application, v.version_timestamp DESC NULLS LAST, e.started_at DESC
 SELECT DISTINCT jsonb_object_keys(r.workflows) AS name
 FROM ops.executors e JOIN ops.registrations r USING (executor_id)
 WHERE e.state = 'live' AND (%(application)s::text IS NULL OR e.application = %(application)s)
-ORDER BY 1 LIMIT 50
+ORDER BY 1 LIMIT 1000
 
 -- name: queues_of
 -- Returns the queues of an application. Any limit per partition makes a queue partitioned, as in DBOS.

@@ -128,6 +128,11 @@ def test_a_declared_workflow_starts_on_its_queue(client: TestClient, process: Fa
             "no live executor has registered a workflow of this name. Registered: Till.",
         ),
         (
+            {"workflow": "TILLS"},
+            "workflow",
+            "of this name. Did you mean Till.close or Till.total? Registered: Till.close, ",
+        ),
+        (
             {"workflow": "sell", "application": "gone"},
             "workflow",
             "no live executor of gone has registered",

@@ -509,6 +509,8 @@ def test_the_page_and_the_schema_are_there(client: TestClient) -> None:
     assert "HTTPValidationError" not in str(schema)
     for path, operations in schema["paths"].items():
         for method, operation in operations.items():
+            name = operation["summary"].lower().replace(" ", "_")
+            assert not operation["operationId"].startswith(f"{name}_"), "a title, not a function's name"
             for status, response in operation["responses"].items():
                 if status >= "400" and path != "/readyz":
                     assert list(response["content"]) == ["application/problem+json"], (path, method, status)
