@@ -16,9 +16,10 @@ from dbos._scheduler import backfill_schedule
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.dbos_adapter import schedules
+from holdfast.dbos_adapter import missed_ticks, schedules
 from holdfast.dbos_adapter.cron import check, tick_id, ticks_after
-from holdfast.dbos_adapter.schedules import Accounting, Decision, decide, due_ticks
+from holdfast.dbos_adapter.missed_ticks import Decision, decide, due_ticks
+from holdfast.dbos_adapter.schedules import Accounting
 
 MINUTE = timedelta(minutes=1)
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
@@ -113,7 +114,7 @@ def test_no_more_is_caught_up_than_the_limit() -> None:
 
 
 def test_a_long_gap_is_read_at_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schedules, "COUNT_LIMIT", 20)
+    monkeypatch.setattr(missed_ticks, "COUNT_LIMIT", 20)
     found = due_ticks("0 * * * * *", None, NOW - timedelta(days=1), NOW)
     assert found[:10] == [NOW - timedelta(days=1) + n * MINUTE for n in range(1, 11)]
     assert found[10:] == [NOW - n * MINUTE for n in range(9, -1, -1)]
