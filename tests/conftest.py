@@ -18,6 +18,7 @@ from functools import cache
 import hypothesis.core
 import pytest
 
+from tests.support import data_folder
 from tests.support.database import Database, Server
 from tests.support.object_server import ObjectServer
 
@@ -31,6 +32,7 @@ _without_docker: list[str] = []
 def pytest_configure(config: pytest.Config) -> None:
     if hypothesis.core.global_force_seed is None:  # --hypothesis-seed wins
         hypothesis.core.global_force_seed = SEED
+    data_folder.use_memory()
     # What a shell starts in the background ignores SIGINT, and processes under test would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

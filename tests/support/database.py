@@ -25,6 +25,7 @@ from holdfast.installations.secrets import make_secrets
 from holdfast.postgres.database import Connection, Row, connect, query
 from holdfast.settings import Settings
 from services.settings import ShowcaseSettings
+from tests.support import data_folder
 
 _TEMPLATE = "holdfast"
 """The database that roles.sql creates. It is migrated once and then only cloned."""
@@ -53,13 +54,14 @@ class Server:
     """The session's PostgreSQL with Holdfast's roles, configuration and migrations."""
 
     def __init__(self, *, durable: bool = False) -> None:
-        # The database's user may not be able to enter pytest's own directory.
-        self.home = Path(tempfile.mkdtemp(prefix="holdfast-test-"))
-        self.secrets = self.home / "secrets"
-        make_secrets(self.secrets)
-        (self.home / "logs").mkdir()
-        self.cluster = Cluster(self.home, self.secrets)
-        self.cluster.prepare()
+        with data_folder.as_temporary():
+            # The database's user may not be able to enter pytest's own directory.
+            self.home = Path(tempfile.mkdtemp(prefix="holdfast-test-"))
+            self.secrets = self.home / "secrets"
+            make_secrets(self.secrets)
+            (self.home / "logs").mkdir()
+            self.cluster = Cluster(self.home, self.secrets)
+            self.cluster.prepare()
         # No data survives the session, so none needs to survive a power cut.
         if not durable:
             with (self.cluster.data / "postgresql.auto.conf").open("a") as file:

@@ -16,9 +16,10 @@ from typing import Any
 import httpx
 import psycopg2
 
-from holdfast.installations.embedded import ROOT, die_with_parent, installed
+from holdfast.installations.embedded import ROOT, Cluster, die_with_parent, installed
 from holdfast.installations.state_file import read_state
 from holdfast.installations.supervised import is_alive, start_ticks
+from tests.support import data_folder
 from tests.support.stack import CpuChild, Exit, Member, Stack, clean_environment, free_ports, wait_for
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -54,7 +55,9 @@ class NativeStack(Stack):
             self.supervisor = subprocess.Popen(
                 [sys.executable, "-m", self.command_module, *command, "--quiet"],
                 cwd=ROOT,
-                env=clean_environment(HOLDFAST_WORKER_PORT=str(port + 1), **self.settings),
+                env=clean_environment(
+                    **data_folder.environment(), HOLDFAST_WORKER_PORT=str(port + 1), **self.settings
+                ),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -94,6 +97,7 @@ class NativeStack(Stack):
             self.supervisor.kill()  # its children die with it
             self.supervisor.wait()
         self.supervisor = None
+        Cluster(self.home, self.home / "secrets").remove()
 
     # --- processes -------------------------------------------------------------------------
 
