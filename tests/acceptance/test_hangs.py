@@ -16,13 +16,10 @@ from tests.support.stack import running_stack, wait_for
 
 LIMIT = 4
 """The least at which a hog is requeued, a suspect, on trial, and parked."""
-LOST_SECONDS = 30.0
-"""Of healthy work, by what two workers do alone: half of a minute."""
 SLOW_SECONDS = 0.2
 
 
-# Only beside a healthy worker a limit on what is lost is asserted: it is measured alone.
-@pytest.fixture(scope="module", params=[pytest.param(2, marks=pytest.mark.timing), 1])
+@pytest.fixture(scope="module", params=[2, 1])
 def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NativeStack]:
     started = NativeStack(
         tmp_path_factory.mktemp(f"hangs-{request.param}"),
@@ -77,26 +74,26 @@ def stream(stack: NativeStack) -> Iterator[None]:
         thread.join()
 
 
-def counted(stack: NativeStack, seconds: float) -> float:
-    """Healthy workflows a second over that time."""
-    before, begun = finished(stack), time.monotonic()
-    time.sleep(seconds)
-    return (finished(stack) - before) / (time.monotonic() - begun)
+def beside(stack: NativeStack, hog: str) -> int:
+    """How much healthy work the others finished in the last 3 s of the first process that the hog blocked."""
+    (row,) = stack.query(
+        "SELECT (SELECT count(*) FROM dbos.workflow_status s WHERE s.name = 'hogs.slow'"
+        "        AND s.executor_id <> h.from_executor AND s.status = 'SUCCESS'"
+        "        AND to_timestamp(s.completed_at / 1000.0)"
+        "            BETWEEN h.lost_at - interval '3 s' AND h.lost_at) AS n"
+        f" FROM ops.handovers h WHERE h.workflow_id = '{hog}' ORDER BY h.lost_at LIMIT 1"
+    )
+    return int(row["n"])
 
 
 def test_a_hog_beside_healthy_work(stack: NativeStack) -> None:
     earlier = parked(stack)
     with stream(stack):
         wait_for(lambda: finished(stack) > 20, 30, "healthy work runs")
-        alone = counted(stack, 10)
-        before = finished(stack)
         begun = time.monotonic()
-        hog = start(stack, "hogs.hog", length=40)
+        hog = start(stack, "hogs.hog", seconds=600)
         wait_for(lambda: hog in parked(stack), 150, "the hog is parked", pause_seconds=0.2)
-        took = time.monotonic() - begun
-        record(f"hog parked with {stack.worker_count} workers, seconds", took)
-        lost_seconds = took - (finished(stack) - before) / alone
-    record(f"healthy work lost to a hog with {stack.worker_count} workers, seconds", lost_seconds)
+        record(f"hog parked with {stack.worker_count} workers, seconds", time.monotonic() - begun)
     (row,) = stack.query(f"SELECT crashes FROM ops.crashes WHERE workflow_id = '{hog}'")
     assert row["crashes"] == LIMIT
     assert parked(stack) - earlier == {hog}, "something healthy is parked"
@@ -111,7 +108,8 @@ def test_a_hog_beside_healthy_work(stack: NativeStack) -> None:
     assert not {member.executor_id for member in stack.workers()} & {row["id"] for row in lost}
     assert {line["executor_id"] for line in killed_lines(stack)} & {row["id"] for row in lost}
     if stack.worker_count > 1:
-        assert lost_seconds <= LOST_SECONDS, (took, alone)
+        # Four at once of 0.2 s: 60 in 3 s, where nothing else runs. Later, the other may just have started.
+        assert beside(stack, hog) >= 6
     wait_for(
         lambda: (
             not stack.query(

@@ -20,7 +20,7 @@ from tests.support.stack import ROOT, Stack, running_stack, wait_for
 
 NewPage = Callable[..., Page]
 IMAGES = ROOT / "docs" / "images"
-NUMBERS = [35] * 24
+NUMBERS = [35] * 8
 
 # As the page drew it last: the end of a lane with its words, and the lines that leave it.
 ENDED = """([lane]) => {

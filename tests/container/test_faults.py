@@ -66,12 +66,12 @@ def test_cancel_ends_running_children(stack: ComposeStack) -> None:
 
 def test_docker_kill_of_a_worker_in_the_middle_of_a_batch(stack: ComposeStack) -> None:
     """`docker kill` counts as a manual stop: nothing brings it back, the peer finishes alone."""
-    batch_id, victim, peer = faults.start_and_find(stack, [SHORT] * 8)
+    batch_id, victim, peer = faults.start_and_find(stack, [SHORT] * 4)
     stack.kill(victim)
     try:
         record("docker kill to declared dead, seconds", faults.time_until_taken_over(stack, victim, 10))
         batch = stack.finished_batch(batch_id, 120)
-        scenes.check_batch(batch, [SHORT] * 8)
+        scenes.check_batch(batch, [SHORT] * 4)
         faults.check_effects(stack, batch)
         assert stack.inspect(victim.container)["State"]["Status"] == "exited"
         assert {row["executor_id"] for row in batch["results"]} <= {victim.executor_id, peer.executor_id}
@@ -95,11 +95,11 @@ def test_idle_worker_stops(stack: ComposeStack) -> None:
 def test_compose_restart_of_the_workers(stack: ComposeStack) -> None:
     """Both at once, in the middle of a batch."""
     before = stack.workers()
-    batch_id, _, _ = faults.start_and_find(stack, [SHORT] * 6)
+    batch_id, _, _ = faults.start_and_find(stack, [SHORT] * 4)
     stack.compose("restart", "worker")
     assert [stack.exited(member, 5).code for member in before] == [0, 0]
     batch = stack.finished_batch(batch_id, 120)
-    scenes.check_batch(batch, [SHORT] * 6)
+    scenes.check_batch(batch, [SHORT] * 4)
     faults.check_effects(stack, batch)
 
 

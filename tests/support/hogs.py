@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import re
+import ctypes
 import time
 
 from holdfast.durable.registry import Queue, register, step, workflow
 
 
-@step("hogs.match")
-def match(length: int) -> bool:
-    """Backtracks in C with the interpreter's lock held, for hours at a length of 40."""
-    return re.match(r"(x+x+)+y", "x" * length) is not None
+@step("hogs.block")
+def block(seconds: float) -> int:
+    """Stays in C with the interpreter's lock held, without using a CPU."""
+    return int(ctypes.PyDLL(None).usleep(int(seconds * 1e6)))
 
 
 @workflow("hogs.hog")
-def hog(length: int) -> bool:
+def hog(seconds: float) -> int:
     """Blocks its process."""
-    return match(length)
+    return block(seconds)
 
 
 @step("hogs.rest")

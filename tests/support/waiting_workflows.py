@@ -5,8 +5,8 @@ Loaded by ``HOLDFAST_MODULES=tests.support.waiting_workflows``. ``WAITING_OUT``:
 
 from __future__ import annotations
 
+import ctypes
 import os
-import re
 import signal
 import time
 from collections.abc import Iterator
@@ -225,12 +225,12 @@ def teller(text: str) -> None:
 
 @DBOS.step(name="waiting.block")
 def block(times: int) -> None:
-    """Holds the interpreter's lock for hours, in the first ``times`` runs."""
+    """Holds the interpreter's lock for half an hour, in the first ``times`` runs."""
     _OUT.mkdir(parents=True, exist_ok=True)
     for number in range(times):
         with suppress(FileExistsError):
             (_OUT / f"{DBOS.workflow_id}-blocked-{number}").touch(exist_ok=False)
-            re.match(r"(x+x+)+y", "x" * 48)
+            ctypes.PyDLL(None).usleep(1_800_000_000)
 
 
 @DBOS.workflow(name="waiting.blocker", max_recovery_attempts=None)

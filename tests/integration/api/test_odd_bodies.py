@@ -306,7 +306,6 @@ def crowd(api: Api, number: int, start: bytes) -> Iterator[list[socket.socket]]:
         yield connections
 
 
-@pytest.mark.timing
 @pytest.mark.parametrize(
     ("number", "start"),
     [
@@ -324,17 +323,15 @@ def test_a_crowd_does_not_stop_the_probes(
     api: Api, monkeypatch: pytest.MonkeyPatch, number: int, start: bytes
 ) -> None:
     # Long enough that all are there at once.
-    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 8.0)
-    monkeypatch.setattr(middleware, "BODY_TIMEOUT_SECONDS", 8.0)
-    monkeypatch.setattr(watched_transport, "READ_SECONDS", 8.0)
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 6.0)
+    monkeypatch.setattr(middleware, "BODY_TIMEOUT_SECONDS", 6.0)
+    monkeypatch.setattr(watched_transport, "READ_SECONDS", 6.0)
     with crowd(api, number, start) as connections:
         wait_until(lambda: len(api.server.server_state.connections) >= number, "all are accepted")
         for path in ("/readyz", "/livez", "/executors"):
-            began = time.monotonic()
-            # A connection of its own: it stands behind all of them.
+            # A connection of its own: it stands behind all of them, and is answered before one of them ends.
             answer = httpx.get(f"{api.http.base_url}{path}", timeout=10, trust_env=False)
             assert answer.status_code == 200
-            assert time.monotonic() - began < 2
         assert len(api.server.server_state.connections) >= number, "they ended too early to tell anything"
         wait_until(lambda: not api.server.server_state.connections, "all end", seconds=20)
         for connection in connections:
