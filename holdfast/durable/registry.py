@@ -12,8 +12,10 @@ steps, and the names and types of its parameters. See docs/operate/upgrading.md.
 from __future__ import annotations
 
 import importlib
+import traceback
 from collections.abc import Callable, Iterable
 from itertools import chain
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from dbos import DBOS
@@ -193,19 +195,33 @@ def _make_known(workflow: Workflow[..., Any]) -> None:
         names.LEAF_QUEUES.add(workflow.queue.name)
 
 
+def _place(error: Exception) -> str:
+    """Returns the file and line where an import failed; "" for a syntax error, whose text names them."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, SyntaxError) or not frames:
+        return ""
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
+
+
 def load(modules: Iterable[str]) -> None:
     """Imports the modules and adds their names to the tables in `names`. Idempotent.
 
-    Raises ``ModuleWrong``, and any error that a module raises on import.
+    Raises ``ModuleWrong``, also for any error that a module raises on import.
     """
     for module in modules:
         typed = len(_declared), len(_queues), len(_labels)
         try:
             with plain_modules.refusing_an_application(module):
                 found = importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-                raise
+        except ModuleWrong:
+            raise
+        except Exception as error:
+            missing = error.name if isinstance(error, ModuleNotFoundError) else None
+            if missing is None or not f"{module}.".startswith(f"{missing}."):
+                raise ModuleWrong(
+                    f"HOLDFAST_MODULES: {module} cannot be imported: {type(error).__name__}: {error}"
+                    f"{_place(error)}"
+                ) from error
             raise ModuleWrong(
                 f"HOLDFAST_MODULES: there is no module {module} on the import path. In an image, copy it "
                 "into /app; beside a checkout, set PYTHONPATH to its directory."

@@ -56,9 +56,10 @@ def _last(lines: list[str]) -> str:
 
 
 def _message(entry: dict[str, Any]) -> str:
-    """Returns the message, with the last line of a traceback: the error itself."""
+    """Returns the message, with the last line of a traceback (the error itself) unless it contains that."""
+    message = str(entry.get("message", "")).strip()
     trace = str(entry.get("exc_info") or "").strip().splitlines()[-1:]
-    return ": ".join([str(entry.get("message", "")).strip(), *trace])
+    return ": ".join([message, *(line for line in trace if line.partition(": ")[2] not in message)])
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

@@ -84,7 +84,7 @@ def serve(application: Application, create_app: Callable[[Process], Any]) -> Non
     try:
         code = asyncio.run(_serve(settings, application, create_app, stream))
     except ModuleWrong as error:
-        _refuse(error.message)
+        _refuse(error.message, error.__cause__)
     except SystemExit:  # uvicorn's own code for a failed start is 3
         code = 1
     except Exception:
@@ -93,9 +93,9 @@ def serve(application: Application, create_app: Callable[[Process], Any]) -> Non
     os._exit(code)
 
 
-def _refuse(sentence: str) -> NoReturn:
+def _refuse(sentence: str, cause: BaseException | None = None) -> NoReturn:
     """Exits with code 1 after a sentence that says why no later attempt can succeed either."""
-    log.critical("does not start: %s", sentence, extra={"action": "executor.refused"})
+    log.critical("does not start: %s", sentence, extra={"action": "executor.refused"}, exc_info=cause)
     logs.flush()
     os._exit(1)
 

@@ -205,9 +205,18 @@ def test_a_module_that_is_not_there() -> None:
         registry.load(["no_such_module"])
 
 
-def test_an_import_inside_it_that_fails_is_shown_as_it_is(write: Write) -> None:
-    with pytest.raises(ModuleNotFoundError, match="no_such_thing"):
-        registry.load([write("import no_such_thing\n")])
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("import no_such_thing\n", r"ModuleNotFoundError: No module named 'no_such_thing' \({}, line 2\)"),
+        ("x = 1\ndef f(:\n", r"SyntaxError: invalid syntax \({}, line 3\)"),
+        ("\nraise OSError('no licence server')\n", r"OSError: no licence server \({}, line 3\)"),
+    ],
+)
+def test_the_cause_and_place_of_an_import_that_fails_are_named(write: Write, text: str, why: str) -> None:
+    module = write(text)
+    with pytest.raises(ModuleWrong, match=f"{module} cannot be imported: {why.format(f'{module}.py')}"):
+        registry.load([module])
 
 
 def test_modules_setting() -> None:

@@ -23,6 +23,14 @@ def line(message: str, level: str = "INFO", action: str = "log", **more: str) ->
             line("failed", "ERROR", exc_info="Traceback\n  File\nValueError: x"),
             "ERROR: failed: ValueError: x",
         ),
+        (
+            line(
+                "m cannot be imported: ValueError: x (m.py, line 1)",
+                "ERROR",
+                exc_info="Traceback\nValueError: x",
+            ),
+            "ERROR: m cannot be imported: ValueError: x (m.py, line 1)",
+        ),
         ("Fatal Python error: Aborted", "Fatal Python error: Aborted"),
         ("{half of a line", "{half of a line"),
         ("", None),
