@@ -194,3 +194,8 @@ def test_what_cannot_be_read_is_claimed(database: Database, inputs: str | None) 
     fits = 'SELECT ops.arguments_fit(%(inputs)s, \'{"names": ["a"]}\')'
     assert database.one(fits, inputs=inputs)
     assert database.one("SELECT ops.arguments_fit(%(inputs)s, NULL)", inputs=inputs)
+
+
+def test_the_comparison_of_arguments_needs_no_query(database: Database) -> None:
+    """A claim makes it for each row before the first one that fits: with queries it took 6 times as long."""
+    assert database.one("SELECT prosrc !~* 'select' FROM pg_proc WHERE oid = 'ops.arguments_fit'::regproc")
