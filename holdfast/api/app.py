@@ -22,6 +22,7 @@ from holdfast.api.paths import EncodedPath
 from holdfast.api.rate import RateLimit
 from holdfast.api.routes import (
     console,
+    deleting,
     executors,
     messages,
     operations,
@@ -83,7 +84,7 @@ def create_app(process: Process, features: Sequence[Feature] = ()) -> FastAPI:
     ours = [
         each.router
         for each in (
-            *(workflows, user_workflows, reopening, stranded, operations, messages),
+            *(workflows, user_workflows, reopening, deleting, stranded, operations, messages),
             *(executors, schedule, retention, console),
         )
     ]

@@ -12,7 +12,7 @@ class Operation(BaseModel):
     """A control operation: what it acts on, how far it is, and how it ended."""
 
     operation_id: str
-    kind: str = Field(description='"cancel", "resume" or "adopt"')
+    kind: str = Field(description='"cancel", "resume", "adopt" or "delete"')
     target: str = Field(description="what it acts on: one unfinished operation at a time")
     arguments: dict[str, Any]
     requested_by: str
@@ -29,3 +29,10 @@ class OperationList(BaseModel):
     """Control operations: the unfinished ones, then the newest."""
 
     operations: list[Operation]
+
+
+class Deleted(BaseModel):
+    """A workflow was deleted."""
+
+    workflow_id: str
+    deleted: int = Field(description="workflows that were deleted: it and, if requested, those below it")

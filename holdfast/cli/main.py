@@ -45,7 +45,7 @@ app = typer.Typer(
 COMMANDS: list[Callable[..., None]] = [
     *(work.start, watch.watch, work.executors, work.drain, work.crash),
     *(workflows.fork, workflows.reopen),
-    *(operations.cancel, operations.resume, operations.operations),
+    *(operations.cancel, operations.resume, operations.delete, operations.operations),
     *(messages.send, messages.events, messages.stream),
     *(checks.verify, checks.handovers, checks.stranded, checks.adopt, retention.purge),
     *(backup.backup, backup.restore, migrate.migrate),

@@ -1,8 +1,8 @@
-"""Commands of control operations: ``cancel``, ``resume``, ``operations``; and how commands wait for one."""
+"""Commands of control operations (cancel, resume, delete, operations), and how commands wait for one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Annotated, Any
 
@@ -46,6 +46,26 @@ def resume(
     _request(workflow_id, "resume", timeout, url, as_json)
 
 
+def delete(
+    workflow_id: WorkflowArgument,
+    *,
+    children: Annotated[
+        bool, typer.Option("--children", metavar="", help="delete all below it, too; all must have ended")
+    ] = False,
+    timeout: TimeoutOption = 3600.0,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete a workflow that has ended, with all that belongs to it, and wait until that is done.
+
+    Unfinished work is refused, and so is a child whose parent may still need its result.
+    """
+    with plain_errors():
+        api = Api(url)
+        answer = api.delete(workflow_path(workflow_id), children=children)
+        _show_done(api, answer, timeout, as_json, lambda: f"{answer['deleted']} deleted")
+
+
 def operations(
     operation_id: Annotated[str | None, typer.Argument(help="wait for this one [default: list them]")] = None,
     timeout: TimeoutOption = 3600.0,
@@ -67,9 +87,16 @@ def _request(workflow_id: str, kind: str, timeout: float, url: str | None, as_js
     with plain_errors():
         api = Api(url)
         answer = api.post(workflow_path(workflow_id, kind))
-        if "operation_id" in answer:
-            _end(_wait(api, answer, timeout, as_json), as_json)
-        show(answer, as_json=as_json, human=lambda: f"{answer['workflow_id']}: {answer['status']}")
+        _show_done(api, answer, timeout, as_json, lambda: f"{answer['workflow_id']}: {answer['status']}")
+
+
+def _show_done(
+    api: Api, answer: dict[str, Any], timeout: float, as_json: bool, human: Callable[[], str]
+) -> None:
+    """Shows an answer, or the progress of the operation that it contains until that has ended."""
+    if "operation_id" in answer:
+        _end(_wait(api, answer, timeout, as_json), as_json)
+    show(answer, as_json=as_json, human=human)
 
 
 def _wait(api: Api, row: dict[str, Any], timeout: float, quiet: bool) -> dict[str, Any]:

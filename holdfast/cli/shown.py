@@ -86,6 +86,10 @@ class Api:
         headers = {"Idempotency-Key": key} if key else {}
         return self._json(self._send("POST", path, json=body, headers=headers))
 
+    def delete(self, path: str, **query: Any) -> Any:
+        """Sends a DELETE request and returns the JSON body."""
+        return self._json(self._send("DELETE", path, params=query))
+
     def events(self, path: str, *, seconds: float, **query: Any) -> Iterator[tuple[str, Any]]:
         """Yields kind and data of each server-sent event, until the stream ends or ``seconds`` are over.
 

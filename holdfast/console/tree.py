@@ -12,7 +12,7 @@ from holdfast.console.labels import label
 from holdfast.console.shown_rows import Ask, with_shown_rows
 from holdfast.durable.names import why_unknown
 from holdfast.errors import UnknownWorkflow
-from holdfast.statuses import ENDED, RESUMABLE
+from holdfast.statuses import ENDED, RESUMABLE, TERMINAL
 
 NODE_LIMIT = 500
 _DIGITS = re.compile(r"([0-9]+)")
@@ -55,7 +55,8 @@ async def read_tree(ask: Ask, workflow_id: str, own_applications: Collection[str
         "attempts": attempts,
         "moves": [move(row) for row in moves],
         "executors": known,
-        "actions": _actions(own_rows[0], own_applications, stranded=stranded),
+        "actions": _actions(own_rows[0], own_applications, stranded=stranded)
+        | {"delete": _why_not_deleted(own_rows[0], nodes)},
     }
 
 
@@ -108,3 +109,13 @@ def _actions(row: Row, own_applications: Collection[str], *, stranded: bool) -> 
         "fork": unknown,
         "adopt": None if stranded else "Its version is run by a live executor, or it has ended.",
     }
+
+
+def _why_not_deleted(row: Row, nodes: list[Row]) -> str | None:
+    """Returns why a workflow cannot be deleted. Of a large family the parent may be unknown here."""
+    if row["status"] not in TERMINAL:
+        return f"It is {row['status']}; only what has ended can be deleted."
+    parents = [node for node in nodes if node["workflow_id"] == row["parent_workflow_id"]]
+    if any(node["status"] not in ("SUCCESS", "ERROR") for node in parents):
+        return f"Its parent is {parents[0]['status']} and may still need its result."
+    return None

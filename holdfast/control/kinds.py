@@ -10,7 +10,7 @@ from holdfast.errors import Conflict, UnknownWorkflow
 from holdfast.postgres.database import Connection, Row, query
 from holdfast.recovery import adoption
 from holdfast.settings import Settings
-from holdfast.statuses import RESUMABLE
+from holdfast.statuses import RESUMABLE, TERMINAL
 
 INTERNAL_QUEUE = "_dbos_internal_queue"
 """DBOS's queue for workflows that were started directly."""
@@ -22,7 +22,7 @@ _LOCKED = "other work holds the rows of the workflows that are left"
 def kinds_of(settings: Settings) -> dict[str, Kind]:
     """Returns the kinds of operations by name."""
     own = settings.application_names
-    return {"cancel": Cancel(own), "resume": Resume(own), "adopt": Adopt()}
+    return {"cancel": Cancel(own), "resume": Resume(own), "adopt": Adopt(), "delete": Delete()}
 
 
 def target_of(workflow_id: str) -> str:
@@ -78,6 +78,7 @@ class Resume:
             allowed = " or ".join(RESUMABLE)
             raise Conflict(f"This workflow is {row['status']}. Only those that are {allowed} can be resumed.")
         names.home_queue(self._own, row["application_name"], row["name"], None)
+        refuse_beside(connection, ["delete"], operation.arguments["workflow_id"])
         return 0
 
     def scan(self, connection: Connection, operation: Operation, limit: int) -> list[str]:
@@ -138,6 +139,66 @@ class Adopt:
     def waits_for(self, connection: Connection, operation: Operation) -> str:  # noqa: ARG002
         """Returns what it waits for."""
         return _LOCKED
+
+
+class Delete:
+    """Deletes a workflow that has ended, and on request all below it, from the lowest level up."""
+
+    def begin(self, connection: Connection, operation: Operation) -> int:
+        """Checks that it has ended and that its parent needs its result no more."""
+        workflow_id = operation.arguments["workflow_id"]
+        _require_ended(workflow_id, _locked(connection, workflow_id)["status"])
+        _require_free(connection, workflow_id)
+        refuse_beside(connection, ["delete", "resume"], workflow_id, but=operation.operation_id)
+        return 0
+
+    def scan(self, connection: Connection, operation: Operation, limit: int) -> list[str]:
+        """Returns the lowest level. Raises `Conflict` if something there has not ended."""
+        self.waits_for(connection, operation)
+        return _ids(query(connection, "scan_delete", limit=limit, **_deleting(operation)))
+
+    def act(self, connection: Connection, operation: Operation, ids: list[str]) -> int:  # noqa: ARG002
+        """Deletes workflows."""
+        return len(query(connection, "delete_work", workflow_ids=ids))
+
+    def waits_for(self, connection: Connection, operation: Operation) -> str:
+        """Returns what it waits for. Raises `Conflict` if that is unfinished work."""
+        _require_free(connection, operation.arguments["workflow_id"])
+        for row in query(connection, "kept_from_deletion", **_deleting(operation)):
+            _require_ended(row["workflow_id"], row["status"])
+            return f"{row['executor_id']} still runs the cancelled execution of {row['workflow_id']}"
+        return _LOCKED
+
+
+def _deleting(operation: Operation) -> dict[str, Any]:
+    return {name: operation.arguments[name] for name in ("workflow_id", "children")}
+
+
+def _require_free(connection: Connection, workflow_id: str) -> None:
+    for parent in query(connection, "parent_that_needs", workflow_id=workflow_id):
+        raise Conflict(
+            f"Its parent {parent['workflow_id']} is {parent['status']} and may still need its result. Delete "
+            "it when the parent has ended with SUCCESS or ERROR, or delete the parent with its children."
+        )
+
+
+def _require_ended(workflow_id: str, status: str) -> None:
+    if status not in TERMINAL:
+        raise Conflict(f"{workflow_id} is {status}. Only what has ended can be deleted: cancel it first.")
+
+
+def refuse_beside(connection: Connection, kinds: list[str], workflow_id: str, *, but: str = "") -> None:
+    """Raises `Conflict` if an operation of these kinds is under way in the family of a workflow."""
+    for row in query(connection, "operation_near", kinds=kinds, workflow_id=workflow_id, but=but):
+        raise is_under_way(row)
+
+
+def is_under_way(row: Row) -> Conflict:
+    """Returns the refusal of what an operation, a row of ``operation_near``, does not allow beside it."""
+    return Conflict(
+        f"Operation {row['operation_id']} ({row['kind']}) is under way on {row['workflow_id']}. "
+        f"GET /operations/{row['operation_id']} says how far it is."
+    )
 
 
 def _locked(connection: Connection, workflow_id: str) -> Row:

@@ -1,8 +1,8 @@
 """Retention: deletes workflows that ended long ago in small batches, so that the queues are not disturbed.
 
-DBOS's public call deletes the workflows, and only in whole families: a workflow with all its descendants,
-parents first, once all of them have ended and are old. A purge may be repeated, stopped or killed at any
-point: a later one finds the rest. docs/operate/operations.md describes what is kept, and why.
+Workflows are deleted only in whole families: a workflow with all its descendants, parents first, once all of
+them have ended and are old. A purge may be repeated, stopped or killed at any point: a later one finds the
+rest. docs/operate/operations.md describes what is kept, and why.
 """
 
 from __future__ import annotations
@@ -14,17 +14,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg2
-import sqlalchemy as sa
-from dbos import DBOSClient
 from typing_extensions import TypedDict
 
-from holdfast.dbos_adapter.schema import sqlalchemy_url
-from holdfast.dbos_adapter.serializer import json_serializer
-from holdfast.postgres.budget import PURGE
-from holdfast.postgres.database import CONNECT_OPTIONS, OpsPool, Row
+from holdfast.postgres.database import Connection, OpsPool, Row, connect, query, transaction
 from holdfast.postgres.outage import is_outage
 from holdfast.postgres.outage_log import OutageLog
-from holdfast.postgres.statements import sql
 from holdfast.retention import tally
 from holdfast.settings import Settings
 
@@ -42,7 +36,6 @@ _REST = 2.0
 _MIN_REST_SECONDS = 0.02
 _STATEMENT_SECONDS = 30.0
 _RETRY_SECONDS = 0.5
-_RESTRICT_VIOLATION = "23001"
 
 TIDY = ("purge_pulses", "purge_keys", "purge_handovers", "purge_executors", "purge_operations")
 """Statements that clean up our own tables, in this order, after the workflows."""
@@ -72,8 +65,8 @@ class Done(TypedDict):
 class _Purge:
     """The one connection that deletes and holds the purge lock, with the start of its current busy time."""
 
-    def __init__(self, client: DBOSClient | None = None) -> None:
-        self.client = client
+    def __init__(self, connection: Connection | None = None) -> None:
+        self.connection = connection
         self._busy_since = time.monotonic()
 
     def rest(self) -> None:
@@ -113,7 +106,7 @@ class Purger:
     def workflows(self, cutoffs: Cutoffs, after: list[Any] | None) -> Done:
         """Deletes one slice of the workflows after ``after`` (ended_ms, workflow_id; None: from the oldest).
 
-        Raises ``psycopg2.Error`` or ``sqlalchemy.exc.DBAPIError`` for errors that are not an outage.
+        Raises ``psycopg2.Error`` for errors that are not an outage.
         """
         done = Done(workflows={}, rows=0, after=after or [-1, ""], more=True, stopped=False)
         self._slice(done, lambda purge: self._page(purge, cutoffs, done))
@@ -154,11 +147,11 @@ class Purger:
                             return
                     if not done["more"]:
                         return
-            except (psycopg2.Error, sa.exc.DBAPIError) as error:
+            except psycopg2.Error as error:
                 # `done` contains what was deleted. The interrupted page is read again.
                 if not is_outage(error):
                     raise
-                self._outage_log.record_failure(getattr(error, "orig", None) or error)
+                self._outage_log.record_failure(error)
                 time.sleep(_RETRY_SECONDS)
         done["stopped"] = True
 
@@ -168,37 +161,21 @@ class Purger:
         if self._dry_run:
             yield _Purge()
             return
-        milliseconds = int(_STATEMENT_SECONDS * 1000)
-        options = f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
-        engine = sa.create_engine(
-            sqlalchemy_url(self._settings.database_url),
-            pool_size=PURGE,
-            max_overflow=0,
-            hide_parameters=True,
-            connect_args={"application_name": self._purpose[:63], "options": options, **CONNECT_OPTIONS},
-        )
-        # Not DBOS.delete_workflows, because that logs every id.
-        client = DBOSClient(
-            system_database_engine=engine,
-            serializer=json_serializer(),
-            lazy=True,
-            retry_connection_errors=False,
+        connection = connect(
+            self._settings, purpose=self._purpose, statement_timeout_seconds=_STATEMENT_SECONDS
         )
         try:
-            yield _Purge(client) if self._acquire_lock(engine) else None
+            yield _Purge(connection) if self._acquire_lock(connection) else None
         finally:
-            client.destroy()
-            engine.dispose()  # which releases the lock
+            connection.close()  # which releases the lock
 
-    def _acquire_lock(self, engine: sa.Engine) -> bool:
-        """Acquires the lock in the session of the pool's only connection, which holds it from then on."""
-        while True:
-            with engine.connect() as connection:
-                if connection.execute(sa.text(sql("purge_lock"))).scalar():
-                    return True
+    def _acquire_lock(self, connection: Connection) -> bool:
+        """Acquires the lock in the connection's session, which holds it from then on."""
+        while not query(connection, "purge_lock")[0]["held"]:
             if not self._patient or self._stopping():
                 return False
             time.sleep(_RETRY_SECONDS)
+        return True
 
     def _page(self, purge: _Purge, cutoffs: Cutoffs, done: Done) -> None:
         after_ms, after_id = done["after"]
@@ -226,18 +203,30 @@ class Purger:
         """Deletes with one transaction per batch. ``doomed`` holds family after family, parents first."""
         for start in range(0, len(doomed), BATCH):
             batch = doomed[start : start + BATCH]
-            if purge.client is not None:
-                try:
-                    purge.client.delete_workflows([row["workflow_id"] for row in batch])
-                except sa.exc.IntegrityError as error:
-                    if getattr(error.orig, "sqlstate", None) != _RESTRICT_VIOLATION:
-                        raise
-                    # A workflow was resumed since the scan. The rest may be its children: a later purge scans
-                    # again.
-                    reason = str(error.orig).partition("\n")[0]
-                    log.info("not deleted: %s", reason, extra={"action": "retention.refused"})
-                    return
+            if purge.connection is not None and not _delete_all(purge.connection, batch):
+                # One was resumed since the scan. The rest may be its children: a later purge scans again.
+                log.info("not deleted: a batch has changed", extra={"action": "retention.refused"})
+                return
             for row in batch:
                 tally.add(done["workflows"], {row["name"]: {row["status"]: 1}})
             done["rows"] += len(batch)
             purge.rest()
+
+
+class _ChangedError(Exception):
+    """Some workflows of a batch cannot be deleted any more."""
+
+
+def _delete_all(connection: Connection, batch: list[Row]) -> bool:
+    """Deletes all workflows of a batch, or none. Returns which."""
+    try:
+        with transaction(connection):
+            _delete_each(connection, [row["workflow_id"] for row in batch])
+    except _ChangedError:
+        return False
+    return True
+
+
+def _delete_each(connection: Connection, ids: list[str]) -> None:
+    if len(query(connection, "purge_work", workflow_ids=ids)) < len(ids):
+        raise _ChangedError

@@ -71,12 +71,12 @@ class Fake:
             Route("/console/workflows/{workflow_id}", self.page),
             Route("/stranded", self.stranded, methods=["GET"]),
             Route("/workflows", self.workflows),
-            Route("/workflows/{workflow_id}", self.workflow),
+            Route("/workflows/{workflow_id}", self.workflow, methods=["GET"]),
             Route("/workflows/{workflow_id}/steps", self.steps),
             Route("/workflows/{workflow_id}/events", self.set_events),
             Route("/workflows/{workflow_id}/streams", self.written_streams),
             Route("/workflows/{workflow_id}/streams/{key}", self.written_values),
-            Route("/{path:path}", self.order, methods=["POST"]),
+            Route("/{path:path}", self.order, methods=["POST", "DELETE"]),
             Route("/", self.page),
         ]
         config = uvicorn.Config(
@@ -298,6 +298,7 @@ class Fake:
                     "reopen": None if status == "ERROR" else "Only what ended with ERROR can be reopened.",
                     "fork": None,
                     "adopt": "Its version is run by live executors.",
+                    "delete": None if ended else f"It is {status}; only what has ended can be deleted.",
                 },
             }
         )
@@ -379,7 +380,7 @@ class Fake:
         return JSONResponse({"stranded": found})
 
     async def order(self, request: Request) -> Response:
-        """Every POST."""
+        """Every POST and DELETE."""
         if not self.up:
             return Response(status_code=503)
         path = request.url.path
@@ -390,11 +391,13 @@ class Fake:
             return problem(401, "This call needs the admin token.")
         if control and request.headers["authorization"] != f"Bearer {TOKEN}":
             return problem(403, "This is not the admin token.", "wrong-admin-token")
-        self.calls.append(("POST", path, body))
+        self.calls.append((request.method, f"{path}?{request.url.query}".rstrip("?"), body))
         answer: dict[str, Any] = {}
         if parts[0] == "executors":
             (self.world.drain if parts[2] == "drain" else self.world.kill)(parts[1])
             answer = {"executor_id": parts[1], "desired_state": parts[2]}
+        elif request.method == "DELETE":
+            answer = {"workflow_id": parts[1], "deleted": self.world.delete(parts[1])}
         elif parts[0] == "workflows":
             if parts[2] == "cancel":
                 self.world.cancel(parts[1])

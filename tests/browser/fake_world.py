@@ -156,6 +156,15 @@ class World:
                 if bar["workflow_id"] == workflow_id and bar["ended_at"] is None:
                     self._end(bar, "cancelled")
 
+    def delete(self, workflow_id: str) -> int:
+        """It and all below it are gone. Returns their number."""
+        with self.lock:
+            family = {key: bar["workflow_id"] for key, bar in self.bars.items()}
+            gone = {key: each for key, each in family.items() if f"{each}-".startswith(f"{workflow_id}-")}
+            for key in gone:
+                del self.bars[key]
+            return len({*gone.values()})
+
     def lose_database(self) -> None:
         """Nothing more is known."""
         with self.lock:

@@ -5,7 +5,7 @@ async ({ target, token }) => {
   const CHANGE = [
     ["POST", "/nested"], ["POST", "/scope/class"], ["POST", "/fibonacci/batches"], ["POST", "/users/pages"],
     ["POST", "/shutdown"], ["POST", "/executors/worker-a/drain"], ["POST", "/executors/worker-a/crash"],
-    ["POST", "/stranded/adopt"], ["DELETE", "/cache"],
+    ["POST", "/stranded/adopt"], ["DELETE", "/cache"], ["DELETE", "/workflows/w"],
   ];
   const results = [];
   const seconds = (n) => new Promise((done) => setTimeout(done, n * 1000));

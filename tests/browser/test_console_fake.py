@@ -472,6 +472,26 @@ def test_a_running_workflow_is_cancelled(new_page: NewPage, fake: Fake) -> None:
     expect(page.locator("#do-resume")).to_be_enabled()
 
 
+def test_what_has_ended_is_deleted_after_a_question(new_page: NewPage, fake: Fake) -> None:
+    scope = fake.world.scope(60)
+    page = opened(new_page, fake, f"/console/workflows/{scope}")
+    page.evaluate(f"sessionStorage.setItem('holdfast-admin-token', '{TOKEN}')")
+    expect(page.locator("#do-delete")).to_be_disabled()
+    expect(page.locator("#why-delete")).to_contain_text("only what has ended")
+    fake.world.cancel(scope)
+    page.check("#delete-children")
+    page.click("#do-delete")
+    expect(page.locator("#confirm-text")).to_contain_text("This cannot be undone")
+    page.click("#confirm-dialog [data-close]")
+    assert fake.calls == []
+    page.click("#do-delete")
+    page.click("#confirm-yes")
+    expect(page.locator("#notices")).to_contain_text("1 workflow deleted.")
+    expect(page.locator("#workflow-problem")).to_contain_text("no workflow of this id")
+    expect(page.locator("#do-delete")).to_be_hidden()
+    assert fake.calls == [("DELETE", f"/workflows/{scope}?children=true", None)]
+
+
 # --- for everyone, everywhere --------------------------------------------------------------------
 
 

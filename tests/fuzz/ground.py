@@ -3,7 +3,8 @@
 Real are sockets, HTTP, middleware, routes, gateway, DBOS's client and the database. Stood in for are only
 what would end the target or what waits for hours: an order to stop is noted and not followed, executors
 are rows without a process (so a drain or crash is stored and nobody dies), and in the executors' place a
-thread ends whatever is enqueued within moments, so that waits and event streams end.
+thread ends whatever is enqueued within moments, so that waits and event streams end. It also stores again
+what was deleted.
 """
 
 from __future__ import annotations
@@ -57,6 +58,12 @@ class Target(FakeProcess):
         self.stops.append(reason)
 
 
+# A fuzzer that deletes leaves something for the next call.
+_KEEP = "CREATE TABLE public.kept_{table} AS SELECT * FROM dbos.{table}"
+_RESTORE = "INSERT INTO dbos.{table} SELECT * FROM public.kept_{table} ON CONFLICT DO NOTHING"
+_TABLES = ("workflow_status", "workflow_input", "workflow_output", "operation_outputs")
+
+
 @dataclass
 class Ground:
     """The running target, and the ids that exist there."""
@@ -83,8 +90,12 @@ def ground(database: Database) -> Iterator[Ground]:
             while not stop.wait(END_SECONDS):
                 with connection.cursor() as cursor:
                     cursor.execute(_END)
+                    for table in _TABLES:
+                        cursor.execute(_RESTORE.format(table=table))
 
         _fill(made)
+        for table in _TABLES:
+            database.rows(_KEEP.format(table=table))
         thread = threading.Thread(target=end_work)
         thread.start()
         try:

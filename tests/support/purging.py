@@ -38,6 +38,62 @@ def ids(database: Database) -> set[str]:
     return {row["id"] for row in database.rows("SELECT workflow_uuid AS id FROM dbos.workflow_status")}
 
 
+def everything(database: Database, workflow_id: str) -> None:
+    """Rows of one workflow in every table that may hold some."""
+    ago = "now() - interval '9 days'"
+    database.rows(
+        "INSERT INTO ops.executors (executor_id, application, application_version, role, hostname, pid, port,"
+        " slots, state) VALUES ('e', 'holdfast-worker', 'worker-1', 'worker', 'h', 1, 1, 1, 'live')"
+        " ON CONFLICT DO NOTHING"
+    )
+    for table, columns, values in (
+        ("dbos.workflow_input", "workflow_uuid, inputs, retention_timestamp", "%(id)s, '{}', 0"),
+        ("dbos.workflow_output", "workflow_uuid, output, retention_timestamp", "%(id)s, '1', 0"),
+        ("dbos.operation_outputs", "workflow_uuid, function_id, function_name", "%(id)s, 1, 's'"),
+        ("dbos.workflow_events", "workflow_uuid, key, value", "%(id)s, 'k', '1'"),
+        ("dbos.workflow_events_history", "workflow_uuid, function_id, key, value", "%(id)s, 1, 'k', '1'"),
+        ("dbos.streams", 'workflow_uuid, key, value, "offset"', "%(id)s, 'k', '1', 0"),
+        ("dbos.notifications", "destination_uuid, topic, message", "%(id)s, 't', 'm'"),
+        ("dbos.datasource_outputs", "workflow_id, step_id, output", "%(id)s, 1, '1'"),
+        ("ops.effects", "workflow_id, effect_key, executor_id, n, sha256", "%(id)s, 'k', 'e', 1, 's'"),
+        ("ops.crashes", "workflow_id, crashes, steps_recorded", "%(id)s, 1, 0"),
+        ("ops.waits", "workflow_id, owner_xid, kind", "%(id)s, 'x', 'sleep'"),
+        ("ops.revoked", "workflow_id, owner_xid, executor_id", "%(id)s, 'x', 'e'"),
+        (
+            "ops.requests",
+            "key, fingerprint, workflow_id, created_at",
+            f"'key of ' || %(id)s, 'f', %(id)s, {ago}",
+        ),
+        (
+            "ops.handovers",
+            "workflow_id, workflow_name, kind, reason, from_executor, released_by, lost_at, released_at",
+            f"%(id)s, 'n', 'takeover', 'r', 'a', 'b', {ago}, {ago}",
+        ),
+        (
+            "ops.pulses",
+            "workflow_id, executor_id, lateness_seconds, status, queue_depth, live_executors, scheduled_at",
+            f"%(id)s, 'e', 0, 'run', 0, 1, {ago} + (SELECT make_interval(secs => count(*)) FROM ops.pulses)",
+        ),
+    ):
+        database.rows(f"INSERT INTO {table} ({columns}) VALUES ({values})", id=workflow_id)
+
+
+def references(database: Database) -> dict[str, set[str]]:
+    """Ids of workflows in every column of every table that means one."""
+    columns = database.rows(
+        "SELECT format('%I.%I', table_schema, table_name) AS place, column_name AS name"
+        " FROM information_schema.columns JOIN information_schema.tables USING (table_schema, table_name)"
+        " WHERE table_schema IN ('dbos', 'ops') AND table_type = 'BASE TABLE'"
+        " AND column_name IN ('workflow_uuid', 'workflow_id', 'destination_uuid')"
+    )
+    return {
+        row["place"]: {
+            r["id"] for r in database.rows(f"SELECT DISTINCT {row['name']} AS id FROM {row['place']}")
+        }
+        for row in columns
+    }
+
+
 @dataclass
 class Purged:
     """The report of a purge."""

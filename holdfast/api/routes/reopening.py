@@ -12,6 +12,7 @@ from holdfast.api.models import Accepted, WorkflowId
 from holdfast.api.problems import documented
 from holdfast.api.routes.workflows import existing
 from holdfast.api.targets import home_queues, version_of
+from holdfast.control.kinds import is_under_way
 from holdfast.errors import Conflict, UnknownWorkflow
 
 router = APIRouter(tags=["workflows"])
@@ -50,6 +51,9 @@ async def reopen(request: Request, workflow_id: WorkflowId) -> Accepted:
             f"It went on after the failure of {plan['acted_on']}: the steps since are recorded and would be "
             "done again. Fork it from that step if they may be."
         )
+    near = {"kinds": ["delete"], "workflow_id": workflow_id, "but": ""}
+    for operation in await process.gateway.ops("operation_near", **near):
+        raise is_under_way(operation)
     await process.gateway.ops("forget_crashes", workflow_ids=[workflow_id], queues=[queue])
     [done] = await process.gateway.ops(
         "reopen",

@@ -11,11 +11,13 @@ SELECT count(*) AS keys, count(*) - count(DISTINCT r.workflow_id) AS shared,
 FROM ops.requests r LEFT JOIN dbos.workflow_status w ON w.workflow_uuid = r.workflow_id
 
 -- name: audit_accepted
--- Returns the status of these ids. A missing workflow has no status.
+-- Returns the status of these ids. A missing workflow has no status; one that an operator deleted is not missing.
 SELECT a.workflow_id, w.status, w.name AS workflow_name
 FROM unnest(%(workflow_ids)s::text[]) AS a (workflow_id)
 LEFT JOIN dbos.workflow_status w ON w.workflow_uuid = a.workflow_id
 WHERE w.status IS DISTINCT FROM 'SUCCESS'
+  AND (w.status IS NOT NULL OR NOT EXISTS (
+        SELECT FROM ops.operations o WHERE o.kind = 'delete' AND o.arguments ->> 'workflow_id' = a.workflow_id))
 
 -- name: audit_unfinished
 SELECT w.status, w.name AS workflow_name, count(*) AS workflows,
@@ -23,7 +25,7 @@ SELECT w.status, w.name AS workflow_name, count(*) AS workflows,
 FROM dbos.workflow_status w WHERE w.status IN ('ENQUEUED', 'PENDING', 'DELAYED') GROUP BY 1, 2 ORDER BY 1, 2
 
 -- name: audit_batches
--- Returns finished batches that do not have exactly one finished child per number.
+-- Returns finished batches that do not have exactly one finished child per number, unless an operator deleted one.
 SELECT b.workflow_uuid AS workflow_id, jsonb_array_length(i.given) AS wanted,
        count(c.workflow_uuid) FILTER (WHERE c.status = 'SUCCESS') AS succeeded
 FROM dbos.workflow_status b
@@ -32,6 +34,8 @@ JOIN (SELECT workflow_uuid,
       FROM dbos.workflow_input) AS i ON i.workflow_uuid = b.workflow_uuid
 LEFT JOIN dbos.workflow_status c ON c.parent_workflow_id = b.workflow_uuid
 WHERE b.name = %(batch)s AND b.status = 'SUCCESS' AND b.forked_from IS NULL
+  AND NOT EXISTS (SELECT FROM ops.operations o
+                  WHERE o.kind = 'delete' AND o.arguments ->> 'parent_workflow_id' = b.workflow_uuid)
 GROUP BY 1, 2
 HAVING count(c.workflow_uuid) FILTER (WHERE c.status = 'SUCCESS') IS DISTINCT FROM jsonb_array_length(i.given)
 LIMIT 20
@@ -55,11 +59,13 @@ LIMIT 20
 
 -- name: audit_listings
 -- Returns finished listings that do not have as many finished pages as their report counts, each with its
--- sums recorded once, or whose pages do not add up to the report.
+-- sums recorded once, or whose pages do not add up to the report; unless an operator deleted a page.
 WITH listings AS (
     SELECT w.workflow_uuid, CASE WHEN pg_input_is_valid(o.output, 'jsonb') THEN o.output::jsonb END AS report
     FROM dbos.workflow_status w JOIN dbos.workflow_output o ON o.workflow_uuid = w.workflow_uuid
     WHERE w.name = %(listing)s AND w.status = 'SUCCESS' AND w.forked_from IS NULL
+      AND NOT EXISTS (SELECT FROM ops.operations o
+                      WHERE o.kind = 'delete' AND o.arguments ->> 'parent_workflow_id' = w.workflow_uuid)
 ), pages AS (
     SELECT c.parent_workflow_id, c.workflow_uuid, count(s.function_id) AS recorded,
            max(CASE WHEN pg_input_is_valid(s.output, 'jsonb') THEN (s.output::jsonb ->> 'keys')::bigint END) AS keys,
@@ -232,10 +238,12 @@ SELECT count(*) AS drained, count(*) FILTER (WHERE EXISTS (
 FROM ops.executors e WHERE e.state = 'drained'
 
 -- name: audit_live
--- Returns live executors, whether they ever lost work, and whether they are older than retention's limit.
+-- Returns live executors, whether they ever lost work, and whether rows of their work may be gone: they are older than
+-- retention's limit, or than the end of an operator's deletion.
 SELECT e.executor_id, e.application, e.role, e.state, e.hostname, e.pid, e.port, e.started_at,
        EXISTS (SELECT FROM ops.handovers h WHERE h.from_executor = e.executor_id) AS lost_work,
-       e.started_at <= (SELECT purged_until FROM ops.retention) AS purged
+       e.started_at <= greatest((SELECT purged_until FROM ops.retention),
+           (SELECT max(coalesce(o.ended_at, clock_timestamp())) FROM ops.operations o WHERE o.kind = 'delete')) AS purged
 FROM ops.executors e WHERE e.state IN ('live', 'draining') ORDER BY e.started_at
 
 -- name: audit_completed_by

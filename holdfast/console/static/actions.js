@@ -18,9 +18,9 @@ export class Actions {
   }
 
   /** Sends a control operation and shows its result. Resolves with the answer, or null. */
-  async request(path, body, words, { key = false } = {}) {
+  async request(path, body, words, { key = false, method = "POST" } = {}) {
     try {
-      const answer = await this.api.post(path, body, key ? { "Idempotency-Key": idempotencyKey() } : {});
+      const answer = await this.api.write(method, path, body, key ? { "Idempotency-Key": idempotencyKey() } : {});
       if (answer === null) {
         notice("Nothing was done: this needs the admin token.", { bad: true });
         return null;
@@ -105,6 +105,20 @@ export class Actions {
       text: `A copy runs from step ${startStep} on: `,
       link: { href: page(answer.workflow_id), text: answer.workflow_id },
     }), { key: true });
+  }
+
+  /** `below`: how many workflows it started, and they in turn, as far as the page knows. */
+  async delete(workflow, { children, below }) {
+    const also = children ? `, and so are the ${count(below, "workflow")} below it; all must have ended` : below ? "; what it started stays" : "";
+    const yes = await confirm({
+      title: children ? "Delete this workflow and all below it?" : "Delete this workflow?",
+      text: `Its input, result, steps, events, messages and streams are deleted with it${also}. This cannot be undone.`,
+      yes: "Delete",
+      danger: true,
+    });
+    if (!yes) return null;
+    const path = `/workflows/${segment(workflow.workflow_id)}${children ? "?children=true" : ""}`;
+    return this.request(path, null, (answer) => ({ text: `${count(answer.deleted, "workflow")} deleted.` }), { method: "DELETE" });
   }
 
   message(workflow, topic, text) {

@@ -39,9 +39,9 @@ export class Api extends EventTarget {
     return response.json();
   }
 
-  /** Returns the JSON of a POST; null if the user did not enter the requested token. */
-  async post(path, body = null, headers = {}) {
-    const options = { method: "POST", headers: { ...headers } };
+  /** Returns the JSON of a POST or DELETE; null if the user did not enter the requested token. */
+  async write(method, path, body = null, headers = {}) {
+    const options = { method, headers: { ...headers } };
     if (body) {
       options.headers["Content-Type"] = "application/json";
       options.body = JSON.stringify(body);

@@ -8,7 +8,7 @@ import { Waterfall } from "./waterfall.js";
 import { duration, epoch, OUTCOME, shortExecutor, slotWait, STATUS } from "./words.js";
 
 const ENDED = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"];
-const OPERATIONS = ["cancel", "resume", "reopen", "fork", "adopt"];
+const OPERATIONS = ["cancel", "resume", "reopen", "fork", "adopt", "delete"];
 const STEPS = 500;
 const POLL_SECONDS = 1.5;
 
@@ -25,8 +25,9 @@ export class WorkflowPage {
     for (const operation of OPERATIONS) {
       $(`#do-${operation}`).addEventListener("click", async () => {
         if (!this.workflow) return;
-        const step = Number($("#fork-step").value) || 1;
-        await actions[operation](this.workflow, step);
+        const asked = { fork: Number($("#fork-step").value) || 1, delete: { children: $("#delete-children").checked, below: this.below } };
+        const answer = await actions[operation](this.workflow, asked[operation]);
+        if (answer?.deleted && answer.workflow_id === this.id) this.workflow = null;
         this.poll(true);
       });
     }
@@ -108,6 +109,8 @@ export class WorkflowPage {
       $(`#do-${operation}`).disabled = why !== null;
       say($(`#why-${operation}`), why ?? ALLOWED[operation]);
     }
+    this.below = descendants(tree.nodes, workflow.workflow_id);
+    $("#delete-children").disabled = tree.actions.delete !== null;
     $("#fork-step").disabled = tree.actions.fork !== null;
     $("#fork-step").max = String(steps.length + 1);
   }
@@ -135,7 +138,17 @@ const ALLOWED = {
   reopen: "Goes on at the failed step. A parent needs its child to have succeeded.",
   fork: "Runs a copy from this step on; the steps before keep their results.",
   adopt: "Lets this release go on with work of a version that no live executor runs.",
+  delete: "Deletes it with its input, result and steps. This cannot be undone.",
 };
+
+/** Returns the number of workflows below one. Stored rows may form a circle of parents. */
+function descendants(nodes, id) {
+  const found = new Set([id]);
+  for (const parent of found) {
+    for (const node of nodes) if (node.parent_workflow_id === parent) found.add(node.workflow_id);
+  }
+  return found.size - 1;
+}
 
 function moved(move) {
   const taken = move.kind === "takeover" ? `, taken over in ${duration(move.takeover_seconds)}` : "";

@@ -143,3 +143,61 @@ SET status = 'ENQUEUED', owner_xid = NULL, queue_name = m.queue_name, recovery_a
     updated_at = (extract(epoch FROM clock_timestamp()) * 1000)::bigint
 FROM mine m WHERE w.workflow_uuid = m.workflow_uuid
 RETURNING w.workflow_uuid AS workflow_id
+
+-- name: operation_near
+-- Returns an unfinished operation of these kinds on a workflow above or below this one, or on itself. Goes up from each
+-- of the few that are under way, and from the workflow: a family may be large, the way up is short.
+WITH RECURSIVE up AS (
+    SELECT o.operation_id, o.kind, o.arguments ->> 'workflow_id' AS start, o.arguments ->> 'workflow_id' AS workflow_id
+    FROM ops.operations o WHERE o.ended_at IS NULL AND o.kind = ANY (%(kinds)s) AND o.operation_id <> %(but)s
+    UNION
+    SELECT NULL, NULL, NULL, %(workflow_id)s
+    UNION
+    SELECT u.operation_id, u.kind, u.start, w.parent_workflow_id
+    FROM up u JOIN dbos.workflow_status w ON w.workflow_uuid = u.workflow_id WHERE w.parent_workflow_id IS NOT NULL)
+SELECT u.operation_id, u.kind, u.start AS workflow_id FROM up u
+WHERE u.operation_id IS NOT NULL
+  AND (u.workflow_id = %(workflow_id)s OR u.start IN (SELECT m.workflow_id FROM up m WHERE m.operation_id IS NULL))
+LIMIT 1
+
+-- name: parent_that_needs
+-- Returns the parent of a workflow if it may still read the result: it is unfinished, or can be resumed.
+SELECT p.workflow_uuid AS workflow_id, p.status
+FROM dbos.workflow_status w JOIN dbos.workflow_status p ON p.workflow_uuid = w.parent_workflow_id
+WHERE w.workflow_uuid = %(workflow_id)s AND p.status NOT IN ('SUCCESS', 'ERROR')
+
+-- name: kept_from_deletion
+-- Returns what keeps a workflow, or one below it (`children`), from being deleted: it is unfinished, or its cancelled
+-- execution still runs in a live process.
+WITH RECURSIVE family AS (
+    SELECT w.workflow_uuid, w.status FROM dbos.workflow_status w WHERE w.workflow_uuid = %(workflow_id)s
+    UNION
+    SELECT c.workflow_uuid, c.status
+    FROM family f JOIN dbos.workflow_status c ON c.parent_workflow_id = f.workflow_uuid WHERE %(children)s)
+SELECT f.workflow_uuid AS workflow_id, f.status, x.executor_id
+FROM family f LEFT JOIN (
+    SELECT r.workflow_id, r.executor_id FROM ops.revoked r JOIN ops.executors e USING (executor_id)
+    WHERE e.state IN ('live', 'draining')) AS x ON x.workflow_id = f.workflow_uuid
+WHERE x.executor_id IS NOT NULL
+   OR f.status NOT IN ('SUCCESS', 'ERROR', 'CANCELLED', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED')
+ORDER BY x.executor_id NULLS FIRST LIMIT 1
+
+-- name: scan_delete
+-- Returns the lowest level of a family, or the workflow alone. A parent is deleted after all below it, so that what is
+-- left of a family is always found from its top.
+WITH RECURSIVE family AS (
+    SELECT w.workflow_uuid, 0 AS level FROM dbos.workflow_status w WHERE w.workflow_uuid = %(workflow_id)s
+    UNION
+    SELECT c.workflow_uuid, f.level + 1
+    FROM family f JOIN dbos.workflow_status c ON c.parent_workflow_id = f.workflow_uuid WHERE %(children)s
+) CYCLE workflow_uuid SET is_known USING path
+, known AS (SELECT workflow_uuid, level FROM family WHERE NOT is_known)
+SELECT workflow_uuid AS workflow_id FROM known WHERE level = (SELECT max(level) FROM known) LIMIT %(limit)s
+
+-- name: delete_work
+-- Deletes those of these workflows that may be deleted (023_delete.sql) and whose cancelled execution, if there is one,
+-- runs in no live process any more.
+SELECT workflow_id FROM ops.delete_ended(ARRAY(
+    SELECT given.id FROM unnest(%(workflow_ids)s::text[]) AS given (id)
+    WHERE NOT EXISTS (SELECT FROM ops.revoked x JOIN ops.executors e USING (executor_id)
+                      WHERE x.workflow_id = given.id AND e.state IN ('live', 'draining')))) AS workflow_id

@@ -17,7 +17,8 @@ BEGIN
     REVOKE ALL ON FUNCTION ops.fold_totals(), ops.forget_deleted(), ops.notify_cancelled(), ops.end_sessions(text), ops.note_schedule(),
         ops.fire_tick(text, text, timestamptz, text, text, text, text, text, text),
         ops.start_waiting_tick(text), ops.end_scheduled_run(), ops.resume_scheduled_run(),
-        ops.reopen(text, bigint, integer, text, text), ops.stranded_work(double precision) FROM PUBLIC;
+        ops.reopen(text, bigint, integer, text, text), ops.delete_ended(text[]),
+        ops.stranded_work(double precision) FROM PUBLIC;
 
     FOR may IN SELECT r.rolname, v.rights, v.place FROM (VALUES
         -- For a launched DBOS application, and for a client.
@@ -49,13 +50,17 @@ BEGIN
         -- The function deletes failed steps of failed workflows only.
         ('holdfast_api', 'EXECUTE', 'FUNCTION ops.reopen(text, bigint, integer, text, text)'),
 
+        -- The function deletes workflows that have ended, by their ids.
+        ('holdfast_api holdfast_worker', 'EXECUTE', 'FUNCTION ops.delete_ended(text[])'),
+
         -- For the condition of a claim.
         ('holdfast_api holdfast_worker', 'EXECUTE', 'FUNCTION ops.arguments_fit(text, jsonb)'),
 
         -- The function returns counts and names, and reads the arguments of waiting work for that.
         ('holdfast_api holdfast_worker holdfast_metrics', 'EXECUTE', 'FUNCTION ops.stranded_work(double precision)'),
 
-        -- For a purge. A trigger protects unfinished work, and effects are deleted only with their workflow.
+        -- For a purge; the tables of DBOS for one of an earlier release, which does not call the function above. A trigger
+        -- protects unfinished work, and effects are deleted only with their workflow.
         ('holdfast_worker', 'DELETE', 'dbos.workflow_status, dbos.workflow_input, dbos.workflow_output,
             dbos.operation_outputs, ops.pulses, ops.requests, ops.handovers, ops.executors, ops.operations'),
         ('holdfast_worker', 'UPDATE', 'ops.retention'),

@@ -1,5 +1,5 @@
--- Retention. DBOS's public call deletes the workflows, a trigger deletes the rows that belong to them
--- (migrations/003_retention.sql), and these statements delete the rest. Each is bounded by a limit and uses an index.
+-- Retention. A function deletes the workflows (migrations/023_delete.sql), a trigger the rows of `ops` that belong to them
+-- (003_retention.sql), and these statements delete the rest. Each is bounded by a limit and uses an index.
 
 -- name: purge_lock
 -- Allows one purge at a time in the installation. The lock ends with its session. Lock keys of executors begin at 1.
@@ -63,6 +63,10 @@ WHERE NOT EXISTS (
         WHEN m.status IN ('SUCCESS', 'ERROR', 'CANCELLED') THEN %(cutoff_ms)s::bigint
         WHEN m.status = 'MAX_RECOVERY_ATTEMPTS_EXCEEDED' THEN %(parked_cutoff_ms)s::bigint END, false))
 ORDER BY f.level, f.workflow_uuid LIMIT %(limit)s
+
+-- name: purge_work
+-- Deletes those of these workflows that may be deleted.
+SELECT workflow_id FROM ops.delete_ended(%(workflow_ids)s::text[]) AS workflow_id
 
 -- name: purge_pulses
 -- Deletes ticks whose workflow is gone, but never the newest tick. Here and below, a dry run treats workflows that

@@ -34,6 +34,10 @@ def test_the_cursor_passes_over_every_id(api: Api) -> None:
         page = api.http.get("/workflows", params=query).json()
         seen += [row["workflow_id"] for row in page["workflows"]]
         query["before"] = page["next_before"]
+        # The row that the cursor names may be deleted meanwhile.
+        last = workflow_path(seen[-1])
+        api.http.post(f"{last}/cancel").raise_for_status()
+        api.http.delete(last).raise_for_status()
     assert sorted(seen) == sorted(ODD)
 
 
@@ -50,9 +54,12 @@ def test_every_operation_reaches_its_workflow_alone(api: Api, database: Database
         assert database.one(cancelled) == [workflow_id]
         assert api.http.post(f"{path}/resume").json() == {"workflow_id": workflow_id, "status": "ENQUEUED"}
         assert database.one(cancelled) is None
+        api.http.post(f"{path}/cancel").raise_for_status()
+        assert api.http.delete(path).json() == {"workflow_id": workflow_id, "deleted": 1}
+        assert database.one(cancelled) is None and api.http.get(path).status_code == 404
 
 
-def test_commands_take_any_id(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_take_any_id(api: Api, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOLDFAST_URL", str(api.http.base_url))
     monkeypatch.setenv("HOLDFAST_ADMIN_TOKEN_FILE", str(api.process.settings.admin_token_file))
     for workflow_id in ODD:
@@ -60,3 +67,9 @@ def test_commands_take_any_id(api: Api, monkeypatch: pytest.MonkeyPatch) -> None
             done = CliRunner().invoke(app, command)
             assert done.exit_code == 0, done.output
             assert json.loads(done.output)["workflow_id"] == workflow_id
+    refused = CliRunner().invoke(app, ["delete", "--json", "--", ODD[0]])
+    assert refused.exit_code == 1 and "is ENQUEUED" in refused.stderr
+    database.rows("UPDATE dbos.workflow_status SET status = 'SUCCESS'")
+    for workflow_id in ODD:
+        done = CliRunner().invoke(app, ["delete", "--json", "--", workflow_id])
+        assert json.loads(done.output) == {"workflow_id": workflow_id, "deleted": 1}

@@ -16,11 +16,13 @@ from holdfast.audit import evidence
 from holdfast.audit.audit import Audit
 from holdfast.audit.findings import Finding
 from holdfast.audit.journal import Journal
+from holdfast.postgres import statements
 from holdfast.postgres.database import query
 from holdfast.recovery.adoption import move, stranded_ids
 from services.holdfast_commands import SUBJECTS
 from services.worker.fibonacci.rule import summary
 from tests.support import names
+from tests.support.api_server import serving
 from tests.support.database import Database
 from tests.support.executors import insert, workflow
 from tests.support.purging import DAY, purge
@@ -374,6 +376,32 @@ def test_a_batch_without_all_its_numbers_is_found(clean: Database) -> None:
     assert broken(clean) == {}
     clean.rows("UPDATE dbos.workflow_input SET inputs = 'gASVFg==' WHERE workflow_uuid = 'batch'")
     assert broken(clean) == {1: ["1 incomplete batches: batch (2 of None)"]}
+
+
+def test_what_an_operator_deleted_is_not_lost(clean: Database) -> None:
+    """A number of a batch, and a workflow that was accepted; the counts of its executor are not compared."""
+    insert(clean, ["batch", "whole"], status="SUCCESS", name=names.FIBONACCI_BATCH)
+    for batch in ("batch", "whole"):
+        stored(clean, batch, [[1, 2], "doubling", False], {})
+        for index in (1, 2):
+            number(clean, f"{batch}-{index}", index, parent_workflow_id=batch)
+    journal = accepted("number-0", "batch", "whole")
+    assert broken(clean, journal=journal) == {}
+    live = "SELECT purged FROM ({}) AS live"
+    purged = live.format(statements.sql("audit_live"))
+    executor(clean, "worker-now")
+    assert not clean.one(f"{purged} WHERE executor_id = 'worker-now'")
+    with serving(clean.settings("api")) as api:
+        assert api.http.delete("/workflows/batch-1").json()["deleted"] == 1
+        assert api.http.delete("/workflows/whole?children=true").json()["deleted"] == 3
+    assert clean.one(f"{purged} WHERE executor_id = 'worker-now'")
+    clean.rows("DELETE FROM ops.executors WHERE executor_id = 'worker-now'")
+    assert broken(clean, journal=journal) == {}
+    clean.rows("DELETE FROM ops.operations")
+    assert broken(clean, journal=journal)[1] == [
+        "1 incomplete batches: batch (1 of 2)",
+        "1 accepted workflows do not exist: whole",
+    ]
 
 
 def test_a_gap_in_declared_downtime_is_excused(clean: Database) -> None:

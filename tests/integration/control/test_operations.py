@@ -19,9 +19,10 @@ from holdfast.control import worker as worker_module
 from holdfast.control.kinds import kinds_of, target_of
 from holdfast.control.operations import Operation, Requested, begin, operation
 from holdfast.control.worker import Worker, batches, run
-from holdfast.errors import Conflict
+from holdfast.errors import Conflict, UnknownWorkflow
 from holdfast.postgres.database import Connection, Row
 from holdfast.recovery.adoption import move
+from holdfast.statuses import RESUMABLE, UNFINISHED
 from tests.support import names
 from tests.support.api_server import Api, serving
 from tests.support.database import Database, Server, wait_until
@@ -118,6 +119,12 @@ def below(family: Family, through: set[str] | None = None) -> set[int]:
 
 def expected(family: Family, kind: str) -> tuple[list[tuple[str, int]], int]:
     """Status and version of each workflow at the end, and how many the operation acted on."""
+    rows = [(status, version) for _, status, version in family]
+    if kind == "delete":
+        gone = below(family)
+        if any(rows[index][0] in UNFINISHED for index in gone):
+            return rows, 0
+        return [row for index, row in enumerate(rows) if index not in gone], len(gone)
     if kind == "cancel":
         chosen = {index for index in below(family) if family[index][1] not in OVER}
         ends = {index: ("CANCELLED", family[index][2]) for index in chosen}
@@ -129,7 +136,7 @@ def expected(family: Family, kind: str) -> tuple[list[tuple[str, int]], int]:
             i for i, (_, status, version) in enumerate(family) if status in STATUSES[:2] and not version
         }
         ends = dict.fromkeys(chosen, ("ENQUEUED", 1))
-    return [ends.get(i, (status, version)) for i, (_, status, version) in enumerate(family)], len(chosen)
+    return [ends.get(index, row) for index, row in enumerate(rows)], len(chosen)
 
 
 def stored(database: Database, prefix: str) -> list[tuple[str, int]]:
@@ -149,7 +156,8 @@ def requested(kind: str, prefix: str) -> Requested:
 
 
 def of_workflow(kind: str, workflow_id: str) -> Requested:
-    return Requested(kind, target_of(workflow_id), {"workflow_id": workflow_id}, "test")
+    options = {"children": True} if kind == "delete" else {}
+    return Requested(kind, target_of(workflow_id), {"workflow_id": workflow_id, **options}, "test")
 
 
 @settings(
@@ -157,7 +165,7 @@ def of_workflow(kind: str, workflow_id: str) -> Requested:
 )  # fmt: skip
 @given(
     family=families(),
-    kind=st.sampled_from(["cancel", "resume", "adopt"]),
+    kind=st.sampled_from(["cancel", "resume", "adopt", "delete"]),
     batch=st.integers(1, 4),
     interruptions=st.lists(st.sampled_from(["", "ends", "dies", "repeated", "locked"]), max_size=12),
 )
@@ -169,9 +177,8 @@ def test_an_operation_interrupted_anywhere_ends_as_if_it_was_not(
     dying = {name: _Dying(each) for name, each in kinds_of(shared.settings("api")).items()}
     connection = shared.connect(role="api")
     status = family[0][1]
-    if (kind == "cancel" and status in ("SUCCESS", "ERROR")) or (
-        kind == "resume" and status not in ("CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
-    ):
+    refused = {"cancel": ("SUCCESS", "ERROR"), "resume": {*STATUSES} - {*RESUMABLE}, "delete": UNFINISHED}
+    if status in refused.get(kind, ()):
         with pytest.raises(Conflict, match=status):
             begin(connection, dying, order)
         assert stored(shared, prefix) == [(status, version) for _, status, version in family]
@@ -203,9 +210,14 @@ def test_an_operation_interrupted_anywhere_ends_as_if_it_was_not(
         if row is not None and row["ended_at"] is not None:
             break
     assert row is not None
-    assert (row["status"], row["completed"], stored(shared, prefix)) == ("SUCCESS", count, ends)
+    is_refused = kind == "delete" and not count
+    last = "ERROR" if is_refused else "SUCCESS"
+    assert (row["status"], row["completed"], stored(shared, prefix)) == (last, count, ends)
     # Repeated, it does no more.
-    if kind == "resume":
+    if kind == "delete":
+        with pytest.raises(Conflict if is_refused else UnknownWorkflow):
+            run(lambda: nullcontext(connection), dying, order, seconds=60)
+    elif kind == "resume":
         with pytest.raises(Conflict, match="ENQUEUED"):
             begin(connection, dying, order)
     else:
@@ -215,7 +227,8 @@ def test_an_operation_interrupted_anywhere_ends_as_if_it_was_not(
 
 
 @pytest.mark.parametrize(
-    ("kind", "code", "status"), [("cancel", 200, "ENQUEUED"), ("resume", 202, "CANCELLED")]
+    ("kind", "code", "status"),
+    [("cancel", 200, "ENQUEUED"), ("resume", 202, "CANCELLED"), ("delete", 200, "SUCCESS")],
 )
 def test_of_many_at_the_same_time_one_is_accepted(
     api: Api, database: Database, kind: str, code: int, status: str
@@ -226,13 +239,18 @@ def test_of_many_at_the_same_time_one_is_accepted(
 
     def send() -> int:
         barrier.wait()
+        if kind == "delete":
+            return api.http.delete("/workflows/w?children=true").status_code
         return api.http.post(f"/workflows/w/{kind}").status_code
 
     with ThreadPoolExecutor(12) as threads:
         answers = sorted(future.result() for future in [threads.submit(send) for _ in range(12)])
+    if kind == "delete":  # what comes later does not find it any more
+        answers = [409 if answer == 404 else answer for answer in answers]
     assert answers == sorted([code, *[409] * 11])
-    ended = {"cancel": "CANCELLED", "resume": "ENQUEUED"}[kind]
-    assert database.rows("SELECT DISTINCT status FROM dbos.workflow_status") == [{"status": ended}]
+    ended = {"cancel": ["CANCELLED"], "resume": ["ENQUEUED"], "delete": []}[kind]
+    statuses = database.rows("SELECT DISTINCT status FROM dbos.workflow_status")
+    assert [row["status"] for row in statuses] == ended
 
 
 def test_a_cancel_goes_on_where_a_row_is_locked_and_repeating_finishes_another_ones(
@@ -479,3 +497,108 @@ def test_a_cancel_that_cannot_begin_replaces_nothing(database: Database) -> None
     with pytest.raises(Conflict, match="SUCCESS"):
         begin(connection, kinds, of_workflow("cancel", "p"))
     assert (operation(connection, operation_id) or {})["status"] == "RUNNING"
+
+
+def ids(database: Database) -> set[str]:
+    return {row["id"] for row in database.rows("SELECT workflow_uuid AS id FROM dbos.workflow_status")}
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_what_may_be_deleted(api: Api, database: Database, status: str) -> None:
+    """What has ended; and a child when its parent reads its result no more."""
+    for parent, child, below in (("p", "a", "SUCCESS"), ("q", "b", "ENQUEUED")):
+        insert(database, [parent], status=status)
+        insert(database, [child], status=below, parent_workflow_id=parent)
+    forgotten = {"SUCCESS", "ERROR"}
+    shown = api.http.get("/console/workflows/a/tree").json()["actions"]["delete"]
+    answer = api.http.delete("/workflows/a")
+    assert answer.status_code == (200 if status in forgotten else 409), answer.text
+    assert (shown is None) is (answer.status_code == 200)
+    if answer.status_code == 409:
+        assert f"Its parent p is {status}" in answer.json()["detail"]
+    # A child that is unfinished keeps what is above it, unless that goes alone.
+    answer = api.http.delete("/workflows/q", params={"children": True})
+    assert answer.status_code == 409 and "cancel it first" in answer.json()["detail"]
+    assert ids(database) >= {"p", "q", "b"}
+    answer = api.http.delete("/workflows/q")
+    if status in UNFINISHED:
+        assert answer.status_code == 409 and f"q is {status}" in answer.json()["detail"]
+        return
+    assert (answer.status_code, answer.json()) == (200, {"workflow_id": "q", "deleted": 1})
+    answer = api.http.delete("/workflows/p", params={"children": True})
+    assert answer.json() == {"workflow_id": "p", "deleted": 2 - (status in forgotten)}
+    assert ids(database) == {"b"}
+    assert [api.http.delete(f"/workflows/{each}").status_code for each in ("p", "never")] == [404, 404]
+
+
+def test_a_delete_waits_for_the_cancelled_execution(api: Api, database: Database) -> None:
+    peer = Peer.start(database)
+    peer.runs("w")
+    insert(database, ["child"], status="SUCCESS", parent_workflow_id="w")
+    assert api.http.post("/workflows/w/cancel").status_code == 200
+    answer = api.http.delete("/workflows/w?children=true")
+    assert answer.status_code == 202 and peer.id in answer.json()["note"]
+    assert ids(database) == {"w"}
+    assert api.http.post("/workflows/w/resume").status_code == 409
+    database.rows("DELETE FROM ops.revoked")
+    wait_until(lambda: ids(database) == set(), "it goes when its code has ended")
+    wait_until(lambda: api.http.get(answer.headers["location"]).json()["completed"] == 2, "both are counted")
+
+
+def test_a_parent_that_another_transaction_reopens_keeps_its_child(database: Database) -> None:
+    insert(database, ["p"], status="ERROR")
+    insert(database, ["c"], status="SUCCESS", parent_workflow_id="p")
+    kinds, connection = kinds_of(database.settings("api")), database.connect(role="api")
+    operation_id = begin(connection, kinds, of_workflow("delete", "c"))
+    other = database.admin()
+    other.cursor().execute(
+        "BEGIN; UPDATE dbos.workflow_status SET status = 'ENQUEUED' WHERE workflow_uuid = 'p'"
+    )
+    worker = Worker(kinds)
+    row = worker.advance(connection, operation_id)
+    assert row is not None and (row["completed"], row["ended_at"]) == (0, None)
+    other.cursor().execute("COMMIT")
+    row = worker.advance(connection, operation_id)
+    assert row is not None and (row["status"], row["completed"]) == ("ERROR", 0)
+    assert "Its parent p is ENQUEUED" in row["note"]
+
+
+def test_nothing_of_a_family_goes_on_while_it_is_deleted(api: Api, database: Database) -> None:
+    """A parent that went on would wait for a child that is deleted."""
+    insert(database, ["root"], status="SUCCESS")
+    insert(database, ["failed"], status="ERROR", parent_workflow_id="root")
+    insert(database, ["stopped"], status="CANCELLED", parent_workflow_id="root", updated_at=1)
+    insert(database, ["leaf"], status="SUCCESS", parent_workflow_id="stopped")
+    with database.admin() as holder:
+        holder.cursor().execute(
+            "BEGIN; SELECT FROM dbos.workflow_status WHERE workflow_uuid = 'leaf' FOR UPDATE"
+        )
+        running = api.http.delete("/workflows/root?children=true").json()["operation_id"]
+        for path in ("stopped/resume", "failed/reopen"):
+            answer = api.http.post(f"/workflows/{path}")
+            assert answer.status_code == 409 and running in answer.json()["detail"], path
+        assert api.http.delete("/workflows/stopped").status_code == 409
+        holder.cursor().execute("ROLLBACK")
+    wait_until(lambda: ids(database) == set(), "all of it is deleted")
+
+
+def test_a_family_of_which_something_is_resumed_is_not_deleted(database: Database) -> None:
+    insert(database, ["root", "stopped"], status="CANCELLED", updated_at=1)
+    database.rows(
+        "UPDATE dbos.workflow_status SET parent_workflow_id = 'root' WHERE workflow_uuid = 'stopped'"
+    )
+    kinds, connection = kinds_of(database.settings("api")), database.connect(role="api")
+    resume = begin(connection, kinds, of_workflow("resume", "stopped"))
+    with pytest.raises(Conflict, match=resume):
+        begin(connection, kinds, of_workflow("delete", "root"))
+
+
+def test_a_request_that_is_repeated_after_the_delete_starts_anew(api: Api, database: Database) -> None:
+    request: dict[str, Any] = {"json": {"numbers": [1]}, "headers": {"Idempotency-Key": "k"}}
+    first = api.http.post("/fibonacci/batches", **request).json()["workflow_id"]
+    assert api.http.post(f"/workflows/{first}/cancel").status_code == 200
+    assert api.http.delete(f"/workflows/{first}?children=true").status_code == 200
+    assert ids(database) == set()
+    again = api.http.post("/fibonacci/batches", **request)
+    assert (again.status_code, again.json()["workflow_id"]) == (202, first)
+    assert first in ids(database)

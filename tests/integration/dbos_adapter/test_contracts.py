@@ -44,6 +44,7 @@ from tests.support.database import Database, wait_until
 from tests.support.engines import Gates, Launched, launched
 from tests.support.executors import Peer, claim, handovers, insert, unfinished, workflow
 from tests.support.private_names import ADAPTER, defined, used_names
+from tests.support.purging import everything, references
 from tests.support.sources import source_files
 
 _QUEUES = ("contract-q", "contract-parents")
@@ -808,12 +809,25 @@ def test_every_end_is_stamped(app: Launched) -> None:
     assert workflow(app.database, "cancelled")["completed_at"] is None, "it is unfinished again"
 
 
-def test_the_deleting_call_takes_ids_and_leaves_children(app: Launched) -> None:
-    insert(app.database, ["parent", "other"], status="SUCCESS")
-    insert(app.database, ["child"], status="SUCCESS", parent_workflow_id="parent")
-    app.client.delete_workflows(["parent", "unknown"])
-    rows = app.database.rows("SELECT workflow_uuid AS id FROM dbos.workflow_status")
-    assert {row["id"] for row in rows} == {"child", "other"}
+def test_the_function_that_deletes_is_dbos_own_call(app: Launched) -> None:
+    """Each leaves the other's rows and the children's, and nothing of its own in any table."""
+    database, deleted = app.database, {"ours", "theirs"}
+    insert(database, ["ours", "theirs", "other"], status="SUCCESS")
+    for parent in deleted:
+        insert(database, [f"{parent}-child"], status="SUCCESS", parent_workflow_id=parent)
+    for workflow_id in ("ours", "theirs", "other"):
+        everything(database, workflow_id)
+    before = references(database)
+    database.run("purge_work", workflow_ids=["ours", "unknown"])
+    after = references(database)
+    app.client.delete_workflows(["theirs", "unknown"])
+    left = references(database)
+    for table, ids in before.items():
+        assert ids - after[table] in (set(), {"ours"}), table
+        assert {{"theirs": "ours"}.get(each) for each in after[table] - left[table]} == ids - after[table], (
+            f"{table}: delete_ended differs: {_LOOK_AT_SQL}"
+        )
+    assert left["dbos.workflow_status"] == {"ours-child", "theirs-child", "other"}
 
 
 def test_a_schedules_work_belongs_to_no_parent(app: Launched) -> None:

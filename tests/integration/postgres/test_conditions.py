@@ -66,6 +66,12 @@ DELAYED, PARKED, FAILED, CANCELLED = (
 )
 # The trigger does it, too, for a cancel of running work.
 REVOKED = "INSERT INTO ops.revoked (workflow_id, owner_xid, executor_id) VALUES ('w', 'p', 'x')"
+OF_PARENT = of(W, "parent_workflow_id = 'p'")
+PARENT_ENDED = "UPDATE dbos.workflow_status SET status = 'CANCELLED' WHERE workflow_uuid = 'p'"
+CHILD = (
+    f"{ENDED}; {OF_PARENT};"
+    " INSERT INTO dbos.workflow_status (workflow_uuid, status, name) VALUES ('p', 'PENDING', 'n')"
+)
 LATER = of(W, "updated_at = 9999999999999")
 ATTACHED = (
     "INSERT INTO ops.applications (name, kind, added_by, attached_at) VALUES ('b', 'user', 'attach', now())"
@@ -102,6 +108,13 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
         [f"{QUEUED}; {CANCELLED}", PARKED, f"{REVOKED}; {CANCELLED}; {DEAD}"],
         ["", ENDED, QUEUED, CANCELLED, *(f"{PARKED}; {each}" for each in (LATER, REVOKED, GONE))],
     ),
+    "delete_work": (
+        [
+            *(ENDED, FAILED, PARKED, f"{QUEUED}; {CANCELLED}", f"{REVOKED}; {ENDED}; {DEAD}"),
+            f"{CHILD}; {PARENT_ENDED}",
+        ],
+        ["", QUEUED, DELAYED, CANCELLED, f"{REVOKED}; {ENDED}", f"{ENDED}; {GONE}", CHILD],
+    ),
     "own_work": ([], [ENDED, QUEUED, ELSEWHERE, OTHER_APPLICATION, OTHER_VERSION]),
     "unfinished_work": ([LEFT_OVER], [ENDED, QUEUED, ELSEWHERE, OTHER_APPLICATION, OTHER_VERSION]),
     "park_work": ([], [ENDED, QUEUED, ELSEWHERE]),
@@ -134,6 +147,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "known_ticks": ([QUEUED, ENDED], [GONE]),
 }  # fmt: skip
 ALONE = {
+    "delete_work",
     "orphaned_count",
     "stranded",
     "adopt",

@@ -18,6 +18,7 @@ from holdfast.observability.database_metrics import DatabaseCollector
 from holdfast.postgres import budget
 from holdfast.postgres.database import METRICS_USER, Connection, OpsPool
 from holdfast.settings import Role, Settings
+from holdfast.statuses import UNFINISHED
 from tests.support import names
 from tests.support.api_server import serving
 from tests.support.database import Database, Server, wait_until
@@ -167,6 +168,7 @@ MAY_NOT = {
         "UPDATE ops.retention SET purged_until = now()",
         "SELECT ops.fold_totals()",
         "SELECT ops.end_sessions('x')",
+        "SELECT ops.delete_ended('{w}')",
     ],
 }
 
@@ -210,6 +212,7 @@ def test_the_functions_with_their_owners_rights_have_a_fixed_search_path(shared:
     ) == [
         {"name": f"ops.{name}", "settings": ["search_path=pg_catalog, pg_temp"]}
         for name in (
+            "delete_ended",
             "end_scheduled_run",
             "end_sessions",
             "fire_tick",
@@ -222,6 +225,30 @@ def test_the_functions_with_their_owners_rights_have_a_fixed_search_path(shared:
             "stranded_work",
         )
     ]
+
+
+@pytest.mark.parametrize("role", ["holdfast_api", "holdfast_worker"])
+def test_a_role_deletes_by_the_function_only_what_has_ended(shared: Database, role: str) -> None:
+    """Of unfinished work, and of its child, no input, no result and no step goes."""
+    mine = {"application_name": "holdfast-worker"}
+    for status in UNFINISHED:
+        insert(shared, [status], status=status, **mine)
+        insert(shared, [f"{status}-child"], status="SUCCESS", parent_workflow_id=status, **mine)
+    kept = [each for status in UNFINISHED for each in (status, f"{status}-child")]
+    insert(shared, ["ended"], status="ERROR", **mine)
+    for workflow_id in [*kept, "ended"]:
+        record_steps(shared, workflow_id, 1)
+        for table in ("workflow_input", "workflow_output"):
+            shared.rows(f"INSERT INTO dbos.{table} (workflow_uuid) VALUES (%(id)s)", id=workflow_id)
+    with closing(login(shared, role)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT ops.delete_ended(%s) AS id", [[*kept, "ended", "never"]])
+        assert [row["id"] for row in cursor.fetchall()] == ["ended"]
+    for table in ("workflow_status", "workflow_input", "workflow_output", "operation_outputs"):
+        rows = shared.rows(f"SELECT workflow_uuid AS id FROM dbos.{table} WHERE workflow_uuid <> 'w'")
+        assert sorted(row["id"] for row in rows) == sorted(kept), table
+    reset = "SET session_replication_role = replica; DELETE FROM dbos"
+    for table in ("workflow_status", "workflow_input", "workflow_output", "operation_outputs"):
+        shared.rows(f"{reset}.{table} WHERE workflow_uuid <> 'w'; RESET ALL")
 
 
 def test_no_role_has_power_over_the_server(shared: Database) -> None:

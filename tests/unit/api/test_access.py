@@ -30,6 +30,7 @@ CONTROL = [
     ("POST", "/workflows/w/reopen"),
     ("POST", "/workflows/w/fork"),
     ("POST", "/workflows/w/adopt"),
+    ("DELETE", "/workflows/w"),
     ("POST", "/workflows/w/messages"),
     ("POST", "/stranded/adopt"),
     ("POST", "/purge"),
@@ -157,8 +158,11 @@ def test_every_call_that_changes_something_is_a_control_operation_or_starts_work
         if method not in READING:
             (guarded if needs_token(route.dependant) else opened).add((method, route.path))
     assert opened == {("POST", path) for path in OPEN_WRITES}
-    called = [(method, path.replace("/e/", "/{executor_id}/")) for method, path in CONTROL]
-    assert guarded == {(method, path.replace("/w/", "/{workflow_id}/")) for method, path in called}
+    ids = {"e": "{executor_id}", "w": "{workflow_id}"}
+    assert guarded == {
+        (method, "/".join(ids.get(segment, segment) for segment in path.split("/")))
+        for method, path in CONTROL
+    }
 
 
 def test_nothing_changes_anything_but_a_route(client: TestClient) -> None:

@@ -71,6 +71,7 @@ def every_route(client: TestClient, process: FakeProcess, workflow_id: str) -> N
         assert client.post(f"{path}/{operation}").json()["workflow_id"] == workflow_id, operation
     forked = client.post(f"{path}/fork")
     assert (forked.status_code, dbos.rows[forked.json()["workflow_id"]].forked_from) == (202, workflow_id)
+    assert client.delete(path).json() == {"workflow_id": workflow_id, "deleted": 1}
 
 
 @pytest.mark.parametrize(

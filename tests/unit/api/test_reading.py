@@ -201,6 +201,23 @@ def test_steps_page(client: TestClient, dbos: FakeClient) -> None:
     assert client.get("/workflows/w/steps?offset=2").json()["next_offset"] is None
 
 
+def test_a_delete_answers_with_how_much_went_or_its_progress(
+    client: TestClient, process: FakeProcess, dbos: FakeClient
+) -> None:
+    dbos.add("w", status="SUCCESS")
+    process.operations.outcome = {"completed": 3}
+    answer = client.delete("/workflows/w?children=true")
+    assert (answer.status_code, answer.json()) == (200, {"workflow_id": "w", "deleted": 3})
+    [requested] = process.operations.requested
+    assert (requested.kind, requested.target) == ("delete", "workflow w")
+    assert requested.arguments == {"workflow_id": "w", "children": True, "parent_workflow_id": None}
+    process.operations.outcome = {"status": "RUNNING", "ended_at": None}
+    answer = client.delete("/workflows/w")
+    assert (answer.status_code, answer.json()["status"]) == (202, "RUNNING")
+    process.operations.outcome = {"completed": 0}
+    assert [client.delete(f"/workflows/{each}").status_code for each in ("w", "never")] == [404, 404]
+
+
 @pytest.mark.parametrize(("kind", "answers"), [("cancel", (200, "CANCELLED")), ("resume", (202, "ENQUEUED"))])
 def test_an_operation_on_a_workflow_answers_with_its_status_or_its_progress(
     client: TestClient, process: FakeProcess, dbos: FakeClient, kind: str, answers: tuple[int, str]
