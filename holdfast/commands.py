@@ -2,8 +2,9 @@
 registers them.
 
 A command takes the shared options (``UrlOption`` and others), talks to an ``Api`` inside ``plain_errors()``,
-and prints its result with ``show``. A command that starts work does all of that with ``start_and_follow``.
-``here()`` is the installation, whose members a demonstration may kill and pause.
+and prints its result with ``show``, which makes control characters visible. A command that starts work does
+all of that with ``start_and_follow``. ``here()`` is the installation, whose members a demonstration may kill
+and pause.
 """
 
 from holdfast.audit.audit import Subjects
@@ -17,6 +18,7 @@ from holdfast.cli.shown import (
     UrlOption,
     WaitOption,
     console,
+    lines_of,
     plain_errors,
     show,
     table,
@@ -24,6 +26,7 @@ from holdfast.cli.shown import (
 from holdfast.cli.waiting import poll_until, start_and_follow
 from holdfast.installations.detection import here
 from holdfast.installations.installation import Member, NothingRunsError
+from holdfast.path_segment import encode_segment
 
 __all__ = [
     "Api",
@@ -38,8 +41,10 @@ __all__ = [
     "WatchLane",
     "WatchTable",
     "console",
+    "encode_segment",
     "findings_here",
     "here",
+    "lines_of",
     "plain_errors",
     "poll_until",
     "recent_handovers",

@@ -163,7 +163,12 @@ class Demo:
         self.console.print(text)
 
     def _progress(self, batch: str) -> _Progress:
-        columns = TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        columns = (
+            TextColumn("  {task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
         return _Progress(self, batch, Progress(*columns, console=self.console))
 
     def _times(self, what: str, since: datetime, moves: list[dict[str, Any]]) -> None:

@@ -15,6 +15,7 @@ from holdfast.installations.compose_installation import ComposeInstallation, run
 from holdfast.installations.detection import tools_here
 from holdfast.installations.installation import NothingRunsError
 from holdfast.installations.postgres_tools import PostgresTools
+from holdfast.visible import visible_lines
 
 app = typer.Typer(no_args_is_help=True, help="User-defined applications that this stack protects.")
 
@@ -48,7 +49,7 @@ def add(  # noqa: PLR0917 - typer's options
         if compose:
             path = file or Path(f"compose.{name}.yaml")
             data |= write_compose_file(path, done, command=command)
-        show(data, as_json=as_json, human=lambda: print(_added(data)))
+        show(data, as_json=as_json, human=lambda: print(visible_lines(_added(data))))
 
 
 @app.command()

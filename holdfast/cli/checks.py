@@ -29,6 +29,7 @@ from holdfast.installations.installation import NothingRunsError
 from holdfast.postgres.database import Connection, connect, query
 from holdfast.recovery.stranded import WAY_OUT, describe
 from holdfast.settings import Settings
+from holdfast.visible import visible, visible_lines
 
 _STATEMENT_SECONDS = 120.0
 
@@ -101,13 +102,13 @@ def show_findings(findings: list[Finding]) -> None:
     """Prints one line per invariant with its figures, and the violations below it."""
     for finding in findings:
         mark = "[green]holds[/]" if finding["ok"] else "[red bold]BROKEN[/]"
-        console.print(f"{finding['invariant']} {mark} {escape(finding['text'])}")
+        console.print(f"{finding['invariant']} {mark} {escape(visible(finding['text']))}")
         figures = {k: v for k, v in finding["figures"].items() if not isinstance(v, dict)}
         if figures:
             text = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in figures.items())
-            console.print(f"    [dim]{escape(text)}[/]")
+            console.print(f"    [dim]{escape(visible(text))}[/]")
         for detail in finding["details"]:
-            console.print(f"    [red]{escape(str(detail))}[/]")
+            console.print(f"    [red]{escape(visible(str(detail)))}[/]")
     broken = [str(finding["invariant"]) for finding in findings if not finding["ok"]]
     console.print("[red]broken: " + ", ".join(broken) + "[/]" if broken else "[green]all invariants hold[/]")
 
@@ -220,6 +221,6 @@ def _elsewhere(*words: str, as_json: bool) -> None:
     """Runs the command in the api container and exits with its code, if only that reaches the database."""
     if not here().reaches_database:
         done = here().run(*words, *(["--json"] if as_json else []))
-        sys.stdout.write(done.stdout)
-        sys.stderr.write(done.stderr)
+        sys.stdout.write(visible_lines(done.stdout))
+        sys.stderr.write(visible_lines(done.stderr))
         raise typer.Exit(done.returncode)

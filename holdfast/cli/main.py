@@ -27,6 +27,7 @@ from holdfast.cli.shown import JsonOption, plain_errors, show
 from holdfast.installations.detection import admin_token, here, url
 from holdfast.installations.embedded import ROOT
 from holdfast.installations.installation import NothingRunsError
+from holdfast.visible import visible
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -105,7 +106,7 @@ def token(as_json: JsonOption = False) -> None:
             raise NothingRunsError(
                 "no admin token is known here: `holdfast up`, or HOLDFAST_ADMIN_TOKEN_FILE"
             )
-        show({"token": found}, as_json=as_json, human=lambda: print(found))
+        show({"token": found}, as_json=as_json, human=lambda: print(visible(found)))
 
 
 for command in extensions.commands():

@@ -25,6 +25,7 @@ from holdfast.cli.shown import (
 )
 from holdfast.cli.waiting import why_away
 from holdfast.path_segment import workflow_path
+from holdfast.visible import visible
 
 _RETRY_SECONDS = 0.5
 
@@ -84,7 +85,7 @@ def stream(
             elif as_json:
                 found.append(data)
             else:
-                console.print(_text(data), markup=False, soft_wrap=True)
+                console.print(visible(_text(data)), markup=False, soft_wrap=True)
         whole = {"workflow_id": workflow_id, "key": key, "values": found, "end": end}
         show(whole, as_json=as_json, human=lambda: None)
         raise typer.Exit(0 if end else 1)

@@ -17,6 +17,7 @@ from holdfast.control.worker import Worker, batches
 from holdfast.path_segment import encode_segment, workflow_path
 from holdfast.postgres.database import Connection
 from holdfast.settings import Settings
+from holdfast.visible import visible
 
 _SCAN_SECONDS = 120.0
 
@@ -102,7 +103,9 @@ def _show_done(
 def _wait(api: Api, row: dict[str, Any], timeout: float, quiet: bool) -> dict[str, Any]:
     def rows() -> Iterator[dict[str, Any]]:
         found = row
-        for seen, _ in poll_until(lambda _: api.get(f"/operations/{row['operation_id']}"), seconds=timeout):
+        for seen, _ in poll_until(
+            lambda _: api.get(f"/operations/{encode_segment(row['operation_id'])}"), seconds=timeout
+        ):
             found = seen or found
             yield found
             if found["ended_at"] is not None:
@@ -132,13 +135,18 @@ def carry_out(
 
 def _follow(rows: Iterator[dict[str, Any]], *, quiet: bool) -> dict[str, Any]:
     """Shows the progress of an operation and returns its last row."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     row: dict[str, Any] = {}
     with Progress(*columns, console=console, disable=quiet, transient=True) as progress:
         task = progress.add_task("", total=None)
         for row in rows:
             text = f"{row['kind']} {(row['note'] and '(' + row['note'] + ')') or ''}"
-            progress.update(task, description=text, completed=row["completed"], total=row["total"])
+            progress.update(task, description=visible(text), completed=row["completed"], total=row["total"])
     return row
 
 

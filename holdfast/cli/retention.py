@@ -9,12 +9,14 @@ from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from holdfast.cli.shown import Api, JsonOption, UrlOption, console, plain_errors, show, table
 from holdfast.cli.waiting import poll_until
 from holdfast.path_segment import workflow_path
 from holdfast.retention import tally
 from holdfast.statuses import TERMINAL
+from holdfast.visible import visible
 
 _STEPS_SHOWN = 1000
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -76,7 +78,8 @@ def _run_to_end(api: Api, body: dict[str, Any], *, timeout: float, quiet: bool) 
                 workflows: int, note: str, start: str = f"{workflow_id}: ", before: int = before
             ) -> None:
                 if line is not None:
-                    line.update(f"{start}{before + workflows:,} workflows {word}{note and f' ({note})'}")
+                    progress = f"{start}{before + workflows:,} workflows {word}{note and f' ({note})'}"
+                    line.update(Text(visible(progress)))
 
             found = _followed(api, workflow_id, deadline - time.monotonic(), show_progress)
             status_now = found.get("status")

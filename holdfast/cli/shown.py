@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import psycopg2
 import typer
 from pydantic import ValidationError
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from holdfast.cli.tables import FittedTable
 from holdfast.errors import Conflict, DatabaseNotPrepared
@@ -20,11 +22,26 @@ from holdfast.installations.detection import admin_token, url
 from holdfast.installations.installation import NothingRunsError
 from holdfast.installations.native_error import NativeError
 from holdfast.postgres.outage import is_outage, unavailable
+from holdfast.visible import visible, visible_lines
 
 if TYPE_CHECKING:
     import httpx
 
-console = Console(highlight=False)
+
+class SafeConsole(Console):
+    """A console that shows control characters in what it is given, and sends only its own to the terminal."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                # A link's address would reach the terminal as it is.
+                style = segment.style and segment.style.update_link(None)
+                yield Segment(visible_lines(segment.text), style)
+
+
+console = SafeConsole(highlight=False)
 
 JsonOption = Annotated[
     bool, typer.Option("--json", metavar="", help="print one JSON document and nothing else")
@@ -39,6 +56,8 @@ UrlOption = Annotated[
     typer.Option("--url", envvar="HOLDFAST_URL", help="the API [default: the running one, else port 8000]"),
 ]
 
+
+_BREAK = re.compile(r"\s*\n\s*")
 
 # The API sends a comment every 10 s while a stream has no events.
 _STREAM_TIMEOUT_SECONDS = 25.0
@@ -185,17 +204,29 @@ def plain_errors() -> Iterator[None]:
         reason = "interrupted"
     else:
         return
-    print(f"holdfast: {reason}", file=sys.stderr)
+    print(f"holdfast: {visible(_BREAK.sub(' ', reason.strip()))}", file=sys.stderr)
     raise typer.Exit(1)
 
 
 def show(data: Any, *, as_json: bool, human: Callable[[], Any]) -> None:
-    """Prints the data as JSON, or the result of ``human`` (None if ``human`` has printed by itself)."""
+    """Prints the data as JSON, or the result of ``human``.
+
+    That is one line, a list of lines, or something of rich's; None if ``human`` has printed by itself.
+    """
     if as_json:
-        print(json.dumps(data, indent=2, default=str, ensure_ascii=False))
+        print(visible_lines(json.dumps(data, indent=2, default=str, ensure_ascii=False)))
     elif (shown := human()) is not None:
+        lines = [shown] if isinstance(shown, str) else shown
+        if isinstance(lines, list):
+            shown = "\n".join(map(visible, lines))
         # Results of workflows are user data: they are not interpreted as markup.
         console.print(shown, markup=False)
+
+
+def lines_of(value: Any) -> list[str]:
+    """Returns a result or an error as lines for `show`. Those after the first cannot be taken for ours."""
+    first, *rest = str(value).split("\n")
+    return [first, *(f"    {line}" for line in rest)]
 
 
 def table(

@@ -11,6 +11,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from holdfast.visible import visible
+
 _GAP = 2
 _PROSE_WIDTH = 24
 """Width that suffices for a cell of several words, which is wrapped at its spaces. Other cells stay whole."""
@@ -35,7 +37,7 @@ class FittedTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         # rich's own table title would wrap at the width of a short table.
-        yield Text(self._title, style="italic")
+        yield Text(visible(self._title), style="italic")
         if not self._rows:
             return
         every, width = list(range(len(self._columns))), options.max_width
@@ -98,4 +100,4 @@ class FittedTable:
 
 
 def _cell(value: Any) -> Text:
-    return value if isinstance(value, Text) else Text("–" if value is None else str(value))  # noqa: RUF001
+    return value if isinstance(value, Text) else Text("–" if value is None else visible(str(value)))  # noqa: RUF001

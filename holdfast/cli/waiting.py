@@ -12,8 +12,9 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from holdfast.cli.shown import Api, Refused, Unreachable, console, plain_errors, show
-from holdfast.path_segment import workflow_path
+from holdfast.path_segment import encode_segment, workflow_path
 from holdfast.statuses import TERMINAL
+from holdfast.visible import visible
 
 T = TypeVar("T")
 
@@ -78,15 +79,22 @@ def follow(
     ``total`` names the member that holds the expected value of ``completed``.
     """
     work_id = accepted["workflow_id"]
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     found: dict[str, Any] = {"completed": 0, **accepted}
     with nullcontext() if quiet else Progress(*columns, console=console) as progress:
-        task = progress.add_task(work_id, total=None) if progress else None
+        task = progress.add_task(visible(work_id), total=None) if progress else None
         for seen, note in poll_until(lambda _: api.get(path), seconds=timeout):
             found = seen or found
             if progress and task is not None:
                 text = f"{work_id} {found['status']}{note and f' ({note})'}"
-                progress.update(task, description=text, completed=found["completed"], total=found.get(total))
+                progress.update(
+                    task, description=visible(text), completed=found["completed"], total=found.get(total)
+                )
             if found["status"] in TERMINAL:
                 break
     return found
@@ -115,7 +123,7 @@ def start_and_follow(
         if not wait:
             show_accepted(accepted, as_json=as_json)
             return
-        work = f"{path}/{accepted['workflow_id']}"
+        work = f"{path}/{encode_segment(accepted['workflow_id'])}"
         finished = follow(api, work, accepted, timeout=timeout, quiet=as_json, total=total)
         show_end(finished, as_json=as_json, human=human)
 

@@ -17,6 +17,7 @@ from holdfast.cli.shown import (
     UrlOption,
     WaitOption,
     age,
+    lines_of,
     plain_errors,
     show,
     table,
@@ -73,9 +74,9 @@ def start(
         show_end(finished, as_json=as_json, human=_outcome_text)
 
 
-def _outcome_text(workflow: dict[str, Any]) -> str:
+def _outcome_text(workflow: dict[str, Any]) -> list[str]:
     result = workflow.get("output") if workflow["status"] == "SUCCESS" else workflow.get("error")
-    return f"{workflow['workflow_id']}: {workflow['status']}\n{result}"
+    return [f"{workflow['workflow_id']}: {workflow['status']}", *lines_of(result)]
 
 
 def executors(

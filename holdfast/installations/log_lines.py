@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from holdfast.visible import visible, visible_lines
+
 REFUSED = "executor.refused"
 """The action of a log line that says why no later attempt to start can succeed either."""
 _GRAVE = ("ERROR", "CRITICAL")
@@ -18,11 +20,11 @@ def readable(line: str) -> str | None:
     """
     entry = _parsed(line)
     if entry is None:
-        return line or None
+        return visible_lines(line) or None
     level = str(entry.get("level", "INFO"))
     if entry.get("action", "log") == "log" and level in ("DEBUG", "INFO"):
         return None
-    text = _message(entry)
+    text = visible(_message(entry))
     return text if level in ("DEBUG", "INFO") else f"{level}: {text}"
 
 

@@ -27,6 +27,7 @@ from holdfast.installations.native_error import NativeError
 from holdfast.installations.state_file import read_state
 from holdfast.installations.supervised import is_alive
 from holdfast.installations.supervisor import Supervisor
+from holdfast.visible import visible, visible_lines
 
 START_SECONDS = 120.0
 """Timeout of a background start. The first one on a slow machine creates the database."""
@@ -173,14 +174,14 @@ def main(arguments: list[str] | None = None) -> int:
             else:
                 return up(home, workers, port, quiet=options.quiet)
     except NativeError as error:
-        print(f"native: {error}", file=sys.stderr)
+        print(f"native: {visible_lines(str(error))}", file=sys.stderr)
         return 1
     except ValidationError as error:
         wrong = "; ".join(
             ": ".join([*(f"HOLDFAST_{part}".upper() for part in entry["loc"]), entry["msg"]])
             for entry in error.errors()
         )
-        print(f"native: a setting is wrong: {wrong}", file=sys.stderr)
+        print(f"native: a setting is wrong: {visible(wrong)}", file=sys.stderr)
         return 1
     return 0
 

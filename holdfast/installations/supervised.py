@@ -20,6 +20,7 @@ from holdfast import probe_paths
 from holdfast.installations.embedded import ROOT, die_with_parent
 from holdfast.installations.log_lines import FailedStart, failed_start
 from holdfast.recovery.watchdog_child import MARK, end_programs
+from holdfast.visible import visible_lines
 
 _BACKOFF_SECONDS = (0.1, 10.0)
 _SETTLED_SECONDS = 10.0
@@ -30,7 +31,7 @@ _LOG_LIMIT_BYTES = 20_000_000
 def say(name: str, line: str) -> None:
     """Prints a line of a process. Ignores a closed terminal."""
     with suppress(OSError):
-        print(f"{name:9} | {line}", flush=True)
+        print(f"{name:9} | {visible_lines(line)}", flush=True)
 
 
 def start_ticks(pid: int) -> int | None:

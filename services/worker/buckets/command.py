@@ -13,6 +13,7 @@ from holdfast.commands import (
     TimeoutOption,
     UrlOption,
     WaitOption,
+    lines_of,
     start_and_follow,
     table,
 )
@@ -50,8 +51,8 @@ def bucket(
 def _text(listing: dict[str, Any]) -> Any:
     report = listing.get("report")
     if report is None:
-        error = f"\n{listing['error']}" if listing.get("error") else ""
-        return f"{listing['workflow_id']}: {listing['status']}{error}"
+        error = lines_of(listing["error"]) if listing.get("error") else []
+        return [f"{listing['workflow_id']}: {listing['status']}", *error]
     rows = [[one["prefix"], one["keys"], one["bytes"]] for one in (*report["top"], report["loose"])]
     rest = "" if report["complete"] else f"; not complete: --start-after {report['next_start_after']!r}"
     title = f"{report['keys']} keys, {report['bytes']} bytes, {report['folders']} folders{rest}"

@@ -14,6 +14,8 @@ from holdfast.commands import (
     UrlOption,
     WaitOption,
     WatchTable,
+    encode_segment,
+    lines_of,
     start_and_follow,
     table,
 )
@@ -56,20 +58,23 @@ def submit(
     )
 
 
-def _batch_text(batch: dict[str, Any]) -> str:
+def _batch_text(batch: dict[str, Any]) -> list[str]:
     shares: dict[str, int] = {}
     for number in batch.get("results", []):
         if number["executor_id"]:
             shares[number["executor_id"]] = shares.get(number["executor_id"], 0) + 1
     shares_text = ", ".join(f"{executor} {count}" for executor, count in sorted(shares.items()))
-    error = f"\n{batch['error']}" if batch.get("error") else ""
+    error = lines_of(batch["error"]) if batch.get("error") else []
     done = f"{batch['completed']} of {batch.get('total', '?')}"
-    return f"{batch['workflow_id']}: {batch['status']}, {done} numbers ({shares_text}){error}"
+    return [f"{batch['workflow_id']}: {batch['status']}, {done} numbers ({shares_text})", *error]
 
 
 def _latest_batches(api: Api) -> list[dict[str, Any]]:
     newest = api.get("/workflows", name="fibonacci.batch", limit=BATCHES_SHOWN)
-    batches = [api.get(f"/fibonacci/batches/{row['workflow_id']}") for row in newest.get("workflows", [])]
+    batches = [
+        api.get(f"/fibonacci/batches/{encode_segment(row['workflow_id'])}")
+        for row in newest.get("workflows", [])
+    ]
     members = ("workflow_id", "status", "completed", "total")
     return [{name: batch[name] for name in members} for batch in batches]
 
