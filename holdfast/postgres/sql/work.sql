@@ -96,10 +96,9 @@ SELECT count(*) FILTER (WHERE status IN ('ENQUEUED', 'PENDING', 'DELAYED')) AS u
 FROM dbos.workflow_status WHERE parent_workflow_id = %(workflow_id)s
 
 -- name: listing_progress
--- Counts the pages of a listing, with the sums of those that have ended.
+-- Counts the pages of a listing, with the sums of those that have ended. A sum of sizes may be beyond bigint.
 SELECT count(*) AS pages, count(*) FILTER (WHERE sums IS NOT NULL) AS completed,
-       coalesce(sum((sums ->> 'keys')::bigint), 0)::bigint AS keys,
-       coalesce(sum((sums ->> 'bytes')::bigint), 0)::bigint AS bytes
+       coalesce(sum((sums ->> 'keys')::numeric), 0) AS keys, coalesce(sum((sums ->> 'bytes')::numeric), 0) AS bytes
 FROM (SELECT CASE WHEN w.status = 'SUCCESS' AND pg_input_is_valid(o.output, 'jsonb') THEN o.output::jsonb END AS sums
       FROM dbos.workflow_status w LEFT JOIN dbos.workflow_output o ON o.workflow_uuid = w.workflow_uuid
       WHERE w.parent_workflow_id = %(workflow_id)s) AS ended

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from services.worker.buckets.bounded_http import AnswerLimits, AnswerTooLongError, bound_answers
 from services.worker.buckets.errors import (
     BucketMissing,
     ObjectStoreError,
@@ -24,6 +25,13 @@ from services.worker.buckets.settings import BucketSettings
 
 CONNECT_SECONDS = 3.0
 _CONNECTIONS = 16
+ANSWER_BYTES = 4 << 20
+"""The most bytes of an answer. A thousand keys of 1,024 bytes, each byte escaped, take 3.4 MB."""
+_KEY_BYTES = 1024
+"""S3's own limit."""
+_SIZE_LIMIT = 2**63
+_ANSWER_TAGS = 64_000
+"""The most tags of an answer, twice those of a thousand keys."""
 
 _BUSY = {
     "SlowDown",
@@ -71,7 +79,7 @@ def _build(settings: BucketSettings) -> Any:
     import boto3
     from botocore.config import Config
 
-    return boto3.Session().client(
+    made = boto3.Session().client(
         "s3",
         **_credentials(settings.s3_credentials_file),
         endpoint_url=settings.s3_endpoint or None,
@@ -85,6 +93,9 @@ def _build(settings: BucketSettings) -> Any:
             s3={"addressing_style": "path" if settings.s3_endpoint else "auto"},
         ),
     )
+    limits = AnswerLimits(ANSWER_BYTES, _ANSWER_TAGS, settings.s3_timeout_seconds)
+    bound_answers(made, limits)
+    return made
 
 
 def _credentials(file: Path | None) -> dict[str, str]:
@@ -117,12 +128,35 @@ def list_objects(settings: BucketSettings, bucket: str, prefix: str, start_after
     given |= {"StartAfter": start_after} if start_after else {}
     try:
         answer = client(settings).list_objects_v2(**given)
+        return _checked(answer, limit)
     except ClientError as error:
         raise _refusal(error.response, bucket) from error
     except (BotoCoreError, OSError) as error:
         raise _failure(error, settings) from error
-    objects = [(found["Key"], int(found.get("Size", 0))) for found in answer.get("Contents", [])]
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
+        # Of botocore's parser too, for a number or a time that is none.
+        raise _unusable(f"a value in it cannot be read ({type(error).__name__})") from error
+
+
+def _checked(answer: dict[str, Any], limit: int) -> Listed:
+    """Returns the objects of an answer. Raises ``ObjectStoreError`` for more or larger ones than can be."""
+    contents = answer.get("Contents", [])
+    if len(contents) > limit:
+        raise _unusable(f"it has {len(contents):,} keys, and {limit:,} were asked for")
+    objects = [(found["Key"], int(found.get("Size", 0))) for found in contents]
+    for key, size in objects:
+        if len(key.encode()) > _KEY_BYTES:
+            raise _unusable(f"a key in it is longer than {_KEY_BYTES:,} bytes")
+        if not 0 <= size < _SIZE_LIMIT:
+            raise _unusable("the size of an object is out of range")
     return Listed(objects, bool(answer.get("IsTruncated")))
+
+
+def _unusable(reason: str) -> ObjectStoreError:
+    """Returns the error for an answer that no attempt would make better."""
+    return ObjectStoreError(
+        f"The S3 server's answer cannot be used: {reason}. Check that HOLDFAST_S3_ENDPOINT is an S3 server."
+    )
 
 
 def _refusal(response: dict[str, Any], bucket: str) -> ObjectStoreError:
@@ -151,6 +185,10 @@ def _failure(error: Exception, settings: BucketSettings) -> ObjectStoreError:
     from botocore.parsers import ResponseParserError
 
     kind = type(error).__name__
+    if isinstance(error, exceptions.HTTPClientError) and isinstance(
+        error.kwargs.get("error"), AnswerTooLongError
+    ):
+        return _unusable(f"it has more than {ANSWER_BYTES:,} bytes or {_ANSWER_TAGS:,} tags")
     if isinstance(error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
         return ObjectStoreRefused(
             "There are no credentials for the S3 server. Set HOLDFAST_S3_CREDENTIALS_FILE to a file that has "

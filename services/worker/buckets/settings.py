@@ -21,5 +21,7 @@ class BucketSettings(Settings):
     s3_credentials_file: Path | None = Field(
         None, description="an AWS credentials file, profile default; none: wherever boto3 looks"
     )
-    s3_timeout_seconds: float = Field(10.0, gt=0, le=120, description="longest wait for its answer")
+    s3_timeout_seconds: float = Field(
+        10.0, gt=0, le=120, description="longest wait for an answer and its end"
+    )
     s3_max_pages: int = Field(1000, ge=1, le=10_000, description="pages that one listing has at most")

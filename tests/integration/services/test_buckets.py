@@ -17,6 +17,7 @@ from holdfast.audit import checks as audit
 from holdfast.audit.audit import Audit
 from holdfast.durable.resources import resources
 from holdfast.postgres.database import connect
+from holdfast.postgres.statements import sql
 from holdfast.process.process import Process
 from services.holdfast_commands import SUBJECTS
 from services.worker.buckets import object_store
@@ -129,6 +130,17 @@ def test_the_report_is_what_a_plain_count_finds(worker: Worker) -> None:
         told = audit.recorded_once(it)
         assert not told["ok"]
         assert listing_id in told["details"][0]
+        largest = 2**63 - 1
+        worker.database.rows(
+            "UPDATE dbos.workflow_output o"
+            " SET output = regexp_replace(o.output, '\"bytes\": *[0-9]+', %(bytes)s)"
+            " FROM dbos.workflow_status w"
+            " WHERE w.workflow_uuid = o.workflow_uuid AND w.parent_workflow_id = %(id)s",
+            id=listing_id,
+            bytes=f'"bytes": {largest}',
+        )
+        [progress] = worker.database.rows(sql("listing_progress"), workflow_id=listing_id)
+        assert (progress["completed"], progress["bytes"]) == (13, 13 * largest)
         worker.database.rows("DELETE FROM dbos.workflow_status WHERE workflow_uuid = %(id)s", id=listing_id)
 
 
