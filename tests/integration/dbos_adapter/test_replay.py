@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +19,6 @@ from holdfast.dbos_adapter.histories import Histories
 from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, client, launched
 from tests.support.reporting import record
-from tests.support.slow_line import slow_line
 
 _gate = threading.Event()
 _took: dict[str, float] = {}
@@ -98,18 +96,6 @@ def _mixed(rounds: int) -> list[Any]:
     return found
 
 
-def _behind(database: Database, port: int) -> Database:
-    """The same database, reached by another port."""
-    server: Any = SimpleNamespace(
-        environment=lambda name, role="worker": {
-            **database.server.environment(name, role),
-            "HOLDFAST_DATABASE_PORT": str(port),
-        },
-        admin=database.server.admin,
-    )
-    return Database(server, database.name)
-
-
 @pytest.fixture
 def app(database: Database) -> Iterator[Launched]:
     with launched(database, queues=["replay-q"]) as made:
@@ -168,29 +154,14 @@ def _replayed(app: Launched, name: str, *args: Any, workflow_id: str = "w", seco
 # --- how few, how fast -------------------------------------------------------------------------
 
 
-@pytest.mark.timing
 def test_a_long_history_is_read_in_pages(app: Launched) -> None:
-    """10,000 steps: one statement each before, and 6 to 11 seconds."""
+    """10,000 steps: one statement each before, each a trip to the database, and 6 to 11 seconds."""
     _tinies(app.database, "w", 10_000)
     seen = _replayed(app, "replay.long", 10_000)
     assert _output(app.database, "w") == sum(range(10_000))
     # The first record, ten pages, the end of the last one; a check every half second; the outcome.
     assert len(seen) <= 1 + 10 + 1 + 2 * _took["w"] + 1, seen
     record("replay of 10,000 steps, seconds", _took["w"])
-    assert _took["w"] < 1.5
-
-
-@pytest.mark.timing
-def test_latency_counts_once_a_page(database: Database) -> None:
-    """20 ms more for each question: 200 s with one for each step."""
-    with (
-        slow_line(database.server.cluster.port, 0.02) as port,
-        launched(_behind(database, port), queues=["replay-q"]) as app,
-    ):
-        _tinies(database, "w", 10_000)
-        _replayed(app, "replay.long", 10_000)
-    record("replay of 10,000 steps at 20 ms of latency, seconds", _took["w"])
-    assert _took["w"] < 3
 
 
 def test_steps_that_are_gathered_share_their_pages(app: Launched) -> None:
