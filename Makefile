@@ -5,6 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 COMPOSE := docker compose
 NATIVE := $(BIN)/python -m holdfast.installations.native
+MADE := [ -x $(BIN)/python ] && { [ -d .holdfast ] || [ -n "$$HOLDFAST_HOME" ] || grep -qs '^HOLDFAST_HOME=' .env; }
 SEED ?= 1
 MINUTES ?= 5
 BACKEND ?= native
@@ -60,7 +61,7 @@ native: .venv/ready ## the same as plain processes in the foreground; Ctrl-C dra
 	@exec $(NATIVE) up
 
 down: ## end what `make up` started; the data stays
-	@if [ -x $(BIN)/python ] && [ -d .holdfast ]; then $(NATIVE) down; fi
+	@if $(MADE); then $(NATIVE) down; fi
 	@if docker info >/dev/null 2>&1 && $(COMPOSE) version >/dev/null 2>&1 && deploy/check-project.sh down; then \
 	    $(COMPOSE) --profile '*' down; \
 	fi
@@ -196,6 +197,6 @@ licences: .venv/ready ## write docs/reports/licences.md; fails on a licence that
 	@$(BIN)/python -m tests.support.licences
 
 clean: ## end the plain processes, delete their data, .venv and caches (volumes of Compose: docker compose down -v)
-	@if [ -x $(BIN)/python ] && [ -d .holdfast ]; then $(NATIVE) clean; fi
+	@if $(MADE); then $(NATIVE) clean; fi
 	@rm -rf .venv $(PEERS) .holdfast .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .schemathesis build
 	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dotenv import dotenv_values
+
 from holdfast.installations.native_error import NativeError
 from holdfast.installations.places import elsewhere
 from holdfast.installations.ports import steady_port
@@ -34,8 +36,13 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def native_home() -> Path:
-    """Returns the native stack's directory: ``HOLDFAST_HOME``, else ``.holdfast`` of the checkout."""
-    return Path(os.environ.get("HOLDFAST_HOME") or ROOT / ".holdfast")
+    """Returns the native stack's directory: ``HOLDFAST_HOME`` of the shell, else of .env, else ``.holdfast``.
+
+    A relative path in .env is one of the checkout, because every command reads the same file.
+    """
+    if said := os.environ.get("HOLDFAST_HOME"):
+        return Path(said)
+    return ROOT / (dotenv_values(ROOT / ".env").get("HOLDFAST_HOME") or ".holdfast")
 
 
 def die_with_parent(signum: int) -> Callable[[], None]:

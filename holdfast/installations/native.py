@@ -147,11 +147,11 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """The entry point. An error that the user can fix results in a one-line message and exit code 1."""
     options = _arguments(arguments)
+    home: Path = (options.data or native_home()).resolve()
     # As in Compose, .env provides the variables that the shell does not set.
     for name, value in dotenv_values(ROOT / ".env").items():
         if name.startswith("HOLDFAST_") and value is not None:
             os.environ.setdefault(name, value)
-    home: Path = (options.data or native_home()).resolve()
 
     def chosen(option: Any, variable: str, default: int) -> int:
         if option is not None:
@@ -163,7 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         if options.command == "down":
-            print("Holdfast has ended" if down(home) else "nothing of Holdfast runs here as plain processes")
+            print("Holdfast has ended" if down(home) else f"no plain processes of Holdfast run from {home}")
         elif options.command == "clean":
             clean(home)
         else:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from holdfast.installations import compose_installation, detection, native_installation
+from holdfast.installations import compose_installation, detection, embedded, native_installation
 from holdfast.installations.compose_installation import ComposeInstallation
 from holdfast.installations.detection import InsideContainer, here, tools_here
 from holdfast.installations.installation import Installation, Member, NothingRunsError
@@ -93,3 +94,14 @@ def test_nothing_is_controlled_from_inside_a_container(order: str) -> None:
     with pytest.raises(NothingRunsError, match="not inside a container"):
         inside.members("worker", [row("live", "worker", 11)])
     assert inside.token() is None and detection.admin_token("https://elsewhere.example") is None
+
+
+def test_runner_and_command_find_the_same_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "ROOT", tmp_path)
+    monkeypatch.delenv("HOLDFAST_HOME", raising=False)
+    assert embedded.native_home() == tmp_path / ".holdfast"
+    (tmp_path / ".env").write_text("HOLDFAST_HOME=elsewhere\n")
+    monkeypatch.chdir("/")
+    assert embedded.native_home() == tmp_path / "elsewhere"
+    monkeypatch.setenv("HOLDFAST_HOME", "/from/the/shell")
+    assert embedded.native_home() == Path("/from/the/shell")
