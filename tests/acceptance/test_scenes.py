@@ -57,14 +57,6 @@ def test_events(stack: Stack) -> None:
     scenes.check_events(stack)
 
 
-def test_fifty_posts_with_one_key_make_one_workflow(stack: Stack) -> None:
-    scenes.check_idempotency(stack)
-
-
-def test_bad_input(stack: Stack) -> None:
-    scenes.check_bad_input(stack)
-
-
 def test_pulses_come_once_a_tick(stack: Stack) -> None:
     scenes.check_pulses(stack, ticks=3)
 

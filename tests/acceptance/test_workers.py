@@ -49,7 +49,7 @@ def test_cancel_ends_running_children(stack: Stack) -> None:
 
 @pytest.mark.timing
 def test_sigkill_in_the_middle_of_steps(stack: Stack) -> None:
-    faults.check_kill(stack, SHORT, limit_seconds=1)
+    faults.check_kill(stack, SHORT, limit_seconds=1, rounds=2)
 
 
 @pytest.mark.timing

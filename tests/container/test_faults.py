@@ -60,10 +60,6 @@ def test_shutdown_is_followed_by_a_new_incarnation(stack: ComposeStack) -> None:
     assert stack.exited(before, 5).code == 0
 
 
-def test_cancel_ends_running_children(stack: ComposeStack) -> None:
-    scenes.check_cancel(stack, 40)
-
-
 def test_docker_kill_of_a_worker_in_the_middle_of_a_batch(stack: ComposeStack) -> None:
     """`docker kill` counts as a manual stop: nothing brings it back, the peer finishes alone."""
     batch_id, victim, peer = faults.start_and_find(stack, [SHORT] * 4)
@@ -86,10 +82,6 @@ def test_crash_of_a_worker(stack: ComposeStack) -> None:
 
 def test_sigterm_of_a_worker_in_a_long_step(stack: ComposeStack) -> None:
     faults.check_stop_in_a_step(stack, LONG, drain_seconds=DRAIN_SECONDS)
-
-
-def test_idle_worker_stops(stack: ComposeStack) -> None:
-    faults.check_idle_stop(stack)
 
 
 def test_compose_restart_of_the_workers(stack: ComposeStack) -> None:

@@ -29,18 +29,9 @@ def test_scopes(stack: ComposeStack) -> None:
     scenes.check_instances(stack)
 
 
-@pytest.mark.parametrize("queued", [False, True], ids=["direct", "queued"])
-def test_nested(stack: ComposeStack, queued: bool) -> None:
-    scenes.check_nested(stack, queued=queued)
-
-
 def test_batches(stack: ComposeStack) -> None:
     scenes.check_doubling(stack)
     scenes.check_events(stack)
-
-
-def test_pulses(stack: ComposeStack) -> None:
-    scenes.check_pulses(stack, ticks=3)
 
 
 def test_nobody_is_root_and_nothing_is_published_but_the_api(stack: ComposeStack) -> None:

@@ -62,10 +62,12 @@ def _claims(stack: Stack, batch_id: str, from_executor: str, kind: str, since: f
     return rows
 
 
-def check_kill(stack: Stack, n: int, *, limit_seconds: float = BESIDE_OTHERS_SECONDS) -> None:
+def check_kill(
+    stack: Stack, n: int, *, limit_seconds: float = BESIDE_OTHERS_SECONDS, rounds: int = 1
+) -> None:
     """After SIGKILL during steps, a peer with free slots has the work within ``limit_seconds``."""
     best = []
-    for _ in range(2):
+    for _ in range(rounds):
         batch_id, victim, peer = start_and_find(stack, [n, n])
         killed_at = stack.crash(victim)
         claims = _claims(stack, batch_id, victim.executor_id, "takeover", killed_at)

@@ -6,7 +6,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -181,31 +180,6 @@ def check_events(stack: Stack) -> None:
     assert names[-1] == "end"
 
 
-def check_idempotency(stack: Stack) -> None:
-    """50 concurrent posts with one key create one workflow. A different body with that key is refused."""
-    key = f"key-{time.time_ns()}"
-    body = {"numbers": [7, 8], "method": "doubling"}
-
-    def post(_: int) -> httpx.Response:
-        return stack.request("POST", "/fibonacci/batches", json=body, headers={"Idempotency-Key": key})
-
-    with ThreadPoolExecutor(50) as threads:
-        answers = list(threads.map(post, range(50)))
-    assert {answer.status_code for answer in answers} == {202}, [a.text for a in answers if a.is_error][:3]
-    ids = {answer.json()["workflow_id"] for answer in answers}
-    assert len(ids) == 1
-    batch_id = ids.pop()
-    stack.finished_batch(batch_id, 20)
-    rows = stack.query(
-        f"SELECT workflow_uuid AS id FROM dbos.workflow_status WHERE workflow_uuid LIKE '{batch_id}%'"
-    )
-    assert len(rows) == 3, rows
-    other = stack.request(
-        "POST", "/fibonacci/batches", json={**body, "numbers": [9]}, headers={"Idempotency-Key": key}
-    )
-    assert other.status_code == 409
-
-
 def check_cancel(stack: Stack, n: int, *, limit_seconds: float = 10.0) -> None:
     """Cancelling a batch ends its running CPU children in time. ``n`` takes longer to compute."""
     workers = stack.workers()
@@ -243,31 +217,6 @@ def check_cancel(stack: Stack, n: int, *, limit_seconds: float = 10.0) -> None:
     stack.post(f"/workflows/{other}/cancel")
     stack.post(f"/workflows/{other}/resume")
     check_batch(stack.finished_batch(other, 30), [33] * 6)
-
-
-def check_bad_input(stack: Stack) -> None:
-    """Bad input gets a problem document with the right status, and nothing is stored."""
-    count = "SELECT count(*) AS n FROM dbos.workflow_status WHERE name <> 'pulse.tick'"
-    before = stack.query(count)
-    json_type = {"content-type": "application/json"}
-    cases: list[tuple[str, str, dict[str, Any], int]] = [
-        ("POST", "/scope/class", {"json": {"steps": "3"}}, 422),
-        ("POST", "/scope/class", {"json": {"stepz": 3}}, 422),
-        ("POST", "/fibonacci/batches", {"json": {"numbers": [-1]}}, 422),
-        ("POST", "/fibonacci/batches", {"content": b"x" * 10_000_000, "headers": json_type}, 413),
-        ("POST", "/nested", {"content": b'{"queued": "\xff"}', "headers": json_type}, 400),
-        ("GET", "/workflows/no-such-workflow", {}, 404),
-        ("POST", "/workflows/no-such-workflow/cancel", {}, 404),
-        ("POST", "/executors/no-such-executor/drain", {}, 404),
-        ("GET", "/no-such-route", {}, 404),
-        ("DELETE", "/workflows", {}, 405),
-    ]
-    for method, path, options, status in cases:
-        answer = stack.request(method, path, **options)
-        assert answer.status_code == status, f"{method} {path}: {answer.status_code} {answer.text[:300]}"
-        assert answer.headers["content-type"] == "application/problem+json", path
-        assert answer.json()["status"] == status
-    assert stack.query(count) == before
 
 
 def check_pulses(stack: Stack, ticks: int) -> None:
