@@ -127,8 +127,7 @@ class ComposeTools(PostgresTools):
             "TZ": "UTC",
             "PGAPPNAME": "holdfast/backup",
             "PGDATABASE": "holdfast",
-            "PGUSER": "postgres",
-            "PGOPTIONS": "-c role=holdfast_owner",
+            "PGUSER": "holdfast_migrator",  # pg_ident.conf lets it in without a password
         }
         given = [word for name, value in variables.items() for word in ("--env", f"{name}={value}")]
         # psql and pg_restore end with their input. pg_dump does not: without its client it would continue to

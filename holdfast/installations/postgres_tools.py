@@ -1,9 +1,9 @@
 """PostgreSQL's own programs, run on the server's machine, where their version matches the server's.
 
-They run with the rights of ``holdfast_owner``, which owns the two schemas and nothing else. Natively, they
-connect as the migrator with its password file. In Compose, they run inside the database's container, which
-contains no password. There they connect through the local socket as the superuser, which drops its own rights
-at the start of the connection (``role=``).
+They run with the rights of ``holdfast_owner``, which owns the two schemas and nothing else: they connect as
+the migrator, so that no statement of a restored file gets further rights. Natively, they use its password
+file. In Compose, they run inside the database's container, which contains no password. There they connect
+through the local socket, and the server lets the container's user in as the migrator.
 """
 
 from __future__ import annotations

@@ -38,7 +38,8 @@ CONSUMERS = {
     "worker": ("holdfast_worker",),
 }
 TOKENS = ("admin_token", "upstream_credential")
-# Readable for all, because other images run as other users. Only the volume's mounts limit access.
+# In Compose's volumes they are readable for all, because other images run as other users: only the volumes'
+# mounts limit access. The image prepares these directories. Elsewhere they are the owner's, like all others.
 FOREIGN = ("postgres/superuser", "grafana/admin_password")
 # The S3 server's identities: name, which is the access key, and rights, by directory of the credentials.
 S3_IDENTITIES = {
@@ -61,8 +62,9 @@ def make_secrets(root: Path, applications: Sequence[str] = ()) -> list[Path]:
         written.append(path)
 
     consumers = CONSUMERS | {f"apps/{name}": (role_of(name),) for name in applications}
-    for directory in ("postgres", "grafana", "s3", "seed", *consumers):
-        (root / directory).mkdir(parents=True, exist_ok=True)
+    _make_directories(
+        root, ["postgres", "grafana", "s3", "seed", *(["apps"] if applications else []), *consumers]
+    )
     for consumer, roles in consumers.items():
         passfile = root / consumer / "pgpass"
         known = read_passfile(passfile)
@@ -89,8 +91,17 @@ def make_secrets(root: Path, applications: Sequence[str] = ()) -> list[Path]:
         write(root / "s3" / "s3.json", f"{known_to_s3}\n", 0o600)
     for name in FOREIGN:
         if not _read(root / name):
-            write(root / name, secrets.token_hex(24) + "\n", 0o444)
+            is_private = not (root / name).parent.stat().st_mode & 0o077
+            write(root / name, secrets.token_hex(24) + "\n", 0o600 if is_private else 0o444)
     return written
+
+
+def _make_directories(root: Path, names: Sequence[str]) -> None:
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if root.stat().st_uid == os.geteuid():  # in a container it is the image's, and only holds volumes
+        root.chmod(0o700)
+    for name in names:
+        (root / name).mkdir(mode=0o700, exist_ok=True)
 
 
 def scram_verifier(password: str, salt: bytes) -> str:

@@ -102,6 +102,20 @@ def test_a_restore_that_is_ended_changes_nothing(stack: ComposeStack, file: Path
     assert stack.batch(mine)["status"] == "SUCCESS"
 
 
+def test_a_tampered_archive_has_the_migrators_rights(stack: ComposeStack, tmp_path: Path) -> None:
+    psql = ("exec", "-T", "postgres", "psql", "-U", "postgres", "-d", "holdfast", "-qc")
+    stack.compose(*psql, backups.PLACEHOLDER)
+    tampered = backups.make_file(stack, tmp_path)
+    taken = "/tmp/taken"
+    program = f"COPY (SELECT 1) TO PROGRAM 'touch {taken}'"
+    backups.tamper(tampered, f"RESET SESSION AUTHORIZATION; SET ROLE NONE; {program}")
+    done = holdfast(stack, "restore", str(tampered), "--replace", "--yes")
+    assert done.returncode == 1
+    assert "permission denied to COPY" in done.stderr
+    stack.workers()
+    assert stack.compose("exec", "-T", "postgres", "sh", "-c", f"ls {taken} || echo none").strip() == "none"
+
+
 def test_a_restore_without_an_api_brings_back_as_many_workers(stack: ComposeStack, file: Path) -> None:
     """An API that does not come up is a reason to restore."""
     later = stack.start_batch(numbers=[6])

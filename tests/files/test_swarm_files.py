@@ -179,6 +179,7 @@ def test_postgres_gets_the_files_that_compose_mounts() -> None:
         "/etc/holdfast/roles.sql",
         "/etc/holdfast/postgresql.conf",
         "/etc/holdfast/pg_hba.conf",
+        "/etc/holdfast/pg_ident.conf",
         "/docker-entrypoint-initdb.d/roles.sh",
     }
     assert set(mounted) == started_with

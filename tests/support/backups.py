@@ -44,6 +44,17 @@ def check_backup_into_an_empty_stack(make: Callable[[], Stack], directory: Path)
         _audit(second)
 
 
+PLACEHOLDER = f"COMMENT ON SCHEMA ops IS '{'x' * 400}'"
+"""Run before a backup, so that its archive has a statement which `tamper` can replace by one as long."""
+
+
+def tamper(file: Path, statement: str) -> None:
+    """Changes an archive so that its restore runs a statement of somebody else."""
+    archive = file.read_bytes()
+    assert archive.count(PLACEHOLDER.encode()) == 1
+    file.write_bytes(archive.replace(PLACEHOLDER.encode(), statement.encode().ljust(len(PLACEHOLDER))))
+
+
 def make_file(stack: Stack, directory: Path) -> Path:
     """Makes a backup of the stack, with one finished batch. Returns the file."""
     path = directory / "holdfast.backup"

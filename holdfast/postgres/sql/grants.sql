@@ -59,17 +59,65 @@ BEGIN
         -- The function returns counts and names, and reads the arguments of waiting work for that.
         ('holdfast_api holdfast_worker holdfast_metrics', 'EXECUTE', 'FUNCTION ops.stranded_work(double precision)'),
 
-        -- For a purge; the tables of DBOS for one of an earlier release, which does not call the function above. A trigger
-        -- protects unfinished work, and effects are deleted only with their workflow.
+        -- For a purge; the tables of DBOS for one of an earlier release, which does not call the function above. Triggers
+        -- protect unfinished work, and effects are deleted only with their workflow.
         ('holdfast_worker', 'DELETE', 'dbos.workflow_status, dbos.workflow_input, dbos.workflow_output,
             dbos.operation_outputs, ops.pulses, ops.requests, ops.handovers, ops.executors, ops.operations'),
         ('holdfast_worker', 'UPDATE', 'ops.retention'),
 
-        -- For /metrics: no input and no result of any workflow.
-        ('holdfast_metrics', 'SELECT', 'dbos.workflow_status, dbos.queues, ops.executors, ops.pulses,
+        -- For /metrics: no input and no result of any workflow. Rows of older versions of DBOS have them in columns
+        -- of workflow_status.
+        ('holdfast_metrics', 'SELECT (status, name, queue_name, created_at, application_name, executor_id)',
+            'dbos.workflow_status'),
+        ('holdfast_metrics', 'SELECT', 'dbos.queues, ops.executors, ops.pulses,
             ops.totals, ops.totals_until, ops.countable, ops.retention, ops.schedules, ops.applications, ops.protected')
     ) AS v (roles, rights, place) JOIN pg_roles r ON r.rolname = ANY (string_to_array(v.roles, ' '))
     WHERE current_user = 'holdfast_owner' LOOP
         EXECUTE format('GRANT %s ON %s TO %I', may.rights, may.place, may.rolname);
+    END LOOP;
+END $$;
+
+-- What belongs to unfinished work cannot be deleted either. DBOS deletes such rows of ended workflows alone: before
+-- their status (delete, rewind) or after it (foreign keys). Only the markers of its datasource go while their workflow
+-- still runs.
+DO $$
+DECLARE
+    part record;
+BEGIN
+    IF current_user <> 'holdfast_owner' THEN
+        RETURN;
+    END IF;
+    CREATE OR REPLACE FUNCTION ops.keep_parts() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $function$
+    DECLARE
+        unfinished text;
+    BEGIN
+        -- Foreign keys delete from each table once per workflow, mostly nothing.
+        PERFORM FROM gone LIMIT 1;
+        IF NOT FOUND THEN
+            RETURN NULL;
+        END IF;
+        EXECUTE format('SELECT w.workflow_uuid FROM dbos.workflow_status w
+            WHERE w.workflow_uuid IN (SELECT g.%I FROM gone g)
+              AND w.status NOT IN (''SUCCESS'', ''ERROR'', ''CANCELLED'', ''MAX_RECOVERY_ATTEMPTS_EXCEEDED'')
+            LIMIT 1', TG_ARGV[0]) INTO unfinished;
+        IF unfinished IS NOT NULL THEN
+            RAISE EXCEPTION 'workflow %: unfinished work is not deleted from %', unfinished, TG_TABLE_NAME
+                USING ERRCODE = 'restrict_violation', HINT = 'Cancel it first.';
+        END IF;
+        RETURN NULL;
+    END $function$;
+    FOR part IN SELECT t.name::regclass AS name, t.key FROM (VALUES
+            ('dbos.workflow_input', 'workflow_uuid'),
+            ('dbos.workflow_output', 'workflow_uuid'),
+            ('dbos.operation_outputs', 'workflow_uuid'),
+            ('dbos.workflow_events', 'workflow_uuid'),
+            ('dbos.workflow_events_history', 'workflow_uuid'),
+            ('dbos.streams', 'workflow_uuid'),
+            ('dbos.notifications', 'destination_uuid')) AS t (name, key)
+            WHERE NOT EXISTS (SELECT FROM pg_trigger g
+                              WHERE g.tgrelid = t.name::regclass AND g.tgname = 'holdfast_keep_parts') LOOP
+        EXECUTE format('CREATE TRIGGER holdfast_keep_parts AFTER DELETE ON %s REFERENCING OLD TABLE AS gone
+            FOR EACH STATEMENT EXECUTE FUNCTION ops.keep_parts(%L)', part.name, part.key);
     END LOOP;
 END $$;

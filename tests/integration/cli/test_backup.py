@@ -18,6 +18,7 @@ from holdfast.cli.archive import ArchiveError, examine, written
 from holdfast.cli.backup import load, take, workflows_there
 from holdfast.installations.native_installation import NativeTools
 from holdfast.installations.postgres_tools import SCHEMAS, ToolError
+from tests.support import backups
 from tests.support.database import Database, Server, wait_until
 from tests.support.executors import Peer, insert
 
@@ -232,6 +233,31 @@ def test_a_cut_file_is_refused(database: Database, other: Database, tmp_path: Pa
         if length > 4:
             with pytest.raises(ToolError, match="nothing was changed"):
                 load(tools_for(other), tmp_path / "cut", replace=True)
+    assert tables(other) == before
+
+
+@pytest.mark.parametrize(
+    ("statement", "refusal"),
+    [
+        ("SET ROLE NONE; SET ROLE postgres", "permission denied to set role"),
+        ("SET SESSION AUTHORIZATION postgres", "permission denied to set session authorization"),
+        ("RESET ROLE; COPY (SELECT 1) TO PROGRAM 'cat >&2'", "permission denied to COPY"),
+        (
+            "RESET SESSION AUTHORIZATION; SELECT pg_read_file('/etc/hostname')",
+            "permission denied for function",
+        ),
+        ("\\! touch taken", "restricted"),
+    ],
+)
+def test_a_tampered_archive_has_the_migrators_rights(
+    database: Database, other: Database, tmp_path: Path, statement: str, refusal: str
+) -> None:
+    database.rows(backups.PLACEHOLDER)
+    take(tools_for(database), tmp_path / "b")
+    backups.tamper(tmp_path / "b", statement)
+    before = tables(other)
+    with pytest.raises(ToolError, match=rf"{refusal}.*nothing was changed"):
+        load(tools_for(other), tmp_path / "b", replace=False)
     assert tables(other) == before
 
 

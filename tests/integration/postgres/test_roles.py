@@ -153,6 +153,13 @@ MAY_NOT = {
     ],
     METRICS_USER: [
         "ALTER ROLE holdfast_api PASSWORD 'mine'",
+        # Rows of older versions of DBOS have their payloads in these columns.
+        "SELECT inputs FROM dbos.workflow_status",
+        "SELECT output FROM dbos.workflow_status",
+        "SELECT error FROM dbos.workflow_status",
+        "SELECT request FROM dbos.workflow_status",
+        "SELECT authenticated_user FROM dbos.workflow_status",
+        "SELECT FROM dbos.workflow_status w WHERE w IS NOT NULL",
         "SELECT inputs FROM dbos.workflow_input",
         "SELECT output FROM dbos.workflow_output",
         "SELECT output FROM dbos.operation_outputs",
@@ -203,6 +210,53 @@ def test_a_role_writes_nothing_beyond_its_list(shared: Database, role: str) -> N
         assert deleted == {"ops.crashes", "ops.revoked", "ops.waits"}
     assert not written & {"ops.migrations", "ops.totals", "ops.totals_until", "ops.countable"}
     assert not written & {"dbos.dbos_migrations", "dbos.dbos_datasource_migrations"}
+
+
+PARTS = {
+    "dbos.workflow_input": "(workflow_uuid) VALUES ('w-1')",
+    "dbos.workflow_output": "(workflow_uuid) VALUES ('w-1')",
+    "dbos.operation_outputs": "(workflow_uuid, function_id, function_name) VALUES ('w-1', 1, 's')",
+    "dbos.workflow_events": "(workflow_uuid, key, value) VALUES ('w-1', 'k', '1')",
+    "dbos.workflow_events_history": "(workflow_uuid, function_id, key, value) VALUES ('w-1', 1, 'k', '1')",
+    "dbos.streams": "(workflow_uuid, key, value, \"offset\", function_id) VALUES ('w-1', 'k', '1', 0, 1)",
+    "dbos.notifications": "(destination_uuid, message) VALUES ('w-1', '1')",
+}
+
+
+@pytest.mark.parametrize("status", ["PENDING", "ENQUEUED", "DELAYED", "SUCCESS", "ERROR", "CANCELLED"])
+def test_nothing_of_unfinished_work_is_deleted(shared: Database, status: str) -> None:
+    """Whoever deletes: a trigger refuses, so it binds the roles that may delete, and their mistakes."""
+    with closing(shared.admin()) as connection, connection.cursor() as cursor:
+        connection.autocommit = False
+        columns = "(workflow_uuid, status, name, created_at, updated_at, recovery_attempts, priority)"
+        cursor.execute(
+            f"INSERT INTO dbos.workflow_status {columns} VALUES ('w-1', %s, 'n', 1, 1, 0, 0)", (status,)
+        )
+        for table, values in PARTS.items():
+            cursor.execute(f"INSERT INTO {table} {values}")
+            cursor.execute("SAVEPOINT s")
+            deletion = f"DELETE FROM {table} t WHERE t::text LIKE '%w-1%'"
+            if status in ("PENDING", "ENQUEUED", "DELAYED"):
+                with pytest.raises(
+                    psycopg2.errors.RestrictViolation, match="w-1: unfinished work is not deleted"
+                ):
+                    cursor.execute(deletion)
+                cursor.execute("ROLLBACK TO s")
+            else:
+                cursor.execute(deletion)
+                assert cursor.rowcount == 1
+            cursor.execute("RELEASE s")
+        connection.rollback()
+
+
+def test_every_table_with_parts_of_work_is_protected(shared: Database) -> None:
+    """A new table of DBOS, too. It deletes the markers of its datasource while their workflow still runs."""
+    rows = shared.rows(
+        "SELECT DISTINCT a.attrelid::regclass::text AS name FROM pg_attribute a JOIN pg_class c"
+        " ON c.oid = a.attrelid WHERE c.relkind = 'r' AND c.relnamespace = 'dbos'::regnamespace"
+        " AND a.attname IN ('workflow_uuid', 'workflow_id', 'destination_uuid')"
+    )
+    assert {row["name"] for row in rows} - {"dbos.workflow_status", "dbos.datasource_outputs"} == set(PARTS)
 
 
 def test_the_functions_with_their_owners_rights_have_a_fixed_search_path(shared: Database) -> None:

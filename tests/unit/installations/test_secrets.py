@@ -51,11 +51,21 @@ def test_first_run_makes_all_and_the_second_changes_nothing(tmp_path: Path) -> N
 
 
 def test_only_the_owner_reads_what_lets_one_in(tmp_path: Path) -> None:
+    """Also below a directory that others may read, as for Kubernetes. Verifiers let nobody in."""
+    tmp_path.chmod(0o755)
+    make_secrets(tmp_path, ["shop"])
+    for path in (tmp_path, *tmp_path.rglob("*")):
+        private = 0o700 if path.is_dir() else 0o600
+        assert stat.S_IMODE(path.stat().st_mode) == (0o444 if path.suffix == ".scram" else private), path
+
+
+def test_other_images_users_read_their_volume(tmp_path: Path) -> None:
+    """The image prepares the directories: who may read a volume is said by who mounts it."""
+    for directory in ("postgres", "grafana"):
+        (tmp_path / directory).mkdir(mode=0o755)
     make_secrets(tmp_path)
-    for path in tmp_path.rglob("*"):
-        if path.is_file():
-            expected = 0o444 if path.parent.name in ("postgres", "grafana") else 0o600
-            assert stat.S_IMODE(path.stat().st_mode) == expected, path
+    for path in (tmp_path / "postgres" / "superuser", tmp_path / "grafana" / "admin_password"):
+        assert [stat.S_IMODE(each.stat().st_mode) for each in (path, path.parent)] == [0o444, 0o755]
 
 
 def s3_secrets(root: Path) -> dict[str, str]:
