@@ -2,7 +2,7 @@
 
 DBOS's queue thread sleeps on a stop event between two polls. Here two more events end that sleep: a NOTIFY,
 which a trigger sends when work waits, and the end of a workflow here, which frees its slot. A fallback poll
-runs every few seconds. Private to DBOS 3.4.0 and used here, with contract tests:
+runs every few seconds, rarer while the queue is quiet. Private to DBOS 3.4.0 and used here, with contract tests:
 ``dbos._queue.queue_worker_thread``.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,13 +31,27 @@ log = logging.getLogger("holdfast.waking")
 QUEUE_CHANNEL = "holdfast_queue"
 DONE_CHANNEL = "holdfast_done"
 
+_QUIET_SHARE = 0.1
+_LONGEST_QUIET_PAUSE_SECONDS = 3.0
+
+
+def poll_pause_seconds(interval: float, quiet_seconds: float) -> float:
+    """Returns the pause until the next poll of a queue that had its last wake-up ``quiet_seconds`` ago.
+
+    Notifications arrive, so a poll finds only what they do not report: a rate limit or another process's slot
+    became free. Such work waits at most a tenth longer than it has waited already.
+    """
+    return max(interval, min(quiet_seconds * _QUIET_SHARE, _LONGEST_QUIET_PAUSE_SECONDS))
+
 
 class _WakeEvent(threading.Event):
     """Replaces the stop event of one queue thread. A wake-up ends its wait early."""
 
-    def __init__(self, stop: threading.Event) -> None:
+    def __init__(self, stop: threading.Event, notices_arrive: Callable[[], bool] = lambda: False) -> None:
         super().__init__()
         self._stop_event = stop
+        self._notices_arrive = notices_arrive
+        self._woken_at = time.monotonic()
         self.open = threading.Event()
         self.open.set()
         self.polls = 0
@@ -45,6 +59,10 @@ class _WakeEvent(threading.Event):
 
     def is_set(self) -> bool:
         return self._stop_event.is_set()
+
+    def set(self) -> None:
+        self._woken_at = time.monotonic()
+        super().set()
 
     def wait(self, timeout: float | None = None) -> bool:
         self.polls += 1
@@ -56,6 +74,8 @@ class _WakeEvent(threading.Event):
 
     def _wait(self, timeout: float | None) -> bool:
         if not self._stop_event.is_set():
+            if timeout is not None and self._notices_arrive():
+                timeout = poll_pause_seconds(timeout, time.monotonic() - self._woken_at)
             super().wait(timeout)
         while not self._stop_event.is_set() and not self.open.wait(0.1):
             pass
@@ -79,7 +99,7 @@ class Waker:
     @contextmanager
     def register_wake_event(self, queue_name: str, stop: threading.Event) -> Iterator[threading.Event]:
         """Registers the wake-up event of a queue's thread while that thread runs."""
-        wake_event = _WakeEvent(stop)
+        wake_event = _WakeEvent(stop, lambda: self.endings.notices_arrive)
         # Notifications sent before this thread registered are lost, so it polls once immediately.
         wake_event.set()
         with self._lock:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from holdfast.executor_settings import ExecutorSettings
 from holdfast.identity import Identity
-from holdfast.postgres.database import Connection, query, transaction
+from holdfast.postgres.database import Connection, Row, query, transaction
 from holdfast.recovery.blame import Verdict
 from holdfast.recovery.takeover import LostExecutor, release
 
@@ -41,9 +41,12 @@ class Orphans:
         self._alone_since: float | None = None
         self._left: set[str] = set()
 
-    def release(self, connection: Connection) -> None:
-        """Releases what may be released now. Raises ``psycopg2.Error``."""
-        rows = query(connection, "orphans")
+    def find(self, connection: Connection) -> list[Row]:
+        """Returns the executors of orphans, for `release`. Raises ``psycopg2.Error``."""
+        return query(connection, "orphans")
+
+    def release(self, connection: Connection, rows: list[Row]) -> None:
+        """Releases those of them that may be released now. Raises ``psycopg2.Error``."""
         unknown = {row["executor_id"] for row in rows if not row["registered"]}
         may_release_unknown = bool(unknown) and self._are_alone(connection)
         for row in rows:

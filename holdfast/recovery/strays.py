@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 
 from holdfast.executor_settings import ExecutorSettings
 from holdfast.identity import Identity
-from holdfast.postgres.database import Connection, query, transaction
+from holdfast.postgres.database import Connection, Row, query, transaction
 from holdfast.recovery.blame import Verdict
 from holdfast.recovery.takeover import release
 
@@ -36,20 +36,23 @@ class Strays:
         # Monotonic time since when each claim (workflow and token) has been seen not running.
         self._since: dict[tuple[str, str], float] = {}
 
-    def release(self, connection: Connection) -> None:
-        """Releases workflows that have not run for a whole lease of one claim. Raises ``psycopg2.Error``.
+    def find(self, connection: Connection) -> list[Row]:
+        """Returns what is recorded as running here, for `release`. Raises ``psycopg2.Error``."""
+        return query(
+            connection,
+            "own_work",
+            executor_id=self._identity.executor_id,
+            application=self._identity.application,
+            version=self._identity.version,
+        )
+
+    def release(self, connection: Connection, rows: list[Row]) -> None:
+        """Releases those of them that have not run for a whole lease of one claim. Raises ``psycopg2.Error``.
 
         If such a workflow starts later, DBOS rejects its writes. From the third release without a new step
         each one counts as a crash, so that a workflow is not run again forever.
         """
         now, identity = self._clock(), self._identity
-        rows = query(
-            connection,
-            "own_work",
-            executor_id=identity.executor_id,
-            application=identity.application,
-            version=identity.version,
-        )
         running = set(self._running())
         seen = [(row["workflow_id"], row["owner_xid"]) for row in rows if row["workflow_id"] not in running]
         self._since = {claim: self._since.get(claim, now) for claim in seen}

@@ -119,13 +119,19 @@ class Sweep:
         if self._clock() >= self._orphans_at:
             self._orphans_at = self._clock() + _ORPHANS_EVERY_SECONDS
             with _kept(failures, connection):
-                self._orphans.release(connection)
-            if self._strays is not None:
-                with _kept(failures, connection):
-                    self._strays.release(connection)
+                self._release_lost(connection, failures)
         if failures:
             raise failures[-1]
         return taken
+
+    def _release_lost(self, connection: Connection, failures: list[psycopg2.Error]) -> None:
+        with transaction(connection):  # one, because an idle process should cost few
+            orphans = self._orphans.find(connection)
+            recorded_here = self._strays.find(connection) if self._strays else []
+        with _kept(failures, connection):
+            self._orphans.release(connection, orphans)
+        if self._strays is not None:
+            self._strays.release(connection, recorded_here)
 
     def _suspected(self, rows: list[Row]) -> list[tuple[Row, str]]:
         now = self._clock()

@@ -128,9 +128,9 @@ def test_it_is_no_stray(app: Launched, how: str) -> None:
     now, released = [0.0], []
     settings = app.database.settings()
     strays = Strays(settings, app.identity, app.engine.active, lambda *a: released.append(a), lambda: now[0])
-    strays.release(app.database.connect())
-    now[0] = settings.lease_seconds + 1
-    strays.release(app.database.connect())
+    connection = app.database.connect()
+    for now[0] in (0.0, settings.lease_seconds + 1):
+        strays.release(connection, strays.find(connection))
     assert released == []
     _gate.set()
     app.wait(child)

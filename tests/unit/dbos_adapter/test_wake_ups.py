@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from contextlib import ExitStack
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.dbos_adapter.wake_ups import Waker
+from holdfast.dbos_adapter.wake_ups import Waker, poll_pause_seconds
 from tests.support.database import wait_until
 
 QUEUES = ("trials", "a", "b")
@@ -52,3 +53,31 @@ def test_a_queue_is_settled_once_the_claims_of_its_polls_are_dispatched() -> Non
         assert waker.settled("a", 1) and not waker.settled("a", 2)
     assert waker.settled("a", 2), "its thread has ended"
     assert waker.settled("of another process", 2)
+
+
+def test_a_quiet_queue_polls_rarely_while_notifications_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each wake-up brings its own interval back; without the listener it keeps that interval."""
+    now, pauses, original = [0.0], [], threading.Event.wait
+    monkeypatch.setattr("holdfast.dbos_adapter.wake_ups.time.monotonic", lambda: now[0])
+
+    def wait(event: threading.Event, timeout: float | None = None) -> bool:
+        if event is wake_event:
+            pauses.append(timeout)
+        return original(event, 0)
+
+    waker = Waker()
+    with waker.register_wake_event("a", threading.Event()) as wake_event:
+        monkeypatch.setattr(threading.Event, "wait", wait)
+
+        def pause(at: float, interval: float = 1.0) -> float | None:
+            now[0] = at
+            wake_event.wait(interval)
+            return pauses[-1]
+
+        assert pause(100) == 1, "without the listener"
+        waker.endings.notices_arrive = True
+        assert [pause(100), pause(20), pause(5)] == [3, 2, 1]
+        assert pause(100, interval=60) == 60
+        waker.wake("a")
+        assert [pause(101), pause(120)] == [1, 2]
+        assert poll_pause_seconds(0.1, 1) == 0.1
