@@ -143,6 +143,11 @@ class Waker:
         wake_event = self._wake_events.get(queue_name)
         return wake_event is None or wake_event.waiting or wake_event.polls > polls
 
+    def is_dispatching(self, queue_name: str | None) -> bool:
+        """Returns whether the thread of that queue may still have to start a workflow that it claimed."""
+        wake_event = self._wake_events.get(queue_name or "")
+        return wake_event is not None and not wake_event.waiting
+
     def is_paused(self, queue_name: str) -> bool:
         """Returns whether the queue is paused because another one runs exclusively (see `pause_others`)."""
         wake_event = self._wake_events.get(queue_name)

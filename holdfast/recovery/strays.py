@@ -18,7 +18,11 @@ _TIMES_TO_A_CRASH = 3
 
 
 class Strays:
-    """Releases the strays of this executor. ``running`` returns the ids of workflows that really run here."""
+    """Releases the strays of this executor.
+
+    ``running`` returns the ids of workflows that really run here. ``is_dispatching`` returns whether the
+    thread of a queue is still starting what it has claimed: a large claim can take longer than a lease.
+    """
 
     def __init__(
         self,
@@ -27,12 +31,14 @@ class Strays:
         running: Callable[[], Collection[str]],
         on_release: Callable[[str, list[Verdict], float], None],
         clock: Callable[[], float],
+        is_dispatching: Callable[[str | None], bool] = lambda _: False,
     ) -> None:
         self._settings = settings
         self._identity = identity
         self._running = running
         self._on_release = on_release
         self._clock = clock
+        self._is_dispatching = is_dispatching
         # Monotonic time since when each claim (workflow and token) has been seen not running.
         self._since: dict[tuple[str, str], float] = {}
 
@@ -53,8 +59,10 @@ class Strays:
         each one counts as a crash, so that a workflow is not run again forever.
         """
         now, identity = self._clock(), self._identity
+        # In this order: a claim that has just been dispatched is running by then.
+        dispatched = [row for row in rows if not self._is_dispatching(row["queue_name"])]
         running = set(self._running())
-        seen = [(row["workflow_id"], row["owner_xid"]) for row in rows if row["workflow_id"] not in running]
+        seen = [(row["workflow_id"], row["owner_xid"]) for row in dispatched if row["workflow_id"] not in running]
         self._since = {claim: self._since.get(claim, now) for claim in seen}
         lost = sorted(
             {claim[0] for claim, since in self._since.items() if now - since >= self._settings.lease_seconds}

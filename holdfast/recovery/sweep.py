@@ -71,6 +71,7 @@ class Sweep:
         settled_seconds: Callable[[], float],
         on_takeover: Callable[[str, list[Verdict], float], None] = lambda *_: None,
         running: Callable[[], Collection[str]] | None = None,
+        is_dispatching: Callable[[str | None], bool] = lambda _: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -78,7 +79,9 @@ class Sweep:
         self._settled_seconds = settled_seconds
         self._on_takeover = on_takeover
         self._orphans = Orphans(settings, identity, settled_seconds, on_takeover, clock)
-        self._strays = Strays(settings, identity, running, on_takeover, clock) if running else None
+        self._strays = (
+            Strays(settings, identity, running, on_takeover, clock, is_dispatching) if running else None
+        )
         self._clock = clock
         self._missing: dict[str, _Missing] = {}
         self._watching_since = float("inf")

@@ -154,8 +154,8 @@ WHERE datname = current_database()
   AND (application_name = 'dbos_transact' OR application_name = '' AND starts_with(query, 'LISTEN dbos'))
 
 -- name: own_work
--- Returns the workflows that are recorded as running here, each with the token of its claim.
-SELECT w.workflow_uuid AS workflow_id, w.owner_xid,
+-- Returns the workflows that are recorded as running here, each with the token of its claim and its queue.
+SELECT w.workflow_uuid AS workflow_id, w.owner_xid, w.queue_name,
        EXISTS (SELECT FROM ops.waits x WHERE x.workflow_id = w.workflow_uuid AND x.owner_xid = w.owner_xid) AS waits
 FROM dbos.workflow_status w
 WHERE w.status = 'PENDING' AND w.executor_id = %(executor_id)s

@@ -122,16 +122,46 @@ def test_a_drain_waits_for_its_step(app: Launched) -> None:
     assert _held == [child]
 
 
-@pytest.mark.parametrize("how", ["parent", "plain code"])
-def test_it_is_no_stray(app: Launched, how: str) -> None:
-    child = _called(app, how)
+def _strays(app: Launched) -> list[Any]:
     now, released = [0.0], []
     settings = app.database.settings()
-    strays = Strays(settings, app.identity, app.engine.active, lambda *a: released.append(a), lambda: now[0])
+    strays = Strays(
+        settings,
+        app.identity,
+        app.engine.active,
+        lambda *call: released.append(call),
+        lambda: now[0],
+        app.waker.is_dispatching,
+    )
     connection = app.database.connect()
     for now[0] in (0.0, settings.lease_seconds + 1):
         strays.release(connection, strays.find(connection))
-    assert released == []
+    return released
+
+
+def test_what_its_queue_has_claimed_and_not_yet_started_is_no_stray(app: Launched) -> None:
+    """Red before: starting hundreds of claims took longer than a lease, and the last ones ran twice."""
+    admit = app.waker.slots.admit
+    app.waker.slots.admit = lambda *call: _gate.wait(20) and admit(*call)
+    children = ["claimed-1", "claimed-2"]
+    with app.waker.pause_others("none"):
+        wait_until(lambda: app.waker._wake_events[_QUEUE].waiting, "its thread claims nothing")
+        for child in children:
+            app.enqueue("direct.child", queue=_QUEUE, workflow_id=child)
+    app.waker.wake(_QUEUE)
+    wait_until(lambda: {app.status(child) for child in children} == {"PENDING"}, "both are claimed")
+    wait_until(lambda: len(app.engine.active()) == 1, "the first one is being started")
+    assert _strays(app) == []
+    _gate.set()
+    for child in children:
+        app.wait(child)
+    assert sorted(_held) == children
+
+
+@pytest.mark.parametrize("how", ["parent", "plain code"])
+def test_it_is_no_stray(app: Launched, how: str) -> None:
+    child = _called(app, how)
+    assert _strays(app) == []
     _gate.set()
     app.wait(child)
     wait_until(lambda: child not in app.engine.active(), "it counts until its end")
