@@ -13,7 +13,6 @@ import asyncio
 import inspect
 import time
 from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 import dbos._core
@@ -205,7 +204,6 @@ def _counting_step(theirs: Callable[..., Any]) -> Callable[..., Any]:
 def _running(waits: Waits, key: tuple[str, str], func: Any) -> Any:
     if inspect.iscoroutinefunction(func):
 
-        @wraps(func)
         async def body_async(*args: Any, **kwargs: Any) -> Any:
             run = waits.step_begins(key)
             try:
@@ -217,7 +215,6 @@ def _running(waits: Waits, key: tuple[str, str], func: Any) -> Any:
 
         return body_async
 
-    @wraps(func)
     def body(*args: Any, **kwargs: Any) -> Any:
         run = waits.step_begins(key)
         try:
