@@ -104,8 +104,8 @@ lint: .venv/ready ## format, rules, types, imports, Dockerfile
 chaos: .venv/ready ## faults under load: SEED=... MINUTES=... ARGS='--backend networks' across hosts
 	@$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES) $(ARGS)
 
-matrix: .venv/ready ## every kind of workflow through every end of its process, in a foreign application: ROUNDS=...
-	@MATRIX_ROUNDS=$(ROUNDS) MATRIX_REPORT=docs/reports/attached-matrix.md \
+matrix: .venv/ready ## every kind of workflow through every end of its process, in a foreign application: ROUNDS=... CELLS=diagonal
+	@MATRIX_ROUNDS=$(ROUNDS) MATRIX_CELLS=$(CELLS) MATRIX_REPORT=docs/reports/attached-matrix.md \
 		$(BIN)/python -m pytest tests/integration/attached/test_matrix.py
 
 swarm: .venv/ready ## rolling updates under load on a Swarm of this one machine: SEED=... ARGS=...

@@ -10,39 +10,27 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
+from bench.attached_report import KINDS, PAGE, Samples, interquartile_mean, table
 from holdfast.dbos_adapter.preparing import prepare_database
 from tests.support.attached import UNDER_HOLDFAST
 from tests.support.database import Server
 
 ROOT = Path(__file__).parents[1]
 REPORT = ROOT / "docs" / "reports" / "attaching.md"
-KINDS = ("plain", "attached")
-_CHUNKS, _STEPS = 12, 60
-"""Chunks of a round, which alternate between the two processes, and steps of a chunk."""
+_BLOCKS, _STEPS = 40, 20
+"""Blocks of a round, which alternate between the two processes, and steps of a block."""
+_SETTLE_SECONDS = 40.0
+"""Until a quiet queue polls at its longest interval, and PostgreSQL has counted what ran before."""
 _IDLE_SECONDS = 20.0
-_IDLE_PAIRS = 3
-
-
-@dataclass
-class Samples:
-    """What the rounds measured, by kind; one entry for each pair."""
-
-    start_seconds: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
-    step_seconds: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
-    step_cpu_seconds: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
-    memory_mb: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
-    helper_mb: list[float] = field(default_factory=list)
-    transactions: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+_IDLE_ROUNDS = 3
 
 
 class Application:
@@ -63,18 +51,20 @@ class Application:
         assert ready == "ready", f"ended with {self._process.wait()}"
         self.start_seconds = time.perf_counter() - begun
 
-    def steps(self, count: int, backends: Sequence[int] = ()) -> tuple[float, float]:
-        """Runs a workflow of ``count`` steps. Returns the seconds and the CPU seconds of one step.
+    def steps(self, count: int, backends: Sequence[int] = ()) -> tuple[float, float, float]:
+        """Runs a workflow of ``count`` steps.
 
-        The CPU is that of the thread that runs the workflow, and of DBOS's ``backends`` in PostgreSQL.
+        Returns the seconds of one step, the CPU seconds of the thread that runs the workflow, and those of
+        DBOS's ``backends`` in PostgreSQL.
         """
         assert self._process.stdin is not None
-        threads = [f"{self._process.pid}/task/{self._process.pid}", *map(str, backends)]
-        before = sum(map(_cpu_seconds, threads))
+        thread = f"{self._process.pid}/task/{self._process.pid}"
+        before = _cpu_seconds(thread), sum(_cpu_seconds(str(pid)) for pid in backends)
         self._process.stdin.write(f"{count}\n")
         self._process.stdin.flush()
         seconds = float(self._read())
-        return seconds / count, (sum(map(_cpu_seconds, threads)) - before) / count
+        after = _cpu_seconds(thread), sum(_cpu_seconds(str(pid)) for pid in backends)
+        return seconds / count, (after[0] - before[0]) / count, (after[1] - before[1]) / count
 
     def memory_mb(self) -> tuple[float, float]:
         """Returns the memory that only this process uses, and that of its children."""
@@ -121,30 +111,45 @@ def measure(samples: Samples, server: Server, pairs: int) -> None:
     """Adds ``pairs`` pairs of rounds to the samples."""
     with _databases(server) as urls:
         for number in range(pairs):
-            order = KINDS if number % 2 else KINDS[::-1]
-            running = {kind: Application(kind, urls[kind]) for kind in order}
-            try:
+            with _running(urls, KINDS if number % 2 else KINDS[::-1]) as running:
                 for kind in KINDS:
                     samples.start_seconds[kind].append(running[kind].start_seconds)
-                    running[kind].steps(_STEPS)
-                backends = {kind: _backends(server, kind) for kind in KINDS}
-                for chunk in range(_CHUNKS):
-                    for kind in KINDS if chunk % 2 else KINDS[::-1]:
-                        seconds, cpu_seconds = running[kind].steps(_STEPS, backends[kind])
-                        samples.step_seconds[kind].append(seconds)
-                        samples.step_cpu_seconds[kind].append(cpu_seconds)
+                _measure_steps(samples, running, server)
                 helpers = {}
                 for kind in KINDS:
                     own, helpers[kind] = running[kind].memory_mb()
                     samples.memory_mb[kind].append(own)
                 samples.helper_mb.append(helpers["attached"])
-                if number < _IDLE_PAIRS:
-                    for kind, rate in _idle_rates(server).items():
-                        samples.transactions[kind].append(rate)
-            finally:
-                for application in running.values():
-                    application.end()
+                if number == pairs - 1:
+                    _measure_idle(samples, server)
             print(f"pair {number + 1} of {pairs}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _running(urls: dict[str, str], order: Sequence[str]) -> Iterator[dict[str, Application]]:
+    """Yields a process of each kind, started in this order."""
+    running = {kind: Application(kind, urls[kind]) for kind in order}
+    try:
+        yield running
+    finally:
+        for application in running.values():
+            application.end()
+
+
+def _measure_steps(samples: Samples, running: dict[str, Application], server: Server) -> None:
+    """Runs blocks of steps in both processes, in turn, and adds the usual cost of a step in each."""
+    for kind in KINDS:
+        running[kind].steps(3 * _STEPS)
+    backends = {kind: _backends(server, kind) for kind in KINDS}
+    blocks: dict[str, list[tuple[float, float, float]]] = {kind: [] for kind in KINDS}
+    for number in range(_BLOCKS):
+        for kind in KINDS if number % 2 else KINDS[::-1]:
+            blocks[kind].append(running[kind].steps(_STEPS, backends[kind]))
+    for kind in KINDS:
+        seconds, python, backend = zip(*blocks[kind], strict=True)
+        samples.step_seconds[kind].append(interquartile_mean(seconds))
+        samples.python_seconds[kind].append(interquartile_mean(python))
+        samples.backend_seconds[kind].append(interquartile_mean(backend))
 
 
 def _backends(server: Server, kind: str) -> list[int]:
@@ -162,69 +167,32 @@ def _backends(server: Server, kind: str) -> list[int]:
         connection.close()
 
 
-def _idle_rates(server: Server) -> dict[str, float]:
-    """Returns the transactions per second in both databases while the applications idle."""
-
-    def counted() -> dict[str, tuple[float, int]]:
-        connection = server.admin()
-        try:
-            cursor = connection.cursor()
-            cursor.execute(
-                "SELECT datname, extract(epoch FROM clock_timestamp())::float AS at,"
-                " xact_commit + xact_rollback AS count"
-                " FROM pg_stat_database WHERE datname IN ('plain', 'attached')"
-            )
-            return {row["datname"]: (row["at"], row["count"]) for row in cursor.fetchall()}
-        finally:
-            connection.close()
-
-    time.sleep(2)  # what the last steps did is counted by then
-    before = counted()
-    time.sleep(_IDLE_SECONDS)
-    after = counted()
-    return {kind: (after[kind][1] - before[kind][1]) / (after[kind][0] - before[kind][0]) for kind in KINDS}
+def _measure_idle(samples: Samples, server: Server) -> None:
+    """Adds the transactions per second in both databases while the applications idle."""
+    time.sleep(_SETTLE_SECONDS)
+    before = _counted(server)
+    for _ in range(_IDLE_ROUNDS):
+        time.sleep(_IDLE_SECONDS)
+        after = _counted(server)
+        for kind in KINDS:
+            (began, count), (ended, later) = before[kind], after[kind]
+            samples.transactions[kind].append((later - count) / (ended - began))
+        before = after
 
 
-def report(samples: Samples) -> str:
-    """Returns the table of the results."""
-    median = statistics.median
-
-    def ratio(costs: dict[str, list[float]]) -> str:
-        ratios = [attached / plain for attached, plain in zip(costs["attached"], costs["plain"], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        return f"{(middle - 1) * 100:+.1f} % (quartiles {(low - 1) * 100:+.1f}, {(high - 1) * 100:+.1f})"
-
-    step = {kind: median(samples.step_seconds[kind]) * 1000 for kind in KINDS}
-    cpu = {kind: median(samples.step_cpu_seconds[kind]) * 1000 for kind in KINDS}
-    start = {kind: median(samples.start_seconds[kind]) for kind in KINDS}
-    slower = median(
-        a - p for a, p in zip(samples.start_seconds["attached"], samples.start_seconds["plain"], strict=True)
-    )
-    own = {kind: median(samples.memory_mb[kind]) for kind in KINDS}
-    helper = median(samples.helper_mb)
-    idle = {kind: median(samples.transactions[kind]) for kind in KINDS}
-    more = own["attached"] - own["plain"]
-    rows = [
-        (
-            "a step: CPU time",
-            *(f"{cpu[kind]:.2f} ms" for kind in KINDS),
-            ratio(samples.step_cpu_seconds),
-            "5 %",
-        ),
-        ("a step: time", *(f"{step[kind]:.2f} ms" for kind in KINDS), ratio(samples.step_seconds), "5 %"),
-        ("memory: the process", *(f"{own[kind]:.1f} MB" for kind in KINDS), f"{more:.1f} MB", ""),
-        ("memory: the watchdog", "", f"{helper:.1f} MB", f"{helper:.1f} MB", ""),
-        ("memory: both", "", "", f"{more + helper:.1f} MB", "12 MB"),
-        (
-            "idle: transactions per second",
-            *(f"{idle[kind]:.1f}" for kind in KINDS),
-            f"{idle['attached'] - idle['plain']:.1f}",
-            "6",
-        ),
-        ("start", *(f"{start[kind]:.2f} s" for kind in KINDS), f"{slower:.2f} s", ""),
-    ]
-    head = "| what | plain | attached | cost | goal |\n|---|--:|--:|--:|--:|\n"
-    return head + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+def _counted(server: Server) -> dict[str, tuple[float, int]]:
+    """Returns the time and PostgreSQL's count of transactions in each database."""
+    connection = server.admin()
+    try:
+        cursor = connection.cursor()
+        cursor.execute(
+            "SELECT datname, extract(epoch FROM clock_timestamp())::float AS at,"
+            " xact_commit + xact_rollback AS count"
+            " FROM pg_stat_database WHERE datname IN ('plain', 'attached')"
+        )
+        return {row["datname"]: (row["at"], row["count"]) for row in cursor.fetchall()}
+    finally:
+        connection.close()
 
 
 def main() -> None:
@@ -239,11 +207,11 @@ def main() -> None:
         measure(samples, server, options.pairs)
     finally:
         server.close()
-    table = report(samples)
-    print(table)
+    shown = table(samples)
+    print(shown)
     if options.write:
         load = [f"{number:.1f}" for number in os.getloadavg()]
-        REPORT.write_text(_PAGE.format(table=table, pairs=options.pairs, **_machine(), load=load[1]), "utf-8")
+        REPORT.write_text(PAGE.format(table=shown, pairs=options.pairs, **_machine(), load=load[1]), "utf-8")
 
 
 def _machine() -> dict[str, object]:
@@ -251,32 +219,11 @@ def _machine() -> dict[str, object]:
         "python": platform.python_version(),
         "dbos": version("dbos"),
         "cpus": len(os.sched_getaffinity(0)),
-        "chunks": _CHUNKS,
+        "blocks": _BLOCKS,
         "steps": _STEPS,
-        "idle": _IDLE_SECONDS,
-        "idle_pairs": _IDLE_PAIRS,
+        "settle": _SETTLE_SECONDS,
+        "idle": _IDLE_SECONDS * _IDLE_ROUNDS,
     }
-
-
-_PAGE = """\
-# What attaching costs
-
-`python -m bench.attached --write` writes this page. It compares a plain DBOS application
-(`bench/attached_app.py`) with the same application under `holdfast run`.
-
-{table}
-- DBOS {dbos}, Python {python}, {cpus} CPUs, load average {load} at the end (other work runs on this machine),
-  PostgreSQL on the same machine without fsync.
-- Medians of {pairs} pairs of rounds. A pair starts one process of each kind, in turn the plain or the
-  attached one first, on two databases of one server.
-- **A step** returns its argument and does nothing else. {chunks} workflows of {steps} steps run in each
-  process of a pair, in turn. A ratio compares two that ran one after the other; the table has the median of
-  all ratios. CPU time is that of the thread that runs the workflow, and of DBOS's backends in PostgreSQL:
-  other work on the machine changes it less.
-- **Memory** is what only this process uses (`Private_*` in `smaps_rollup`), after it ran its steps.
-- **Idle transactions** are counted by PostgreSQL for {idle:g} s in {idle_pairs} of the pairs.
-- **Start** is the time from the command until `DBOS.launch()` has returned.
-"""
 
 
 if __name__ == "__main__":

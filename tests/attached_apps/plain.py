@@ -5,6 +5,7 @@ arguments. ``PLAIN_LOG`` is a file that gets one line for each run of a step's b
 """
 
 import asyncio
+import ctypes
 import json
 import logging
 import os
@@ -119,6 +120,22 @@ def poison() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@DBOS.step()
+def block_interpreter() -> None:
+    """Holds the GIL for ever, in the first process that runs it."""
+    note("block", DBOS.workflow_id)
+    lines = Path(os.environ["PLAIN_LOG"]).read_text().splitlines()
+    if sum('"block"' in line for line in lines) == 1:
+        while True:
+            ctypes.PyDLL(None).usleep(60_000_000)
+
+
+@DBOS.workflow()
+def blocks() -> str:
+    block_interpreter()
+    return "went on"
+
+
 WORKFLOWS = {
     each.__name__: each
     for each in (
@@ -131,6 +148,7 @@ WORKFLOWS = {
         parent,
         queued_parent,
         poison,
+        blocks,
     )
 }
 
@@ -214,6 +232,8 @@ class TerminatesInLaunch(logging.Handler):
 if __name__ == "__main__":
     if "PLAIN_TERMINATED_IN_LAUNCH" in os.environ:
         logging.getLogger("dbos").addHandler(TerminatesInLaunch())
+    if "PLAIN_LISTENS" in os.environ:
+        DBOS.listen_queues([os.environ["PLAIN_LISTENS"]])
     DBOS.launch()
     if "PLAIN_MAIN_IS_DEAF" in os.environ:
         # As when a signal comes just before the main thread enters a call that waits.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.foreign.ground import Ground, Lost, Process, ground, kill_in_a_step, kill_in_a_wait, wait_success
+from tests.foreign.limits import limits_hold
 from tests.foreign.model_server import ModelServer
 from tests.support.database import Server
 from tests.support.environments import Environment
@@ -25,6 +26,8 @@ class Case:
     """The packages whose versions the report names."""
     waits: bool = False
     """Whether its workflow waits for a message, too."""
+    limits: bool = False
+    """Whether it declares queues with limits, which must hold over two processes."""
     schema: str = "dbos"
     asks_a_model: bool = False
     refused_with: str = ""
@@ -49,6 +52,7 @@ DBOS_VERSIONS = tuple(
         (f"dbos==3.{minor}.*",),
         "orders",
         waits=True,
+        limits=True,
         refused_with="upgrade to DBOS 3.2 or newer" if minor < 2 else "",
     )
     for minor in range(5)
@@ -109,6 +113,10 @@ def run(case: Case, server: Server, wheel: Path, folder: Path, *, kills: int) ->
                 result.remark = _refusal(made, case.refused_with)
                 return result
             peer = made.start()
+            if case.limits:
+                second = made.start()
+                limits_hold(made, (peer, second))
+                second.kill()
             peer, result.seconds_in_step = _rounds(made, peer, kills, kill_in_a_step, then_signal=case.waits)
             if case.waits:
                 peer, result.seconds_in_wait = _rounds(made, peer, kills, kill_in_a_wait)

@@ -122,7 +122,9 @@ class AppRunner:
         """Returns what steps' bodies have noted: time, pid, and what they said."""
         if not self.step_log.exists():
             return []
-        return [json.loads(line) for line in self.step_log.read_text("utf-8").splitlines()]
+        # Without what comes after the last line: it may be half of a line that is just being written.
+        complete, _, _ = self.step_log.read_text("utf-8").rpartition("\n")
+        return [json.loads(line) for line in complete.splitlines()]
 
     def status(self, workflow_id: str) -> dict[str, Any]:
         """Returns the row of a workflow; empty without one."""

@@ -57,6 +57,11 @@ CELLS: list[Cell] = [
     if reason(cell := (mode, scope, start, primitive)) is None
 ]
 
+DIAGONAL: list[Cell] = [
+    cell for cell in CELLS if STARTS.index(cell[2]) % len(PRIMITIVES) == PRIMITIVES.index(cell[3])
+]
+"""Every mode, scope, start and primitive, each start with one primitive."""
+
 
 @dataclass(frozen=True)
 class Fault:

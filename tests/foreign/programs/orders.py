@@ -47,11 +47,26 @@ def order() -> str:
     return last(DBOS.recv("payment", timeout_seconds=600))
 
 
+@DBOS.step()
+def brief() -> None:
+    time.sleep(0.3)
+
+
+@DBOS.workflow()
+def limited() -> None:
+    brief()
+
+
 if __name__ == "__main__":
     DBOS.launch()
     DBOS.register_queue("packing")
+    DBOS.register_queue("concurrent", concurrency=3, worker_concurrency=2)
+    DBOS.register_queue("rated", limiter={"limit": 2, "period": 1.5})
     for command, workflow_id in commands():
-        if command == "start":
+        if command == "enqueue":
+            with SetWorkflowID(workflow_id):
+                DBOS.enqueue_workflow(workflow_id.partition("-")[0], limited)
+        elif command == "start":
             with SetWorkflowID(workflow_id):
                 DBOS.start_workflow(order)
         else:
