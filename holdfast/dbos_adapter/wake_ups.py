@@ -2,8 +2,8 @@
 
 DBOS's queue thread sleeps on a stop event between two polls. Here two more events end that sleep: a NOTIFY,
 which a trigger sends when work waits, and the end of a workflow here, which frees its slot. A fallback poll
-runs every few seconds, rarer while the queue is quiet. Private to DBOS 3.4.0 and used here, with contract tests:
-``dbos._queue.queue_worker_thread``.
+runs every few seconds, rarely while the queue is quiet. Private to DBOS 3.4.0 and used here, with contract
+tests: ``dbos._queue.queue_worker_thread``.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ class Strays:
         running: Callable[[], Collection[str]],
         on_release: Callable[[str, list[Verdict], float], None],
         clock: Callable[[], float],
+        *,
         is_dispatching: Callable[[str | None], bool] = lambda _: False,
     ) -> None:
         self._settings = settings
@@ -62,7 +63,9 @@ class Strays:
         # In this order: a claim that has just been dispatched is running by then.
         dispatched = [row for row in rows if not self._is_dispatching(row["queue_name"])]
         running = set(self._running())
-        seen = [(row["workflow_id"], row["owner_xid"]) for row in dispatched if row["workflow_id"] not in running]
+        seen = [
+            (row["workflow_id"], row["owner_xid"]) for row in dispatched if row["workflow_id"] not in running
+        ]
         self._since = {claim: self._since.get(claim, now) for claim in seen}
         lost = sorted(
             {claim[0] for claim, since in self._since.items() if now - since >= self._settings.lease_seconds}

@@ -80,7 +80,9 @@ class Sweep:
         self._on_takeover = on_takeover
         self._orphans = Orphans(settings, identity, settled_seconds, on_takeover, clock)
         self._strays = (
-            Strays(settings, identity, running, on_takeover, clock, is_dispatching) if running else None
+            Strays(settings, identity, running, on_takeover, clock, is_dispatching=is_dispatching)
+            if running
+            else None
         )
         self._clock = clock
         self._missing: dict[str, _Missing] = {}

@@ -15,7 +15,9 @@ HEADS = {
 queued child workflow, an event and a message; values as pickles) runs on each minor of DBOS that the index
 has, in an environment of its own with Holdfast's wheel, under `holdfast run --require`, on a database that
 `holdfast migrate` prepared there. One of its two processes is killed with SIGKILL in the middle of a step, or
-while its workflow waits for a message. Every workflow must succeed, and no recorded step may run again.
+while its workflow waits for a message. Every workflow must succeed, and no recorded step may run again. On
+those that Holdfast protects, both processes also run queues that the code declares with limits (3 at once, 2
+in one process; 2 started in 1.5 s): no limit may be exceeded.
 """,
     "packages": """# Third parties' packages on DBOS
 
