@@ -62,8 +62,15 @@ async def hold_async(point: str) -> None:
         await asyncio.Event().wait()
 
 
+def is_past_hold(point: str) -> bool:
+    """Whether a nap was over before the process ended: the workflow must not get further here."""
+    return (HOLD, point) == ("during", "after")
+
+
 @DBOS.step()
 def mark(point: str, cell: str) -> Mark:
+    if is_past_hold(point):
+        hold(HOLD)
     note(point, cell)
     hold(point)
     return Mark(point)
@@ -71,6 +78,8 @@ def mark(point: str, cell: str) -> Mark:
 
 @DBOS.step()
 async def mark_async(point: str, cell: str) -> Mark:
+    if is_past_hold(point):
+        await hold_async(HOLD)
     note(point, cell)
     await hold_async(point)
     return Mark(point)
