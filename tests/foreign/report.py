@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 from collections.abc import Sequence
@@ -52,7 +53,7 @@ def page(what: str, results: Sequence[Result]) -> str:
     python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
     tail = (
         "Times are the median and the longest, from the kill to the first line that the peer's step wrote "
-        f"({python}, two CPUs, other tests beside it).\n"
+        f"({python}, two CPUs, other tests beside it: load average {os.getloadavg()[1]:.0f} at the end).\n"
     )
     return "\n".join([HEADS[what], *rows, "", tail])
 
