@@ -42,8 +42,9 @@ def apply_newest(
     # One process at a time, otherwise the mark and DBOS's row may be of different ones.
     with ops.connection() as connection, transaction(connection):
         query(connection, "lock_definitions", application=application)
-        for row in query(connection, "definitions_to_apply", **params):
-            kind, name = row["kind"], row["name"]
-            apply(kind, name)
+        rows = query(connection, "definitions_to_apply", **params)
+        for row in rows:
+            apply(row["kind"], row["name"])
             query(connection, "mark_definition", application=application, **row)
-            log.info("the definition of %s %s applies", kind, name, extra={"action": "definition.applied"})
+    if applied := ", ".join(f"{row['kind']} {row['name']}" for row in rows):
+        log.info("definitions applied: %s", applied, extra={"action": "definitions.applied"})
