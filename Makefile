@@ -3,7 +3,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
-COMPOSE := docker compose
+COMPOSE := deploy/compose.sh
 NATIVE := $(BIN)/python -m holdfast.installations.native
 MADE := [ -x $(BIN)/python ] && { [ -d .holdfast ] || [ -n "$$HOLDFAST_HOME" ] || grep -qs '^HOLDFAST_HOME=' .env; }
 SEED ?= 1

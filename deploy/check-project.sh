@@ -8,7 +8,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 here=$(pwd -P)
-project=$(docker compose config 2>/dev/null | sed -n 's/^name: //p')
+project=$(deploy/compose.sh config 2>/dev/null | sed -n 's/^name: //p')
 noted=.holdfast/compose-project
 
 if [ "$1" = note ]; then

@@ -32,7 +32,12 @@ OUR_SERVICES = ("api", "worker", "secrets")
 def compose(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Runs ``docker compose`` for the checkout's project. The caller checks the exit code."""
     options = {"capture_output": True, "text": True, **options}
-    return subprocess.run(["docker", "compose", *arguments], cwd=ROOT, check=False, **options)
+    return subprocess.run([*_command(), *arguments], cwd=ROOT, check=False, **options)
+
+
+def _command() -> list[str]:
+    """Returns the start of a ``docker compose`` command line; the script also works below a percent sign."""
+    return [str(ROOT / "deploy" / "compose.sh")] if "%" in str(ROOT) else ["docker", "compose"]
 
 
 def runs(service: str) -> bool:
@@ -133,10 +138,10 @@ class ComposeTools(PostgresTools):
         # psql and pg_restore end with their input. pg_dump does not: without its client it would continue to
         # run.
         watched = ["bash", "-c", WATCHED] if program == "pg_dump" else []
-        return ["docker", "compose", "exec", "-T", *given, "postgres", *watched, program, *arguments]
+        return [*_command(), "exec", "-T", *given, "postgres", *watched, program, *arguments]
 
     def superuser(self) -> tuple[list[str], dict[str, str]]:
-        return ["docker", "compose", "exec", "-T", "postgres", "psql"], {}
+        return [*_command(), "exec", "-T", "postgres", "psql"], {}
 
     @contextmanager
     def executors_stopped(self) -> Iterator[None]:

@@ -11,6 +11,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 _DOCKER = """#!/bin/sh
+case "$1 $PWD" in "compose "*%*) echo "invalid URL escape" >&2; exit 1 ;; esac  # as Compose 2.40 does
+if [ "$2" = --project-directory ]; then
+    [ -e "$3/Makefile" ] || exit 1
+    shift 3
+    set -- compose "$@"
+fi
 echo "$@" >>"$DOCKER_ASKED"
 case "$*" in
     "compose config") echo "name: ${COMPOSE_PROJECT_NAME:-holdfast}" ;;
@@ -29,7 +35,7 @@ class Checkout:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "a folder's 100% +c&d"
         (self.folder / "deploy").mkdir(parents=True)
-        for name in ("Makefile", "deploy/check-project.sh"):
+        for name in ("Makefile", "deploy/check-project.sh", "deploy/compose.sh"):
             shutil.copy(ROOT / name, self.folder / name)
         for name in ("postgres", "observability"):
             (self.folder / name).mkdir()
