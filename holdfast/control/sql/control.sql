@@ -195,7 +195,7 @@ WITH RECURSIVE family AS (
 SELECT workflow_uuid AS workflow_id FROM known WHERE level = (SELECT max(level) FROM known) LIMIT %(limit)s
 
 -- name: delete_work
--- Deletes those of these workflows that may be deleted (023_delete.sql) and whose cancelled execution, if there is one,
+-- Deletes those of these workflows that may be deleted (024_delete.sql) and whose cancelled execution, if there is one,
 -- runs in no live process any more.
 SELECT workflow_id FROM ops.delete_ended(ARRAY(
     SELECT given.id FROM unnest(%(workflow_ids)s::text[]) AS given (id)

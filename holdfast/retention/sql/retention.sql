@@ -1,4 +1,4 @@
--- Retention. A function deletes the workflows (migrations/023_delete.sql), a trigger the rows of `ops` that belong to them
+-- Retention. A function deletes the workflows (migrations/024_delete.sql), a trigger the rows of `ops` that belong to them
 -- (003_retention.sql), and these statements delete the rest. Each is bounded by a limit and uses an index.
 
 -- name: purge_lock
