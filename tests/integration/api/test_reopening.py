@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from dbos import DBOS, SetWorkflowID, WorkflowHandle
+from dbos import DBOS, SetWorkflowID, SQLAlchemyDatasource, WorkflowHandle
 
+from holdfast.dbos_adapter.schema import sqlalchemy_url
+from holdfast.dbos_adapter.serializer import json_serializer
 from holdfast.dbos_adapter.wake_ups import Listener
 from holdfast.durable import names
 from tests.support.api_server import Api, serving
@@ -16,10 +18,17 @@ from tests.support.database import Database, wait_until
 from tests.support.engines import Launched, launched
 
 QUEUE = "reopening-q"
-NAMES = ("reopening.parent", "reopening.gatherer", "reopening.careful", "reopening.child")
+NAMES = (
+    "reopening.parent",
+    "reopening.gatherer",
+    "reopening.careful",
+    "reopening.child",
+    "reopening.transaction",
+)
 
 effects: Counter[str] = Counter()
 cured: set[str] = set()
+transactions: list[Callable[[str], str]] = []
 
 
 @DBOS.step(name="reopening.effect")
@@ -28,12 +37,14 @@ def _effect(what: str) -> str:
     return what
 
 
-@DBOS.step(name="reopening.step")
-def _step(what: str) -> str:
+def _try(what: str) -> str:
     effects[f"try {what}"] += 1
     if what not in cured:
         raise ValueError(what)
     return what
+
+
+_step = DBOS.step(name="reopening.step")(_try)
 
 
 @DBOS.workflow(name="reopening.child", max_recovery_attempts=None)
@@ -55,6 +66,11 @@ def _parent(child: str) -> str:
     _effect(f"{DBOS.workflow_id} before")
     result = _start(child).get_result(polling_interval_sec=0.05)
     return _effect(f"{DBOS.workflow_id} after {result}")
+
+
+@DBOS.workflow(name="reopening.transaction", max_recovery_attempts=None)
+def _in_transaction() -> str:
+    return transactions[0](str(DBOS.workflow_id))
 
 
 @DBOS.workflow(name="reopening.gatherer", max_recovery_attempts=None)
@@ -85,12 +101,20 @@ def app(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Launche
     monkeypatch.setattr(names, "PLAIN", {*names.PLAIN, *NAMES})
     effects.clear()
     cured.clear()
-    with launched(database, queues=[QUEUE]) as made:
+    used: list[SQLAlchemyDatasource] = []
+
+    def prepare() -> None:
+        url = sqlalchemy_url(database.settings().database_url)
+        used.append(SQLAlchemyDatasource.create(url, serializer=json_serializer()))
+        transactions[:] = [used[0].transaction(name="reopening.transaction")(_try)]
+
+    with launched(database, queues=[QUEUE], prepare=prepare) as made:
         # It hears of cancels, so that a resume need not wait long for the end of the old execution.
         listener = Listener(database.settings(), made.waker, purpose="holdfast/worker-test/listener")
         listener.start()
         yield made
         listener.stop()
+    used[0].engine.dispose()
 
 
 @pytest.fixture
@@ -157,6 +181,21 @@ def test_every_failed_result_is_read_again_and_all_children_must_be_mended(app: 
     assert reopen(api, "g")[0] == 202
     app.wait("g")
     assert api.http.get("/workflows/g").json()["output"] == ["g-a", "g-b", "g-c"]
+
+
+def test_a_transaction_that_failed_is_done_again(app: Launched, api: Api) -> None:
+    app.enqueue("reopening.transaction", queue=QUEUE, workflow_id="t")
+    app.wait("t", "ERROR")
+    # As it is left where another process replayed the failure: that one did not use the datasource.
+    app.database.rows(
+        "INSERT INTO dbos.datasource_outputs (workflow_id, step_id, error, serialization)"
+        " SELECT workflow_uuid, function_id, error, serialization FROM dbos.operation_outputs"
+        " WHERE error IS NOT NULL"
+    )
+    cured.add("t")
+    assert reopen(api, "t")[0] == 202
+    app.wait("t")
+    assert effects["try t"] == 2
 
 
 def test_a_parent_that_has_acted_on_the_failure_is_refused(app: Launched, api: Api) -> None:
