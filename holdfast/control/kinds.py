@@ -119,7 +119,10 @@ class Adopt:
     """Moves stranded workflows to another version of their application."""
 
     def begin(self, connection: Connection, operation: Operation) -> int:  # noqa: ARG002
-        """Checks nothing: the first scan shows whether there is something to move."""
+        """Checks that the versions differ. The first scan shows whether there is something to move."""
+        version = operation.arguments["to_version"]
+        if operation.arguments["from_version"] == version:
+            raise Conflict(f"Work of version {version} is its own already: nothing was moved.")
         return 0
 
     def scan(self, connection: Connection, operation: Operation, limit: int) -> list[str]:

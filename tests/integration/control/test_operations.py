@@ -469,8 +469,11 @@ def test_the_present_version_does_not_adopt_its_own_work(api: Api, database: Dat
     for path, body in (("/stranded/adopt", order), ("/workflows/w/adopt", None)):
         answer = api.http.post(path, json=body)
         assert answer.status_code == 409 and "start a worker of it" in answer.json()["detail"]
-    assert database.one("SELECT count(*) FROM ops.operations") == 0
     with database.connect(role="api") as connection:
+        of_command = Requested("adopt", "version worker-1", {**order, "to_version": "worker-1"}, "cli")
+        with pytest.raises(Conflict, match="its own already"):
+            begin(connection, kinds_of(database.settings("api")), of_command)
+        assert database.one("SELECT count(*) FROM ops.operations") == 0
         assert move(connection, "holdfast-worker", "worker-1", "worker-1", ["w"]) == []
 
 
