@@ -319,6 +319,8 @@ def test_a_workflows_own_page(new_page: NewPage, fake: Fake) -> None:
     expect(page.locator("#workflow-title")).to_have_text("batch")
     page.goto(f"{fake.url}/console/workflows/no-such-one")
     expect(page.locator("#workflow-problem")).to_contain_text("no workflow of this id")
+    page.goto(f"{fake.url}/console/workflows/a%E2%80%AEb%C2%9Bc")
+    expect(page.locator("#workflow-id")).to_have_text("a\\u202eb\\u009bc")
 
 
 def test_a_page_says_what_is_waited_for_and_sends_it(new_page: NewPage, fake: Fake) -> None:

@@ -1,6 +1,6 @@
 // Dialogs and notices: the token, a confirmation before destructive actions, and results.
 
-import { $, make } from "./dom.js";
+import { $, make, say } from "./dom.js";
 
 const NOTICE_SECONDS = 12;
 const NOTICES = 4;
@@ -16,8 +16,8 @@ export function askToken(again) {
 
 /** Asks for confirmation; resolves with true for yes. */
 export function confirm({ title, text, yes, danger = false }) {
-  $("#confirm-title").textContent = title;
-  $("#confirm-text").textContent = text;
+  say($("#confirm-title"), title);
+  say($("#confirm-text"), text);
   const button = $("#confirm-yes");
   button.textContent = yes;
   button.classList.toggle("danger", danger);

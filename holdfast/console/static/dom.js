@@ -2,6 +2,12 @@
 
 export const $ = (selector, within = document) => within.querySelector(selector);
 
+const CONTROLS = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
+
+/** Text with its control characters as escapes: bidirectional ones would reorder what is read. */
+export const visible = (text) =>
+  String(text).replace(CONTROLS, (one) => `\\u${one.charCodeAt(0).toString(16).padStart(4, "0")}`);
+
 /** Creates an element: `make("td", {class: "id", onclick: f}, "text", child, …)`. Text is never read as markup. */
 export function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -11,13 +17,15 @@ export function make(tag, attributes = {}, ...children) {
     else if (name === "data") Object.assign(element.dataset, value);
     else element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  const shown = children.flat().filter((child) => child !== null && child !== undefined && child !== false);
+  element.append(...shown.map((child) => (typeof child === "string" ? visible(child) : child)));
   return element;
 }
 
 /** Sets text only if it differs: an unchanged node needs no layout and is not announced again. */
 export function say(element, text) {
-  if (element.textContent !== text) element.textContent = text;
+  const shown = visible(text);
+  if (element.textContent !== shown) element.textContent = shown;
 }
 
 /** Creates the shape and the word of a state, in its tone. */

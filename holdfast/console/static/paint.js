@@ -1,5 +1,7 @@
 // Drawing primitives of the timeline: bars, ends, marks. Colours come from the style sheet's variables.
 
+import { visible } from "./dom.js";
+
 const NAMES = ["accent", "accent-soft", "bar", "bar-edge", "bar-text", "text", "muted", "line", "panel", "good", "warn", "bad", "focus", "on-accent"];
 export const FONT = '12px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif';
 
@@ -56,7 +58,7 @@ export function bar(context, colours, box, attempt, { label = true, chosen = fal
 
 /** Draws text within a width: whole, shortened, or not at all. */
 export function written(context, text, x, y, room) {
-  let shown = text;
+  let shown = visible(text);
   if (textWidth(context, shown) > room) {
     const fits = Math.floor((room / textWidth(context, shown)) * shown.length) - 1;
     if (fits < 8) return; // "fib…" would not help
@@ -148,7 +150,8 @@ export function end(context, colours, x, y, drained, top, height) {
 
 /** Draws text on a plate, right of `x` if there is room, else left of it. Returns its box. */
 export function plate(context, colours, text, x, y, right, tone) {
-  const width = context.measureText(text).width + 16;
+  const shown = visible(text);
+  const width = context.measureText(shown).width + 16;
   const left = Math.max(2, Math.min(x + 12, right - width));
   context.beginPath();
   context.roundRect(left, y - 11, width, 22, 4);
@@ -158,6 +161,6 @@ export function plate(context, colours, text, x, y, right, tone) {
   context.strokeStyle = tone;
   context.stroke();
   context.fillStyle = colours.text;
-  context.fillText(text, left + 8, y + 0.5);
+  context.fillText(shown, left + 8, y + 0.5);
   return { x: left, y: y - 11, width, height: 22 };
 }
