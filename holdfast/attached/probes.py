@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 from holdfast import probe_paths
+from holdfast.dbos_adapter.registrations import workflow_names
 from holdfast.observability import metrics
 from holdfast.observability.exposition import Exposition
 
@@ -94,7 +95,7 @@ class Probes:
 def show_metrics(process: AttachedProcess) -> None:
     """Sets the sources of this process's metrics."""
     metrics.set_build(process.identity)
-    metrics.announce()
+    metrics.announce(workflows=workflow_names())
     metrics.READY.set_function(lambda: process.ready()[0])
     metrics.RUNNING.set_function(lambda: len(process.active()))
     metrics.ABANDONED_THREADS.set_function(lambda: len(process.waker.slots.abandoned))

@@ -27,8 +27,10 @@ import asyncio
 import inspect
 import logging
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any, NoReturn
 
 import dbos._core
@@ -37,10 +39,13 @@ from dbos import PortableWorkflowError
 from dbos import error as dbos_error
 from dbos._context import get_local_dbos_context
 from dbos._event_loop import BackgroundEventLoop
+from dbos._registrations import get_dbos_func_name
 from dbos._serialization import serialization_for_type
 
+from holdfast.dbos_adapter import ends
 from holdfast.dbos_adapter.serializer import Stored, error_text, is_ours, stored
 from holdfast.errors import UnstorableValue
+from holdfast.observability import tracing
 
 log = logging.getLogger("holdfast.outcomes")
 
@@ -188,24 +193,27 @@ def _not_final(should_retry: Callable[[BaseException], Any] | None) -> Callable[
 
 
 def _recorded_body(original: Callable[..., Any]) -> Callable[..., Any]:
-    def dropping_datasource_checkpoints(instance: Any, function: Callable[[], Any]) -> Callable[[], Any]:
+    def dropping_datasource_checkpoints(instance: Any, function: partial[Any]) -> Callable[[], Any]:
         body: Callable[[], Any] = original(instance, _workflow_body(instance, function))
         return body
 
     return dropping_datasource_checkpoints
 
 
-def _workflow_body(instance: Any, function: Callable[[], Any]) -> Callable[[], Any]:
+def _workflow_body(instance: Any, function: partial[Any]) -> Callable[[], Any]:
     if inspect.iscoroutinefunction(function):
 
         async def run_async() -> Any:
+            begun = time.perf_counter()
+            tracing.mark_run()
             try:
                 return await function()
             except asyncio.CancelledError as error:
                 if not _asked_to_end():
                     raise_outcome(error)
-                if not _loop_ends():
-                    await _record(instance, error)
+                # The task ends here, and DBOS stores nothing.
+                is_stored = not _loop_ends() and await _record(instance, error)
+                ends.count(get_dbos_func_name(function.func), "ERROR" if is_stored else ends.LEFT, begun)
                 raise
             except BaseException as error:
                 raise_outcome(error)
@@ -213,6 +221,7 @@ def _workflow_body(instance: Any, function: Callable[[], Any]) -> Callable[[], A
         return run_async
 
     def run() -> Any:
+        tracing.mark_run()
         try:
             return function()
         except BaseException as error:
@@ -242,8 +251,8 @@ def _loop_ends() -> bool:
     return all(task.cancelling() for task in asyncio.all_tasks(loop))
 
 
-async def _record(instance: Any, error: asyncio.CancelledError) -> None:
-    """Ends the workflow as ERROR if it still runs here: its task returns no outcome to DBOS."""
+async def _record(instance: Any, error: asyncio.CancelledError) -> bool:
+    """Ends the workflow as ERROR if it still runs here, and returns whether it did. DBOS gets no outcome."""
     context: Any = get_local_dbos_context()
     form = serialization_for_type(context.serialization_type, instance._serializer)
     text = dbos._core._serialize_exception_for_persistence(_outcome(error), form, instance._serializer)
@@ -253,7 +262,7 @@ async def _record(instance: Any, error: asyncio.CancelledError) -> None:
         # A task may be cancelled repeatedly (anyio does) while this waits for a free thread.
         with suppress(asyncio.CancelledError):
             await asyncio.shield(writing)
-    writing.result()
+    return writing.result() is not False
 
 
 # --- the loop -----------------------------------------------------------------------------------------

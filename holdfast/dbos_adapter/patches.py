@@ -147,6 +147,13 @@ PRIVATE_NAMES = (
         "every end of a workflow's body is recorded",
         "test_outcomes.py::test_every_workflows_body_runs_through_one_function",
     ),
+    *(
+        PrivateName(name, why, "test_ends.py::test_an_execution_counts_as_its_row_says")
+        for name, why in (
+            ("dbos._core._get_wf_invoke_func", "an execution is counted once its outcome is stored"),
+            ("dbos._registrations.get_dbos_func_name", "the name of a workflow whose task was cancelled"),
+        )
+    ),
     PrivateName(
         "dbos._core._serialize_exception_for_persistence",
         "stores the outcome of a cancelled task as DBOS stores an error",

@@ -90,6 +90,11 @@ PATCHES = (
         ("dbos._core._execute_workflow_wthread", "dbos._core._execute_workflow_async"),
     ),
     Patch("holdfast.dbos_adapter.dispatch", ("dbos._queue.execute_dequeued_workflow",)),
+    # after round_trips, whose method it wraps
+    Patch(
+        "holdfast.dbos_adapter.ends",
+        ("dbos._core._get_wf_invoke_func", f"{_SYS_DB}.update_workflow_outcome"),
+    ),
 )
 """All patches. The order counts: a patch that wraps a method keeps the method it finds."""
 

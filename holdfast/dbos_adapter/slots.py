@@ -245,6 +245,11 @@ class Slots:
             self._on_too_many(count)
 
 
+def current_execution() -> Execution | None:
+    """Returns the execution whose code calls this, or None for a workflow that was called like a function."""
+    return _current.get()
+
+
 def slots_of(instance: Any) -> Slots | None:
     """Returns the slots of an application, or None if the application is not Holdfast's."""
     slots = instance._active_workflows_set

@@ -1,4 +1,4 @@
-"""Counts and times executions for /metrics. Writes nothing to the database."""
+"""Counts and times attempts at steps for /metrics. Writes nothing to the database."""
 
 from __future__ import annotations
 
@@ -10,33 +10,15 @@ from contextlib import contextmanager
 from dbos import DBOS
 from dbos import error as dbos_error
 
-from holdfast.observability import metrics, tracing
+from holdfast.observability import metrics
 
-# The workflow was cancelled or continues in another process, so this execution has no outcome of its own.
+# The workflow was cancelled or continues in another process, so the attempt has no outcome of its own.
 # Every other error of DBOS is an outcome.
 _LEFT = (
     dbos_error.DBOSWorkflowCancelledError,
     dbos_error.DBOSWorkflowConflictIDError,
     asyncio.CancelledError,
 )
-
-
-@contextmanager
-def measured(workflow_name: str) -> Iterator[None]:
-    """Wraps a workflow's body: counts and times one execution in this process by its outcome."""
-    begun = time.perf_counter()
-    status = "ERROR"
-    tracing.mark_run()
-    try:
-        yield
-        status = "SUCCESS"
-    except _LEFT:
-        status = "LEFT"
-        raise
-    finally:
-        metrics.WORKFLOWS_COMPLETED.labels(workflow_name=workflow_name, status=status).inc()
-        seconds = time.perf_counter() - begun
-        metrics.WORKFLOW_SECONDS.labels(workflow_name=workflow_name, status=status).observe(seconds)
 
 
 @contextmanager

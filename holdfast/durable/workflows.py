@@ -16,7 +16,6 @@ from dbos import DBOS, WorkflowHandle, WorkflowHandleAsync
 from holdfast.dbos_adapter.outcomes import raise_outcome
 from holdfast.dbos_adapter.registrations import takes_of
 from holdfast.dbos_adapter.serializer import keep_text
-from holdfast.durable.measure import measured
 from holdfast.durable.signature import Signature
 from holdfast.observability import tracing
 
@@ -89,13 +88,13 @@ class Workflow(Generic[P, R]):
         self.scheduled = False
 
         def durable(*args: Any) -> Any:
-            with measured(name), _run_by(self):
+            with _run_by(self):
                 stored = self.signature.plain_result(function(*args))  # type: ignore[call-arg]
                 # DBOS stores what this thread returns next.
                 return keep_text(stored)
 
         async def durable_async(*args: Any) -> Any:
-            with measured(name), _run_by(self):
+            with _run_by(self):
                 result = await function(*args)  # type: ignore[call-arg, misc]
                 # A large result would block the event loop, which all async workflows share.
                 return (await asyncio.to_thread(self.signature.plain_result, result)).value

@@ -1,8 +1,8 @@
 """Metrics that the API reads from the database for /metrics. Names: docs/operate/metrics.md.
 
 Every statement reads an index, however many finished workflows there are. The database itself keeps the
-counters (missed ticks, drains, handovers, fencing, purged workflows) in ``ops.totals``, so they survive
-both the end of a process and the purge of rows.
+counters (missed ticks, drains, handovers, fencing, purged workflows in ``ops.totals``, ends of workflows in
+``ops.ended``), so they survive both the end of a process and the purge of rows.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.registry import Collector
+
+from holdfast.statuses import TERMINAL
 
 log = logging.getLogger("holdfast.figures")
 
@@ -68,6 +70,7 @@ class DatabaseCollector(Collector):
             "pulse_health": {"late_seconds": late_seconds},
             "schedule_figures": {},
             "totals": {},
+            "ended": {"statuses": list(TERMINAL)},
             "last_purge": {},
         }
         self._max_age_seconds = max_age_seconds
@@ -103,6 +106,7 @@ class DatabaseCollector(Collector):
                 self._executors(rows["executors_by_state"]),
                 *self._schedules(rows["pulse_health"][0], rows["schedule_figures"]),
                 *self._totals(rows["totals"]),
+                _ended(rows["ended"]),
                 *_retention(rows["last_purge"]),
             ]
             up.add_metric([], 1)
@@ -227,6 +231,16 @@ def _stranded(rows: Rows) -> Metric:
     family = GaugeMetricFamily("holdfast_stranded_workflows", text, labels=labels)
     for values, number in counts.items():
         family.add_metric(values, number)
+    return family
+
+
+def _ended(rows: Rows) -> Metric:
+    labels = ("workflow_name", "status")
+    family = CounterMetricFamily(
+        "holdfast_workflows_ended", "Ends of workflows by their stored status", labels=labels
+    )
+    for row in rows:
+        family.add_metric([row[label] for label in labels], row["workflows"])
     return family
 
 

@@ -44,8 +44,12 @@ elif not TYPE_CHECKING:
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _WAIT_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 
-OUTCOMES = ("SUCCESS", "ERROR", "LEFT")
-"""Outcomes of an execution. LEFT: it was cancelled, or another process continues it."""
+OUTCOMES = ("SUCCESS", "ERROR", "CANCELLED", "LEFT")
+"""How an execution ended: by the status that is stored, or LEFT, which is no outcome: the workflow continues
+elsewhere. A parked workflow has no execution that ends: ``database_metrics`` counts it.
+"""
+STEP_OUTCOMES = ("SUCCESS", "ERROR", "LEFT")
+"""How an attempt at a step ended. LEFT: its workflow was cancelled, or another process continues it."""
 TAKEOVER_REASONS = ("lock lost", "hung", "heartbeat late")
 """Why an executor was declared dead."""
 RELEASE_REASONS = (*TAKEOVER_REASONS, "orphan", "stray")
@@ -127,7 +131,7 @@ def announce(*, workflows: Iterable[str] = (), steps: Iterable[str] = (), queues
             WORKFLOW_SECONDS.labels(workflow_name=workflow_name, status=status)
     for step_name in steps:
         STEP_RETRIES.labels(step_name=step_name)
-        for status in OUTCOMES:
+        for status in STEP_OUTCOMES:
             STEP_SECONDS.labels(step_name=step_name, status=status)
     for queue_name in queues:
         QUEUE_WAIT.labels(queue_name=queue_name)

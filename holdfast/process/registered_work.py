@@ -129,6 +129,7 @@ class RegisteredWork:
 def announce(role: Role) -> None:
     """Initializes the metrics of the role's workflows, steps and queues with zero."""
     workflows = [name for name, owner in names.ROLE_OF.items() if owner == role]
+    workflows += sorted(names.PLAIN) if role == "worker" else []
     steps = [*names.STEPS[role], *(registry.step_names() if role == "worker" else ())]
     metrics.announce(workflows=workflows, steps=steps, queues=_queue_names(role))
 

@@ -36,6 +36,7 @@ _COUNTED = (LOCK_LOST, HUNG)
 
 # The anti-join for orphans costs more than a poll of the peers, and rarely finds any.
 _ORPHANS_EVERY_SECONDS = 2.0
+_FOLD_EVERY_SECONDS = 15.0
 
 
 @dataclass
@@ -89,7 +90,7 @@ class Sweep:
         self._watching_since = float("inf")
         self._polled_at: float | None = None
         self._judge_from = float("-inf")
-        self._orphans_at = 0.0
+        self._orphans_at = self._fold_at = 0.0
         self.session = PollingThread(
             "sweep",
             connect=lambda: connect(settings, purpose=identity.purpose("sweep")),
@@ -125,6 +126,10 @@ class Sweep:
             self._orphans_at = self._clock() + _ORPHANS_EVERY_SECONDS
             with _kept(failures, connection):
                 self._release_lost(connection, failures)
+        if self._clock() >= self._fold_at:
+            self._fold_at = self._clock() + _FOLD_EVERY_SECONDS
+            with _kept(failures, connection):
+                query(connection, "fold_ended")
         if failures:
             raise failures[-1]
         return taken

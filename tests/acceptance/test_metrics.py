@@ -1,4 +1,4 @@
-"""After a drain and a kill in the middle of a batch: /metrics of every survivor says what the tables say."""
+"""After drains, kills and cancels: /metrics of every process that lived says what the tables say."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 
 from holdfast.audit.audit import Audit
 from holdfast.audit.evidence import counters_agree, samples
+from holdfast.statuses import PARKED
 from services.holdfast_commands import SUBJECTS
 from tests.support.native_stack import NativeStack
 from tests.support.stack import Member, Stack, running_stack, wait_for
@@ -26,7 +27,8 @@ N = 33
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Three workers, so that one lives throughout."""
-    with running_stack(NativeStack(tmp_path_factory.mktemp("metrics"), workers=3)) as started:
+    modules = {"HOLDFAST_MODULES": "tests.support.families"}
+    with running_stack(NativeStack(tmp_path_factory.mktemp("metrics"), workers=3, **modules)) as started:
         yield started
 
 
@@ -164,7 +166,66 @@ def test_every_process_says_what_it_is_and_that_it_is_well(stack: Stack, survivo
         assert not [row["id"] for row in ids if row["id"] in text]
 
 
-def test_the_audit_finds_that_counters_equal_the_database(stack: Stack, survivors: list[Member]) -> None:
+@pytest.fixture(scope="module")
+def families(stack: Stack, survivors: list[Member]) -> list[Member]:
+    """Every outcome, for parents and children: a process is killed, and a batch and a child are cancelled.
+
+    Returns the workers that ran throughout. Nothing runs any more.
+    """
+    parents = {
+        end: stack.post("/workflows", {"workflow": "family.parent", "args": [end]})["workflow_id"]
+        for end in ("succeeds", "fails", "is cancelled", "is parked")
+    }
+
+    def child(end: str) -> dict[str, Any] | None:
+        """The child, once it sleeps, or once its step is about to run."""
+        rows = stack.query(
+            "SELECT w.workflow_uuid AS id, w.executor_id, w.status, o.function_id IS NOT NULL AS sleeps"
+            " FROM dbos.workflow_status w LEFT JOIN dbos.operation_outputs o USING (workflow_uuid)"
+            f" WHERE w.parent_workflow_id = '{parents[end]}' AND w.status = 'PENDING'"
+        )
+        return rows[0] if rows and (rows[0]["sleeps"] or end == "is parked") else None
+
+    sleeper = wait_for(lambda: child("is cancelled"), 30, "a child sleeps")
+    stack.post(f"/workflows/{sleeper['id']}/cancel")
+    batch_id = stack.start_batch(numbers=[N] * 30)
+    wait_for(lambda: len(stack.running(batch_id)) >= 2, 30, "numbers of the batch run")
+    stack.post(f"/workflows/{batch_id}/cancel")
+    stays = wait_for(lambda: child("is parked"), 30, "a child runs")
+    (killed,) = (member for member in survivors if member.executor_id == stays["executor_id"])
+    stack.crash(killed)
+    unfinished = (
+        "SELECT FROM dbos.workflow_status WHERE status IN ('ENQUEUED', 'PENDING') AND name <> 'pulse.tick'"
+    )
+    wait_for(lambda: not stack.query(f"{unfinished} LIMIT 1"), 60, "nothing runs any more")
+    lived = [member.executor_id for member in survivors if member is not killed]
+    return [member for member in stack.workers() if member.executor_id in lived]
+
+
+def test_each_outcome_is_counted_as_it_is_stored(stack: Stack, families: list[Member]) -> None:
+    ended = "status IN ('SUCCESS', 'ERROR', 'CANCELLED', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED')"
+    by_name = f"SELECT status, name, count(*) AS n FROM dbos.workflow_status WHERE {ended}"
+    assert {
+        ("ERROR", "family.child"): 1,
+        ("SUCCESS", "family.child"): 1,
+        ("CANCELLED", "family.child"): 1,
+        ("MAX_RECOVERY_ATTEMPTS_EXCEEDED", "family.child"): 1,
+        ("ERROR", "family.parent"): 3,
+        ("SUCCESS", "family.parent"): 1,
+        ("CANCELLED", "fibonacci.batch"): 1,
+    }.items() <= stored(stack, f"{by_name} GROUP BY 1, 2").items()
+    agree(stack, stack.api().executor_id, {"holdfast_workflows_ended_total": f"{by_name} GROUP BY 1, 2"})
+    for member in families:
+        # What was cancelled before it ran has no execution, and a parked workflow has none that ended.
+        mine = f"executor_id = '{member.executor_id}' AND recovery_attempts > 0 AND status <> '{PARKED}'"
+        agree(
+            stack,
+            member.executor_id,
+            {"holdfast_workflows_completed_total": f"{by_name} AND {mine} GROUP BY 1, 2"},
+        )
+
+
+def test_the_audit_finds_that_counters_equal_the_database(stack: Stack, families: list[Member]) -> None:
     assert isinstance(stack, NativeStack)
     connection = psycopg2.connect(
         host="127.0.0.1",

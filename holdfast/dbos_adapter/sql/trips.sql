@@ -118,3 +118,6 @@ INSERT INTO dbos.workflow_output AS o (workflow_uuid, output, error)
 SELECT workflow_uuid, %(output)s, %(error)s FROM ended
 ON CONFLICT (workflow_uuid) DO UPDATE SET output = excluded.output, error = excluded.error
 RETURNING o.workflow_uuid
+
+-- name: stored_end
+SELECT status, executor_id FROM dbos.workflow_status WHERE workflow_uuid = %(workflow_id)s

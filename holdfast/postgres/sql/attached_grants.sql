@@ -28,5 +28,7 @@ BEGIN
     EXECUTE format('GRANT INSERT, UPDATE (attached_at, dbos_version) ON ops.applications TO %I', grantee);
     -- The function ends the sessions of a dead executor only.
     EXECUTE format('GRANT EXECUTE ON FUNCTION ops.end_sessions(text) TO %I', grantee);
+    -- The function changes no sum.
+    EXECUTE format('GRANT EXECUTE ON FUNCTION ops.fold_ended() TO %I', grantee);
     EXECUTE format('GRANT EXECUTE ON FUNCTION ops.arguments_fit(text, jsonb) TO %I', grantee);
 END $$;

@@ -14,7 +14,8 @@ BEGIN
         EXECUTE format('GRANT USAGE ON SCHEMA dbos, ops TO %I', may.rolname);
     END LOOP;
     -- These functions run with their owner's privileges, for the worker, from triggers.
-    REVOKE ALL ON FUNCTION ops.fold_totals(), ops.forget_deleted(), ops.notify_cancelled(), ops.end_sessions(text), ops.note_schedule(),
+    REVOKE ALL ON FUNCTION ops.fold_totals(), ops.forget_deleted(), ops.notify_cancelled(), ops.notify_done(),
+        ops.fold_ended(), ops.end_sessions(text), ops.note_schedule(),
         ops.fire_tick(text, text, timestamptz, text, text, text, text, text, text),
         ops.start_waiting_tick(text), ops.end_scheduled_run(), ops.resume_scheduled_run(),
         ops.reopen(text, bigint, integer, text, text), ops.delete_ended(text[]),
@@ -47,6 +48,8 @@ BEGIN
             ops.fire_tick(text, text, timestamptz, text, text, text, text, text, text)'),
         -- The function ends the sessions of a dead executor only.
         ('holdfast_api holdfast_worker', 'EXECUTE', 'FUNCTION ops.end_sessions(text)'),
+        -- The function changes no sum.
+        ('holdfast_api holdfast_worker', 'EXECUTE', 'FUNCTION ops.fold_ended()'),
         -- The function deletes failed steps of failed workflows only.
         ('holdfast_api', 'EXECUTE', 'FUNCTION ops.reopen(text, bigint, integer, text, text)'),
 
@@ -70,7 +73,8 @@ BEGIN
         ('holdfast_metrics', 'SELECT (status, name, queue_name, created_at, application_name, executor_id)',
             'dbos.workflow_status'),
         ('holdfast_metrics', 'SELECT', 'dbos.queues, ops.executors, ops.pulses,
-            ops.totals, ops.totals_until, ops.countable, ops.retention, ops.schedules, ops.applications, ops.protected')
+            ops.totals, ops.totals_until, ops.countable, ops.ended, ops.retention, ops.schedules, ops.applications,
+            ops.protected, ops.registrations')
     ) AS v (roles, rights, place) JOIN pg_roles r ON r.rolname = ANY (string_to_array(v.roles, ' '))
     WHERE current_user = 'holdfast_owner' LOOP
         EXECUTE format('GRANT %s ON %s TO %I', may.rights, may.place, may.rolname);

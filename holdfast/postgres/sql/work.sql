@@ -178,6 +178,19 @@ FROM (
 ) AS all_of_them
 GROUP BY 1, 2, 3
 
+-- name: ended
+-- Counts the ends of workflows by name and stored status, with zeros for the workflows that live executors know.
+SELECT workflow_name, status, sum(workflows)::float8 AS workflows
+FROM (
+    SELECT workflow_name, status, workflows FROM ops.ended
+    UNION ALL
+    SELECT w.name, s.status, 0
+    FROM ops.registrations r JOIN ops.executors e USING (executor_id), jsonb_object_keys(r.workflows) AS w (name),
+         unnest(%(statuses)s::text[]) AS s (status)
+    WHERE e.state IN ('live', 'draining')
+) AS all_of_them
+GROUP BY 1, 2
+
 -- name: last_purge
 SELECT extract(epoch FROM clock_timestamp() - last_purge_at)::float8 AS age_seconds FROM ops.retention
 

@@ -155,3 +155,7 @@ WHERE v.application_name = %(application)s AND v.version_name <> l.version_name
   AND (NOT EXISTS (SELECT FROM alive a WHERE a.version_name = l.version_name)
        OR %(starting)s AND v.created_at > l.created_at)
 RETURNING v.version_name AS version, l.version_name AS before
+
+-- name: fold_ended
+-- Keeps the table small from which a scrape reads how often workflows ended.
+SELECT ops.fold_ended()

@@ -7,7 +7,7 @@ from typing import Any
 
 from dbos import DBOS, SetWorkflowID
 
-from holdfast.runtime import measured, resources, timed_step, traced
+from holdfast.runtime import resources, timed_step, traced
 from services.api.nesting.declaration import CHILD, CHILD_QUEUE, GRANDCHILD, GRANDCHILD_QUEUE, ROOT
 
 log = logging.getLogger("holdfast.nesting")
@@ -36,27 +36,24 @@ def touch(level: str) -> str:
 @DBOS.workflow(name=GRANDCHILD.name, max_recovery_attempts=None)
 def grandchild(parents: list[str], queued: bool) -> dict[str, Any]:  # noqa: ARG001  stored with the others' shape
     """The lowest level of the nested workflows."""
-    with measured(GRANDCHILD.name):
-        touch("grandchild")
-        return _answer("grandchild", parents, None)
+    touch("grandchild")
+    return _answer("grandchild", parents, None)
 
 
 @DBOS.workflow(name=CHILD.name, max_recovery_attempts=None)
 def child(parents: list[str], queued: bool) -> dict[str, Any]:
     """The middle level. Starts the grandchild."""
-    with measured(CHILD.name):
-        touch("child")
-        below = _start(grandchild, GRANDCHILD_QUEUE.name, "grandchild", parents, queued)
-        return _answer("child", parents, below)
+    touch("child")
+    below = _start(grandchild, GRANDCHILD_QUEUE.name, "grandchild", parents, queued)
+    return _answer("child", parents, below)
 
 
 @DBOS.workflow(name=ROOT.name, max_recovery_attempts=None)
 def root(queued: bool) -> dict[str, Any]:
     """The top level. Its answer contains the answers of all levels."""
-    with measured(ROOT.name):
-        touch("root")
-        below = _start(child, CHILD_QUEUE.name, "child", [], queued)
-        return _answer("root", [], below)
+    touch("root")
+    below = _start(child, CHILD_QUEUE.name, "child", [], queued)
+    return _answer("root", [], below)
 
 
 def _start(workflow: Any, queue: str, level: str, parents: list[str], queued: bool) -> dict[str, Any]:

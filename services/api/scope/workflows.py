@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 
 from dbos import DBOS, DBOSConfiguredInstance
 
-from holdfast.runtime import measured, resources, timed_step
+from holdfast.runtime import resources, timed_step
 from holdfast.settings import Settings
 from services.api.scope.declaration import CLASS_SCOPE, FUNCTION_SCOPE, INSTANCE_NAMES, INSTANCE_SCOPE
 
@@ -91,10 +91,9 @@ class ClassScope:
     @DBOS.workflow(name=CLASS_SCOPE.name, max_recovery_attempts=None)
     def run(steps: int, step_seconds: float) -> dict[str, Any]:
         """Runs ``steps`` steps of a new instance and reports the value of each counter."""
-        with measured(CLASS_SCOPE.name):
-            this = ClassScope()
-            reports = [this.work(index, step_seconds) for index in range(steps)]
-            return _report("class", reports, instance=this.count, class_=ClassScope.runs)
+        this = ClassScope()
+        reports = [this.work(index, step_seconds) for index in range(steps)]
+        return _report("class", reports, instance=this.count, class_=ClassScope.runs)
 
 
 @DBOS.dbos_class()
@@ -123,10 +122,9 @@ class InstanceScope(DBOSConfiguredInstance):
     @DBOS.workflow(name=INSTANCE_SCOPE.name, max_recovery_attempts=None)
     def run(self, steps: int, step_seconds: float) -> dict[str, Any]:
         """Runs ``steps`` steps of this configured instance and reports the value of each counter."""
-        with measured(INSTANCE_SCOPE.name):
-            reports = [self.work(index, step_seconds) for index in range(steps)]
-            report = _report("instance", reports, instance=self.count, class_=InstanceScope.runs)
-            return {**report, "name": self.config_name}
+        reports = [self.work(index, step_seconds) for index in range(steps)]
+        report = _report("instance", reports, instance=self.count, class_=InstanceScope.runs)
+        return {**report, "name": self.config_name}
 
 
 @DBOS.step(name="scope.function.step")
@@ -140,9 +138,8 @@ def function_step(index: int, step_seconds: float) -> StepReport:
 @DBOS.workflow(name=FUNCTION_SCOPE.name, max_recovery_attempts=None)
 def function_scope(steps: int, step_seconds: float) -> dict[str, Any]:
     """Function scope: there is no object, only the module's counter and the durable one."""
-    with measured(FUNCTION_SCOPE.name):
-        reports = [function_step(index, step_seconds) for index in range(steps)]
-        return _report("function", reports, instance=0, class_=0)
+    reports = [function_step(index, step_seconds) for index in range(steps)]
+    return _report("function", reports, instance=0, class_=0)
 
 
 def build_instances() -> None:

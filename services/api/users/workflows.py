@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from dbos import DBOS, SetWorkflowID
 
-from holdfast.runtime import measured, resources, timed_step, traced
+from holdfast.runtime import resources, timed_step, traced
 from holdfast.settings import Settings
 from services.api.users.credentials import CachedCredential, Use
 from services.api.users.declaration import PAGE, PAGE_QUEUE, PROCESS
@@ -80,28 +80,26 @@ def process_one(page: int, user: int) -> dict[str, Any]:
 @DBOS.workflow(name=PAGE.name, max_recovery_attempts=None)
 def process_page(page: int, page_size: int) -> list[dict[str, Any]]:
     """Processes one page of users, with one step per user."""
-    with measured(PAGE.name):
-        return [process_one(page, page * page_size + i) for i in range(page_size)]
+    return [process_one(page, page * page_size + i) for i in range(page_size)]
 
 
 @DBOS.workflow(name=PROCESS.name, max_recovery_attempts=None)
 def process_users(pages: int, page_size: int) -> dict[str, Any]:
     """Processes all pages, each as a nested workflow on its queue. Reports this process's cache use."""
-    with measured(PROCESS.name):
-        workflow_id = DBOS.workflow_id
-        handles = []
-        for page in range(pages):
-            with SetWorkflowID(f"{workflow_id}-page-{page}"), traced():
-                handles.append(DBOS.enqueue_workflow(PAGE_QUEUE.name, process_page, page, page_size))
-        users = [user for handle in handles for user in handle.get_result()]
-        return {
-            "workflow_id": workflow_id,
-            "pages": pages,
-            "users": users,
-            "finished_by": resources().executor_id,
-            "fingerprints": sorted({user["credential"] for user in users}),
-            "cache": _cache.snapshot() if _cache is not None else None,
-        }
+    workflow_id = DBOS.workflow_id
+    handles = []
+    for page in range(pages):
+        with SetWorkflowID(f"{workflow_id}-page-{page}"), traced():
+            handles.append(DBOS.enqueue_workflow(PAGE_QUEUE.name, process_page, page, page_size))
+    users = [user for handle in handles for user in handle.get_result()]
+    return {
+        "workflow_id": workflow_id,
+        "pages": pages,
+        "users": users,
+        "finished_by": resources().executor_id,
+        "fingerprints": sorted({user["credential"] for user in users}),
+        "cache": _cache.snapshot() if _cache is not None else None,
+    }
 
 
 def start(settings: Settings) -> None:

@@ -524,12 +524,12 @@ def test_the_transactions_that_claim() -> None:
 
 def test_each_claim_returns_its_attempt(app: Launched, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a claim reads it from the row: 1 first, 2 when it is the run after a takeover."""
-    monkeypatch.setattr(tracing, "_attempts", {})
-    monkeypatch.setattr(tracing, "_processor", object())
+    noted: list[tuple[str, int | None]] = []
+    monkeypatch.setattr(tracing, "note_claim", lambda *claim: noted.append(claim))
     app.queue("contract-q")
     for attempt in (1, 2):
         gate = held(app, "traced")
-        assert tracing._attempts == {"traced": attempt}, "look at dispatch.observe_claim"
+        assert noted[-1] == ("traced", attempt), "look at dispatch.observe_claim"
         if attempt == 1:
             with transaction(app.database.connect()) as connection:
                 query(connection, "release_work", executor_id=app.identity.executor_id,

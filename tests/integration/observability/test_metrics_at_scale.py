@@ -78,6 +78,8 @@ INSERT INTO ops.handovers (workflow_id, workflow_name, kind, reason, from_execut
 SELECT 'w-' || i, 'fibonacci.number', CASE WHEN i % 2 = 0 THEN 'handover' ELSE 'takeover' END, 'drain', 'x',
     'y', t.at, t.at, t.at
 FROM generate_series(1, {HANDOVERS}) AS i, LATERAL (SELECT now() - make_interval(mins => i) AS at) AS t;
+INSERT INTO ops.ended (workflow_name, status) SELECT 'fibonacci.number', 'SUCCESS'
+FROM generate_series(1, 20000);
 SET session_replication_role = DEFAULT;
 -- indexes;
 ANALYZE;
@@ -196,6 +198,8 @@ def test_the_figures_are_right(scraped: Scraped) -> None:
     assert scraped.value("holdfast_stranded_workflows", application_version="worker-0") == 10
     assert scraped.value("holdfast_executors", application=WORKER, state="live") == 4
     assert scraped.value("holdfast_schedule_missed_ticks_total", schedule="pulse") == 20 + 10
+    ended = {"workflow_name": "fibonacci.number", "status": "SUCCESS"}
+    assert scraped.value("holdfast_workflows_ended_total", **ended) == 20_000
     assert scraped.value("holdfast_handed_over_total") == HANDOVERS / 2
     assert scraped.value("holdfast_fenced_total", application=WORKER) == EXECUTORS / 1000
     assert scraped.value("holdfast_drain_seconds_count", application=WORKER) == EXECUTORS / 2
@@ -212,7 +216,7 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def test_every_statement_reads_by_index_and_little(big: Database, scraped: Scraped) -> None:
-    assert len(scraped.asked) == 10
+    assert len(scraped.asked) == 11
     connection = big.connect(role="api")
     for statement, params in scraped.asked.items():
         with connection.cursor() as cursor:

@@ -9,12 +9,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytest
-from dbos import error as dbos_error
 from prometheus_client import REGISTRY
 from prometheus_client.core import Metric
 from prometheus_client.metrics import MetricWrapperBase
 
-from holdfast.durable.measure import measured
 from holdfast.installations.embedded import ROOT
 from holdfast.observability import database_metrics, metrics
 from holdfast.process.registered_work import announce
@@ -59,6 +57,7 @@ _ROWS: dict[str, list[dict[str, Any]]] = {
         {"name": "drains", "application": "worker", "le": 5.0, "value": 2.0},
         {"name": "purged", "application": "worker", "le": math.inf, "value": 9.0},
     ],
+    "ended": [{"workflow_name": "w", "status": "CANCELLED", "workflows": 4.0}],
     "last_purge": [{"age_seconds": 60.0}],
 }
 
@@ -179,27 +178,6 @@ def test_counters_stand_at_zero_from_the_start(role: Any) -> None:
         assert sample("holdfast_takeover_workflows_total", reason=reason) is not None
 
 
-@pytest.mark.parametrize(
-    ("raised", "status"),
-    [
-        (dbos_error.DBOSWorkflowCancelledError("cancelled"), "LEFT"),
-        (dbos_error.DBOSWorkflowConflictIDError("w"), "LEFT"),
-        (dbos_error.DBOSAwaitedWorkflowCancelledError("child"), "ERROR"),
-        (dbos_error.DBOSMaxStepRetriesExceeded("step", 3, []), "ERROR"),
-        (ValueError("text"), "ERROR"),
-    ],
-)
-def test_an_execution_counts_as_the_database_has_it(raised: BaseException, status: str) -> None:
-    """A wait that a cancel ended is no error; a parent that fails because its child was cancelled is one."""
-    with pytest.raises(type(raised)), measured("test.measured"):
-        raise raised
-    for each in metrics.OUTCOMES:
-        labels = {"workflow_name": "test.measured", "status": each}
-        counted = REGISTRY.get_sample_value("holdfast_workflows_completed_total", labels) or 0
-        assert (counted == 1) == (each == status)
-        metrics.WORKFLOWS_COMPLETED.labels(**labels).reset()
-
-
 def test_every_step_is_measured_and_known() -> None:
     """Each step's body runs under the name that is stored, and that name is shown from the start."""
     decorated, timed, ours = set(), set(), set()
@@ -243,6 +221,11 @@ def test_purges_are_counted() -> None:
     read = Reader()
     read.rows["last_purge"] = [{"age_seconds": None}]
     assert values(collector(read).collect(), "holdfast_last_purge_age_seconds") == {}
+
+
+def test_ends_are_counted_by_stored_status() -> None:
+    families = list(collector(Reader()).collect())
+    assert values(families, "holdfast_workflows_ended_total") == {("w", "CANCELLED"): 4}
 
 
 def test_a_drain_is_a_histogram() -> None:
