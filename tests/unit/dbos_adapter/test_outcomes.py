@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,12 +29,14 @@ def test_a_cancelled_workflow_is_recorded_though_it_is_cancelled_again(
     async def forever() -> None:
         await asyncio.sleep(60)
 
+    forever.dbos_function_name = "forever"  # type: ignore[attr-defined]
+
     async def cancelled_thrice() -> None:
         free = threading.Event()
         with ThreadPoolExecutor(1) as threads:
             asyncio.get_running_loop().set_default_executor(threads)
             threads.submit(free.wait)
-            task = asyncio.create_task(outcomes._workflow_body(instance, forever)())
+            task = asyncio.create_task(outcomes._workflow_body(instance, partial(forever))())
             try:
                 for _ in range(3):
                     await asyncio.sleep(0.05)
