@@ -10,6 +10,7 @@ stores its outcome, and ``PostgresSystemDatabase.update_workflow_outcome``.
 
 from __future__ import annotations
 
+import inspect
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing import Any
 
 import dbos._core
 import sqlalchemy as sa
+from dbos._context import get_local_dbos_context
 from dbos._sys_db_postgres import PostgresSystemDatabase
 
 from holdfast.dbos_adapter.retries import patiently
@@ -54,7 +56,12 @@ def install() -> None:
 
 
 def count(workflow_name: str, status: str, begun: float) -> None:
-    """Counts an execution that has ended and began at this time (``time.perf_counter``)."""
+    """Counts the calling execution once. It has ended, and began at this time (``time.perf_counter``)."""
+    context: Any = get_local_dbos_context()  # one per execution
+    if getattr(context, "is_counted", False):
+        return
+    if context is not None:
+        context.is_counted = True
     metrics.WORKFLOWS_COMPLETED.labels(workflow_name=workflow_name, status=status).inc()
     seconds = time.perf_counter() - begun
     metrics.WORKFLOW_SECONDS.labels(workflow_name=workflow_name, status=status).observe(seconds)
@@ -63,10 +70,8 @@ def count(workflow_name: str, status: str, begun: float) -> None:
 def _counting(persist: Callable[..., Any], instance: Any, row: Any) -> Callable[..., Any]:
     """Wraps DBOS's function that runs a body and stores its outcome. DBOS may call it twice per execution."""
     begun = time.perf_counter()
-    is_counted = False
 
     def run(function: Callable[[], Any]) -> Any:
-        nonlocal is_counted
         ran = False
 
         def body() -> Any:
@@ -74,17 +79,21 @@ def _counting(persist: Callable[..., Any], instance: Any, row: Any) -> Callable[
             ran = True  # DBOS runs no body if the workflow has ended already
             return function()
 
+        async def body_async() -> Any:
+            nonlocal ran
+            ran = True
+            return await function()
+
         _last.end = None
         status = None
         try:
-            value = persist(body)
+            value = persist(body_async if inspect.iscoroutinefunction(function) else body)
             status = _stored_here(row) or _stored(instance, row)
         except Exception:
             status = _stored_here(row) or _stored(instance, row)
             raise
         finally:
-            if ran and not is_counted:
-                is_counted = True
+            if ran:
                 count(row["name"], status or LEFT, begun)
         return value
 

@@ -155,6 +155,10 @@ def test_an_execution_counts_as_its_row_says(app: Launched) -> None:
     for kind in ("succeeds", "fails", "cancels itself"):
         with SetWorkflowID(f"async parent {kind}"):
             asyncio.run(_ended(_async_parent, kind))
+    for kind in ("succeeds", "fails", "cancels itself"):  # a coroutine that a thread waits for
+        with SetWorkflowID(f"thread {kind}"):
+            DBOS.start_workflow(_async, kind)  # type: ignore[arg-type]
+        app.wait(f"thread {kind}", "SUCCESS" if kind == "succeeds" else "ERROR")
     with SetWorkflowID("the parent of a cancelled one"):
         DBOS.start_workflow(_parent, "sleeps", calls=False)
     running(app, "the parent of a cancelled one-child")
