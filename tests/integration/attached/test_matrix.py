@@ -49,17 +49,23 @@ def test_every_cell_goes_on(
     database: Database, tmp_path: Path, undisturbed: dict[Cell, Outcome], report: Report, fault: Fault
 ) -> None:
     cells = _CELLS if _ROUNDS else CELLS[_FAULTS.index(fault) :: len(_FAULTS)]
-    wrong = {cell: ["the round did not end"] for cell in cells}
     try:
         with app_runner(database, tmp_path) as apps:
             found = MatrixRun(apps, fault, cells).run()
-        wrong = {
-            cell: faults
-            for cell, outcome in found.items()
-            if (faults := faults_of(cell, outcome, undisturbed[cell], fault))
-        }
-    finally:
-        report.add(fault, cells, wrong)
-        if path := os.environ.get("MATRIX_REPORT"):
-            report.write(Path(path))  # after each round, so that a run may be ended at any time
+    except Exception:
+        _add(report, fault, cells, {cell: ["the round did not end"] for cell in cells})
+        raise
+    wrong = {
+        cell: faults
+        for cell, outcome in found.items()
+        if (faults := faults_of(cell, outcome, undisturbed[cell], fault))
+    }
+    _add(report, fault, cells, wrong)
     assert wrong == {}
+
+
+def _add(report: Report, fault: Fault, cells: list[Cell], wrong: dict[Cell, list[str]]) -> None:
+    """Adds a round and writes the report, so that a run may be ended at any time."""
+    report.add(fault, cells, wrong)
+    if path := os.environ.get("MATRIX_REPORT"):
+        report.write(Path(path))
