@@ -37,12 +37,19 @@ def scrape(row: dict[str, Any]) -> str | None:
         return None
     try:
         text = _body(_received(host, port))
-        # What cannot be parsed is no answer either.
-        for _ in text_string_to_metric_families(text):
-            pass
     except (OSError, HTTPException, ValueError):
         return None
-    return text
+    return text if _is_readable(text) else None
+
+
+def _is_readable(text: str) -> bool:
+    """Whether the text can be parsed. The parser raises exceptions of any class for one that cannot."""
+    try:
+        for _ in text_string_to_metric_families(text):
+            pass
+    except Exception:
+        return False
+    return True
 
 
 def _is_host(text: Any) -> bool:
@@ -79,8 +86,8 @@ def _ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 def _received(host: str, port: int) -> bytes:
     """Returns all that the host sends until it closes the connection. Raises ``OSError``, also at a limit."""
-    name = f"[{host}]" if ":" in host else host
-    request = f"GET {probe_paths.METRICS} HTTP/1.1\r\nHost: {name}:{port}\r\nConnection: close\r\n\r\n"
+    # Every executor accepts this name. A container's own host name is none of those.
+    request = f"GET {probe_paths.METRICS} HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n\r\n"
     received = bytearray()
     with _connect(host, port) as connection:
         connection.sendall(request.encode("ascii"))

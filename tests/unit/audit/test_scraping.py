@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import random
 import socket
 from itertools import repeat
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 
 from holdfast.audit import evidence, scraping
+from holdfast.process.worker_app import create_app as create_worker
 from tests.support.raw_server import Counted, FastClock, raw_server
+from tests.unit.api_fakes import FakeProcess
 
 METRICS = b'# TYPE holdfast_x counter\nholdfast_x_total{a="b"} 3\n'
 _HEAD = b"HTTP/1.1 %d x\r\n%s\r\n"
@@ -26,6 +30,22 @@ def test_a_host_is_asked_for_its_metrics(hostname: str, monkeypatch: pytest.Monk
         text = scraping.scrape({"hostname": hostname, "port": port})
     assert text is not None and evidence.samples(text, "holdfast_x_total") == {("b",): 3}
     assert requests[0].startswith(b"GET /metrics HTTP/1.1\r\n") and b"Authorization" not in requests[0]
+
+
+def test_a_container_is_asked_by_a_name_that_its_guard_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In Compose the host name of an executor is the id of its container, which is no name of the server."""
+    resolve = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda host, *a, **k: resolve(host.replace("3f2a9c1b7d5e", "127.0.0.1"), *a, **k),
+    )
+    with raw_server(answer()) as (port, requests):
+        assert scraping.scrape({"hostname": "3f2a9c1b7d5e", "port": port}) is not None
+    _, *lines, _, _ = requests[0].decode().split("\r\n")
+    process: Any = FakeProcess()
+    with TestClient(create_worker(process)) as worker:
+        assert worker.get("/metrics", headers=dict(line.split(": ", 1) for line in lines)).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -87,6 +107,28 @@ def test_a_port_that_is_none_is_not_asked(port: int | None) -> None:
 def test_an_answer_of_another_kind_is_none(parts: Any) -> None:
     with raw_server(parts) as (port, _):
         assert scraping.scrape({"hostname": "127.0.0.1", "port": port}) is None
+
+
+def test_no_text_ends_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parser raises what it likes: `a_totalw{x="y", ="w"} 3` is an IndexError."""
+    choose = random.Random(5)
+    seed = METRICS.decode() + 'a_total{x="y", z="w"} 3 # {t="1"} 2 1.5\na_bucket{le="+Inf"} NaN -1\n'
+    texts = ['a_totalw{x="y", ="w"} 3\n']
+    for _ in range(2000):
+        mutated = list(seed)
+        for _ in range(choose.randrange(1, 4)):
+            place = choose.randrange(len(mutated))
+            mutated[place : place + choose.randrange(3)] = choose.choices(
+                '{}",=\\ #\n1e', k=choose.randrange(3)
+            )
+        texts.append("".join(mutated))
+    accepted = 0
+    for text in texts:
+        monkeypatch.setattr(scraping, "_received", lambda *_, text=text: b"".join(answer(text.encode())))
+        if (found := scraping.scrape({"hostname": "127.0.0.1", "port": 80})) is not None:
+            accepted += 1
+            evidence.samples(found, "holdfast_x_total")
+    assert 0 < accepted < len(texts)
 
 
 def test_an_endless_answer_is_left_at_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
