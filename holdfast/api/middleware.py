@@ -16,7 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from holdfast.api.problems import failure, problem
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
+"""A method that no route has, such as TRACE, is answered 405, whatever body it has."""
 BODY_TIMEOUT_SECONDS = 30.0
 # The server continues to read a refused body for a moment. Otherwise a client that is still sending gets a
 # connection reset in place of the answer.
@@ -131,7 +132,7 @@ class RequestBody:
         """Reads the whole body. Returns None if the client disconnects before its end."""
         if not declared.isdecimal():
             raise _RefusedError(400, "bad-request", "Content-Length must be a number of bytes.", unread=True)
-        limit = self.max_body_bytes if method in WITH_BODY else 0
+        limit = 0 if method in WITHOUT_BODY else self.max_body_bytes
         if len(declared) > 18 or int(declared) > limit:
             raise _too_large(limit)
         chunks: list[bytes] = []
