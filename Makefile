@@ -16,7 +16,7 @@ KILLS ?= 5
 PEERS := .venv-peers
 
 .PHONY: help up native down demo test lint lock audit sbom licences chaos swarm fuzz bench image clean venv screenshots wheel
-.PHONY: matrix bench-venv bench-takeover upgrades
+.PHONY: attack matrix bench-venv bench-takeover upgrades
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -126,6 +126,9 @@ $(PEERS)/ready: bench/requirements-peers.lock
 	@touch $@
 
 bench-venv: $(PEERS)/ready
+
+attack: .venv/ready ## clients that never read, drip and flood, against a Compose project of its own: ARGS='--seconds 60'
+	@$(COMPOSE) build --quiet && $(BIN)/python -m tests.attack $(ARGS)
 
 fuzz: .venv/ready ## every operation of the API against its schema: CASES=... SEED=...
 	@$(BIN)/python -m tests.fuzz --cases $(CASES) --seed $(SEED)
