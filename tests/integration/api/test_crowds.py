@@ -142,6 +142,14 @@ def test_connections_are_bounded_and_newcomers_are_served(
     assert len(told) == 1, "said once, not at every connection"
 
 
+def test_the_kernel_holds_little_of_an_unread_answer(api: Api, crowd: Crowd) -> None:
+    crowd.add_that_never_read(3, BIG)
+    wait_until(lambda: crowd.unread() == 3, "their answers wait for them")
+    for each in crowd.open():
+        queued = each.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        assert queued <= 2 * http_protocol.SEND_QUEUE_BYTES
+
+
 @pytest.mark.parametrize("asked", [1, 4], ids=["once", "pipelined"])
 def test_clients_that_never_read_lock_nobody_out(
     api: Api, crowd: Crowd, monkeypatch: pytest.MonkeyPatch, asked: int

@@ -25,7 +25,7 @@ def test_room_is_made_beyond_the_limit(monkeypatch: pytest.MonkeyPatch, others: 
     monkeypatch.setattr(HttpProtocol, "_make_room", lambda _: made.append("room"))
     protocol: Any = HttpProtocol.__new__(HttpProtocol)
     protocol.loop, protocol.connections = SimpleNamespace(time=lambda: 1.0), set(range(others))
-    protocol.connection_made(None)
+    protocol.connection_made(SimpleNamespace(get_extra_info=lambda _: None))
     assert made == ["room"] * crowded
 
 
