@@ -101,9 +101,10 @@ BEGIN
         IF NOT FOUND THEN
             RETURN NULL;
         END IF;
-        EXECUTE format('SELECT w.workflow_uuid FROM dbos.workflow_status w
-            WHERE w.workflow_uuid IN (SELECT g.%I FROM gone g)
-              AND w.status NOT IN (''SUCCESS'', ''ERROR'', ''CANCELLED'', ''MAX_RECOVERY_ATTEMPTS_EXCEEDED'')
+        -- A subquery per workflow, which uses the primary key: a join may read the whole table.
+        EXECUTE format('SELECT g.id FROM (SELECT DISTINCT %I AS id FROM gone) AS g
+            WHERE (SELECT w.status NOT IN (''SUCCESS'', ''ERROR'', ''CANCELLED'', ''MAX_RECOVERY_ATTEMPTS_EXCEEDED'')
+                   FROM dbos.workflow_status w WHERE w.workflow_uuid = g.id)
             LIMIT 1', TG_ARGV[0]) INTO unfinished;
         IF unfinished IS NOT NULL THEN
             RAISE EXCEPTION 'workflow %: unfinished work is not deleted from %', unfinished, TG_TABLE_NAME
