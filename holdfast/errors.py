@@ -138,6 +138,10 @@ class ModuleWrong(HoldfastError):
     """
 
 
+class ModuleFailed(HoldfastError):
+    """A module in HOLDFAST_MODULES could not be imported this time. The next start tries again."""
+
+
 class PoolerSharesSessions(HoldfastError):
     """A pooler (PgBouncer or one like it) stands before PostgreSQL and gives a session to another client
     after each transaction. Holdfast needs sessions of its own. Connect directly, or set pool_mode = session

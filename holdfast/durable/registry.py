@@ -24,7 +24,7 @@ from holdfast.durable import names, plain_modules
 from holdfast.durable.declarations import Queue, Schedule
 from holdfast.durable.steps import attempt, declared_steps, idempotency_key, step
 from holdfast.durable.workflows import Child, DbosWorkflow, Workflow
-from holdfast.errors import ModuleWrong, StepProcessDied, StepTimeout
+from holdfast.errors import ModuleFailed, ModuleWrong, StepProcessDied, StepTimeout
 from holdfast.settings import Role
 
 __all__ = [
@@ -46,6 +46,8 @@ __all__ = [
 
 P = ParamSpec("P")
 R = TypeVar("R")
+# Raised on import, these come of the code: no later attempt can succeed.
+_FINAL = (SyntaxError, ImportError, NameError, AttributeError, TypeError)
 _declared: dict[str, Workflow[..., Any]] = {}
 _queues: list[Queue] = []
 _schedules: list[Schedule] = []
@@ -206,7 +208,8 @@ def _place(error: Exception) -> str:
 def load(modules: Iterable[str]) -> None:
     """Imports the modules and adds their names to the tables in `names`. Idempotent.
 
-    Raises ``ModuleWrong``, also for any error that a module raises on import.
+    Raises ``ModuleWrong``, also if a module's own code cannot be imported, and ``ModuleFailed`` if it raises
+    another error, such as one of the network, which the next attempt may not meet.
     """
     for module in modules:
         typed = len(_declared), len(_queues), len(_labels)
@@ -218,7 +221,8 @@ def load(modules: Iterable[str]) -> None:
         except Exception as error:
             missing = error.name if isinstance(error, ModuleNotFoundError) else None
             if missing is None or not f"{module}.".startswith(f"{missing}."):
-                raise ModuleWrong(
+                kind = ModuleWrong if isinstance(error, _FINAL) else ModuleFailed
+                raise kind(
                     f"HOLDFAST_MODULES: {module} cannot be imported: {type(error).__name__}: {error}"
                     f"{_place(error)}"
                 ) from error

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TextIO
 import uvicorn
 from pydantic import ValidationError
 
-from holdfast.errors import ModuleWrong
+from holdfast.errors import ModuleFailed, ModuleWrong
 from holdfast.observability import logs, tracing
 from holdfast.observability.captured_output import capture_output
 from holdfast.process.application import Application
@@ -85,6 +85,8 @@ def serve(application: Application, create_app: Callable[[Process], Any]) -> Non
         code = asyncio.run(_serve(settings, application, create_app, stream))
     except ModuleWrong as error:
         _refuse(error.message, error.__cause__)
+    except ModuleFailed as error:
+        log.error(error.message, extra={"action": "executor.failed"}, exc_info=error.__cause__)  # noqa: TRY400
     except SystemExit:  # uvicorn's own code for a failed start is 3
         code = 1
     except Exception:

@@ -13,6 +13,7 @@ import pytest
 from dbos import DBOS, DBOSClient, SetWorkflowID
 
 from holdfast.durable import registry
+from holdfast.installations.log_lines import failed_start
 from tests.support.database import Database, wait_until
 from tests.support.engines import client, worker_process
 from tests.support.own import forgotten
@@ -239,17 +240,38 @@ def test_a_schedule_rests_while_no_module_names_it(database: Database, module: A
         assert active() == {"pulse", "purge", "t-every"}
 
 
-def test_a_wrong_module_ends_the_start_with_a_sentence() -> None:
+@pytest.mark.parametrize(
+    ("text", "action", "message"),
+    [
+        (None, "executor.refused", "does not start: HOLDFAST_MODULES: there is no module t_module"),
+        (
+            "raise OSError('no licences')",
+            "executor.failed",
+            "HOLDFAST_MODULES: t_module cannot be imported: OSError: no licences (t_module.py, line 1)",
+        ),
+    ],
+    ids=["final", "of the moment"],
+)
+def test_a_module_that_fails_ends_the_start_with_a_sentence(
+    tmp_path: Path, text: str | None, action: str, message: str
+) -> None:
+    if text is not None:
+        (tmp_path / "t_module.py").write_text(text)
     done = subprocess.run(
         [sys.executable, "-m", "services.worker"],
         cwd=ROOT,
-        env=clean_environment(HOLDFAST_MODULES="no_such_module", HOLDFAST_WORKER_PORT="0"),
+        env=clean_environment(
+            HOLDFAST_MODULES="t_module", HOLDFAST_WORKER_PORT="0", PYTHONPATH=str(tmp_path)
+        ),
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert done.returncode == 1
     last = json.loads(done.stdout.splitlines()[-1])
-    assert last["action"] == "executor.refused"
-    assert last["message"].startswith("does not start: HOLDFAST_MODULES: there is no module no_such_module")
-    assert "Traceback" not in done.stdout + done.stderr
+    assert last["action"] == action
+    assert last["message"].startswith(message)
+    assert failed_start(done.stdout).is_final == (text is None)
+    assert failed_start(done.stdout).cause.startswith(message.removeprefix("does not start: "))
+    assert "Traceback" not in done.stderr
+    assert ("Traceback" in done.stdout) == (text is not None)
