@@ -99,13 +99,15 @@ class RequestBody:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, held: _Held) -> None:
         headers = Headers(scope=scope)
+        body: bytes | None = None
         try:
             body = await self._read(scope["method"], headers.get("content-length", "0"), receive, held)
             if body:
                 _require_json(headers.get("content-type", ""))
                 _require_object(body)
         except _RefusedError as refused:
-            refused.__traceback__ = None  # its frames keep what was read
+            # Its frames keep what was read, and so do those of the error that caused it.
+            body = refused.__traceback__ = refused.__context__ = None
             held.release()
             await self._drain(refused, receive)
             response = problem(

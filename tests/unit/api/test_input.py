@@ -284,6 +284,25 @@ class Bodies:
         headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
         await self.reader({"type": "http", "method": "POST", "path": "/", "headers": headers}, receive, send)
 
+    async def refused(self, body: bytes, *, more: bool) -> tuple[int, int]:
+        """Sends a body, of which more is to come that never does. Returns the answer's status, and how many
+        references to the body the reader keeps while it sends that.
+        """
+        alone = sys.getrefcount(body)
+        parts = [{"type": "http.request", "body": body, "more_body": more}]
+        found: list[tuple[int, int]] = []
+
+        async def receive() -> Any:
+            return parts.pop() if parts else await asyncio.Event().wait()
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                found.append((message["status"], sys.getrefcount(body) - alone))
+
+        headers = [(b"content-length", b"4001"), (b"content-type", b"application/json")]
+        await self.reader({"type": "http", "method": "POST", "path": "/", "headers": headers}, receive, send)
+        return found[0]
+
     async def _app(self, _scope: Any, receive: Any, send: Any) -> None:
         body = (await receive()).pop("body")
         unshared = bytes(bytearray(body))
@@ -314,6 +333,11 @@ def test_all_bodies_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
             references.append(await bodies.references.get())  # small ones are served beside them
             assert references == [0, 0, 0], "nothing else keeps a body that the application has received"
             bodies.go_on.set()
+        monkeypatch.setattr(middleware, "BODY_TIMEOUT_SECONDS", 0.01)
+        monkeypatch.setattr(middleware, "DRAIN_SECONDS", 0.01)
+        for status, body, more in ((408, b"{", True), (400, b"{", False), (400, b"\xff", False)):
+            found = await bodies.refused(bytes(bytearray(body * 4001)), more=more)
+            assert found == (status, 0), "a refusal keeps nothing of what was read"
         return bodies
 
     bodies = asyncio.run(main())
