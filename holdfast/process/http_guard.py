@@ -18,7 +18,7 @@ UNKNOWN_HOST = (
 )
 FOREIGN = "A page of another origin sent this, and such requests are not served. Open Holdfast's own page."
 
-# Names of the Compose services: Prometheus uses them, for these paths only. Any network may resolve a name
+# Names of the Compose services: Prometheus uses them, for probe paths only. Any network may resolve a name
 # without dots, so a page may be loaded from such a name (DNS rebinding).
 SERVICE_NAMES = frozenset({"api", "worker"})
 
@@ -64,7 +64,7 @@ class Guard:
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        is_probe = scope["method"] == "GET" and scope["path"] in PROBE_PATHS
+        is_probe = scope["method"] in ("GET", "HEAD") and scope["path"] in PROBE_PATHS
         if not is_known_host(host, self.names) and not (is_probe and host_name(host) in SERVICE_NAMES):
             return self.refuse(scope, 421, "unknown-host", UNKNOWN_HOST)
         fetched = (headers.get(f"sec-fetch-{part}") for part in ("site", "mode", "dest"))

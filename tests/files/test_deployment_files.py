@@ -71,9 +71,16 @@ def documented() -> dict[str, str]:
     return dict(found)
 
 
-def interpolated(text: str) -> str:
+# A default may contain another variable: the innermost are found.
+VARIABLE = re.compile(r"\$\{(\w+)(?::-([^${}]*))?\}")
+
+
+def interpolated(text: str, **given: str) -> str:
     """As Compose without any .env."""
-    return re.sub(r"\$\{\w+(?::-([^}]*))?\}", lambda match: match[1] or "", text)
+    while found := VARIABLE.search(text):
+        value = given.get(found[1]) or found[2] or ""
+        text = text[: found.start()] + value + text[found.end() :]
+    return text
 
 
 def test_env_example_names_every_setting_and_nothing_else() -> None:
@@ -100,7 +107,10 @@ def test_env_example_changes_nothing_as_it_is() -> None:
 
 
 def test_compose_variables_are_documented_with_their_defaults() -> None:
-    used = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", COMPOSE))
+    used, text = {}, COMPOSE
+    while found := re.search(r"\$\{(\w+):-([^${}]*)\}", text):
+        used[found[1]] = found[2]
+        text = text[: found.start()] + found[2] + text[found.end() :]
     assert set(re.findall(r"\$\{(\w+)", COMPOSE)) == set(used), "every variable needs a default"
     for name, default in used.items():
         written = documented()[name]
@@ -201,9 +211,12 @@ def test_observability_answers_no_page_of_another_origin() -> None:
     assert not [o for o in ("null", "http://evil.example", "http://none", "file://", "") if pattern.match(o)]
     environment = SERVICES["grafana"]["environment"]
     assert environment["GF_SERVER_ENFORCE_DOMAIN"] == "true"
-    domain = interpolated(environment["GF_SERVER_DOMAIN"])
-    assert domain == interpolated(SERVICES["grafana"]["ports"][0]).partition(":")[0]
-    assert interpolated(environment["GF_SERVER_ROOT_URL"]) == f"http://{domain}:3000/"
+    for given in ({}, {"HOLDFAST_OBSERVABILITY_ADDRESS": "192.168.1.5"}):
+        domain = interpolated(environment["GF_SERVER_DOMAIN"], **given)
+        assert domain == interpolated(SERVICES["grafana"]["ports"][0], **given).partition(":")[0]
+        assert interpolated(environment["GF_SERVER_ROOT_URL"], **given) == f"http://{domain}:3000/"
+    named = interpolated(environment["GF_SERVER_DOMAIN"], HOLDFAST_GRAFANA_HOST="watch.example", **given)
+    assert named == "watch.example"
 
 
 def test_observability_keeps_its_data_in_volumes_of_its_own() -> None:

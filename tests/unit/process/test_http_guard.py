@@ -86,6 +86,7 @@ def test_a_name_of_a_service_is_for_prometheus_alone(process: FakeProcess, servi
         assert nothing_happened(process)
         for path in PROBE_PATHS:
             assert client.get(path, headers=host).status_code == 200
+            assert client.head(path, headers=host).status_code == client.head(path).status_code != 421
     named: Any = FakeProcess(allowed_hosts=service)
     with TestClient(create_app(named)) as client:
         assert client.get("/workflows", headers=host).status_code == 200, "named by the operator"
