@@ -18,7 +18,6 @@ from dbos._dbos import _get_dbos_instance, _get_or_create_dbos_registry
 from dbos._registrations import get_func_info
 from dbos._serialization import WorkflowSerializationFormat
 
-from holdfast.dbos_adapter.definitions import Definitions
 from holdfast.postgres.database import OpsPool
 from holdfast.postgres.outage import is_outage
 
@@ -143,13 +142,13 @@ def publish(
     run: Callable[..., Any],
     executor_id: str,
     without: Collection[str] = (),
-    definitions: Definitions | None = None,
+    schedules: Collection[str] | None = None,
 ) -> None:
     """Stores what this process has registered. ``run`` runs a named ops statement.
 
     Stores its workflows except ``without``, the queues that it listens to unless it listens to all, and the
-    queues and schedules that its code declares. Call after the launch of DBOS and the registration of the
-    executor. Raises ``psycopg2.Error``.
+    schedules that its code declares. Call after the launch of DBOS and the registration of the executor.
+    Raises ``psycopg2.Error``.
     """
     run(
         "publish_registrations",
@@ -157,8 +156,7 @@ def publish(
         serializer=_get_dbos_instance()._serializer.name(),
         workflows=json.dumps(registered_workflows(without)),
         queues=_get_dbos_instance()._listening_queues,
-        schedules=None if definitions is None else list(definitions["schedule"]),
-        definitions=None if definitions is None else json.dumps(definitions),
+        schedules=None if schedules is None else list(schedules),
     )
 
 
@@ -166,13 +164,13 @@ def publish_soon(
     ops: OpsPool,
     executor_id: str,
     without: Collection[str] = (),
-    definitions: Definitions | None = None,
+    schedules: Collection[str] | None = None,
 ) -> None:
     """As `publish`. In an outage it goes on in a thread until PostgreSQL is back. Other errors are logged."""
 
     def publish_with(run: Callable[..., Any]) -> None:
         try:
-            publish(run, executor_id, without, definitions)
+            publish(run, executor_id, without, schedules)
         except Exception as error:
             if run == ops.run and is_outage(error):
                 patiently = threading.Thread(

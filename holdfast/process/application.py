@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from holdfast.dbos_adapter.definitions import Definitions
 from holdfast.settings import Role, Settings
 
 
@@ -49,8 +48,9 @@ class Application(Protocol):
     def prepare(self, settings: Settings) -> None:
         """Imports workflows and builds configured instances, after DBOS is created and before its launch."""
 
-    def definitions(self, settings: Settings) -> Definitions:
-        """Returns the queues and schedules that the modules of this role declare."""
+    @property
+    def schedule_names(self) -> list[str]:
+        """The schedules that the modules of this role declare."""
 
     def register(self, settings: Settings) -> None:
         """Registers queues and schedules, after the launch of DBOS."""

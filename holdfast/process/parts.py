@@ -162,12 +162,11 @@ def _launch(process: Process) -> None:
 
 def _publish_workflows(process: Process) -> None:
     assert process.engine is not None
-    without = process.application.foreign_workflows
-    definitions = process.application.definitions(process.settings)
+    without, schedules = process.application.foreign_workflows, process.application.schedule_names
     process.engine.claimable.on_change = lambda: publish_soon(
-        process.ops, process.executor_id, without, definitions
+        process.ops, process.executor_id, without, schedules
     )
-    publish(process.ops.run_patiently, process.executor_id, without, definitions)
+    publish(process.ops.run_patiently, process.executor_id, without, schedules)
 
 
 def _start_operations(process: Process) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from dbos import DBOS, ScheduleInput
 
-from holdfast.dbos_adapter.definitions import Definitions, apply_newest
+from holdfast.dbos_adapter.definitions import DefinitionLedger
 from holdfast.dbos_adapter.schedules import workflow_function
 from holdfast.durable import names, plain_modules, registry
 from holdfast.durable.declarations import Schedule
@@ -76,38 +76,42 @@ class RegisteredWork:
             if start := getattr(module, "start", None):
                 start(settings)
 
-    def definitions(self, settings: Settings) -> Definitions:
-        """Returns the limits of the role's queues and the times and rules of its schedules, by name."""
-        limits = {queue.name: queue.limits(settings) for queue in registry.queues_of(self.role)}
-        # A process runs one suspect at a time.
-        limits |= {name: {"worker_concurrency": 1} for name in (self.suspects_queue, self.trials_queue)}
-        schedules = {each.name: _definition(each, settings) for each in registry.schedules_of(self.role)}
-        return {"queue": limits, "schedule": schedules}
-
     def register(self, settings: Settings) -> None:
         """Registers the queues and, in workers, the schedules, where no newer live code declares them."""
-        self._apply_definitions(settings, starting=True)
+        ledger = self._definitions(settings)
+        ledger.declare()
+        ledger.start("queue")
         if self.role == "worker":
+            # It may register queues of its own, for schedules.
             plain_modules.set_up()
+            ledger.start("schedule")
 
     def apply_definitions(self, settings: Settings) -> None:
         """Applies what `register` left to newer live code that has gone meanwhile."""
-        self._apply_definitions(settings, starting=False)
+        self._definitions(settings).settle()
 
-    def _apply_definitions(self, settings: Settings, *, starting: bool) -> None:
-        own = self.definitions(settings)
+    def _definitions(self, settings: Settings) -> DefinitionLedger:
+        limits = {queue.name: queue.limits(settings) for queue in registry.queues_of(self.role)}
+        # A process runs one suspect at a time.
+        limits |= {name: {"worker_concurrency": 1} for name in (self.suspects_queue, self.trials_queue)}
         schedules = {each.name: each for each in registry.schedules_of(self.role)}
+        definitions = {name: _definition(each, settings) for name, each in schedules.items()}
 
         def apply(kind: str, name: str) -> None:
-            definition = own[kind][name]
             if kind == "schedule":
-                _apply_schedule(schedules[name], definition)
-                return
-            DBOS.register_queue(
-                name, **definition, polling_interval_sec=_POLL_SECONDS, on_conflict="always_update"
-            )
+                _apply_schedule(schedules[name], definitions[name])
+            else:
+                DBOS.register_queue(
+                    name, **limits[name], polling_interval_sec=_POLL_SECONDS, on_conflict="always_update"
+                )
 
-        apply_newest(resources().ops, settings.application_name(self.role), own, apply, starting=starting)
+        own, application = {"queue": limits, "schedule": definitions}, settings.application_name(self.role)
+        return DefinitionLedger(resources().ops, resources().executor_id, application, own, apply)
+
+    @property
+    def schedule_names(self) -> list[str]:
+        """The schedules that the modules of this role declare."""
+        return [each.name for each in registry.schedules_of(self.role)]
 
     @property
     def foreign_workflows(self) -> set[str]:
@@ -170,6 +174,9 @@ def _apply_schedule(each: Schedule, definition: Mapping[str, Any]) -> None:
     DBOS.apply_schedules([schedule])
     if definition["enabled"] is not None:
         (DBOS.resume_schedule if definition["enabled"] else DBOS.pause_schedule)(each.name)
+    elif not registry.is_builtin(each.workflow):
+        # Paused while no live code declared it: `Accounting` does that.
+        DBOS.resume_schedule(each.name)
 
 
 def _queue(each: Schedule) -> str | None:

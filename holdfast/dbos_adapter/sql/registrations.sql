@@ -1,41 +1,10 @@
--- What executors have registered: workflows, queues and schedules (ops.registrations, ops.definitions).
+-- The workflows that executors have registered (ops.registrations).
 
 -- name: publish_registrations
-INSERT INTO ops.registrations (executor_id, serializer, workflows, queues, schedules, definitions)
-VALUES (%(executor_id)s, %(serializer)s, %(workflows)s::jsonb, %(queues)s::text[], %(schedules)s::text[],
-        %(definitions)s::jsonb)
+INSERT INTO ops.registrations (executor_id, serializer, workflows, queues, schedules)
+VALUES (%(executor_id)s, %(serializer)s, %(workflows)s::jsonb, %(queues)s::text[], %(schedules)s::text[])
 ON CONFLICT (executor_id) DO UPDATE SET serializer = excluded.serializer, workflows = excluded.workflows,
-    queues = excluded.queues, schedules = excluded.schedules, definitions = excluded.definitions
-
--- name: note_definitions
-INSERT INTO ops.definitions (application, kind, name, definition)
-SELECT %(application)s, k.key, n.key, n.value FROM jsonb_each(%(definitions)s::jsonb) k, jsonb_each(k.value) n
-ON CONFLICT DO NOTHING
-
--- name: lock_definitions
-SELECT pg_advisory_xact_lock(7034, hashtext(%(application)s))
-
--- name: definitions_to_apply
--- Returns those of the given definitions that do not apply, unless a live executor declares a newer one.
-SELECT d.kind, d.name, d.definition::text AS definition
-FROM jsonb_each(%(definitions)s::jsonb) k CROSS JOIN LATERAL jsonb_each(k.value) n
-JOIN ops.definitions d ON (d.application, d.kind, d.name) = (%(application)s, k.key, n.key)
-    AND md5(d.definition::text) = md5(n.value::text)
-WHERE (NOT d.applies OR %(starting)s AND NOT EXISTS (
-        SELECT FROM dbos.queues q WHERE d.kind = 'queue' AND q.name = d.name
-        UNION ALL SELECT FROM dbos.workflow_schedules s WHERE d.kind = 'schedule' AND s.schedule_name = d.name))
-  AND NOT EXISTS (
-    SELECT FROM ops.definitions newer
-    JOIN ops.executors e ON e.application = newer.application AND e.state IN ('live', 'draining')
-    JOIN ops.registrations r USING (executor_id)
-    WHERE (newer.application, newer.kind, newer.name) = (d.application, d.kind, d.name)
-      AND newer.first_declared_at > d.first_declared_at
-      AND r.definitions -> newer.kind -> newer.name = newer.definition)
-
--- name: mark_definition
-UPDATE ops.definitions SET applies = (definition = %(definition)s::jsonb)
-WHERE (application, kind, name) = (%(application)s, %(kind)s, %(name)s)
-  AND applies <> (definition = %(definition)s::jsonb)
+    queues = excluded.queues, schedules = excluded.schedules
 
 -- name: find_registered
 -- Returns each application of which a live executor has registered the workflow, with its newest such version.

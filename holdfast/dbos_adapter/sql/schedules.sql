@@ -13,9 +13,9 @@ SET declared = true, overlap = excluded.overlap, catch_up = excluded.catch_up, c
 
 -- name: settle_forgotten_schedules
 -- Pauses the schedules that no live code declares any more, and those of DBOS's own calls whose workflow no live code
--- has: their ticks would wait for ever. Resumes them when live code does again, but not what somebody else paused. An
--- executor that has published no schedules (it starts, or is of an older release) may know all. Heartbeats do not
--- count, because all are old after an outage.
+-- has: their ticks would wait for ever. Resumes the latter when live code has their workflow again; the former are
+-- resumed by that code's start. An executor that has published no schedules (it starts, or is of an older release) may
+-- know all. Heartbeats do not count, because all are old after an outage.
 WITH known AS (
     SELECT d.schedule_name, d.status, s.forgotten, count(e.*) > 0 AS may_be_known, count(r.schedules) > 0 AS is_known
     FROM dbos.workflow_schedules d JOIN ops.schedules s USING (schedule_name)
@@ -31,7 +31,8 @@ WITH known AS (
     FROM known k
     WHERE CASE k.status WHEN 'ACTIVE' THEN k.forgotten OR NOT k.may_be_known ELSE k.is_known END
 ), noted AS (
-    UPDATE ops.schedules s SET forgotten = NOT c.is_active FROM changed c WHERE s.schedule_name = c.schedule_name)
+    UPDATE ops.schedules s SET forgotten = NOT c.is_active AND NOT s.declared
+    FROM changed c WHERE s.schedule_name = c.schedule_name)
 UPDATE dbos.workflow_schedules d SET status = CASE WHEN c.is_active THEN 'ACTIVE' ELSE 'PAUSED' END
 FROM changed c WHERE d.schedule_name = c.schedule_name AND c.is_active <> c.was_active
 RETURNING d.schedule_name, c.is_active

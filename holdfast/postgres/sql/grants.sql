@@ -38,7 +38,7 @@ BEGIN
         -- The effect ledger's markers are deleted when their workflow ends.
         ('holdfast_worker', 'INSERT, DELETE', 'dbos.datasource_outputs'),
 
-        ('holdfast_api holdfast_worker', 'INSERT, UPDATE', 'ops.executors, ops.handovers, ops.registrations, ops.definitions'),
+        ('holdfast_api holdfast_worker', 'INSERT, UPDATE', 'ops.executors, ops.handovers, ops.registrations, ops.definitions, ops.declarations'),
         ('holdfast_api holdfast_worker', 'INSERT, UPDATE, DELETE', 'ops.crashes, ops.waits'),
         ('holdfast_api holdfast_worker', 'DELETE', 'ops.revoked'),
         ('holdfast_api', 'INSERT, UPDATE', 'ops.requests, ops.operations'),

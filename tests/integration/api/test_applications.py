@@ -189,7 +189,6 @@ def register(database: Database) -> None:
         workflows=json.dumps(workflows),
         queues=None,
         schedules=[],
-        definitions=None,
     )
 
 

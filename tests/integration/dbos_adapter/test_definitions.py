@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from holdfast.dbos_adapter.definitions import Definitions, apply_newest
+from holdfast.dbos_adapter.definitions import DefinitionLedger, Definitions
 from holdfast.postgres.database import OpsPool
 from tests.support.database import Database
 from tests.support.executors import Peer
@@ -24,27 +23,13 @@ class Code:
     """A process of one release: what it declares, and DBOS's row as it writes it."""
 
     def __init__(self, database: Database, ops: OpsPool, limit: int, name: str) -> None:
-        self.database, self.ops, self.own = database, ops, limited(limit)
-        self.limit = limit
+        self.database, self.limit = database, limit
         self.peer = Peer.start(database, name)
+        self.ledger = DefinitionLedger(ops, self.peer.id, APPLICATION, limited(limit), self._apply)
 
     def start(self) -> None:
-        self.settle(starting=True)
-        self.publish()
-
-    def settle(self, *, starting: bool = False) -> None:
-        apply_newest(self.ops, APPLICATION, self.own, self._apply, starting=starting)
-
-    def publish(self) -> None:
-        self.ops.run(
-            "publish_registrations",
-            executor_id=self.peer.id,
-            serializer="portable_json",
-            workflows="{}",
-            queues=["mails"],
-            schedules=[],
-            definitions=json.dumps(self.own),
-        )
+        self.ledger.declare()
+        self.ledger.start("queue")
 
     def stop(self) -> None:
         self.database.rows(
@@ -53,11 +38,16 @@ class Code:
 
     def _apply(self, kind: str, name: str) -> None:
         assert (kind, name) == ("queue", "mails")
-        self.database.rows("DELETE FROM dbos.queues WHERE name = 'mails'")
-        self.database.rows(
-            "INSERT INTO dbos.queues (queue_id, name, worker_concurrency) VALUES ('m', 'mails', %(limit)s)",
-            limit=self.limit,
-        )
+        write(self.database, self.limit)
+
+
+def write(database: Database, limit: int) -> None:
+    """Writes DBOS's row as `DBOS.register_queue` does."""
+    database.rows(
+        "INSERT INTO dbos.queues (queue_id, name, worker_concurrency) VALUES ('m', 'mails', %(limit)s)"
+        " ON CONFLICT (name) DO UPDATE SET worker_concurrency = excluded.worker_concurrency",
+        limit=limit,
+    )
 
 
 @pytest.fixture
@@ -79,31 +69,43 @@ def test_old_code_that_starts_again_changes_nothing_that_newer_live_code_declare
     new = Code(database, ops, 8, "new")
     new.start()
     assert limit(database) == 8
+    old.ledger.settle()
     old.stop()
     again = Code(database, ops, 4, "old-again")
     again.start()
-    again.settle()
+    again.ledger.settle()
     assert limit(database) == 8, "newer live code declares it"
     new.stop()
-    again.settle()
+    again.ledger.settle()
     assert limit(database) == 4, "a rollback"
-    newer_again = Code(database, ops, 8, "new-again")
-    newer_again.start()
+    Code(database, ops, 8, "new-again").start()
     assert limit(database) == 8
 
 
-def test_what_an_operator_changed_stays_until_code_declares_another(database: Database, ops: OpsPool) -> None:
+def test_a_definition_is_declared_before_it_applies(database: Database, ops: OpsPool) -> None:
+    """Otherwise old code would write its own one back, as nothing newer seems to live."""
+    old, new = Code(database, ops, 4, "old"), Code(database, ops, 8, "new")
+    old.start()
+    new.ledger.declare()
+    old.ledger.settle()
+    new.ledger.start("queue")
+    old.ledger.settle()
+    assert limit(database) == 8
+
+
+def test_a_start_writes_its_definition_whatever_the_row_is(database: Database, ops: OpsPool) -> None:
+    """An older release keeps no record, and writes its own limits at each start."""
     Code(database, ops, 4, "first").start()
-    database.rows("UPDATE dbos.queues SET worker_concurrency = 1 WHERE name = 'mails'")
-    restarted = Code(database, ops, 4, "restarted")
-    restarted.start()
-    restarted.settle()
-    assert limit(database) == 1
-    Code(database, ops, 5, "changed").start()
-    assert limit(database) == 5
+    write(database, 1)
+    Code(database, ops, 4, "second").start()
+    assert limit(database) == 4
     database.rows("DELETE FROM dbos.queues WHERE name = 'mails'")
-    Code(database, ops, 5, "restored").start()
-    assert limit(database) == 5, "a start restores what is missing"
+    third = Code(database, ops, 4, "third")
+    third.start()
+    assert limit(database) == 4
+    write(database, 1)
+    third.ledger.settle()
+    assert limit(database) == 1, "what somebody changes stays until the next start"
 
 
 def test_processes_that_start_at_the_same_moment_agree(database: Database, ops: OpsPool) -> None:
@@ -112,7 +114,7 @@ def test_processes_that_start_at_the_same_moment_agree(database: Database, ops: 
     with ThreadPoolExecutor(16) as pool:
         for done in [pool.submit(each.start) for each in codes]:
             done.result()
-        for done in [pool.submit(each.settle) for each in codes]:
+        for done in [pool.submit(each.ledger.settle) for each in codes]:
             done.result()
     (newest,) = database.rows(
         "SELECT definition, applies FROM ops.definitions ORDER BY first_declared_at DESC LIMIT 1"

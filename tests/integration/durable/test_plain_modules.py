@@ -54,13 +54,15 @@ def setup():
     }])
 """
 TYPED = """
-from holdfast import Queue, register, workflow
+from holdfast import Queue, Schedule, register, workflow
+from p_plain import tick
 
 @workflow("p.typed")
 def typed(n: int, word: str = "x") -> str:
     return n * word
 
-register(Queue("p-typed", [typed]))
+# Its queue is registered by setup() of the other module.
+register(Queue("p-typed", [typed]), schedules=[Schedule("p-yearly", tick, "0 0 0 1 1 *", queue="p-queue")])
 """
 
 

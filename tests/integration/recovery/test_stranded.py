@@ -25,7 +25,6 @@ def publishes(database: Database, peer: Peer, queues: list[str] | None = None, *
         workflows=json.dumps(workflows),
         queues=queues,
         schedules=[],
-        definitions=None,
     )
 
 

@@ -146,7 +146,7 @@ class Registered:
         monkeypatch.setattr(
             definitions, "query", lambda _, statement, /, **params: self._run(statement, **params)
         )
-        monkeypatch.setattr(registered_work, "resources", lambda: SimpleNamespace(ops=ops))
+        monkeypatch.setattr(registered_work, "resources", lambda: SimpleNamespace(ops=ops, executor_id="it"))
 
     def _queue(self, name: str, *, polling_interval_sec: float, on_conflict: str, **limits: Any) -> None:
         assert (polling_interval_sec, on_conflict) == (3.0, "always_update")
@@ -164,11 +164,13 @@ class Registered:
         if statement == "set_schedule_rules":
             rules = (params["overlap"], params["catch_up"], params["catch_up_seconds"])
             self.rules[params["schedule"]] = rules
-        if statement != "definitions_to_apply":
+        if statement == "try_definitions_lock":
+            return [{"held": True}]
+        if statement != "newest_definitions":
             return []
         own = json.loads(params["definitions"])
         return [
-            {"kind": kind, "name": name, "definition": json.dumps(definition)}
+            {"kind": kind, "name": name, "definition": json.dumps(definition), "applies": False}
             for kind, named in own.items()
             for name, definition in named.items()
         ]

@@ -10,10 +10,11 @@ CREATE TABLE ops.definitions (
     applies boolean NOT NULL DEFAULT false
 );
 CREATE UNIQUE INDEX definitions_key ON ops.definitions (application, kind, name, md5(definition::text));
--- What the executor's code declares, by kind and name. NULL: an attached application, or an older release.
-ALTER TABLE ops.registrations ADD COLUMN definitions jsonb;
--- Whether the schedule is paused because no live code declares it. It is resumed when live code does.
+-- What the code of an executor declares, by kind and name. An attached application and older releases have no row.
+CREATE TABLE ops.declarations (
+    executor_id text PRIMARY KEY REFERENCES ops.executors ON DELETE CASCADE,
+    definitions jsonb NOT NULL
+);
+-- Whether a schedule of DBOS's own calls is paused because no live code has its workflow. It is resumed when live code
+-- has it again. A schedule that code declares is resumed by that code's start.
 ALTER TABLE ops.schedules ADD COLUMN forgotten boolean NOT NULL DEFAULT false;
--- Releases until now resumed each schedule at a worker's start, unless its code decides by a setting.
-UPDATE ops.schedules s SET forgotten = true FROM dbos.workflow_schedules d
-WHERE d.schedule_name = s.schedule_name AND d.status <> 'ACTIVE' AND s.declared AND s.schedule_name NOT IN ('pulse', 'purge');
