@@ -124,8 +124,7 @@ class Sweep:
                     self._missing.pop(row["executor_id"], None)
         if self._clock() >= self._orphans_at:
             self._orphans_at = self._clock() + _ORPHANS_EVERY_SECONDS
-            with _kept(failures, connection):
-                self._release_lost(connection, failures)
+            self._release_lost(connection, failures)
         if self._clock() >= self._fold_at:
             self._fold_at = self._clock() + _FOLD_EVERY_SECONDS
             with _kept(failures, connection):
@@ -135,13 +134,20 @@ class Sweep:
         return taken
 
     def _release_lost(self, connection: Connection, failures: list[psycopg2.Error]) -> None:
-        with transaction(connection):  # one, because an idle process should cost few
-            orphans = self._orphans.find(connection)
-            recorded_here = self._strays.find(connection) if self._strays else []
-        with _kept(failures, connection):
-            self._orphans.release(connection, orphans)
+        parts: list[Orphans | Strays] = [self._orphans]
         if self._strays is not None:
-            self._strays.release(connection, recorded_here)
+            parts.append(self._strays)
+        found = None
+        try:
+            with transaction(connection):  # one, because an idle process should cost few
+                found = [part.find(connection) for part in parts]
+        except psycopg2.Error:
+            # What cannot be read for one of them must not delay the other: each then reads for itself.
+            if connection.closed:
+                raise
+        for number, part in enumerate(parts):
+            with _kept(failures, connection):
+                part.release(connection, part.find(connection) if found is None else found[number])
 
     def _suspected(self, rows: list[Row]) -> list[tuple[Row, str]]:
         now = self._clock()

@@ -17,8 +17,8 @@ import psycopg2
 import pytest
 
 from holdfast.postgres.database import Connection, connect, query, transaction
+from holdfast.recovery import orphans, strays, takeover
 from holdfast.recovery import sweep as sweep_module
-from holdfast.recovery import takeover
 from holdfast.recovery.lease import Lease
 from holdfast.recovery.orphans import ALONE_SECONDS
 from holdfast.recovery.sweep import HEARTBEAT_LATE, HUNG, LOCK_LOST, Sweep
@@ -858,7 +858,7 @@ def broken(monkeypatch: pytest.MonkeyPatch, statement: str, break_: Callable[[An
         return original(connection, name, **parameters)
 
     with monkeypatch.context() as patch:
-        for module in (sweep_module, takeover):
+        for module in (sweep_module, takeover, orphans, strays):
             patch.setattr(module, "query", query_or_break)
         yield
 
@@ -901,6 +901,27 @@ def test_a_sweeper_whose_session_is_cut_in_the_middle(
     left_alone(peer)
     assert me.round() == [peer.id]
     assert len(handovers(database, "w1")) == 1
+
+
+@pytest.mark.parametrize("statement", ["orphans", "own_work"])
+def test_what_cannot_be_read_of_one_kind_does_not_hold_up_the_other(
+    database: Database, me: Peer, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    """A value that one of the two reads refuses, for example."""
+    insert(database, ["orphan"], status="PENDING", executor_id="worker-unknown")
+    me.runs("stray")
+    sweep, connection = stray_sweep(me, set()), me.connect("sweep")
+
+    def refuse(connection: Any) -> None:
+        connection.cursor().execute("SELECT 1 / 0")
+
+    with broken(monkeypatch, statement, refuse):
+        for _ in range(2):
+            with pytest.raises(psycopg2.errors.DivisionByZero):
+                sweep.round(connection)
+            me.clock.move(LEASE_SECONDS + 1)
+    ended = {"orphans": "stray", "own_work": "orphan"}[statement]
+    assert [each["workflow_id"] for each in handovers(database)] == [ended]
 
 
 @pytest.mark.parametrize("held", [0, 1], ids=["one", "the-other"])  # whichever the sweep judges first
