@@ -18,11 +18,12 @@ BEGIN
           AND p.status IN ('SUCCESS', 'ERROR', 'CANCELLED', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED')
         ORDER BY p.workflow_uuid FOR SHARE SKIP LOCKED) AS locked;
     SELECT array_agg(locked.workflow_uuid) INTO chosen FROM (
-        SELECT w.workflow_uuid FROM dbos.workflow_status w
+        -- A join: NOT EXISTS in an OR reads the whole table into a hash.
+        SELECT w.workflow_uuid
+        FROM dbos.workflow_status w LEFT JOIN dbos.workflow_status p ON p.workflow_uuid = w.parent_workflow_id
         WHERE w.workflow_uuid = ANY (ids)
           AND w.status IN ('SUCCESS', 'ERROR', 'CANCELLED', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED')
-          AND (w.parent_workflow_id = ANY (parents) OR NOT EXISTS (
-                SELECT FROM dbos.workflow_status p WHERE p.workflow_uuid = w.parent_workflow_id))
+          AND (p.workflow_uuid IS NULL OR w.parent_workflow_id = ANY (parents))
         ORDER BY w.workflow_uuid FOR UPDATE OF w SKIP LOCKED) AS locked;
     -- These have no foreign key.
     DELETE FROM dbos.workflow_input i WHERE i.workflow_uuid = ANY (chosen);
