@@ -219,8 +219,9 @@ def show(data: Any, *, as_json: bool, human: Callable[[], Any]) -> None:
         lines = [shown] if isinstance(shown, str) else shown
         if isinstance(lines, list):
             shown = "\n".join(map(visible, lines))
-        # Results of workflows are user data: they are not interpreted as markup.
-        console.print(shown, markup=False)
+        # Results of workflows are user data: they are not interpreted as markup. A table in a file is wider
+        # than what rich takes for the console.
+        console.print(shown, markup=False, crop=False)
 
 
 def lines_of(value: Any) -> list[str]:
@@ -232,7 +233,7 @@ def lines_of(value: Any) -> list[str]:
 def table(
     title: str, columns: list[str], rows: list[list[Any]], droppable: Sequence[str] = ()
 ) -> FittedTable:
-    """Builds a table that fits the terminal. None becomes a dash. ``droppable`` columns are dropped first."""
+    """Builds a table that fits a terminal. None becomes a dash. ``droppable`` columns are dropped first."""
     return FittedTable(title, columns, rows, droppable)
 
 

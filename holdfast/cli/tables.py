@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -36,11 +38,19 @@ class FittedTable:
         self._droppable = [self._columns.index(name) for name in droppable]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if not console.is_terminal and "COLUMNS" not in os.environ:
+            # A file or another program gets everything, one line per row.
+            width = max(options.max_width, cell_len(visible(self._title)), self._whole_width())
+            options = options.update(width=width)
+        for part in self._parts(options.max_width):
+            yield from console.render(part, options)
+
+    def _parts(self, width: int) -> Iterator[RenderableType]:
         # rich's own table title would wrap at the width of a short table.
         yield Text(visible(self._title), style="italic")
         if not self._rows:
             return
-        every, width = list(range(len(self._columns))), options.max_width
+        every = list(range(len(self._columns)))
         shown, is_whole = self._fitting(every, width)
         if is_whole:
             yield self._grid(
@@ -56,6 +66,10 @@ class FittedTable:
             shown = [0, *shown]
         if lost := [self._columns[n] for n in every if n not in shown and n not in self._empty]:
             yield Text(f"not shown at this width: {', '.join(lost)}", style="dim")
+
+    def _whole_width(self) -> int:
+        columns = range(len(self._columns))
+        return sum(self._width(n, prose=sys.maxsize) for n in columns) + _GAP * (len(columns) - 1)
 
     def _fitting(self, columns: list[int], width: int) -> tuple[list[int], bool]:
         """Returns the columns that are left when enough are dropped, and whether these fit."""

@@ -65,6 +65,7 @@ ANSWERS: list[tuple[str, str, Any]] = [
     ("GET", "/operations", {"operations": [RUNNING]}),
     ("GET", "/operations/cancel-1", ENDED),
     ("POST", "/workflows/.*/(cancel|resume)", RUNNING),
+    ("DELETE", "/workflows/.*", RUNNING),
     ("POST", "/workflows/.*/messages", {"message_id": EVIL}),
     ("GET", "/workflows/.*/events", {"events": [VALUE], "next_after": None}),
     ("GET", "/workflows/.*/streams/.*", STREAM),
@@ -101,7 +102,7 @@ def url() -> Iterator[str]:
             self.end_headers()
             self.wfile.write((answer if isinstance(answer, str) else json.dumps(answer)).encode())
 
-        do_POST = do_GET  # noqa: N815
+        do_POST = do_DELETE = do_GET  # noqa: N815
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -176,6 +177,7 @@ CASES: dict[str, list[str]] = {
     "reopen": ["reopen", "w"],
     "cancel": ["cancel", "w"],
     "resume": ["resume", "w"],
+    "delete": ["delete", "w"],
     "operations": ["operations"],
     "operations ended": ["operations", "cancel-1"],
     "send": ["send", EVIL, "1"],
