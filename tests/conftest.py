@@ -38,6 +38,10 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_unconfigure() -> None:
+    data_folder.leave_memory()
+
+
 def pytest_report_header() -> str:
     return f"seed: {SEED} (HOLDFAST_TEST_SEED={SEED} repeats it)"
 

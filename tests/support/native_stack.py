@@ -97,7 +97,8 @@ class NativeStack(Stack):
             self.supervisor.kill()  # its children die with it
             self.supervisor.wait()
         self.supervisor = None
-        Cluster(self.home, self.home / "secrets").remove()
+        with suppress(OSError):  # a process that is ending may still write; the session deletes the rest
+            Cluster(self.home, self.home / "secrets").remove()
 
     # --- processes -------------------------------------------------------------------------
 
