@@ -74,16 +74,16 @@ def stream(stack: NativeStack) -> Iterator[None]:
         thread.join()
 
 
-def beside(stack: NativeStack, hog: str) -> int:
-    """How much healthy work the others finished in the last 3 s of the first process that the hog blocked."""
-    (row,) = stack.query(
+def beside(stack: NativeStack, hog: str) -> list[int]:
+    """How much healthy work others finished in the last 3 s of each process that the hog blocked."""
+    rows = stack.query(
         "SELECT (SELECT count(*) FROM dbos.workflow_status s WHERE s.name = 'hogs.slow'"
         "        AND s.executor_id <> h.from_executor AND s.status = 'SUCCESS'"
         "        AND to_timestamp(s.completed_at / 1000.0)"
         "            BETWEEN h.lost_at - interval '3 s' AND h.lost_at) AS n"
-        f" FROM ops.handovers h WHERE h.workflow_id = '{hog}' ORDER BY h.lost_at LIMIT 1"
+        f" FROM ops.handovers h WHERE h.workflow_id = '{hog}' ORDER BY h.lost_at"
     )
-    return int(row["n"])
+    return [int(row["n"]) for row in rows]
 
 
 def test_a_hog_beside_healthy_work(stack: NativeStack) -> None:
@@ -109,7 +109,10 @@ def test_a_hog_beside_healthy_work(stack: NativeStack) -> None:
     assert {line["executor_id"] for line in killed_lines(stack)} & {row["id"] for row in lost}
     if stack.worker_count > 1:
         # Four at once of 0.2 s: 60 in 3 s, where nothing else runs. Later, the other may just have started.
-        assert beside(stack, hog) >= 6
+        first, *later = beside(stack, hog)
+        record("healthy work beside the first hang of a hog", first)
+        record("healthy work beside its later hangs", sum(later))
+        assert first >= 6 and sum(later) >= 6 * (LIMIT - 1), (first, later)
     wait_for(
         lambda: (
             not stack.query(
