@@ -32,6 +32,9 @@ from holdfast.visible import visible, visible_lines
 START_SECONDS = 120.0
 """Timeout of a background start. The first one on a slow machine creates the database."""
 
+_MADE = ("hold", "logs", "native.json", "native.json.new", "postgres", "postgres-place", "secrets", "lock")
+"""All that a stack creates in its directory. The lock marks the directory: it comes first and goes last."""
+
 
 def take_lock(home: Path) -> int:
     """Acquires the lock that one supervisor holds for its life, and returns its file descriptor.
@@ -54,6 +57,8 @@ def take_lock(home: Path) -> int:
 
 def is_running(home: Path) -> bool:
     """Whether a supervisor holds the lock of this directory."""
+    if not (home / "lock").exists():  # taking it would mark a directory that is not ours
+        return False
     try:
         os.close(take_lock(home))
     except NativeError:
@@ -115,11 +120,27 @@ def down(home: Path) -> bool:
 
 
 def clean(home: Path) -> None:
-    """Stops the stack and deletes all its files, including the data."""
+    """Stops the stack and deletes what it has created, including the data. What else is there stays.
+
+    Raises ``NativeError`` for a directory that no stack has used: a mistaken HOLDFAST_HOME.
+    """
+    if not home.is_dir():
+        return
+    if any(home in (kept, *kept.parents) for kept in (ROOT, Path.home().resolve())):
+        raise NativeError(f"{home} holds more than Holdfast's data: nothing in it was deleted")
+    if not (home / "lock").is_file() and home != ROOT / ".holdfast":
+        raise NativeError(f"Holdfast never ran from {home}: nothing in it was deleted")
     down(home)
-    if home.is_dir():
-        Cluster(home, home / "secrets").remove()
-        shutil.rmtree(home)
+    Cluster(home, home / "secrets").remove()
+    for path in (home / name for name in _MADE):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    if left := sorted(path.name for path in home.iterdir()):
+        print(f"{home} keeps what is not Holdfast's: {visible(', '.join(left))}")
+    else:
+        home.rmdir()
 
 
 def _end(pid: int, patience_seconds: float) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from holdfast.installations import compose_installation, detection, embedded, native_installation
+from holdfast.installations import compose_installation, detection, embedded, native, native_installation
 from holdfast.installations.compose_installation import ComposeInstallation
 from holdfast.installations.detection import InsideContainer, here, tools_here
 from holdfast.installations.installation import Installation, Member, NothingRunsError
+from holdfast.installations.native_error import NativeError
 from holdfast.installations.native_installation import NativeInstallation, NativeTools
 
 STATE = {
@@ -105,3 +106,31 @@ def test_runner_and_command_find_the_same_directory(tmp_path: Path, monkeypatch:
     assert embedded.native_home() == tmp_path / "elsewhere"
     monkeypatch.setenv("HOLDFAST_HOME", "/from/the/shell")
     assert embedded.native_home() == Path("/from/the/shell")
+
+
+def test_clean_deletes_what_a_stack_has_made_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    (home / "logs").mkdir(parents=True)
+    (home / "thesis.txt").touch()
+    assert native.down(home) is False
+    with pytest.raises(NativeError, match="Holdfast never ran from"):
+        native.clean(home)
+    assert {path.name for path in home.iterdir()} == {"logs", "thesis.txt"}, "also after `down`"
+
+    os.close(native.take_lock(home))  # a stack ran here
+    for kept in ("HOME", "ROOT"):
+        with monkeypatch.context() as patch:
+            patch.setenv("HOME", str(home)) if kept == "HOME" else patch.setattr(native, "ROOT", home / "x")
+            for directory in (home, tmp_path):
+                with pytest.raises(NativeError, match="nothing in it was deleted"):
+                    native.clean(directory)
+    assert (home / "logs").is_dir()
+
+    native.clean(home)
+    assert [path.name for path in home.iterdir()] == ["thesis.txt"]
+    (home / "thesis.txt").unlink()
+    os.close(native.take_lock(home))
+    native.clean(home)
+    assert not home.exists()
