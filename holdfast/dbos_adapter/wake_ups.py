@@ -72,6 +72,11 @@ class _WakeEvent(threading.Event):
         finally:
             self.waiting = False
 
+    def settles(self) -> Callable[[], bool]:
+        """Returns a function that returns whether the poll that goes on now, if one does, has ended."""
+        begun = self.polls - 1 if self.waiting else self.polls
+        return lambda: self.waiting or self.polls > begun
+
     def _wait(self, timeout: float | None) -> bool:
         if not self._stop_event.is_set():
             if timeout is not None and self._notices_arrive():
@@ -133,20 +138,13 @@ class Waker:
         wake_event = self._wake_events.get(queue_name)
         return wake_event is not None and wake_event.is_set()
 
-    def polls(self, queue_name: str) -> int:
-        """Returns how many polls that queue of this process has begun."""
-        wake_event = self._wake_events.get(queue_name)
-        return 0 if wake_event is None else wake_event.polls
+    def settles(self, queue_name: str | None) -> Callable[[], bool]:
+        """Returns a function that returns whether all that the queue has claimed up to now was dispatched.
 
-    def settled(self, queue_name: str, polls: int) -> bool:
-        """Returns whether all claims of that queue's first ``polls`` polls were dispatched."""
-        wake_event = self._wake_events.get(queue_name)
-        return wake_event is None or wake_event.waiting or wake_event.polls > polls
-
-    def is_dispatching(self, queue_name: str | None) -> bool:
-        """Returns whether the thread of that queue may still have to start a workflow that it claimed."""
+        That costs at most the poll that goes on now, however busy the queue is afterwards.
+        """
         wake_event = self._wake_events.get(queue_name or "")
-        return wake_event is not None and not wake_event.waiting
+        return (lambda: True) if wake_event is None else wake_event.settles()
 
     def is_paused(self, queue_name: str) -> bool:
         """Returns whether the queue is paused because another one runs exclusively (see `pause_others`)."""

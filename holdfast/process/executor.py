@@ -64,7 +64,7 @@ class Executor(ABC):
             settled_seconds=lambda: self.lease.settled_seconds,
             on_takeover=count_takeover,
             running=lambda: [*self.active(), *self.trials.held],
-            is_dispatching=self.waker.is_dispatching,
+            settles=self.waker.settles,
         )
         self.listener: Listener = Listener(settings, self.waker, purpose=identity.purpose("listener"))
         self.hurry = False

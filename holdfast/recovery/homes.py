@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ class _Claim:
     isolated: str
     execution: Execution | None
     home: str | None = None
-    polls: int = 0
+    settled: Callable[[], bool] = lambda: True
 
 
 class Homes:
@@ -128,7 +129,7 @@ class Homes:
             if not rows or rows[0]["queue_name"] == claim.isolated:
                 return "room"
             claim.home = rows[0]["queue_name"]
-            claim.polls = self._waker.polls(claim.home)
+            claim.settled = self._waker.settles(claim.home)
             if execution is not None:
                 execution.count_at(claim.home)
         queue = db.get_queue(claim.home)
@@ -144,7 +145,7 @@ class Homes:
         if limits == (None, None):
             return True
         # A claim that was in progress when this suspect began to count may not be dispatched yet.
-        if not self._waker.settled(claim.home, claim.polls):
+        if not claim.settled():
             return False
         slots = self._waker.slots
         taken = slots.count_for_queue(claim.home), slots.count_for_partition(claim.home, claim.partition)

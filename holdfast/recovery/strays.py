@@ -16,12 +16,15 @@ log = logging.getLogger("holdfast.strays")
 # A workflow released this often without a new step loses its end in every run.
 _TIMES_TO_A_CRASH = 3
 
+_Claim = tuple[str, str]
+
 
 class Strays:
     """Releases the strays of this executor.
 
-    ``running`` returns the ids of workflows that really run here. ``is_dispatching`` returns whether the
-    thread of a queue is still starting what it has claimed: a large claim can take longer than a lease.
+    ``running`` returns the ids of workflows that really run here. ``settles`` returns for a queue a function
+    that returns whether the queue's thread has started all that it had claimed at the call (`Waker.settles`):
+    a large claim can take longer than a lease.
     """
 
     def __init__(
@@ -32,16 +35,18 @@ class Strays:
         on_release: Callable[[str, list[Verdict], float], None],
         clock: Callable[[], float],
         *,
-        is_dispatching: Callable[[str | None], bool] = lambda _: False,
+        settles: Callable[[str | None], Callable[[], bool]] = lambda _: lambda: True,
     ) -> None:
         self._settings = settings
         self._identity = identity
         self._running = running
         self._on_release = on_release
         self._clock = clock
-        self._is_dispatching = is_dispatching
-        # Monotonic time since when each claim (workflow and token) has been seen not running.
-        self._since: dict[tuple[str, str], float] = {}
+        self._settles = settles
+        # For each claim (workflow and token): whether the poll that may have made it is over.
+        self._settled: dict[_Claim, Callable[[], bool]] = {}
+        # Monotonic time since when each claim has been seen not running after that.
+        self._since: dict[_Claim, float] = {}
 
     def find(self, connection: Connection) -> list[Row]:
         """Returns what is recorded as running here, for `release`. Raises ``psycopg2.Error``."""
@@ -60,13 +65,14 @@ class Strays:
         each one counts as a crash, so that a workflow is not run again forever.
         """
         now, identity = self._clock(), self._identity
+        queues = {(row["workflow_id"], row["owner_xid"]): row["queue_name"] for row in rows}
+        self._settled = {
+            claim: self._settled.get(claim) or self._settles(queue) for claim, queue in queues.items()
+        }
         # In this order: a claim that has just been dispatched is running by then.
-        dispatched = [row for row in rows if not self._is_dispatching(row["queue_name"])]
+        settled = [claim for claim, is_settled in self._settled.items() if is_settled()]
         running = set(self._running())
-        seen = [
-            (row["workflow_id"], row["owner_xid"]) for row in dispatched if row["workflow_id"] not in running
-        ]
-        self._since = {claim: self._since.get(claim, now) for claim in seen}
+        self._since = {claim: self._since.get(claim, now) for claim in settled if claim[0] not in running}
         lost = sorted(
             {claim[0] for claim, since in self._since.items() if now - since >= self._settings.lease_seconds}
         )

@@ -72,7 +72,7 @@ class Sweep:
         settled_seconds: Callable[[], float],
         on_takeover: Callable[[str, list[Verdict], float], None] = lambda *_: None,
         running: Callable[[], Collection[str]] | None = None,
-        is_dispatching: Callable[[str | None], bool] = lambda _: False,
+        settles: Callable[[str | None], Callable[[], bool]] = lambda _: lambda: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -81,9 +81,7 @@ class Sweep:
         self._on_takeover = on_takeover
         self._orphans = Orphans(settings, identity, settled_seconds, on_takeover, clock)
         self._strays = (
-            Strays(settings, identity, running, on_takeover, clock, is_dispatching=is_dispatching)
-            if running
-            else None
+            Strays(settings, identity, running, on_takeover, clock, settles=settles) if running else None
         )
         self._clock = clock
         self._missing: dict[str, _Missing] = {}

@@ -131,7 +131,7 @@ def _strays(app: Launched) -> list[Any]:
         app.engine.active,
         lambda *call: released.append(call),
         lambda: now[0],
-        is_dispatching=app.waker.is_dispatching,
+        settles=app.waker.settles,
     )
     connection = app.database.connect()
     for now[0] in (0.0, settings.lease_seconds + 1):

@@ -16,6 +16,7 @@ from typing import Any
 import psycopg2
 import pytest
 
+from holdfast.dbos_adapter.wake_ups import Waker
 from holdfast.postgres.database import Connection, connect, query, transaction
 from holdfast.recovery import orphans, strays, takeover
 from holdfast.recovery import sweep as sweep_module
@@ -730,9 +731,14 @@ def test_every_role_sees_the_sessions_of_a_process_without_holdfast(database: Da
 # --- strays: claims of our own that never started --------------------------------------------------
 
 
-def stray_sweep(me: Peer, running: set[str]) -> Sweep:
+def stray_sweep(me: Peer, running: set[str], waker: Waker | None = None) -> Sweep:
     return Sweep(
-        me.settings, me.identity, settled_seconds=lambda: 1e9, running=lambda: running, clock=me.clock
+        me.settings,
+        me.identity,
+        settled_seconds=lambda: 1e9,
+        running=lambda: running,
+        settles=(waker or Waker()).settles,
+        clock=me.clock,
     )
 
 
@@ -818,6 +824,27 @@ def test_a_new_claim_of_the_same_workflow_gets_a_lease_of_its_own(database: Data
     me.clock.move(LEASE_SECONDS)
     sweep.round(connection)
     assert workflow(database, "again")["status"] == "ENQUEUED"
+
+
+def test_a_busy_queue_hides_a_stray_for_one_poll_only(database: Database, me: Peer) -> None:
+    """Its thread dispatches whenever the sweep looks, and hangs in the end."""
+    waker, stop = Waker(), threading.Event()
+    sweep, connection = stray_sweep(me, set(), waker), me.connect("sweep")
+
+    def looks() -> None:
+        for _ in range(int(LEASE_SECONDS)):
+            sweep.round(connection)
+            me.clock.move(2)
+
+    with waker.register_wake_event(names.FIBONACCI_QUEUE, stop) as wake_event:
+        me.runs("stray")
+        looks()
+        left_alone(me)  # it may be in a large claim, whose start takes longer than a lease
+        wake_event.wait(0)
+        me.runs("large claim")
+        looks()
+        assert workflow(database, "stray")["status"] == "ENQUEUED"
+        assert workflow(database, "large claim")["status"] == "PENDING"
 
 
 # --- several sweepers, and sweeps that break ------------------------------------------------------

@@ -42,17 +42,22 @@ def test_a_queue_is_settled_once_the_claims_of_its_polls_are_dispatched() -> Non
     """Between two waits its thread claims, and dispatches what it claimed."""
     waker = Waker()
     with waker.register_wake_event("a", threading.Event()) as wake_event:
+        before = waker.settles("a")
+        assert not before()
         wake_event.wait(60)
-        assert waker.settled("a", 0) and not waker.settled("a", 1)
+        first = waker.settles("a")
+        assert before() and not first()
         thread = threading.Thread(target=wake_event.wait, args=[60])
         thread.start()
         wait_until(lambda: waker._wake_events["a"].waiting, "it waits again")
-        assert waker.settled("a", 1) and waker.settled("a", 2)
+        waiting = waker.settles("a")
+        assert first() and waiting()
         wake_event.set()
         thread.join()
-        assert waker.settled("a", 1) and not waker.settled("a", 2)
-    assert waker.settled("a", 2), "its thread has ended"
-    assert waker.settled("of another process", 2)
+        last = waker.settles("a")
+        assert first() and waiting() and not last(), "the next poll concerns new claims alone"
+    assert last(), "its thread has ended"
+    assert waker.settles("of another process")() and waker.settles(None)()
 
 
 def test_a_quiet_queue_polls_rarely_while_notifications_arrive(monkeypatch: pytest.MonkeyPatch) -> None:

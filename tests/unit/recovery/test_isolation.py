@@ -170,7 +170,7 @@ def test_a_suspect_starts_when_its_home_has_room(
         monkeypatch.setattr(homes_module.claims, "are_gated", lambda: gated)
         monkeypatch.setattr(homes_module.claims, "limits_per_process", lambda _: (None, None))
         sessions: Any = SimpleNamespace(run=lambda *_, **__: [{"queue_name": "home"}])
-        waker: Any = SimpleNamespace(stopping=lambda _: world.stopped, polls=lambda _: 0)
+        waker: Any = SimpleNamespace(stopping=lambda _: world.stopped, settles=lambda _: lambda: True)
         identity: Any = SimpleNamespace(suspects_queue="suspects", trials_queue="trials")
         homes = Homes(SETTINGS, identity, waker, sessions)
         db: Any = SimpleNamespace(get_queue=lambda _: object())
@@ -214,7 +214,7 @@ def test_a_suspect_starts_when_its_home_has_room(
 def test_a_suspect_counts_in_its_own_process_too(taken: tuple[int, int], settled: bool, wanted: str) -> None:
     """For the queue and the partition, and only once earlier claims are dispatched. A trial does not."""
     slots = SimpleNamespace(count_for_queue=lambda _: taken[0], count_for_partition=lambda *_: taken[1])
-    waker: Any = SimpleNamespace(polls=lambda _: 7, settled=lambda *asked: settled, slots=slots)
+    waker: Any = SimpleNamespace(settles=lambda _: lambda: settled, slots=slots)
     sessions: Any = SimpleNamespace(run=lambda *_, **__: [{"queue_name": "home"}])
     homes = Homes(SETTINGS, mock.Mock(), waker, sessions)
     queue = SimpleNamespace(
