@@ -64,7 +64,7 @@ def purge(
 
 
 def _run_to_end(api: Api, body: dict[str, Any], *, timeout: float, quiet: bool) -> dict[str, Any]:
-    """Starts purges until one is complete. A purge ends early if its worker drains."""
+    """Starts purges until one is complete. One is not if its worker drains, or if a workflow is in use."""
     deadline = time.monotonic() + timeout
     runs: list[dict[str, Any]] = []
     word = "would go" if body["dry_run"] else "deleted"
@@ -145,6 +145,6 @@ def _summary(result: dict[str, Any]) -> Any:
     ]
     rows += [[text, None, f"{result[name]:,}"] for name, text in _TABLES.items() if result[name]]
     word = "would go" if result["dry_run"] else "deleted"
-    end = "" if result["complete"] else ", and it ended early"
+    end = "" if result["complete"] else ", and some were left: purge again"
     title = f"{result['deleted']:,} workflows {word} that ended before {result['cutoff']}{end}"
     return table(title, ["what", "status", "rows"], rows)

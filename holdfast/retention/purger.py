@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple, NotRequired
 
 import psycopg2
 from typing_extensions import TypedDict
@@ -52,7 +52,8 @@ class Done(TypedDict):
     """The result of one slice: deleted ``workflows`` by name and status, and deleted ``rows`` of all kinds.
 
     ``after`` is the position at which the next slice continues, ``more`` whether one is needed. ``stopped``
-    means that the slice ended early because of a stop, or because another process purges.
+    means that the slice ended early because of a stop, or because another process purges. ``refused`` means
+    that workflows stay that were to be deleted. Steps of older releases have no such field.
     """
 
     workflows: tally.Tally
@@ -60,6 +61,7 @@ class Done(TypedDict):
     after: Any
     more: bool
     stopped: bool
+    refused: NotRequired[bool]
 
 
 class _Purge:
@@ -108,7 +110,7 @@ class Purger:
 
         Raises ``psycopg2.Error`` for errors that are not an outage.
         """
-        done = Done(workflows={}, rows=0, after=after or [-1, ""], more=True, stopped=False)
+        done = Done(workflows={}, rows=0, after=after or [-1, ""], more=True, stopped=False, refused=False)
         self._slice(done, lambda purge: self._page(purge, cutoffs, done))
         return done
 
@@ -180,10 +182,11 @@ class Purger:
     def _page(self, purge: _Purge, cutoffs: Cutoffs, done: Done) -> None:
         after_ms, after_id = done["after"]
         rows = self._ops.run("purge_page", **cutoffs, after_ms=after_ms, after_id=after_id, limit=BATCH)
-        doomed: list[Row] = []
+        doomed: list[_Doomed] = []
         for row in rows:
             if row["first"] and row["old"]:
-                doomed += self._family(cutoffs, row) if row["has_children"] else [row]
+                family = self._family(cutoffs, row) if row["has_children"] else [row]
+                doomed += [_Doomed(row["workflow_id"], member) for member in family]
             if len(doomed) >= BATCH:
                 self._delete(purge, doomed, done)
                 doomed = []
@@ -199,34 +202,54 @@ class Purger:
     def _family(self, cutoffs: Cutoffs, root: Row) -> list[Row]:
         return self._ops.run("purge_family", workflow_id=root["workflow_id"], limit=_FAMILY_LIMIT, **cutoffs)
 
-    def _delete(self, purge: _Purge, doomed: list[Row], done: Done) -> None:
+    def _delete(self, purge: _Purge, doomed: list[_Doomed], done: Done) -> None:
         """Deletes with one transaction per batch. ``doomed`` holds family after family, parents first."""
+        kept: set[str] = set()
         for start in range(0, len(doomed), BATCH):
-            batch = doomed[start : start + BATCH]
-            if purge.connection is not None and not _delete_all(purge.connection, batch):
-                # One was resumed since the scan. The rest may be its children: a later purge scans again.
-                log.info("not deleted: a batch has changed", extra={"action": "retention.refused"})
-                return
-            for row in batch:
+            batch = [each for each in doomed[start : start + BATCH] if each.root not in kept]
+            gone: set[str] = set()
+            while batch and purge.connection is not None:
+                gone, refused = _delete_all(purge.connection, [each.row["workflow_id"] for each in batch])
+                if not refused:
+                    break
+                # The rest of its family may be the children of one that was resumed since the scan.
+                kept |= {each.root for each in batch if each.row["workflow_id"] in refused}
+                batch = [each for each in batch if each.root not in kept]
+            rows = [each.row for each in batch if each.row["workflow_id"] not in gone]
+            for row in rows:
                 tally.add(done["workflows"], {row["name"]: {row["status"]: 1}})
-            done["rows"] += len(batch)
+            done["rows"] += len(rows)
             purge.rest()
+        if kept:
+            left = sum(each.root in kept for each in doomed)
+            done["refused"] = True
+            log.info(
+                "%d workflows were not deleted: some of them are in use",
+                left,
+                extra={"action": "retention.refused"},
+            )
 
 
-class _ChangedError(Exception):
-    """Some workflows of a batch cannot be deleted any more."""
+class _Doomed(NamedTuple):
+    """A workflow that is to be deleted with the family of the workflow ``root``."""
+
+    root: str
+    row: Row
 
 
-def _delete_all(connection: Connection, batch: list[Row]) -> bool:
-    """Deletes all workflows of a batch, or none. Returns which."""
-    try:
-        with transaction(connection):
-            _delete_each(connection, [row["workflow_id"] for row in batch])
-    except _ChangedError:
-        return False
-    return True
+class _RefusedError(Exception):
+    """Some workflows of a batch cannot be deleted now, or not any more."""
 
 
-def _delete_each(connection: Connection, ids: list[str]) -> None:
-    if len(query(connection, "purge_work", workflow_ids=ids)) < len(ids):
-        raise _ChangedError
+def _delete_all(connection: Connection, ids: list[str]) -> tuple[set[str], set[str]]:
+    """Deletes all workflows of a batch, or none. Returns those already gone, and those that refused."""
+    missing: set[str] = set()
+    refused: set[str] = set()
+    with suppress(_RefusedError), transaction(connection):
+        deleted = {row["workflow_id"] for row in query(connection, "purge_work", workflow_ids=ids)}
+        missing = set(ids) - deleted
+        if missing:
+            refused = {row["workflow_id"] for row in query(connection, "purge_left", workflow_ids=[*missing])}
+        if refused:
+            raise _RefusedError
+    return missing - refused, refused

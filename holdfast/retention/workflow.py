@@ -24,7 +24,8 @@ class Report(TypedDict):
     """The rows that a purge deleted, or would delete in a dry run.
 
     ``workflows`` counts the workflows by name and status; their dependent rows are deleted too. ``complete``
-    means that the purge reached its end. Rows that ended before ``cutoff`` (ISO 8601, UTC) are deleted.
+    means that the purge reached its end and deleted all that it found. Rows that ended before ``cutoff``
+    (ISO 8601, UTC) are deleted.
     """
 
     cutoff: str
@@ -131,13 +132,17 @@ def _run(age_seconds: float | None, *, dry_run: bool, patient: bool) -> Report |
         operations=0,
     )
 
+    refused = False
+
     def all_of(one_slice: Callable[[Any], Done]) -> bool:
         """Runs slice after slice. Returns whether the last one reached the end."""
+        nonlocal refused
         after = None
         while True:
             done = one_slice(after)
             tally.add(report["workflows"], done["workflows"])
             report["deleted"] = tally.total(report["workflows"])
+            refused |= done.get("refused", False)
             if done["stopped"] or not done["more"]:
                 return not done["stopped"]
             after = done["after"]
@@ -153,7 +158,7 @@ def _run(age_seconds: float | None, *, dry_run: bool, patient: bool) -> Report |
 
         if not all_of(tidy_up):
             return report
-    report["complete"] = True
+    report["complete"] = not refused
     if not dry_run:
         end()
     return report

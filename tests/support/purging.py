@@ -103,7 +103,10 @@ class Purged:
     workflows: dict[str, dict[str, int]] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TIDY, 0))
 
+    refused: bool = False
+
     def add(self, done: Done) -> None:
+        self.refused |= done.get("refused", False)
         for name, by_status in done["workflows"].items():
             known = self.workflows.setdefault(name, {})
             for status, number in by_status.items():
@@ -160,7 +163,7 @@ def _to_the_end(it: Purger, cutoffs: Cutoffs) -> Purged:
             if not done["more"]:
                 break
             after = done["after"]
-    purged.complete = True
+    purged.complete = not purged.refused
     return purged
 
 

@@ -68,6 +68,10 @@ ORDER BY f.level, f.workflow_uuid LIMIT %(limit)s
 -- Deletes those of these workflows that may be deleted.
 SELECT workflow_id FROM ops.delete_ended(%(workflow_ids)s::text[]) AS workflow_id
 
+-- name: purge_left
+-- Returns those of these workflows that are still there.
+SELECT workflow_uuid AS workflow_id FROM dbos.workflow_status WHERE workflow_uuid = ANY (%(workflow_ids)s::text[])
+
 -- name: purge_pulses
 -- Deletes ticks whose workflow is gone, but never the newest tick. Here and below, a dry run treats workflows that
 -- ended long ago as gone.

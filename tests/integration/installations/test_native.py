@@ -190,7 +190,7 @@ def test_down_ends_everything_and_may_be_repeated(ready: Native) -> None:
     assert not any(is_alive(pid) for pid in pids)
     assert (ready.home / "secrets").is_dir()
     again = ready.run("down")
-    assert again.returncode == 0 and "nothing" in again.stdout
+    assert again.returncode == 0 and "no plain processes" in again.stdout
     assert not (ready.home / "native.json").exists()
 
 

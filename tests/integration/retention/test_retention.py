@@ -385,12 +385,33 @@ def test_what_is_resumed_meanwhile_stays_with_all_it_has(
     with between_look_and_delete(
         monkeypatch, lambda: outside.resume_workflow("resumed", queue_name=names.FIBONACCI_QUEUE)
     ):
-        assert purge(database).deleted == 0
+        found = purge(database)
     outside.destroy()
-    assert ids(database) == {"resumed", "child", "other"}
-    assert all("resumed" in found for found in references(database).values())
-    assert purge(database).deleted == 1
+    assert (found.deleted, found.complete) == (1, False)
     assert ids(database) == {"resumed", "child"}
+    assert all("resumed" in found for found in references(database).values())
+    assert purge(database).complete, "it is unfinished now"
+
+
+def test_what_is_locked_or_gone_meanwhile_costs_no_other_family(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished(database, [f"w{i}" for i in range(BATCH + 1)], 9)
+    finished(database, ["locked-child"], 10, parent_workflow_id="w1")
+    other = database.connect()
+
+    def act() -> None:
+        database.rows("DELETE FROM dbos.workflow_status WHERE workflow_uuid = 'w0'")
+        with other.cursor() as cursor:
+            cursor.execute("BEGIN")
+            cursor.execute("SELECT FROM dbos.workflow_status WHERE workflow_uuid = 'locked-child' FOR UPDATE")
+
+    with closing(other), between_look_and_delete(monkeypatch, act):
+        found = purge(database)
+    assert (found.deleted, found.complete) == (BATCH - 1, False)
+    assert ids(database) == {"w1", "locked-child"}
+    assert purge(database).complete
+    assert ids(database) == set()
 
 
 def test_children_stay_when_their_parent_is_resumed(

@@ -36,9 +36,9 @@ class _Page:
         ids = [root, *(f"{root}-{n}" for n in range(BATCH - 1))]
         return [{"workflow_id": each, "name": "n", "status": "SUCCESS"} for each in ids]
 
-    def delete_all(self, _: Any, batch: list[dict[str, Any]]) -> bool:
-        self.deleted.append(batch[0]["workflow_id"])
-        return True
+    def delete_all(self, _: Any, ids: list[str]) -> tuple[set[str], set[str]]:
+        self.deleted.append(ids[0])
+        return set(), set()
 
 
 def test_a_stop_ends_a_page_after_the_batch_that_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
