@@ -3,7 +3,7 @@
 DBOS's queue thread sleeps on a stop event between two polls. Here two more events end that sleep: a NOTIFY,
 which a trigger sends when work waits, and the end of a workflow here, which frees its slot. A fallback poll
 runs every few seconds, rarely while the queue is quiet. Private to DBOS 3.4.0 and used here, with contract
-tests: ``dbos._queue.queue_worker_thread``.
+tests: ``dbos._queue.queue_worker_thread``, and the methods by which it claims.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
 from typing import Any
 
 import dbos._queue
+from dbos._sys_db_postgres import PostgresSystemDatabase
 
 from holdfast.dbos_adapter.cancelling import CANCELLED_CHANNEL, Cancellations
 from holdfast.dbos_adapter.slots import Slots
@@ -36,10 +39,11 @@ _LONGEST_QUIET_PAUSE_SECONDS = 3.0
 
 
 def poll_pause_seconds(interval: float, quiet_seconds: float) -> float:
-    """Returns the pause until the next poll of a queue that had its last wake-up ``quiet_seconds`` ago.
+    """Returns the pause until the next poll of a queue that has been quiet for ``quiet_seconds``.
 
-    Notifications arrive, so a poll finds only what they do not report: a rate limit or another process's slot
-    became free. Such work waits at most a tenth longer than it has waited already.
+    Quiet is a queue without a wake-up, a claim, a failed poll and a rate limit, which frees room without any
+    notice. Notifications arrive, so a poll of such a queue finds only room that another process left unused.
+    What waits for that waits at most a tenth longer.
     """
     return max(interval, min(quiet_seconds * _QUIET_SHARE, _LONGEST_QUIET_PAUSE_SECONDS))
 
@@ -51,7 +55,7 @@ class _WakeEvent(threading.Event):
         super().__init__()
         self._stop_event = stop
         self._notices_arrive = notices_arrive
-        self._woken_at = time.monotonic()
+        self._active_at = time.monotonic()
         self.open = threading.Event()
         self.open.set()
         self.polls = 0
@@ -61,8 +65,12 @@ class _WakeEvent(threading.Event):
         return self._stop_event.is_set()
 
     def set(self) -> None:
-        self._woken_at = time.monotonic()
+        self.note_activity()
         super().set()
+
+    def note_activity(self) -> None:
+        """Begins the time anew after which the queue counts as quiet."""
+        self._active_at = time.monotonic()
 
     def wait(self, timeout: float | None = None) -> bool:
         self.polls += 1
@@ -80,12 +88,16 @@ class _WakeEvent(threading.Event):
     def _wait(self, timeout: float | None) -> bool:
         if not self._stop_event.is_set():
             if timeout is not None and self._notices_arrive():
-                timeout = poll_pause_seconds(timeout, time.monotonic() - self._woken_at)
+                timeout = poll_pause_seconds(timeout, time.monotonic() - self._active_at)
             super().wait(timeout)
         while not self._stop_event.is_set() and not self.open.wait(0.1):
             pass
         self.clear()
         return self._stop_event.is_set()
+
+
+_polling: ContextVar[_WakeEvent | None] = ContextVar("holdfast_polling", default=None)
+"""The wake-up event of the queue whose thread this is."""
 
 
 class Waker:
@@ -111,9 +123,11 @@ class Waker:
             self._wake_events[queue_name] = wake_event
             if self._exclusive_queue not in (None, queue_name):
                 wake_event.open.clear()
+        token = _polling.set(wake_event)
         try:
             yield wake_event
         finally:
+            _polling.reset(token)
             wake_event.waiting = True  # the thread claims nothing more
 
     @contextmanager
@@ -171,8 +185,32 @@ class Waker:
         self.notices.streams.poll_all()
 
 
+def with_activity(claim: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a claim that notes in the thread of a queue what keeps that queue from being quiet."""
+
+    @wraps(claim)
+    def noting(db: Any, queue: Any, *args: Any, **options: Any) -> Any:
+        is_quiet = False
+        try:
+            found = claim(db, queue, *args, **options)
+            claimed = found[0] if isinstance(found, tuple) else found
+            rated = (getattr(queue, name, None) for name in ("_limiter", "_partition_limiter"))
+            is_quiet = not claimed and not any(rated)
+            return found
+        finally:
+            if not is_quiet and (wake_event := _polling.get()) is not None:
+                wake_event.note_activity()
+
+    noting.without_activity = claim  # type: ignore[attr-defined]
+    return noting
+
+
 def install() -> None:
     """Makes the queue threads of an application that has a `Waker` wait for its wake-ups. Idempotent."""
+    kind: Any = PostgresSystemDatabase
+    for name in ("start_queued_workflows", "start_queued_partitioned_workflows"):
+        if (claim := getattr(kind, name, None)) is not None and not hasattr(claim, "without_activity"):
+            setattr(kind, name, with_activity(claim))
     queues: Any = dbos._queue
     original = queues.queue_worker_thread
     if hasattr(original, "without_wake_ups"):

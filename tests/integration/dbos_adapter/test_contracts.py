@@ -435,6 +435,32 @@ def test_a_wake_up_ends_the_wait_early_and_polling_stays_at_one_second(
     assert all(0.95 <= seconds <= 1.05 for seconds in waits), f"polls are not a second apart: {waits}"
 
 
+def test_a_claim_and_a_rate_limit_keep_a_queue_from_being_quiet(app: Launched) -> None:
+    DBOS.register_queue("contract-rated", limiter={"limit": 1, "period": 3600}, polling_interval_sec=0.1)
+    app.queue("contract-q", polling=0.1)
+    wait_until(lambda: "contract-rated" in app.waker._wake_events, "its thread runs")
+
+    def becomes_active(queue: str) -> None:
+        wake_event = app.waker._wake_events[queue]
+        wake_event._active_at = long_ago = time.monotonic() - 100
+        wait_until(lambda: wake_event._active_at > long_ago, f"{queue} is active")
+
+    for queue in ("contract-rated", "contract-q"):
+        app.enqueue("contract.quick", queue=queue, workflow_id=queue)
+        app.wait(queue)
+    becomes_active("contract-rated")
+    quiet = app.waker._wake_events["contract-q"]
+
+    def stays_quiet() -> bool:
+        polls, since = quiet.polls, quiet._active_at
+        wait_until(lambda: quiet.polls > polls + 1, "it polls")
+        return quiet._active_at == since
+
+    wait_until(stays_quiet, "the end of its workflow was its last activity")
+    app.enqueue("contract.quick", queue="contract-q", workflow_id="claimed")
+    becomes_active("contract-q")
+
+
 def test_what_waited_before_its_queues_thread_did_is_claimed_at_once(app: Launched) -> None:
     """The first request after a start: its notice came when no thread could be woken."""
     app.enqueue("contract.quick", queue="contract-late", workflow_id="early")

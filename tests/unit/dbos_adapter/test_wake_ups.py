@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.dbos_adapter.wake_ups import Waker, poll_pause_seconds
+from holdfast.dbos_adapter.wake_ups import Waker, poll_pause_seconds, with_activity
 from tests.support.database import wait_until
 
 QUEUES = ("trials", "a", "b")
@@ -61,7 +63,7 @@ def test_a_queue_is_settled_once_the_claims_of_its_polls_are_dispatched() -> Non
 
 
 def test_a_quiet_queue_polls_rarely_while_notifications_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each wake-up brings its own interval back; without the listener it keeps that interval."""
+    """Each wake-up and each claim brings its own interval back; so does a rate limit, which time frees."""
     now, pauses, original = [0.0], [], threading.Event.wait
     monkeypatch.setattr("holdfast.dbos_adapter.wake_ups.time.monotonic", lambda: now[0])
 
@@ -86,3 +88,28 @@ def test_a_quiet_queue_polls_rarely_while_notifications_arrive(monkeypatch: pyte
         waker.wake("a")
         assert [pause(101), pause(120)] == [1, 2]
         assert poll_pause_seconds(0.1, 1) == 0.1
+
+        def polled(at: float, result: Any, **limits: object) -> None:
+            now[0] = at
+
+            def claim(*_: Any) -> Any:
+                if isinstance(result, Exception):
+                    raise result
+                return result
+
+            with suppress(OSError):
+                with_activity(claim)(None, SimpleNamespace(**limits))
+
+        limiter = {"limit": 1, "period": 60}
+        for result, limits in (
+            ((["w"], None), {}),
+            (["w"], {}),
+            (([], "limiter"), {"_limiter": limiter}),
+            (([], None), {"_partition_limiter": limiter}),
+            (OSError(), {}),
+        ):
+            polled(now[0] + 100, result, **limits)
+            assert pause(now[0] + 1) == 1, "work came, waits for time to pass, or may have been missed"
+        polled(now[0] + 100, ([], None), _limiter=None)
+        polled(now[0], [])
+        assert pause(now[0]) == 3
