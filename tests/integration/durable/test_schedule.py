@@ -146,6 +146,23 @@ def test_a_skipped_tick_stays_skipped_for_a_process_that_fires_it_later(database
     assert [fire(database, tick) for tick in TICKS[:3]] == ["known", "known", "started"]
 
 
+def test_a_deleted_tick_stays_known_for_a_while(database: Database) -> None:
+    schedule(database)
+    tick = {"ids": [tick_id(EVERY, TICKS[0])]}
+    assert fire(database, TICKS[0]) == "started"
+    become(database, TICKS[0], "SUCCESS")
+    database.rows(
+        "INSERT INTO ops.skipped_ticks (tick_id, schedule_name, skipped_at)"
+        " VALUES ('long ago', %(name)s, now() - interval '8 days')",
+        name=EVERY,
+    )
+    assert database.rows("SELECT ops.delete_ended(%(ids)s) AS id", **tick)
+    assert fire(database, TICKS[0]) == "known"
+    assert database.run("known_ticks", tick_ids=tick["ids"]), "it is not counted as missed"
+    assert (statuses(database), counts(database)) == ({}, (0, 0))
+    assert database.one("SELECT string_agg(tick_id, ' ') FROM ops.skipped_ticks") == tick["ids"][0]
+
+
 def test_a_resumed_run_waits_for_the_one_that_runs(database: Database) -> None:
     schedule(database, overlap="skip")
     fire(database, TICKS[0])

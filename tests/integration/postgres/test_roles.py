@@ -273,6 +273,7 @@ def test_the_functions_with_their_owners_rights_have_a_fixed_search_path(shared:
             "fold_ended",
             "fold_totals",
             "forget_deleted",
+            "keep_ticks_known",
             "note_schedule",
             "notify_cancelled",
             "notify_done",
