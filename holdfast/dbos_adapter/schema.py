@@ -91,6 +91,9 @@ def run_migrations(connection: Connection, dbos_schema: str) -> list[str]:
             cursor.execute("INSERT INTO ops.migrations (name) VALUES (%s)", (file.name,))
         ran.append(file.name)
     run_script(connection, "grants.sql", dbos_schema)
+    # A new migration may bring what these roles lack, and an upgrade does not name them.
+    for row in query(connection, "attached_roles", stack=["holdfast_api", "holdfast_worker", APPS]):
+        grant_to_application(connection, row["role"], dbos_schema, grant_only=True)
     return ran
 
 
@@ -105,10 +108,18 @@ def run_script(connection: Connection, file: str, dbos_schema: str) -> None:
     connection.cursor().execute(in_schema(text, dbos_schema))
 
 
-def grant_to_application(connection: Connection, role: str, dbos_schema: str) -> None:
-    """Grants a role what an attached application needs. Raises ``psycopg2.Error``."""
+def grant_to_application(
+    connection: Connection, role: str, dbos_schema: str, *, grant_only: bool = False
+) -> None:
+    """Grants a role what an attached application needs. Raises ``psycopg2.Error``.
+
+    The role keeps no other right on these tables, unless ``grant_only``.
+    """
     with transaction(connection):
-        connection.cursor().execute("SELECT set_config('holdfast.grantee', %s, true)", (role,))
+        connection.cursor().execute(
+            "SELECT set_config('holdfast.grantee', %s, true), set_config('holdfast.grant_only', %s, true)",
+            (role, str(grant_only).lower()),
+        )
         run_script(connection, "attached_grants.sql", dbos_schema)
 
 

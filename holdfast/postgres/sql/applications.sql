@@ -61,6 +61,14 @@ LEFT JOIN pg_namespace o ON o.nspname = 'ops'
 -- name: ops_migrations
 SELECT ARRAY(SELECT name FROM ops.migrations) AS names
 
+-- name: attached_roles
+-- Returns the roles with the rights of an attached application, the owner of the tables included, but not this role.
+SELECT pg_get_userbyid(a.grantee)::text AS role
+FROM pg_class c, aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) AS a
+WHERE c.oid = 'ops.executors'::regclass AND a.privilege_type = 'INSERT' AND a.grantee <> 0
+  AND pg_get_userbyid(a.grantee) <> ALL (array_append(%(stack)s, current_user::text))
+ORDER BY 1
+
 -- name: applications_at_work
 -- Returns the applications with what each has: live executors (an executor that is alive holds its lock) and
 -- unfinished workflows. For psql: no parameters.

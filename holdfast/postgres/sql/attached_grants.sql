@@ -1,13 +1,16 @@
 -- The privileges of an attached application, for the role in the setting holdfast.grantee: what DBOS's processes and
 -- clients need of DBOS's tables, except DDL and TRUNCATE, and what lease, sweep, takeover, drain, waits and poison
 -- write in ops. A table that is not here is not reached: before it is added, it needs a policy (isolation.sql).
+-- With holdfast.grant_only, the role keeps what else it has.
 DO $$
 DECLARE
     grantee constant text := current_setting('holdfast.grantee');
     place constant text := (SELECT relnamespace::regnamespace FROM pg_class WHERE oid = 'dbos.workflow_status'::regclass);
     may record;
 BEGIN
-    EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA %s, ops FROM %I', place, grantee);
+    IF current_setting('holdfast.grant_only') <> 'true' THEN
+        EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA %s, ops FROM %I', place, grantee);
+    END IF;
     EXECUTE format('GRANT USAGE ON SCHEMA %s, ops TO %I', place, grantee);
     EXECUTE format('GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA %s TO %I', place, grantee);
     FOR may IN SELECT v.rights, to_regclass(format('%s.%I', place, t.name)) AS name FROM (VALUES

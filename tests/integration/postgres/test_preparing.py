@@ -183,6 +183,16 @@ def test_a_role_without_ddl_gets_what_an_application_needs(foreign: Foreign) -> 
             cursor.execute("INSERT INTO ops.waits (workflow_id, owner_xid, kind) VALUES ('w', 'x', 'sleep')")
             with pytest.raises(psycopg2.errors.InsufficientPrivilege):
                 cursor.execute("TRUNCATE shop.workflow_status")
+        # An upgrade that does not name the role: it gets what is new, and keeps what else it has.
+        foreign.rows(
+            f"REVOKE ALL ON FUNCTION ops.fold_ended() FROM {other}; REVOKE ALL ON ops.waits FROM {other};"
+            f"GRANT TRUNCATE ON shop.workflow_status TO {other}"
+        )
+        prepare_database(foreign.url(), schema="shop")
+        with closing(psycopg2.connect(foreign.url(other))) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT ops.fold_ended(); DELETE FROM ops.waits")
+            cursor.execute("SELECT has_table_privilege('shop.workflow_status', 'TRUNCATE')")
+            assert cursor.fetchone() == (True,)
         assert 'no role "nobody"' in refusal(foreign.url(), schema="shop", role="nobody")
     finally:
         foreign.rows(f"DROP OWNED BY {other}")
