@@ -395,4 +395,9 @@ def test_every_host_connection_needs_a_password() -> None:
     rules = [line.split() for line in (ROOT / "postgres" / "pg_hba.conf").read_text("utf-8").splitlines()]
     hosts = [rule for rule in rules if rule and rule[0].startswith("host")]
     assert hosts and {rule[-1] for rule in hosts} == {"scram-sha-256", "reject"}
+    # Without a password only the user of the container or of the server itself connects.
+    assert [rule for rule in rules if rule and rule[0] == "local"] == [
+        ["local", "all", "postgres", "peer"],
+        ["local", "holdfast", "holdfast_migrator", "peer", "map=holdfast"],
+    ]
     assert "trust" not in {rule[-1] for rule in rules if rule}

@@ -303,6 +303,11 @@ def test_a_role_deletes_by_the_function_only_what_has_ended(shared: Database, ro
     for table in ("workflow_status", "workflow_input", "workflow_output", "operation_outputs"):
         rows = shared.rows(f"SELECT workflow_uuid AS id FROM dbos.{table} WHERE workflow_uuid <> 'w'")
         assert sorted(row["id"] for row in rows) == sorted(kept), table
+    # Either role may end any work, and with this delete it.
+    with closing(login(shared, role)) as connection, connection.cursor() as cursor:
+        cursor.execute("UPDATE dbos.workflow_status SET status = 'CANCELLED' WHERE workflow_uuid = 'PENDING'")
+        cursor.execute("SELECT ops.delete_ended('{PENDING,PENDING-child}') AS id")
+        assert {row["id"] for row in cursor.fetchall()} == {"PENDING", "PENDING-child"}
     reset = "SET session_replication_role = replica; DELETE FROM dbos"
     for table in ("workflow_status", "workflow_input", "workflow_output", "operation_outputs"):
         shared.rows(f"{reset}.{table} WHERE workflow_uuid <> 'w'; RESET ALL")
