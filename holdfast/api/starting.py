@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -25,8 +26,8 @@ _LISTED = 50
 _CLOSEST = 3
 _SIMILARITY = 0.5
 """The share of a name that must agree; `batch` is that close to `fibonacci.batch`."""
-_COMPARED = 100
-"""How much of a name is compared: the time for it grows with the square."""
+_COMPARED_NAMES, _COMPARED = 200, 60
+"""How many names are compared, and how much of each: the time grows with the square of the length."""
 
 _QUEUE_FIELDS = ("priority", "deduplication_id", "partition_key")
 
@@ -135,14 +136,16 @@ async def _refuse_unknown(process: Process, body: StartRequest) -> NoReturn:
         {*(row["name"] for row in rows), *(registry.startable() if body.application is None else ())}
     )
     whose = "live executor" if body.application is None else f"live executor of {body.application}"
-    _refuse("workflow", f"no {whose} has registered a workflow of this name.{_known(body.workflow, names)}")
+    # The event loop does not wait for the comparisons.
+    known = await asyncio.to_thread(_known, body.workflow, names)
+    _refuse("workflow", f"no {whose} has registered a workflow of this name.{known}")
 
 
 def _known(name: str, names: list[str]) -> str:
     """Returns what can be started instead: the names closest to `name`, and the first of all."""
     if not names:
         return ""
-    by_lower_case = {each.lower(): each for each in names}
+    by_lower_case = {each.lower()[:_COMPARED]: each for each in names[:_COMPARED_NAMES]}
     close = get_close_matches(name.lower()[:_COMPARED], by_lower_case, n=_CLOSEST, cutoff=_SIMILARITY)
     meant = f" Did you mean {' or '.join(by_lower_case[each] for each in close)}?" if close else ""
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""

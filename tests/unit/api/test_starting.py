@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from difflib import get_close_matches
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
+from holdfast.api import starting
 from tests.support import names
 from tests.unit.api_fakes import WORKER, FakeProcess
 
@@ -156,3 +159,21 @@ def test_a_key_starts_one(client: TestClient, process: FakeProcess) -> None:
     assert len(process.gateway.client.enqueued) == 1
     other = client.post("/workflows", json={"name": "sell", "args": [2]}, headers=headers)
     assert other.status_code == 409
+
+
+def test_a_name_is_compared_with_few_others_and_not_on_the_event_loop(
+    client: TestClient, process: FakeProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process.gateway.registered["shop"] = ("py_pickle", {f"{n:04}{'x' * 96}": {} for n in range(1000)})
+    compared: list[str] = []
+
+    def spy(word: str, names: dict[str, str], **options: Any) -> list[str]:
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            asyncio.get_running_loop()
+        compared.extend([word, *names])
+        return get_close_matches(word, names, **options)
+
+    monkeypatch.setattr(starting, "get_close_matches", spy)
+    answer = client.post("/workflows", json={"workflow": "x" * 100, "application": "shop"})
+    assert answer.status_code == 422 and "Did you mean 0" in answer.json()["detail"]
+    assert len(compared) <= 201 and max(map(len, compared)) <= 60
