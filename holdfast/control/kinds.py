@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from holdfast.control.families import begin_deletion, begin_going_on, require_results
 from holdfast.control.operations import Kind, Operation
 from holdfast.durable import names
 from holdfast.errors import Conflict, UnknownWorkflow
@@ -78,12 +79,13 @@ class Resume:
             allowed = " or ".join(RESUMABLE)
             raise Conflict(f"This workflow is {row['status']}. Only those that are {allowed} can be resumed.")
         names.home_queue(self._own, row["application_name"], row["name"], None)
-        refuse_beside(connection, ["delete"], operation.arguments["workflow_id"])
+        begin_going_on(connection, operation.arguments["workflow_id"])
         return 0
 
     def scan(self, connection: Connection, operation: Operation, limit: int) -> list[str]:
-        """Returns the lowest level of what is cancelled."""
+        """Returns what is cancelled, children first."""
         if not operation.completed:
+            require_results(connection, [operation.arguments["workflow_id"]], below=True)
             for row in query(connection, "names_to_resume", **operation.arguments):
                 names.home_queue(self._own, row["application"], row["name"], None)
         return _ids(query(connection, "scan_resume", limit=limit, **_resuming(operation)))
@@ -94,15 +96,17 @@ class Resume:
         queues = [
             names.home_queue(self._own, row["application"], row["name"], row["queue_name"]) for row in rows
         ]
-        return len(
-            query(
-                connection,
-                "resume_work",
-                workflow_ids=_ids(rows),
-                queues=[queue or INTERNAL_QUEUE for queue in queues],
-                before_ms=operation.requested_ms,
-            )
+        resumed = query(
+            connection,
+            "resume_work",
+            root=operation.arguments["workflow_id"],
+            workflow_ids=_ids(rows),
+            queues=[queue or INTERNAL_QUEUE for queue in queues],
+            before_ms=operation.requested_ms,
         )
+        # Now nothing deletes their children any more.
+        require_results(connection, _ids(resumed))
+        return len(resumed)
 
     def waits_for(self, connection: Connection, operation: Operation) -> str:
         """Returns what it waits for."""
@@ -152,17 +156,19 @@ class Delete:
         workflow_id = operation.arguments["workflow_id"]
         _require_ended(workflow_id, _locked(connection, workflow_id)["status"])
         _require_free(connection, workflow_id)
-        refuse_beside(connection, ["delete", "resume"], workflow_id, but=operation.operation_id)
+        begin_deletion(connection, workflow_id, operation.operation_id)
         return 0
 
     def scan(self, connection: Connection, operation: Operation, limit: int) -> list[str]:
-        """Returns the lowest level. Raises `Conflict` if something there has not ended."""
+        """Returns all, children first. Raises `Conflict` if something there has not ended."""
         self.waits_for(connection, operation)
         return _ids(query(connection, "scan_delete", limit=limit, **_deleting(operation)))
 
-    def act(self, connection: Connection, operation: Operation, ids: list[str]) -> int:  # noqa: ARG002
+    def act(self, connection: Connection, operation: Operation, ids: list[str]) -> int:
         """Deletes workflows."""
-        return len(query(connection, "delete_work", workflow_ids=ids))
+        given = operation.arguments
+        root = given["workflow_id"] if given["children"] else None
+        return len(query(connection, "delete_work", workflow_ids=ids, root=root))
 
     def waits_for(self, connection: Connection, operation: Operation) -> str:
         """Returns what it waits for. Raises `Conflict` if that is unfinished work."""
@@ -170,6 +176,11 @@ class Delete:
         for row in query(connection, "kept_from_deletion", **_deleting(operation)):
             _require_ended(row["workflow_id"], row["status"])
             return f"{row['executor_id']} still runs the cancelled execution of {row['workflow_id']}"
+        for row in query(connection, "awaited_in_family", **_deleting(operation)):
+            raise Conflict(
+                f"{row['waiter']} is {row['status']} and will read the result of {row['child']}. "
+                "Delete it when that one has ended, or cancel that one first."
+            )
         return _LOCKED
 
 
@@ -188,20 +199,6 @@ def _require_free(connection: Connection, workflow_id: str) -> None:
 def _require_ended(workflow_id: str, status: str) -> None:
     if status not in TERMINAL:
         raise Conflict(f"{workflow_id} is {status}. Only what has ended can be deleted: cancel it first.")
-
-
-def refuse_beside(connection: Connection, kinds: list[str], workflow_id: str, *, but: str = "") -> None:
-    """Raises `Conflict` if an operation of these kinds is under way in the family of a workflow."""
-    for row in query(connection, "operation_near", kinds=kinds, workflow_id=workflow_id, but=but):
-        raise is_under_way(row)
-
-
-def is_under_way(row: Row) -> Conflict:
-    """Returns the refusal of what an operation, a row of ``operation_near``, does not allow beside it."""
-    return Conflict(
-        f"Operation {row['operation_id']} ({row['kind']}) is under way on {row['workflow_id']}. "
-        f"GET /operations/{row['operation_id']} says how far it is."
-    )
 
 
 def _locked(connection: Connection, workflow_id: str) -> Row:

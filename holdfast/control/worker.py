@@ -68,7 +68,7 @@ class Worker:
         operation: Operation | None = None
         try:
             with transaction(connection):
-                claimed = query(connection, "claim_operation", only=only)
+                claimed = query(connection, "claim_operation", kinds=list(self._kinds), only=only)
                 if not claimed:
                     for progress in self._progress.values():
                         progress.ids = []  # long, and another process may have ended these operations
@@ -93,9 +93,7 @@ class Worker:
         return row
 
     def _act(self, connection: Connection, operation: Operation) -> Row:
-        kind = self._kinds.get(operation.kind)
-        if kind is None:
-            raise HoldfastError(f"This release does not know operations of the kind {operation.kind}.")
+        kind = self._kinds[operation.kind]
         begun = time.monotonic()
         progress = self._progress_of(operation)
         if not progress.ids:

@@ -7,8 +7,8 @@ import atexit
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +23,7 @@ from holdfast.dbos_adapter import values
 from holdfast.dbos_adapter.serializer import error_data
 from holdfast.dbos_adapter.wake_ups import Waker
 from holdfast.errors import DatabaseUnavailable
+from holdfast.postgres.statements import sql
 from services.settings import ShowcaseSettings
 
 API, WORKER = "holdfast-api", "holdfast-worker"
@@ -143,11 +144,38 @@ class FakeClient:
         )
 
 
+class FakePool:
+    """Lends a connection, itself its cursor, that finds the workflow that a fork keeps, and nothing else."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self.description: Any = None
+        self._found: list[dict[str, Any]] = []
+
+    @contextmanager
+    def connection(self) -> Iterator[FakePool]:
+        yield FakePool()
+
+    @contextmanager
+    def cursor(self) -> Iterator[FakePool]:
+        yield self
+
+    def execute(self, statement: str, params: dict[str, Any] | None = None) -> None:
+        keeps = params is not None and statement == sql("keep_for_fork")
+        self.description = statement
+        self._found = [{"workflow_id": params["workflow_id"]}] if params and keeps else []
+
+    def fetchall(self) -> list[dict[str, Any]]:
+        return self._found
+
+
 class FakeGateway:
     """Runs calls at once, or fails as the real one does while `down` or `broken` is set."""
 
     def __init__(self) -> None:
         self.client = FakeClient()
+        self.pool = FakePool()
         self.children: list[dict[str, Any] | None] = []
         self.requests: dict[str, dict[str, Any]] = {}
         self.executors: list[dict[str, Any]] = []

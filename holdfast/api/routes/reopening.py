@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 
@@ -12,8 +13,9 @@ from holdfast.api.models import Accepted, WorkflowId
 from holdfast.api.problems import documented
 from holdfast.api.routes.workflows import existing
 from holdfast.api.targets import home_queues, version_of
-from holdfast.control.kinds import is_under_way
+from holdfast.control.families import begin_going_on, require_results
 from holdfast.errors import Conflict, UnknownWorkflow
+from holdfast.postgres.database import OpsPool, query, transaction
 
 router = APIRouter(tags=["workflows"])
 log = logging.getLogger("holdfast.api")
@@ -51,23 +53,29 @@ async def reopen(request: Request, workflow_id: WorkflowId) -> Accepted:
             f"It went on after the failure of {plan['acted_on']}: the steps since are recorded and would be "
             "done again. Fork it from that step if they may be."
         )
-    near = {"kinds": ["delete"], "workflow_id": workflow_id, "but": ""}
-    for operation in await process.gateway.ops("operation_near", **near):
-        raise is_under_way(operation)
-    await process.gateway.ops("forget_crashes", workflow_ids=[workflow_id], queues=[queue])
-    [done] = await process.gateway.ops(
-        "reopen",
-        workflow_id=workflow_id,
-        ended_at=plan["completed_at"],
-        first_step=plan["first_step"],
-        queue=queue,
-        version=version,
-    )
-    if not done["is_reopened"]:
-        raise Conflict("This workflow was reopened by another request, or has changed. GET it again.")
+    changes = {
+        "workflow_id": workflow_id,
+        "ended_at": plan["completed_at"],
+        "first_step": plan["first_step"],
+        "queue": queue,
+        "version": version,
+    }
+    await process.gateway.call(_reopen, process.gateway.pool, changes)
     log.info(
         "workflow reopened at step %d",
         plan["first_step"],
         extra={"action": "workflow.reopened", "workflow_id": workflow_id},
     )
     return Accepted(workflow_id=workflow_id, status="ENQUEUED")
+
+
+def _reopen(pool: OpsPool, changes: dict[str, Any]) -> None:
+    workflow_id = changes["workflow_id"]
+    with pool.connection() as connection, transaction(connection):
+        begin_going_on(connection, workflow_id)
+        query(connection, "forget_crashes", workflow_ids=[workflow_id], queues=[changes["queue"]])
+        [done] = query(connection, "reopen", **changes)
+        if not done["is_reopened"]:
+            raise Conflict("This workflow was reopened by another request, or has changed. GET it again.")
+        # Now nothing deletes its children any more.
+        require_results(connection, [workflow_id])

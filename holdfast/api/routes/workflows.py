@@ -29,9 +29,11 @@ from holdfast.api.problems import documented
 from holdfast.api.submit import claim, find, outcome, read_detail
 from holdfast.api.targets import home_queues, version_of
 from holdfast.api.views import JSON, SHOWN_BYTES, listed, step, workflow_detail
+from holdfast.control.families import begin_going_on, require_results
 from holdfast.control.kinds import target_of
 from holdfast.errors import Conflict, UnknownWorkflow
 from holdfast.path_segment import workflow_path
+from holdfast.postgres.database import Connection, query, transaction
 
 router = APIRouter(tags=["workflows"])
 
@@ -171,9 +173,14 @@ async def fork(
         found = find(client, forked_id)
         if found is not None:
             return found.status
-        _require_step(client, workflow_id, body.start_step)
         try:
-            with SetWorkflowID(forked_id):
+            with (
+                process.gateway.pool.connection() as connection,
+                transaction(connection),
+                SetWorkflowID(forked_id),
+            ):
+                _keep_for_fork(connection, workflow_id, body.start_step)
+                _require_step(client, workflow_id, body.start_step)
                 client.fork_workflow(
                     workflow_id,
                     body.start_step,
@@ -204,6 +211,15 @@ def _require(row: WorkflowStatus | None) -> WorkflowStatus:
     if row is None:
         raise UnknownWorkflow
     return row
+
+
+def _keep_for_fork(connection: Connection, workflow_id: str, start_step: int) -> None:
+    """Keeps what the fork copies until the end of the transaction. Raises `HoldfastError` if it is gone."""
+    begin_going_on(connection, workflow_id)
+    kept = query(connection, "keep_for_fork", workflow_id=workflow_id, start_step=start_step)
+    if workflow_id not in {row["workflow_id"] for row in kept}:
+        raise UnknownWorkflow
+    require_results(connection, [workflow_id], before_step=start_step)
 
 
 def _require_step(client: DBOSClient, workflow_id: str, start_step: int) -> None:

@@ -19,11 +19,13 @@ WHERE target = %(target)s AND kind = 'resume' AND ended_at IS NULL RETURNING ope
 SELECT operation_id, kind FROM ops.operations WHERE target = %(target)s AND ended_at IS NULL
 
 -- name: claim_operation
--- Locks the operation that has waited longest (`only`: this one) until the end of the transaction.
+-- Locks the operation of these kinds that has waited longest (`only`: this one) until the end of the transaction. A
+-- process of a newer release carries out the other kinds.
 SELECT operation_id, kind, target, arguments, (extract(epoch FROM requested_at) * 1000)::bigint AS requested_ms,
     completed
 FROM ops.operations
-WHERE ended_at IS NULL AND (operation_id = %(only)s OR %(only)s::text IS NULL AND due_at <= clock_timestamp())
+WHERE ended_at IS NULL AND kind = ANY (%(kinds)s)
+  AND (operation_id = %(only)s OR %(only)s::text IS NULL AND due_at <= clock_timestamp())
 ORDER BY advanced_at LIMIT 1 FOR UPDATE SKIP LOCKED
 
 -- name: advance_operation
@@ -84,17 +86,16 @@ FROM mine m, at WHERE w.workflow_uuid = m.workflow_uuid
 RETURNING w.workflow_uuid AS workflow_id
 
 -- name: scan_resume
--- Returns the lowest level of a family's cancelled workflows: a parent that runs before its children are back finds them
--- cancelled. What was cancelled after the resume began stays cancelled.
+-- Returns a family's cancelled workflows, children first: a parent that runs before its children are back finds them
+-- cancelled. What was cancelled after the resume began stays cancelled. The recursion returns a level after the other.
 WITH RECURSIVE family AS (
-    SELECT w.workflow_uuid, w.updated_at, 0 AS level FROM dbos.workflow_status w
+    SELECT w.workflow_uuid, w.updated_at FROM dbos.workflow_status w
     WHERE w.workflow_uuid = %(workflow_id)s AND w.status IN ('CANCELLED', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED')
     UNION
-    SELECT c.workflow_uuid, c.updated_at, f.level + 1 FROM family f
-    JOIN dbos.workflow_status c ON c.parent_workflow_id = f.workflow_uuid WHERE c.status = 'CANCELLED'
-) CYCLE workflow_uuid SET is_known USING path
-, due AS (SELECT workflow_uuid, level FROM family WHERE updated_at <= %(before_ms)s AND NOT is_known)
-SELECT workflow_uuid AS workflow_id FROM due WHERE level = (SELECT max(level) FROM due) LIMIT %(limit)s
+    SELECT c.workflow_uuid, c.updated_at FROM family f
+    JOIN dbos.workflow_status c ON c.parent_workflow_id = f.workflow_uuid WHERE c.status = 'CANCELLED')
+SELECT f.workflow_uuid AS workflow_id FROM (SELECT *, row_number() OVER () AS number FROM family) AS f
+WHERE f.updated_at <= %(before_ms)s ORDER BY f.number DESC LIMIT %(limit)s
 
 -- name: names_to_resume
 -- Returns the names of the workflows that a resume of a family puts back.
@@ -124,25 +125,72 @@ JOIN ops.executors e USING (executor_id) WHERE e.state IN ('live', 'draining') L
 
 -- name: resume_work
 -- Resumes as DBOS does (SystemDatabase.resume_workflows, 3.4.0; a contract test compares the two), and resets the counts
--- of crashes. A workflow whose cancelled execution still runs in a live process is left for later.
-WITH mine AS (
-    SELECT w.workflow_uuid, r.queue_name
+-- of crashes. A workflow whose cancelled execution still runs in a live process is left for later, and so is what has a
+-- cancelled child (except the `root`, in a circle) that is left.
+WITH RECURSIVE mine AS (
+    SELECT w.workflow_uuid, w.parent_workflow_id, r.queue_name
     FROM unnest(%(workflow_ids)s::text[], %(queues)s::text[]) AS r (workflow_id, queue_name)
     JOIN dbos.workflow_status w ON w.workflow_uuid = r.workflow_id
     WHERE w.status IN ('CANCELLED', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED') AND w.updated_at <= %(before_ms)s
       AND NOT EXISTS (SELECT FROM ops.revoked x JOIN ops.executors e USING (executor_id)
                       WHERE x.workflow_id = w.workflow_uuid AND e.state IN ('live', 'draining'))
     ORDER BY w.workflow_uuid FOR NO KEY UPDATE OF w SKIP LOCKED
+), kept AS (
+    SELECT m.workflow_uuid, m.parent_workflow_id
+    FROM mine m JOIN dbos.workflow_status c ON c.parent_workflow_id = m.workflow_uuid
+    WHERE c.status = 'CANCELLED' AND c.updated_at <= %(before_ms)s AND c.workflow_uuid <> %(root)s
+      AND c.workflow_uuid NOT IN (SELECT workflow_uuid FROM mine)
+    UNION
+    SELECT m.workflow_uuid, m.parent_workflow_id
+    FROM kept k JOIN mine m ON m.workflow_uuid = k.parent_workflow_id WHERE k.workflow_uuid <> %(root)s
+), resumed AS (
+    SELECT m.workflow_uuid, m.queue_name FROM mine m WHERE m.workflow_uuid NOT IN (SELECT workflow_uuid FROM kept)
 ), forgotten AS (
     UPDATE ops.crashes c SET crashes = 0, steps_recorded = 0, strays = 0, stray_steps = 0, trial_xid = NULL,
         parked_at = NULL, queue_name = m.queue_name
-    FROM mine m WHERE c.workflow_id = m.workflow_uuid)
+    FROM resumed m WHERE c.workflow_id = m.workflow_uuid)
 UPDATE dbos.workflow_status w
 SET status = 'ENQUEUED', owner_xid = NULL, queue_name = m.queue_name, recovery_attempts = 0,
     workflow_deadline_epoch_ms = NULL, deduplication_id = NULL, started_at_epoch_ms = NULL, completed_at = NULL,
     updated_at = (extract(epoch FROM clock_timestamp()) * 1000)::bigint
-FROM mine m WHERE w.workflow_uuid = m.workflow_uuid
+FROM resumed m WHERE w.workflow_uuid = m.workflow_uuid
 RETURNING w.workflow_uuid AS workflow_id
+
+-- name: lock_families
+-- Waits until nothing is just about to go on or to be deleted; holds that up until the end of the transaction.
+SELECT pg_advisory_xact_lock(7031, -3)
+
+-- name: share_families
+-- Waits for a delete that just begins, and holds up the next one until the end of the transaction.
+SELECT pg_advisory_xact_lock_shared(7031, -3)
+
+-- name: lost_results
+-- Returns a child that was deleted before its parent recorded the result, though the start is recorded: of one of these
+-- workflows, by the steps before `before_step`, or of one of the cancelled workflows below them (`below`).
+WITH RECURSIVE family AS (
+    SELECT unnest(%(workflow_ids)s::text[]) AS workflow_id
+    UNION
+    SELECT c.workflow_uuid FROM family f JOIN dbos.workflow_status c ON c.parent_workflow_id = f.workflow_id
+    WHERE c.status = 'CANCELLED' AND %(below)s)
+SELECT s.workflow_uuid AS workflow_id, s.child_workflow_id AS child, s.function_id AS step
+FROM family f JOIN dbos.operation_outputs s ON s.workflow_uuid = f.workflow_id
+LEFT JOIN dbos.workflow_status c ON c.workflow_uuid = s.child_workflow_id
+WHERE s.child_workflow_id IS NOT NULL AND c.workflow_uuid IS NULL AND s.function_name <> 'DBOS.getResult'
+  AND coalesce(s.function_id < %(before_step)s::bigint, true)
+  AND NOT EXISTS (
+    SELECT FROM dbos.operation_outputs r
+    WHERE r.workflow_uuid = s.workflow_uuid AND r.child_workflow_id = s.child_workflow_id
+      AND r.function_name = 'DBOS.getResult' AND coalesce(r.function_id < %(before_step)s::bigint, true))
+ORDER BY s.workflow_uuid, s.function_id LIMIT 1
+
+-- name: keep_for_fork
+-- Keeps a workflow, and the children whose starts are recorded before `start_step`, from being deleted until the end of
+-- the transaction. DBOS's fork reads the row first and the steps later, and would do again what is gone by then.
+SELECT w.workflow_uuid AS workflow_id FROM dbos.workflow_status w
+WHERE w.workflow_uuid = %(workflow_id)s OR w.workflow_uuid IN (
+    SELECT s.child_workflow_id FROM dbos.operation_outputs s
+    WHERE s.workflow_uuid = %(workflow_id)s AND s.function_id < %(start_step)s)
+ORDER BY w.workflow_uuid FOR KEY SHARE
 
 -- name: operation_near
 -- Returns an unfinished operation of these kinds on a workflow above or below this one, or on itself. Goes up from each
@@ -182,17 +230,25 @@ WHERE x.executor_id IS NOT NULL
    OR f.status NOT IN ('SUCCESS', 'ERROR', 'CANCELLED', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED')
 ORDER BY x.executor_id NULLS FIRST LIMIT 1
 
--- name: scan_delete
--- Returns the lowest level of a family, or the workflow alone. A parent is deleted after all below it, so that what is
--- left of a family is always found from its top.
+-- name: awaited_in_family
+-- Returns unfinished work that will read the result of a workflow, or of one below it (`children`).
 WITH RECURSIVE family AS (
-    SELECT w.workflow_uuid, 0 AS level FROM dbos.workflow_status w WHERE w.workflow_uuid = %(workflow_id)s
+    SELECT w.workflow_uuid FROM dbos.workflow_status w WHERE w.workflow_uuid = %(workflow_id)s
     UNION
-    SELECT c.workflow_uuid, f.level + 1
-    FROM family f JOIN dbos.workflow_status c ON c.parent_workflow_id = f.workflow_uuid WHERE %(children)s
-) CYCLE workflow_uuid SET is_known USING path
-, known AS (SELECT workflow_uuid, level FROM family WHERE NOT is_known)
-SELECT workflow_uuid AS workflow_id FROM known WHERE level = (SELECT max(level) FROM known) LIMIT %(limit)s
+    SELECT c.workflow_uuid
+    FROM family f JOIN dbos.workflow_status c ON c.parent_workflow_id = f.workflow_uuid WHERE %(children)s)
+SELECT a.child, a.waiter, a.status FROM ops.awaited(ARRAY(SELECT workflow_uuid FROM family)) AS a LIMIT 1
+
+-- name: scan_delete
+-- Returns a family, children first, or the workflow alone. The recursion returns a level after the other. A parent is
+-- deleted after all below it, so that what is left of a family is always found from its top.
+WITH RECURSIVE family AS (
+    SELECT w.workflow_uuid FROM dbos.workflow_status w WHERE w.workflow_uuid = %(workflow_id)s
+    UNION
+    SELECT c.workflow_uuid
+    FROM family f JOIN dbos.workflow_status c ON c.parent_workflow_id = f.workflow_uuid WHERE %(children)s)
+SELECT f.workflow_uuid AS workflow_id FROM (SELECT *, row_number() OVER () AS number FROM family) AS f
+ORDER BY f.number DESC LIMIT %(limit)s
 
 -- name: delete_work
 -- Deletes those of these workflows that may be deleted (024_delete.sql) and whose cancelled execution, if there is one,
@@ -200,4 +256,5 @@ SELECT workflow_uuid AS workflow_id FROM known WHERE level = (SELECT max(level) 
 SELECT workflow_id FROM ops.delete_ended(ARRAY(
     SELECT given.id FROM unnest(%(workflow_ids)s::text[]) AS given (id)
     WHERE NOT EXISTS (SELECT FROM ops.revoked x JOIN ops.executors e USING (executor_id)
-                      WHERE x.workflow_id = given.id AND e.state IN ('live', 'draining')))) AS workflow_id
+                      WHERE x.workflow_id = given.id AND e.state IN ('live', 'draining'))),
+    %(root)s::text) AS workflow_id

@@ -18,7 +18,7 @@ BEGIN
         ops.fold_ended(), ops.end_sessions(text), ops.note_schedule(),
         ops.fire_tick(text, text, timestamptz, text, text, text, text, text, text),
         ops.start_waiting_tick(text), ops.end_scheduled_run(), ops.resume_scheduled_run(),
-        ops.reopen(text, bigint, integer, text, text), ops.delete_ended(text[]),
+        ops.reopen(text, bigint, integer, text, text), ops.delete_ended(text[], text),
         ops.stranded_work(double precision) FROM PUBLIC;
 
     FOR may IN SELECT r.rolname, v.rights, v.place FROM (VALUES
@@ -54,7 +54,7 @@ BEGIN
         ('holdfast_api', 'EXECUTE', 'FUNCTION ops.reopen(text, bigint, integer, text, text)'),
 
         -- The function deletes workflows that have ended, by their ids.
-        ('holdfast_api holdfast_worker', 'EXECUTE', 'FUNCTION ops.delete_ended(text[])'),
+        ('holdfast_api holdfast_worker', 'EXECUTE', 'FUNCTION ops.delete_ended(text[], text)'),
 
         -- For the condition of a claim.
         ('holdfast_api holdfast_worker', 'EXECUTE', 'FUNCTION ops.arguments_fit(text, jsonb)'),

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from dbos import DBOSClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -306,7 +307,7 @@ def test_a_resume_takes_cancelled_descendants_along_from_the_lowest_up(
     resumed: list[str] = []
     kinds = kinds_of(database.settings("api"))
     begin(connection, kinds, of_workflow("resume", "root"))
-    worker = Worker(kinds)
+    worker = Worker(kinds, batch=1)
     while (row := worker.advance(connection)) is not None and row["ended_at"] is None:
         queued = database.rows(
             "SELECT workflow_uuid AS id FROM dbos.workflow_status WHERE status = 'ENQUEUED'"
@@ -340,6 +341,35 @@ def test_what_was_cancelled_after_a_resume_began_stays_cancelled(database: Datab
         worker.advance(connection)
     assert workflow(database, first["id"])["status"] == "CANCELLED"
     assert workflow(database, "p")["status"] == "ENQUEUED"
+
+
+@pytest.mark.parametrize("kind", ["resume", "delete"])
+def test_a_long_chain_of_parents_takes_few_scans(database: Database, kind: str) -> None:
+    database.rows(
+        "INSERT INTO dbos.workflow_status (workflow_uuid, status, name, application_name, queue_name,"
+        " parent_workflow_id, created_at, updated_at) SELECT 'c' || i, 'CANCELLED', 'fibonacci.number',"
+        " 'holdfast-worker', 'fibonacci', 'c' || i - 1, 1, 1 FROM generate_series(1, 1000) i"
+    )
+    connection, kinds, scans = database.connect(role="api"), kinds_of(database.settings("api")), []
+    scan = kinds[kind].scan
+
+    def counted(connection: Connection, operation: Operation, limit: int) -> list[str]:
+        scans.append(operation)
+        return scan(connection, operation, limit)
+
+    kinds[kind].scan = counted  # type: ignore[method-assign]
+    operation_id = begin(connection, kinds, of_workflow(kind, "c1"))
+    *_, last = batches(lambda: nullcontext(connection), Worker(kinds), operation_id)
+    assert (last["status"], last["completed"], len(scans)) == ("SUCCESS", 1000, 2)
+
+
+def test_an_operation_of_a_kind_that_a_release_does_not_know_is_left_to_others(database: Database) -> None:
+    insert(database, ["p"])
+    connection, kinds = database.connect(role="api"), kinds_of(database.settings("api"))
+    operation_id = begin(connection, kinds, of_workflow("cancel", "p"))
+    older = Worker({name: kind for name, kind in kinds.items() if name != "cancel"})
+    assert older.advance(connection) is older.advance(connection, operation_id) is None
+    assert (operation(connection, operation_id) or {})["status"] == "RUNNING"
 
 
 def test_a_worker_keeps_no_list_of_what_another_one_ended(database: Database) -> None:
@@ -571,13 +601,14 @@ def test_nothing_of_a_family_goes_on_while_it_is_deleted(api: Api, database: Dat
     insert(database, ["root"], status="SUCCESS")
     insert(database, ["failed"], status="ERROR", parent_workflow_id="root")
     insert(database, ["stopped"], status="CANCELLED", parent_workflow_id="root", updated_at=1)
-    insert(database, ["leaf"], status="SUCCESS", parent_workflow_id="stopped")
+    for parent in ("failed", "stopped"):
+        insert(database, [f"{parent}-leaf"], status="SUCCESS", parent_workflow_id=parent)
     with database.admin() as holder:
         holder.cursor().execute(
-            "BEGIN; SELECT FROM dbos.workflow_status WHERE workflow_uuid = 'leaf' FOR UPDATE"
+            "BEGIN; SELECT FROM dbos.workflow_status WHERE workflow_uuid LIKE '%-leaf' FOR UPDATE"
         )
         running = api.http.delete("/workflows/root?children=true").json()["operation_id"]
-        for path in ("stopped/resume", "failed/reopen"):
+        for path in ("stopped/resume", "failed/reopen", "failed/fork"):
             answer = api.http.post(f"/workflows/{path}")
             assert answer.status_code == 409 and running in answer.json()["detail"], path
         assert api.http.delete("/workflows/stopped").status_code == 409
@@ -594,6 +625,97 @@ def test_a_family_of_which_something_is_resumed_is_not_deleted(database: Databas
     resume = begin(connection, kinds, of_workflow("resume", "stopped"))
     with pytest.raises(Conflict, match=resume):
         begin(connection, kinds, of_workflow("delete", "root"))
+
+
+def test_a_delete_waits_for_a_resume_that_just_begins(database: Database) -> None:
+    insert(database, ["root"], status="CANCELLED", updated_at=1)
+    insert(database, ["stopped"], status="CANCELLED", updated_at=1, parent_workflow_id="root")
+    kinds, first, second = kinds_of(database.settings("api")), *(database.connect(role="api") for _ in "ab")
+    resume, deletion = kinds["resume"].begin, []
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+
+    def begin_between(connection: Connection, operation: Operation) -> int:
+        done = resume(connection, operation)
+        deletion.append(threads.submit(begin, second, kinds, of_workflow("delete", "root")))
+        wait_until(lambda: deletion[0].done() or database.one(waiting) == 1, "the delete has come that far")
+        return done
+
+    kinds["resume"].begin = begin_between  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as threads:
+        operation_id = begin(first, kinds, of_workflow("resume", "stopped"))
+        with pytest.raises(Conflict, match=operation_id):
+            deletion[0].result()
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+def test_a_parent_does_not_go_on_to_wait_for_a_deleted_child(
+    api: Api, database: Database, *, is_read: bool
+) -> None:
+    steps = [("child", "c", None), ("DBOS.getResult", "c", None) if is_read else ("s", None, None)]
+    for parent, status in (("failed", "ERROR"), ("stopped", "CANCELLED")):
+        insert(database, [parent], status=status, updated_at=1)
+        started(database, parent, [*steps, ("fails", None, "e")])
+    refused = {"failed/reopen": {}, "stopped/resume": {}, "failed/fork": {"start_step": 3}}
+    for path, body in refused.items():
+        answer = api.http.post(f"/workflows/{path}", json=body or None)
+        assert answer.status_code == (202 if is_read else 409), answer.text
+        assert is_read or "started c (step 1)" in answer.json()["detail"]
+    assert api.http.post("/workflows/failed/fork", json={"start_step": 1}).status_code == 202
+
+
+def started(database: Database, workflow_id: str, steps: list[tuple[str, str | None, str | None]]) -> None:
+    """Records steps: name, child, error."""
+    for number, (name, child, error) in enumerate(steps, 1):
+        database.rows(
+            "INSERT INTO dbos.operation_outputs (workflow_uuid, function_id, function_name,"
+            " child_workflow_id, error) VALUES (%(id)s, %(number)s, %(name)s, %(child)s, %(error)s)",
+            id=workflow_id,
+            number=number,
+            name=name,
+            child=child,
+            error=error,
+        )
+
+
+def test_a_child_whose_result_a_fork_or_a_wait_will_read_is_not_deleted(api: Api, database: Database) -> None:
+    insert(database, ["p"], status="SUCCESS")
+    insert(database, ["c"], status="SUCCESS", parent_workflow_id="p")
+    started(database, "p", [("child", "c", None), ("DBOS.getResult", "c", None)])
+    fork = api.http.post("/workflows/p/fork", json={"start_step": 2}).json()["workflow_id"]
+    for path in ("c", "p?children=true"):
+        answer = api.http.delete(f"/workflows/{path}")
+        assert answer.status_code == 409 and f"{fork} is ENQUEUED" in answer.json()["detail"]
+    assert database.run("purge_work", workflow_ids=["c"]) == []
+    database.rows("UPDATE dbos.workflow_status SET status = 'ERROR' WHERE forked_from = 'p'")
+    peer = Peer.start(database)
+    peer.runs("w")
+    database.rows(
+        "INSERT INTO ops.waits (workflow_id, owner_xid, kind, subject) SELECT workflow_uuid, owner_xid,"
+        " 'workflow', 'c' FROM dbos.workflow_status WHERE workflow_uuid = 'w'"
+    )
+    answer = api.http.delete("/workflows/c")
+    assert answer.status_code == 409 and "w is PENDING" in answer.json()["detail"]
+    database.rows("DELETE FROM ops.waits")
+    assert api.http.delete("/workflows/c").status_code == 200
+
+
+def test_what_a_fork_copies_is_not_deleted_meanwhile(
+    api: Api, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    insert(database, ["p"], status="SUCCESS")
+    insert(database, ["c"], status="SUCCESS", parent_workflow_id="p")
+    started(database, "p", [("child", "c", None), ("s", None, None)])
+    fork = DBOSClient.fork_workflow
+
+    def beside_a_purge(*given: Any, **options: Any) -> Any:
+        assert database.run("purge_work", workflow_ids=["p", "c"]) == []
+        return fork(*given, **options)
+
+    monkeypatch.setattr(DBOSClient, "fork_workflow", beside_a_purge)
+    answer = api.http.post("/workflows/p/fork", json={"start_step": 3})
+    assert answer.status_code == 202, answer.text
+    path = f"/workflows/{answer.json()['workflow_id']}/steps"
+    assert [step["step_id"] for step in api.http.get(path).json()["steps"]] == [1, 2]
 
 
 def test_a_request_that_is_repeated_after_the_delete_starts_anew(api: Api, database: Database) -> None:

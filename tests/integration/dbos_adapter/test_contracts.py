@@ -257,7 +257,7 @@ def test_cancel_work_and_resume_work_are_dbos_own(app: Launched, status: str) ->
     ours, theirs = _rows(database, "ours", "theirs")
     assert ours == theirs, f"cancel_work differs: {_LOOK_AT_SQL}"
     app.client.resume_workflows(["theirs"], queue_name="elsewhere")
-    database.run("resume_work", workflow_ids=["ours"], queues=["elsewhere"], before_ms=2**53)
+    database.run("resume_work", root="ours", workflow_ids=["ours"], queues=["elsewhere"], before_ms=2**53)
     ours, theirs = _rows(database, "ours", "theirs")
     assert ours == theirs, f"resume_work differs: {_LOOK_AT_SQL}"
 

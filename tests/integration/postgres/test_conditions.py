@@ -39,7 +39,7 @@ ASKED: dict[str, Any] = {
     [0.0], "schedule": "s", "until": "2026-02-01Z", "next_tick_at": None, "missed": 0, "accounted_until":
     "2026-01-01Z", "tick_ids": ["w"], "missing_seconds": 1, "priorities": [0], "names": ["n"],
     "classes": ["", "c", "c/i"], "takes": '{"n": {"names": ["a"]}}',
-    "before_ms": 9999999999990, "named": [], "own": [], "limit": 9,
+    "before_ms": 9999999999990, "named": [], "own": [], "limit": 9, "root": "w",
 }  # fmt: skip
 
 
@@ -71,6 +71,16 @@ PARENT_ENDED = "UPDATE dbos.workflow_status SET status = 'CANCELLED' WHERE workf
 CHILD = (
     f"{ENDED}; {OF_PARENT};"
     " INSERT INTO dbos.workflow_status (workflow_uuid, status, name) VALUES ('p', 'PENDING', 'n')"
+)
+BELOW = (
+    "INSERT INTO dbos.workflow_status (workflow_uuid, status, name, parent_workflow_id, updated_at)"
+    " VALUES ('c', 'CANCELLED', 'n', 'w', 1)"
+)
+CIRCLE = of(W, "parent_workflow_id = 'w'")
+AWAITED = (
+    "INSERT INTO dbos.workflow_status (workflow_uuid, status, name, owner_xid)"
+    " VALUES ('r', 'PENDING', 'n', 'r');"
+    " INSERT INTO ops.waits (workflow_id, owner_xid, kind, subject) VALUES ('r', 'r', 'workflow', 'w')"
 )
 LATER = of(W, "updated_at = 9999999999999")
 ATTACHED = (
@@ -106,14 +116,18 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "cancel_work": ([QUEUED, DELAYED, PARKED], [ENDED, FAILED, CANCELLED, GONE]),
     "resume_work": (
         [f"{QUEUED}; {CANCELLED}", PARKED, f"{REVOKED}; {CANCELLED}; {DEAD}"],
-        ["", ENDED, QUEUED, CANCELLED, *(f"{PARKED}; {each}" for each in (LATER, REVOKED, GONE))],
+        ["", ENDED, QUEUED, CANCELLED, *(f"{PARKED}; {each}" for each in (LATER, REVOKED, GONE, BELOW))],
     ),
     "delete_work": (
         [
             *(ENDED, FAILED, PARKED, f"{QUEUED}; {CANCELLED}", f"{REVOKED}; {ENDED}; {DEAD}"),
-            f"{CHILD}; {PARENT_ENDED}",
+            *(f"{CHILD}; {PARENT_ENDED}", f"{ENDED}; {CIRCLE}"),
+            f"{ENDED}; {AWAITED}; UPDATE ops.waits SET owner_xid = 'p'",
         ],
-        ["", QUEUED, DELAYED, CANCELLED, f"{REVOKED}; {ENDED}", f"{ENDED}; {GONE}", CHILD],
+        [
+            *("", QUEUED, DELAYED, CANCELLED, f"{REVOKED}; {ENDED}", CHILD),
+            *(f"{ENDED}; {each}" for each in (GONE, BELOW, AWAITED)),
+        ],
     ),
     "own_work": ([], [ENDED, QUEUED, ELSEWHERE, OTHER_APPLICATION, OTHER_VERSION]),
     "unfinished_work": ([LEFT_OVER], [ENDED, QUEUED, ELSEWHERE, OTHER_APPLICATION, OTHER_VERSION]),

@@ -520,7 +520,7 @@ def test_a_stop_ends_it_after_the_batch(database: Database) -> None:
 
 def test_a_missing_right_is_an_error_and_not_waited_for(database: Database) -> None:
     finished(database, ["w"], 8)
-    database.rows("REVOKE EXECUTE ON FUNCTION ops.delete_ended(text[]) FROM holdfast_worker")
+    database.rows("REVOKE EXECUTE ON FUNCTION ops.delete_ended(text[], text) FROM holdfast_worker")
     with pytest.raises(Exception, match="permission denied"):
         purge(database)
 
