@@ -126,7 +126,8 @@ class Sweep:
         if self._clock() >= self._fold_at:
             self._fold_at = self._clock() + _FOLD_EVERY_SECONDS
             with _kept(failures, connection):
-                query(connection, "fold_ended")
+                if query(connection, "fold_ended")[0]["more"]:
+                    self._fold_at = 0.0  # in the next round: together it would hold up a takeover
         if failures:
             raise failures[-1]
         return taken

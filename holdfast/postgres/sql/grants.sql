@@ -73,7 +73,7 @@ BEGIN
         ('holdfast_metrics', 'SELECT (status, name, queue_name, created_at, application_name, executor_id)',
             'dbos.workflow_status'),
         ('holdfast_metrics', 'SELECT', 'dbos.queues, ops.executors, ops.pulses,
-            ops.totals, ops.totals_until, ops.countable, ops.ended, ops.retention, ops.schedules, ops.applications,
+            ops.totals, ops.totals_until, ops.countable, ops.ended, ops.ended_names, ops.retention, ops.schedules, ops.applications,
             ops.protected, ops.registrations')
     ) AS v (roles, rights, place) JOIN pg_roles r ON r.rolname = ANY (string_to_array(v.roles, ' '))
     WHERE current_user = 'holdfast_owner' LOOP

@@ -182,7 +182,8 @@ GROUP BY 1, 2, 3
 -- Counts the ends of workflows by name and stored status, with zeros for the workflows that live executors know.
 SELECT workflow_name, status, sum(workflows)::float8 AS workflows
 FROM (
-    SELECT workflow_name, status, workflows FROM ops.ended
+    SELECT CASE WHEN n.counted THEN x.workflow_name ELSE '' END AS workflow_name, x.status, x.workflows
+    FROM ops.ended x LEFT JOIN ops.ended_names n USING (workflow_name)
     UNION ALL
     SELECT w.name, s.status, 0
     FROM ops.registrations r JOIN ops.executors e USING (executor_id), jsonb_object_keys(r.workflows) AS w (name),

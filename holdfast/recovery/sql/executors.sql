@@ -158,4 +158,4 @@ RETURNING v.version_name AS version, l.version_name AS before
 
 -- name: fold_ended
 -- Keeps the table small from which a scrape reads how often workflows ended.
-SELECT ops.fold_ended()
+SELECT ops.fold_ended() AS more
