@@ -18,14 +18,14 @@ from holdfast.cli.shown import (
     TimeoutOption,
     Unreachable,
     UrlOption,
-    console,
+    lines_of_value,
     plain_errors,
     show,
+    show_lines,
     table,
 )
 from holdfast.cli.waiting import why_away
 from holdfast.path_segment import workflow_path
-from holdfast.visible import visible
 
 _RETRY_SECONDS = 0.5
 
@@ -85,7 +85,7 @@ def stream(
             elif as_json:
                 found.append(data)
             else:
-                console.print(visible(_text(data)), markup=False, soft_wrap=True)
+                show_lines(lines_of_value(_text(data)))
         whole = {"workflow_id": workflow_id, "key": key, "values": found, "end": end}
         show(whole, as_json=as_json, human=lambda: None)
         raise typer.Exit(0 if end else 1)
@@ -107,7 +107,7 @@ def _follow(api: Api, path: str, offset: int, timeout: float) -> Iterator[tuple[
 
 
 def _text(stored: dict[str, Any]) -> str:
-    """Returns a stored value as one line, which says if a part of it is missing."""
+    """Returns a stored value as text, which says if a part of it is missing."""
     cut = f" … ({stored['bytes']:,} bytes)" if stored["shortened"] else ""
     text = (
         stored["value"]

@@ -218,16 +218,33 @@ def show(data: Any, *, as_json: bool, human: Callable[[], Any]) -> None:
     elif (shown := human()) is not None:
         lines = [shown] if isinstance(shown, str) else shown
         if isinstance(lines, list):
-            shown = "\n".join(map(visible, lines))
-        # Results of workflows are user data: they are not interpreted as markup. A table in a file is wider
-        # than what rich takes for the console.
-        console.print(shown, markup=False, crop=False)
+            show_lines(lines)
+        else:
+            # A table in a file is wider than what rich takes for the console.
+            console.print(shown, markup=False, crop=False)
+
+
+class ValueLine(str):
+    """A line of a value, in which tabs separate its columns."""
+
+    __slots__ = ()
+
+
+def show_lines(lines: list[str]) -> None:
+    """Prints lines, with control characters shown. Rich would wrap them, and replace tabs by spaces."""
+    text = (visible_lines(line) if isinstance(line, ValueLine) else visible(line) for line in lines)
+    print("\n".join(text), flush=True)
 
 
 def lines_of(value: Any) -> list[str]:
-    """Returns a result or an error as lines for `show`. Those after the first cannot be taken for ours."""
-    first, *rest = str(value).split("\n")
+    """Returns a value or an error as lines for `show`. Those after the first cannot be taken for ours."""
+    first, *rest = str(value).replace("\r\n", "\n").split("\n")
     return [first, *(f"    {line}" for line in rest)]
+
+
+def lines_of_value(value: Any) -> list[str]:
+    """Returns the lines of a value, which keep their tabs."""
+    return [ValueLine(line) for line in lines_of(value)]
 
 
 def table(

@@ -18,6 +18,7 @@ from holdfast.cli.shown import (
     WaitOption,
     age,
     lines_of,
+    lines_of_value,
     plain_errors,
     show,
     table,
@@ -75,8 +76,9 @@ def start(
 
 
 def _outcome_text(workflow: dict[str, Any]) -> list[str]:
-    result = workflow.get("output") if workflow["status"] == "SUCCESS" else workflow.get("error")
-    return [f"{workflow['workflow_id']}: {workflow['status']}", *lines_of(result)]
+    succeeded = workflow["status"] == "SUCCESS"
+    lines = lines_of_value(workflow.get("output")) if succeeded else lines_of(workflow.get("error"))
+    return [f"{workflow['workflow_id']}: {workflow['status']}", *lines]
 
 
 def executors(
