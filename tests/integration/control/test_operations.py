@@ -348,7 +348,8 @@ def test_a_long_chain_of_parents_takes_few_scans(database: Database, kind: str) 
     database.rows(
         "INSERT INTO dbos.workflow_status (workflow_uuid, status, name, application_name, queue_name,"
         " parent_workflow_id, created_at, updated_at) SELECT 'c' || i, 'CANCELLED', 'fibonacci.number',"
-        " 'holdfast-worker', 'fibonacci', 'c' || i - 1, 1, 1 FROM generate_series(1, 1000) i"
+        " 'holdfast-worker', 'fibonacci', 'c' || i - 1, 1, 1 FROM generate_series(1, 5000) i;"
+        " ANALYZE dbos.workflow_status"
     )
     connection, kinds, scans = database.connect(role="api"), kinds_of(database.settings("api")), []
     scan = kinds[kind].scan
@@ -360,7 +361,7 @@ def test_a_long_chain_of_parents_takes_few_scans(database: Database, kind: str) 
     kinds[kind].scan = counted  # type: ignore[method-assign]
     operation_id = begin(connection, kinds, of_workflow(kind, "c1"))
     *_, last = batches(lambda: nullcontext(connection), Worker(kinds), operation_id)
-    assert (last["status"], last["completed"], len(scans)) == ("SUCCESS", 1000, 2)
+    assert (last["status"], last["completed"], len(scans)) == ("SUCCESS", 5000, 2)
 
 
 def test_an_operation_of_a_kind_that_a_release_does_not_know_is_left_to_others(database: Database) -> None:
