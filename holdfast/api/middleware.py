@@ -11,13 +11,13 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from holdfast.api.problems import failure, problem
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
-"""A method that no route has, such as TRACE, is answered 405, whatever body it has."""
+WITHOUT_BODY = METHODS - {"POST", "PUT", "PATCH"}
 BODY_TIMEOUT_SECONDS = 30.0
 # The server continues to read a refused body for a moment. Otherwise a client that is still sending gets a
 # connection reset in place of the answer.
@@ -88,7 +88,8 @@ class RequestBody:
         """Serves one request. Passes everything except HTTP through."""
         headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
         no_body = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
-        if scope["type"] != "http" or no_body:
+        # What no route serves is answered 404 or 405 without its body.
+        if scope["type"] != "http" or no_body or (scope["method"] in WITHOUT_BODY and not _is_served(scope)):
             await self.app(scope, receive, send)
             return
         held = _Held(self)
@@ -203,6 +204,10 @@ class _RefusedError(Exception):
         """Returns the headers of the answer."""
         close = {"Connection": "close"} if self.unread else {}
         return close | ({"Retry-After": "1"} if self.status == 503 else {})
+
+
+def _is_served(scope: Scope) -> bool:
+    return any(route.matches(scope)[0] is Match.FULL for route in scope["app"].router.routes)
 
 
 def _too_large(limit: int) -> _RefusedError:

@@ -26,13 +26,13 @@ _COUNT_LIMIT = 2**63
 def samples(text: str, name: str) -> dict[tuple[str, ...], float]:
     """Returns the values of one metric by the values of its labels, in the labels' alphabetical order.
 
-    Values that cannot be counts are left out: they are of no process of ours.
+    Values that are not finite, or too large for a count, are left out: they are of no process of ours.
     """
     return {
         tuple(sample.labels[label] for label in sorted(sample.labels)): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
-        if sample.name == name and 0 <= sample.value < _COUNT_LIMIT
+        if sample.name == name and abs(sample.value) < _COUNT_LIMIT
     }
 
 

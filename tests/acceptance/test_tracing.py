@@ -207,10 +207,13 @@ def test_off_means_that_nothing_of_it_is_imported_and_stored_traces_do_no_harm(
             "services.worker", HOLDFAST_OTLP_ENDPOINT=endpoint, PYTHONPROFILEIMPORTTIME="1"
         )
         [started] = wait_for(lambda log=log: log_lines(log, "executor.started"), 60, "a third worker")
-        done = stack.finished_batch(stack.start_batch(numbers=[24] * 60), 60)
         executor_id = started["executor_id"]
-        mine = [n for n in done["results"] if n["executor_id"] == executor_id]
-        assert mine
+
+        def computes(executor_id: str = executor_id) -> bool:
+            done = stack.finished_batch(stack.start_batch(numbers=[24] * 60), 60)
+            return any(n["executor_id"] == executor_id for n in done["results"])
+
+        wait_for(computes, 60, "it computes something")
         process.terminate()
         assert process.wait(15) == 0
         sent = [span for span in collected.spans if span.executor_id == executor_id]

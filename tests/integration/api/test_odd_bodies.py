@@ -306,6 +306,7 @@ def crowd(api: Api, number: int, start: bytes) -> Iterator[list[socket.socket]]:
         yield connections
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize(
     ("number", "start"),
     [

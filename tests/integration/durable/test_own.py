@@ -235,7 +235,7 @@ def test_a_schedule_rests_while_no_module_names_it(database: Database, module: A
     with worker_process(database, modules="own_shop"):
         assert active() == {"pulse", "purge", "t-every"}
     with forgotten(), worker_process(database):
-        assert active() == {"pulse", "purge"}
+        wait_until(lambda: active() == {"pulse", "purge"}, "it is paused")
     with worker_process(database, modules="own_shop"):
         assert active() == {"pulse", "purge", "t-every"}
 

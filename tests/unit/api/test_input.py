@@ -351,7 +351,8 @@ def test_all_bodies_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_request_that_takes_no_body_may_send_none(client: TestClient, method: str, chunked: bool) -> None:
     content: Any = iter([b"{", b"}"]) if chunked else b"{}"
     response = client.request(method, "/executors", content=content)
-    assert response.status_code == 413
+    if method != "GET":  # which no route of that path serves
+        assert response.status_code == 405
+        return
     assert response.headers["connection"] == "close"
-    if method != "HEAD":
-        assert "takes no body" in is_problem(response, 413)["detail"]
+    assert "takes no body" in is_problem(response, 413)["detail"]

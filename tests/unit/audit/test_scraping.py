@@ -150,4 +150,4 @@ def test_a_dripping_answer_is_left_at_its_deadline(monkeypatch: pytest.MonkeyPat
 def test_odd_values_end_no_check() -> None:
     values = ("NaN", "+Inf", "-1", "1e300", "2")
     text = "".join(f'holdfast_x_total{{a="{number}"}} {value}\n' for number, value in enumerate(values))
-    assert evidence.samples(text, "holdfast_x_total") == {("4",): 2}
+    assert evidence.samples(text, "holdfast_x_total") == {("2",): -1, ("4",): 2}

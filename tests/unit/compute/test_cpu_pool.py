@@ -412,7 +412,7 @@ def test_close_kills_busy_children_and_fails_all_who_wait(pool: CpuPool, tmp_pat
         pids = pool.pids()
         began = time.monotonic()
         await asyncio.to_thread(pool.close)
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 5, "they would spin for ever"
         assert not any(map(alive, pids))
         outcomes = await asyncio.gather(*spinning, *waiting, return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} == {CpuPoolClosed}
