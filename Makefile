@@ -69,27 +69,23 @@ down: ## end what `make up` started; the data stays
 demo: .venv/ready ## kill a worker, pause another, restart the API, and see the work go on
 	@$(BIN)/holdfast demo
 
-# Most tests wait for something, so four parts run side by side; the output of the others follows the first one's.
+# Most tests wait for something, so three parts run side by side; the output of the second and third follows.
+# Four were tried: browsers and others then waited too long for two cores.
 # What measures a time runs after them, alone. ARGS chooses tests: they run one after the other.
 PYTEST := $(BIN)/python -m pytest
-FIRST := tests/container tests/integration/attached
-SECOND := tests/acceptance
-THIRD := tests/files $(filter-out %/attached/ %/dbos_adapter/ %/__pycache__/,$(wildcard tests/integration/*/))
-FOURTH := $(FIRST:%=--ignore=%) $(SECOND:%=--ignore=%) $(THIRD:%=--ignore=%)
+FIRST := tests/container tests/unit/compute tests/integration/attached
+SECOND := tests/integration tests/files
 test: .venv/ready ## all tests, or those of ARGS; those in containers are skipped where no engine answers
 ifdef ARGS
 	@$(PYTEST) $(ARGS)
 else
 	@logs=$$(mktemp -d); \
-	$(PYTEST) -m 'not timing' $(SECOND) >$$logs/second 2>&1 & second=$$!; \
-	$(PYTEST) -m 'not timing' $(THIRD) >$$logs/third 2>&1 & third=$$!; \
-	$(PYTEST) -m 'not timing' $(FOURTH) >$$logs/fourth 2>&1 & fourth=$$!; \
-	trap 'kill $$second $$third $$fourth 2>/dev/null; rm -rf $$logs' EXIT; \
-	trap 'exit 130' INT; trap 'exit 143' TERM; \
+	$(PYTEST) -m 'not timing' $(FIRST:%=--ignore=%) $(SECOND) >$$logs/second 2>&1 & second=$$!; \
+	$(PYTEST) -m 'not timing' $(FIRST:%=--ignore=%) $(SECOND:%=--ignore=%) >$$logs/third 2>&1 & third=$$!; \
+	trap 'kill $$second $$third 2>/dev/null; rm -rf $$logs' EXIT; trap 'exit 130' INT; trap 'exit 143' TERM; \
 	failed=0; $(PYTEST) -m 'not timing' $(FIRST) || failed=1; \
 	wait $$second || failed=1; cat $$logs/second; \
 	wait $$third || failed=1; cat $$logs/third; \
-	wait $$fourth || failed=1; cat $$logs/fourth; \
 	$(PYTEST) -m timing $$(grep -rl --include='test_*.py' 'mark\.timing' tests examples) || failed=1; \
 	exit $$failed
 endif
