@@ -54,9 +54,7 @@ class DefinitionLedger:
 
         It also writes those that apply already: an older release, or somebody else, may have changed the row.
         """
-        for row in _patiently(lambda: self._ops.run("newest_definitions", **self._params)):
-            if row["kind"] == kind and row["applies"]:
-                self._apply(kind, row["name"])
+        _patiently(lambda: self._write_again(kind))
         while not _patiently(lambda: self._settle([kind])):
             time.sleep(random.uniform(0.02, 0.1))  # noqa: S311
 
@@ -70,6 +68,14 @@ class DefinitionLedger:
     @property
     def _params(self) -> dict[str, Any]:
         return {"application": self._application, "definitions": self._own}
+
+    def _write_again(self, kind: str) -> None:
+        # Many may do so at the same time, but none beside a process that changes which definition applies.
+        with self._ops.connection() as connection, transaction(connection):
+            query(connection, "share_definitions_lock", application=self._application)
+            for row in query(connection, "newest_definitions", **self._params):
+                if row["kind"] == kind and row["applies"]:
+                    self._apply(kind, row["name"])
 
     def _settle(self, kinds: list[str]) -> bool:
         """Returns whether nothing is left to do: another process may do the same at the moment."""
@@ -94,10 +100,16 @@ class DefinitionLedger:
 
 def _patiently(call: Callable[[], _T]) -> _T:
     """Returns what `call` returns, once PostgreSQL answers. A lack of connections is raised, as elsewhere."""
+    is_first = True
     while True:
         try:
             return call()
         except psycopg2.Error as error:
             if not is_outage(error) or lacks_connections(error):
                 raise
+            if is_first:
+                log.warning(
+                    "definitions wait: %s", str(error).strip(), extra={"action": "definitions.waiting"}
+                )
+            is_first = False
         REACH.wait_for_return(random.uniform(0.3, 0.7))  # noqa: S311

@@ -16,6 +16,7 @@ import random
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, tzinfo
+from functools import partial
 from typing import Any
 
 import dbos._scheduler
@@ -152,7 +153,7 @@ class Accounting:
         self._apply_definitions = apply_definitions
         self._has_schedules = has_schedules
         self._last_errors: dict[str, str] = {}
-        """The last logged error of each schedule that could not be accounted for."""
+        """The last logged error of each part of a pass that failed."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="schedules", daemon=True)
 
@@ -183,7 +184,7 @@ class Accounting:
 
         Pauses those that no live code knows, until live code does. One that fails does not block the others.
         """
-        self._apply_definitions()
+        self._go_on("definitions not applied", self._apply_definitions)
         if not self._has_schedules:
             return
         for row in self._ops.run("settle_forgotten_schedules", application=self._application):
@@ -196,18 +197,20 @@ class Accounting:
             )
         for row in self._ops.run("due_schedules", application=self._application):
             name = row["schedule_name"]
-            try:
-                self._account(row)
-                self._last_errors.pop(name, None)
-            except Exception as error:
-                if is_outage(error):
-                    raise
-                text = str(error).strip() or type(error).__name__
-                if self._last_errors.get(name) != text:
-                    self._last_errors[name] = text
-                    log.warning(
-                        "schedule %s not accounted for: %s", name, text, extra={"action": "schedule.failed"}
-                    )
+            self._go_on(f"schedule {name} not accounted for", partial(self._account, row))
+
+    def _go_on(self, text: str, call: Callable[[], None]) -> None:
+        """Calls `call`, and logs an error of it, each once. Raises that of an outage."""
+        try:
+            call()
+            self._last_errors.pop(text, None)
+        except Exception as error:
+            if is_outage(error):
+                raise
+            reason = str(error).strip() or type(error).__name__
+            if self._last_errors.get(text) != reason:
+                self._last_errors[text] = reason
+                log.warning("%s: %s", text, reason, extra={"action": "schedule.failed"})
 
     def _account(self, row: Row) -> None:
         name, cron, zone, since = row["schedule_name"], row["cron"], row["time_zone"], row["accounted_until"]

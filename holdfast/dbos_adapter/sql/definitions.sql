@@ -23,6 +23,9 @@ WHERE NOT EXISTS (
       AND c.definitions -> newer.kind -> newer.name = newer.definition)
 ORDER BY d.kind, d.name
 
+-- name: share_definitions_lock
+SELECT pg_advisory_xact_lock_shared(7034, hashtext(%(application)s))
+
 -- name: try_definitions_lock
 SELECT pg_try_advisory_xact_lock(7034, hashtext(%(application)s)) AS held
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
@@ -90,6 +91,29 @@ def test_a_definition_is_declared_before_it_applies(database: Database, ops: Ops
     old.ledger.settle()
     new.ledger.start("queue")
     old.ledger.settle()
+    assert limit(database) == 8
+
+
+def test_newer_code_waits_for_old_code_that_is_writing(database: Database, ops: OpsPool) -> None:
+    """Otherwise the old definition would be in the row, and the newer one marked as the one that applies."""
+    Code(database, ops, 4, "first").start()
+    old, new = Code(database, ops, 4, "old"), Code(database, ops, 8, "new")
+    writes, may_write = threading.Event(), threading.Event()
+
+    def slowly(*_: str) -> None:
+        writes.set()
+        assert may_write.wait(20)
+        write(database, 4)
+
+    old.ledger = DefinitionLedger(ops, old.peer.id, APPLICATION, limited(4), slowly)
+    with ThreadPoolExecutor(2) as pool:
+        started = [pool.submit(old.start)]
+        assert writes.wait(20)
+        started.append(pool.submit(new.start))
+        wait(started[1:], timeout=2)  # in vain
+        may_write.set()
+        for done in started:
+            done.result(20)
     assert limit(database) == 8
 
 
