@@ -15,7 +15,7 @@ BEGIN
     END LOOP;
     -- These functions run with their owner's privileges, for the worker, from triggers.
     REVOKE ALL ON FUNCTION ops.fold_totals(), ops.forget_deleted(), ops.notify_cancelled(), ops.notify_done(),
-        ops.fold_ended(), ops.end_sessions(text), ops.note_schedule(),
+        ops.fold_ended(), ops.end_sessions(text), ops.note_schedule(), ops.keep_ticks_known(),
         ops.fire_tick(text, text, timestamptz, text, text, text, text, text, text),
         ops.start_waiting_tick(text), ops.end_scheduled_run(), ops.resume_scheduled_run(),
         ops.reopen(text, bigint, integer, text, text), ops.delete_ended(text[], text),

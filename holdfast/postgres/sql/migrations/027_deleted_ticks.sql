@@ -15,7 +15,6 @@ BEGIN
         FOR UPDATE SKIP LOCKED);
     RETURN NULL;
 END $$;
-REVOKE ALL ON FUNCTION ops.keep_ticks_known() FROM PUBLIC;
 
 CREATE TRIGGER holdfast_keep_ticks_known AFTER DELETE ON dbos.workflow_status
     REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION ops.keep_ticks_known();
