@@ -67,7 +67,7 @@ def test_no_message_is_lost_or_received_twice(stack: NativeStack) -> None:
 
     victims = []
     for number in range(COUNT):
-        key = {"Idempotency-Key": f"number-{number}"}
+        key = {"Idempotency-Key": f"{workflow_id}-{number}"}
         for _ in range(2):  # a client that got no answer sends again
             stack.post(f"{path}/messages", {"message": number, "topic": "number"}, headers=key)
         if number in (30, 60):
