@@ -225,7 +225,7 @@ PARTS = {
 
 @pytest.mark.parametrize("status", ["PENDING", "ENQUEUED", "DELAYED", "SUCCESS", "ERROR", "CANCELLED"])
 def test_nothing_of_unfinished_work_is_deleted(shared: Database, status: str) -> None:
-    """Whoever deletes: a trigger refuses, so it binds the roles that may delete, and their mistakes."""
+    """A trigger refuses, so that also binds the roles that may delete, and their mistakes."""
     with closing(shared.admin()) as connection, connection.cursor() as cursor:
         connection.autocommit = False
         columns = "(workflow_uuid, status, name, created_at, updated_at, recovery_attempts, priority)"

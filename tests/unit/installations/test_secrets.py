@@ -51,7 +51,7 @@ def test_first_run_makes_all_and_the_second_changes_nothing(tmp_path: Path) -> N
 
 
 def test_only_the_owner_reads_what_lets_one_in(tmp_path: Path) -> None:
-    """Also below a directory that others may read, as for Kubernetes. Verifiers let nobody in."""
+    """Also below a directory that others may read, as for Kubernetes. A verifier is no password."""
     tmp_path.chmod(0o755)
     make_secrets(tmp_path, ["shop"])
     for path in (tmp_path, *tmp_path.rglob("*")):
