@@ -9,9 +9,10 @@ from fastapi import Request
 from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
+from holdfast.api.access import REFUSALS
 from holdfast.api.context import process_of
 from holdfast.api.models_operations import Operation
-from holdfast.api.problems import request_id_of
+from holdfast.api.problems import documented, request_id_of
 from holdfast.control.operations import Requested
 from holdfast.errors import Conflict
 from holdfast.postgres.database import Row
@@ -50,3 +51,15 @@ def answer(row: Row, finished: BaseModel, status: int) -> Response:
     body = Operation.model_validate(row)
     location = f"/operations/{row['operation_id']}"
     return JSONResponse(body.model_dump(mode="json"), 202, headers={"Location": location})
+
+
+def answers(finished: type[BaseModel], status: int) -> dict[int | str, dict[str, Any]]:
+    """Returns OpenAPI's ``responses`` of a route that ends with `answer`."""
+    own: dict[int | str, dict[str, Any]]
+    if status == 202:
+        text = "an operation if it continues; see Location"
+        own = {202: {"model": finished | Operation, "description": text}}
+    else:
+        text = "it continues; Location is the address of its progress"
+        own = {status: {"model": finished}, 202: {"model": Operation, "description": text}}
+    return own | REFUSALS | documented(400, 404, 408, 409, 413, 415, 422, 500, 503)

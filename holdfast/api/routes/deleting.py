@@ -7,11 +7,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from holdfast.api.access import CONTROL, REFUSALS
-from holdfast.api.control import answer, operate
+from holdfast.api.access import CONTROL
+from holdfast.api.control import answer, answers, operate
 from holdfast.api.models import WorkflowId
-from holdfast.api.models_operations import Deleted, Operation
-from holdfast.api.problems import documented
+from holdfast.api.models_operations import Deleted
 from holdfast.api.routes.workflows import existing
 from holdfast.control.kinds import target_of
 from holdfast.errors import UnknownWorkflow
@@ -22,12 +21,7 @@ router = APIRouter(tags=["workflows"])
 @router.delete(
     "/workflows/{workflow_id}",
     dependencies=CONTROL,
-    responses={
-        200: {"model": Deleted},
-        202: {"model": Operation, "description": "it continues; Location is the address of its progress"},
-        **REFUSALS,
-        **documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
-    },
+    responses=answers(Deleted, 200),
 )
 async def delete(
     request: Request,

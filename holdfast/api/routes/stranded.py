@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from holdfast.api.access import CONTROL, REFUSALS
+from holdfast.api.access import CONTROL
 from holdfast.api.context import process_of
-from holdfast.api.control import answer, operate
+from holdfast.api.control import answer, answers, operate
 from holdfast.api.models import WorkflowId
-from holdfast.api.models_operations import Operation
 from holdfast.api.models_stranded import Adopted, AdoptRequest, Stranded, StrandedList
 from holdfast.api.problems import documented
 from holdfast.api.routes.workflows import existing
@@ -26,18 +25,12 @@ if TYPE_CHECKING:
 
 router = APIRouter(tags=["workflows"])
 
-_ANSWERS: dict[int | str, dict[str, Any]] = {
-    202: {"model": Adopted | Operation, "description": "an operation if it continues; see Location"},
-    **REFUSALS,
-    **documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
-}
-
 
 @router.post(
     "/workflows/{workflow_id}/adopt",
     status_code=202,
     dependencies=CONTROL,
-    responses=_ANSWERS,
+    responses=answers(Adopted, 202),
 )
 async def adopt_one(request: Request, workflow_id: WorkflowId) -> Response:
     """Let the present version continue a stranded workflow, under its own id."""
@@ -61,7 +54,7 @@ async def list_stranded(request: Request) -> StrandedList:
     "/stranded/adopt",
     status_code=202,
     dependencies=CONTROL,
-    responses=_ANSWERS,
+    responses=answers(Adopted, 202),
 )
 async def adopt_stranded(request: Request, body: AdoptRequest) -> Response:
     """Let the present version continue all stranded work of one older version, under its own ids.

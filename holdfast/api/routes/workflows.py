@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from holdfast.api.access import CONTROL, REFUSALS
 from holdfast.api.context import accepting, process_of
-from holdfast.api.control import answer, operate
+from holdfast.api.control import answer, answers, operate
 from holdfast.api.models import (
     Accepted,
     ForkRequest,
@@ -24,7 +24,6 @@ from holdfast.api.models import (
     WorkflowId,
     WorkflowList,
 )
-from holdfast.api.models_operations import Operation
 from holdfast.api.problems import documented
 from holdfast.api.submit import claim, find, outcome, read_detail
 from holdfast.api.targets import home_queues, version_of
@@ -104,12 +103,7 @@ async def list_steps(request: Request, workflow_id: WorkflowId, page: Annotated[
 @router.post(
     "/workflows/{workflow_id}/cancel",
     dependencies=CONTROL,
-    responses={
-        200: {"model": Accepted},
-        202: {"model": Operation, "description": "it continues; Location is the address of its progress"},
-        **REFUSALS,
-        **documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
-    },
+    responses=answers(Accepted, 200),
 )
 async def cancel(request: Request, workflow_id: WorkflowId) -> Response:
     """Cancel it and its children. A running Fibonacci step ends within 1.5 s; other steps finish first.
@@ -128,11 +122,7 @@ async def cancel(request: Request, workflow_id: WorkflowId) -> Response:
     "/workflows/{workflow_id}/resume",
     status_code=202,
     dependencies=CONTROL,
-    responses={
-        202: {"model": Accepted | Operation, "description": "an operation if it continues; see Location"},
-        **REFUSALS,
-        **documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
-    },
+    responses=answers(Accepted, 202),
 )
 async def resume(request: Request, workflow_id: WorkflowId) -> Response:
     """Put a cancelled or parked workflow back into its queue; it goes on after its recorded steps.
